@@ -1,0 +1,71 @@
+//! The log entries that rooms write, and that sync, federation, appservices, push and search follow.
+
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use store::log_entry;
+
+use crate::{
+    snapshot::Root,
+    types::{EventNum, MemberChange, Membership},
+};
+
+/// A room's head moved: a new event, or a state that changed without one (a resolution, a finished partial join).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomAdvanced {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The new event; its timeline index is this entry's position. `None` where only the state moved.
+    pub event: Option<EventNum>,
+    /// Its sender.
+    pub sender: Option<OwnedUserId>,
+    /// Current state before.
+    pub old_root: Root,
+    /// Current state after.
+    pub new_root: Root,
+    /// Memberships of this server's users that differ between the two.
+    pub members: Vec<MemberChange>,
+}
+
+/// An event lost its content to a redaction that applies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRedacted {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The event redacted.
+    pub target: EventNum,
+    /// The redaction.
+    pub redaction: EventNum,
+}
+
+/// A user's membership row changed outside of a room that we hold (an invite by another server, its refusal), or the user forgot a room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipMoved {
+    /// Whose.
+    pub user: OwnedUserId,
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The membership now.
+    pub membership: Membership,
+    /// The room was forgotten.
+    pub forgotten: bool,
+}
+
+/// A read receipt moved (client-server API, "Receipts").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptMoved {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// Whose receipt.
+    pub user: OwnedUserId,
+    /// `m.read` or `m.read.private`.
+    pub receipt_type: String,
+    /// The thread (`main` or its root's id), or `None` for an unthreaded receipt.
+    pub thread: Option<String>,
+    /// The event read up to.
+    pub event: OwnedEventId,
+}
+
+log_entry!(RoomAdvanced = 16);
+log_entry!(EventRedacted = 17);
+log_entry!(MembershipMoved = 18);
+log_entry!(ReceiptMoved = 19);

@@ -1,0 +1,174 @@
+//! Every table of the crate in one place. Ids 16 and 17 are the state tree's, in `snapshot`.
+
+use bytes::Bytes;
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use store::{Json, Position, Record, TableInfo, Text, table};
+
+use crate::{
+    snapshot::Root,
+    types::{EventNum, Membership, TimelineIndex},
+};
+
+type Room = Text<OwnedRoomId>;
+type User = Text<OwnedUserId>;
+
+table! {
+    /// Event id to its number. Present from the first mention on.
+    pub(crate) EventNums = 18, Points: Text<OwnedEventId> => EventNum
+}
+table! {
+    /// What never changes about an event (see `events.rs` for the encoding of a body).
+    pub(crate) Bodies = 19, Points: EventNum => crate::events::Body
+}
+table! {
+    /// What may change about an event. Absent means [`crate::EventStatus::Missing`].
+    pub(crate) Metas = 20, Points: EventNum => crate::types::EventMeta
+}
+table! {
+    /// The order of events for clients.
+    pub(crate) Timeline = 21, Ranges: (Room, TimelineIndex) => EventNum
+}
+table! {
+    /// Holes: the event at this index has prev events that we don't hold.
+    pub(crate) Gaps = 22, Ranges: (Room, TimelineIndex) => Json<Vec<OwnedEventId>>
+}
+table! {
+    /// What a room is (its version, who made it, …); written once.
+    pub(crate) RoomInfos = 23, Points: Room => Record<crate::room::RoomInfo>
+}
+table! {
+    /// The current head.
+    pub(crate) Heads = 24, Points: Room => crate::types::RoomHead
+}
+table! {
+    /// The resolved current state from a position on, for every change of it.
+    pub(crate) Roots = 25, Ranges: (Room, Position) => Root
+}
+table! {
+    /// The position of a room's last advance.
+    pub(crate) LastPositions = 26, Ranges: Room => Position
+}
+table! {
+    /// Redactions by the event id that they name, whichever came first: the redaction, and whether it applies.
+    pub(crate) Redactions = 27, Ranges: (Text<OwnedEventId>, EventNum) => u8
+}
+table! {
+    /// Children of an event, in timeline order: relation type, event type, sender.
+    pub(crate) Relations = 28, Ranges: (EventNum, TimelineIndex, EventNum) => (String, String, String)
+}
+table! {
+    /// A local user's present membership: membership, member event, position of the change, forgotten.
+    pub(crate) Memberships = 29, Ranges: (User, Room) => (Membership, Option<EventNum>, Position, bool)
+}
+table! {
+    /// A local user's membership changes in order: room, membership, member event, forgotten.
+    pub(crate) MembershipLog = 30, Ranges: (User, Position, Room) => (Membership, Option<EventNum>, bool)
+}
+table! {
+    /// Stripped state of rooms that we don't hold and a local user is invited to or knocks on.
+    pub(crate) StrippedStates = 31, Ranges: (User, Room) => Json<Vec<Box<serde_json::value::RawValue>>>
+}
+table! {
+    /// Number of joined members of each server.
+    pub(crate) JoinedServers = 32, Ranges: (Room, Text<OwnedServerName>) => u64
+}
+table! {
+    /// Local users joined to a room; how readers and the notifier find them.
+    pub(crate) LocalMembers = 33, Ranges: (Room, User) => Membership
+}
+table! {
+    /// Transaction ids: user, device, endpoint (with room and type), transaction id; the event, and the Unix time in milliseconds.
+    pub(crate) TxnIds = 34, Points: (String, String, String, String) => (EventNum, u64)
+}
+table! {
+    /// The transaction id that a device gave an event, for `unsigned.transaction_id`: user, device, transaction id.
+    pub(crate) EventTxnIds = 35, Points: EventNum => (String, String, String)
+}
+table! {
+    /// Transaction ids by time, for their removal.
+    pub(crate) TxnTimes = 36, Ranges: (u64, String, String, String, String) => ()
+}
+table! {
+    /// Receipts: type, thread (empty for unthreaded) to event id, timestamp in ms, position.
+    pub(crate) Receipts = 37, Ranges: (Room, User, String, String) => (Text<OwnedEventId>, u64, Position)
+}
+table! {
+    /// Receipts in the order they moved: user, type, thread.
+    pub(crate) ReceiptLog = 38, Ranges: (Room, Position) => (User, String, String)
+}
+table! {
+    /// Unread counts as last computed: user, room, thread ("" main timeline, "*" all).
+    pub(crate) Unread = 39, Ranges: (User, Room, String) => Record<crate::unread::StoredCounts>
+}
+table! {
+    /// Aliases of this server: room, who made it.
+    pub(crate) Aliases = 40, Points: Text<OwnedRoomAliasId> => (Room, User)
+}
+table! {
+    /// The local aliases of a room.
+    pub(crate) RoomAliases = 41, Ranges: (Room, Text<OwnedRoomAliasId>) => ()
+}
+table! {
+    /// Rooms published in the directory, ordered as the directory lists them.
+    pub(crate) Directory = 42, Ranges: Room => Record<crate::directory::Published>
+}
+table! {
+    /// Events by their timestamp, for timestamp to event.
+    pub(crate) Timestamps = 43, Ranges: (Room, u64, TimelineIndex) => EventNum
+}
+table! {
+    /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, PDU.
+    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, Bytes)
+}
+table! {
+    /// Backward extremities and other per-room work state of `receive`.
+    pub(crate) Backfill = 45, Ranges: (Room, TimelineIndex) => Json<Vec<OwnedEventId>>
+}
+table! {
+    /// This server's signing keys, newest last: 32-byte seed, Unix ms of creation.
+    pub(crate) SigningKeys = 46, Ranges: String => (Vec<u8>, u64)
+}
+table! {
+    /// Secrets of this database: name to bytes.
+    pub(crate) Secrets = 47, Points: String => Vec<u8>
+}
+table! {
+    /// Inbox rows given up on: room, sequence; origin, reason, PDU.
+    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, String, Bytes)
+}
+
+/// All of them, for [`store::Store`]'s opening.
+pub const TABLES: &[TableInfo] = &[
+    TableInfo::of::<crate::snapshot::Nodes>(),
+    TableInfo::of::<EventNums>(),
+    TableInfo::of::<Bodies>(),
+    TableInfo::of::<Metas>(),
+    TableInfo::of::<Timeline>(),
+    TableInfo::of::<Gaps>(),
+    TableInfo::of::<RoomInfos>(),
+    TableInfo::of::<Heads>(),
+    TableInfo::of::<Roots>(),
+    TableInfo::of::<LastPositions>(),
+    TableInfo::of::<Redactions>(),
+    TableInfo::of::<Relations>(),
+    TableInfo::of::<Memberships>(),
+    TableInfo::of::<MembershipLog>(),
+    TableInfo::of::<StrippedStates>(),
+    TableInfo::of::<JoinedServers>(),
+    TableInfo::of::<LocalMembers>(),
+    TableInfo::of::<TxnIds>(),
+    TableInfo::of::<EventTxnIds>(),
+    TableInfo::of::<TxnTimes>(),
+    TableInfo::of::<Receipts>(),
+    TableInfo::of::<ReceiptLog>(),
+    TableInfo::of::<Unread>(),
+    TableInfo::of::<Aliases>(),
+    TableInfo::of::<RoomAliases>(),
+    TableInfo::of::<Directory>(),
+    TableInfo::of::<Timestamps>(),
+    TableInfo::of::<Inbox>(),
+    TableInfo::of::<Backfill>(),
+    TableInfo::of::<SigningKeys>(),
+    TableInfo::of::<Secrets>(),
+    TableInfo::of::<Quarantine>(),
+];

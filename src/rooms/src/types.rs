@@ -1,0 +1,224 @@
+//! The small types that every part of the crate speaks in: event numbers, timeline indices, event records, memberships.
+
+use std::sync::Arc;
+
+use event::Pdu;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+use store::{Decode, DecodeError, Encode, Position, Reader, Writer};
+
+use crate::snapshot::Root;
+
+/// Names an event id inside this server. Handed out from a counter before the event is stored; never an order.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct EventNum(pub u64);
+
+impl Encode<EventNum> for EventNum {
+    fn encode(&self, w: &mut Writer) {
+        Encode::<u64>::encode(&self.0, w);
+    }
+}
+
+impl Decode for EventNum {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(u64::decode(r)?))
+    }
+}
+
+/// Where an event stands in its room's timeline on this server: the order of `/sync` and `/messages`.
+///
+/// Live events take the position of their log entry as `major`; events fetched later for a hole sort
+/// just before the event after the hole (same `major`, smaller `minor`: live events have [`TimelineIndex::LIVE_MINOR`]),
+/// and history from before our first event has `era` 0.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TimelineIndex {
+    /// 0 for history before this server's first event in the room, 1 for everything since.
+    pub era: u8,
+    /// The position of the log entry (era 1), or a number that counts down from [`TimelineIndex::HISTORY_START`] (era 0).
+    pub major: Position,
+    /// Orders the events of one `major`.
+    pub minor: u32,
+}
+
+impl TimelineIndex {
+    /// The minor of a live event: the events that fill the hole before it count down from here.
+    pub const LIVE_MINOR: u32 = 1 << 31;
+    /// Majors of era 0 count down from here.
+    pub const HISTORY_START: u64 = 1 << 62;
+    /// Sorts before every event.
+    pub const MIN: Self = Self { era: 0, major: Position::ZERO, minor: 0 };
+
+    /// The index of the live event whose log entry has this position.
+    pub fn live(position: Position) -> Self {
+        Self { era: 1, major: position, minor: Self::LIVE_MINOR }
+    }
+
+    /// Sorts after every event at or before `position` and before every later one.
+    pub fn after_position(position: Position) -> Self {
+        Self { era: 1, major: position, minor: u32::MAX }
+    }
+}
+
+impl Encode<TimelineIndex> for TimelineIndex {
+    fn encode(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&self.era, w);
+        Encode::<Position>::encode(&self.major, w);
+        Encode::<u32>::encode(&self.minor, w);
+    }
+}
+
+impl Decode for TimelineIndex {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { era: u8::decode(r)?, major: Position::decode(r)?, minor: u32::decode(r)? })
+    }
+}
+
+/// What this server made of an event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventStatus {
+    /// Only its id is known.
+    Missing,
+    /// Stored and valid on its own, but not placed in the room's graph (fetched as an auth event, say).
+    Outlier,
+    /// Part of the room.
+    Accepted,
+    /// Passed authorisation at its place in the graph but not against the current state
+    /// (server-server API, "Soft failure"): takes part in state resolution, is not shown to clients.
+    SoftFailed,
+    /// Failed authorisation; never part of any state. The reason is for admins and logs.
+    Rejected(String),
+}
+
+/// What never changes about a stored event. Cached without bound in time.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// This server's number for it.
+    pub num: EventNum,
+    /// The event as received.
+    pub pdu: Pdu,
+    /// Numbers of its auth events.
+    pub auth: Arc<[EventNum]>,
+    /// Numbers of its prev events.
+    pub prev: Arc<[EventNum]>,
+    /// 1 + the highest generation of its auth events; 0 for an event without any.
+    pub generation: u32,
+}
+
+/// What may change about a stored event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventMeta {
+    /// Where it stands with us.
+    pub status: EventStatus,
+    /// Room state before the event; [`Root::EMPTY`] for outliers.
+    pub before: Root,
+    /// Room state after the event; equal to `before` for message and rejected events.
+    pub after: Root,
+    /// Its place in the timeline, for accepted events that clients may see.
+    pub index: Option<TimelineIndex>,
+    /// The redaction that applies to it.
+    pub redacted_by: Option<EventNum>,
+    /// Whether other events relate to it (so that most events cost no look-up for bundled aggregations).
+    pub has_relations: bool,
+}
+
+/// A user's membership of a room, as rows and log entries keep it.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Membership {
+    /// Not in the room.
+    Leave = 0,
+    /// Invited.
+    Invite = 1,
+    /// Asked to join.
+    Knock = 2,
+    /// In the room.
+    Join = 3,
+    /// Banned.
+    Ban = 4,
+}
+
+impl Membership {
+    /// From the value of `membership` in an `m.room.member` event; unknown values count as not in the room.
+    pub fn from_event(state: &MembershipState) -> Self {
+        match state {
+            MembershipState::Invite => Self::Invite,
+            MembershipState::Knock => Self::Knock,
+            MembershipState::Join => Self::Join,
+            MembershipState::Ban => Self::Ban,
+            _ => Self::Leave,
+        }
+    }
+}
+
+impl Encode<Membership> for Membership {
+    fn encode(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&(*self as u8), w);
+    }
+}
+
+impl Decode for Membership {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(r)? {
+            0 => Self::Leave,
+            1 => Self::Invite,
+            2 => Self::Knock,
+            3 => Self::Join,
+            4 => Self::Ban,
+            _ => return Err(DecodeError::invalid("membership")),
+        })
+    }
+}
+
+/// A local user's present membership of one room.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct MembershipRow {
+    /// The membership.
+    pub membership: Membership,
+    /// The member event, where we hold it (not for invites and knocks to rooms of other servers).
+    pub event: Option<EventNum>,
+    /// The log position of the change that made it so.
+    pub position: Position,
+    /// The user has forgotten the room (client-server API, "Leaving rooms").
+    pub forgotten: bool,
+}
+
+/// A change of a local user's membership, ordered by position: what `/sync` cuts its intervals from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MembershipLogRow {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The membership from here on.
+    pub membership: Membership,
+    /// The member event, where we hold it.
+    pub event: Option<EventNum>,
+    /// Whether this row only records that the room was forgotten.
+    pub forgotten: bool,
+}
+
+/// A local user's membership changing with a room's state, as the log tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberChange {
+    /// Who.
+    pub user: OwnedUserId,
+    /// What they were.
+    pub old: Membership,
+    /// What they are now.
+    pub new: Membership,
+}
+
+/// What a room currently is: its forward extremities and resolved state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomHead {
+    /// Counts every advance; what a writer expects.
+    pub version: u64,
+    /// The resolved current state.
+    pub root: Root,
+    /// Highest depth among the extremities.
+    pub depth: u64,
+    /// Forward extremities, bounded by [`crate::EXTREMITIES_MAX`].
+    pub extremities: Vec<(EventNum, OwnedEventId)>,
+    /// Number of joined members in `root`.
+    pub joined_count: u64,
+    /// Number of invited members in `root`.
+    pub invited_count: u64,
+}
