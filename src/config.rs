@@ -1,0 +1,329 @@
+//! The configuration file: one typed structure, from which `conduit.toml` is generated.
+//!
+//! A value comes from the environment (`CONDUIT_` and the key in capitals, `__` between a table and its key), else from
+//! the file, else from [`Default`]. Every error names the key, and the line or the variable that it came from.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use documented::DocumentedFields;
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct File {
+    /// Everything.
+    pub global: Config,
+}
+
+/// The `[global]` table.
+#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct Config {
+    /// The name of this server: what stands after the colon in user ids and room aliases. It can't be changed once the
+    /// database exists. It need not be the host name that clients connect to: see `well_known`.
+    pub server_name: OwnedServerName,
+
+    /// The directory of the database. It is made where it is missing.
+    pub database_path: PathBuf,
+
+    /// Memory in MiB that the database's caches and buffers and the caches of events and room states share.
+    pub db_cache_capacity_mb: u64,
+
+    /// The addresses to listen on: one, or a list.
+    pub address: OneOrMany<IpAddr>,
+
+    /// The ports to listen on, at each address: one, or a list.
+    pub port: OneOrMany<u16>,
+
+    /// The largest body of a request, in bytes.
+    pub max_request_size: usize,
+
+    /// Seconds after which a request that is not a long poll is given up.
+    pub client_request_timeout: u64,
+
+    /// Seconds that a client's long poll may wait at most, whatever it asks for.
+    pub client_sync_timeout_max: u64,
+
+    /// Seconds that a shutdown waits for requests under way.
+    pub client_shutdown_timeout: u64,
+
+    /// Whether new users may register. With `registration_token` they must know it; without one, registration is open to
+    /// everybody and needs the next-but-one key as well. The first account of a new server never depends on this: it is
+    /// registered with the one-time token that the log shows.
+    pub allow_registration: bool,
+
+    /// What new users must enter to register. Registration tokens are checked with the client's `m.login.registration_token`.
+    pub registration_token: Option<String>,
+
+    /// Confirms that `allow_registration` without a `registration_token` is meant.
+    pub yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse: bool,
+
+    /// Whether guests may register (client-server API, "Guest access").
+    pub allow_guest_registration: bool,
+
+    /// Whether users may log in with a password.
+    pub login_with_password: bool,
+
+    /// Seconds that an access token lives if its client can refresh it. Clients that can't keep theirs until they log out.
+    pub access_token_ttl: u64,
+
+    /// How many passwords are hashed or checked at once. Each takes about 19 MiB of memory and one core for some
+    /// 20 milliseconds.
+    pub password_hashes_at_once: usize,
+
+    /// The room version of new rooms whose creator names none.
+    pub default_room_version: RoomVersionId,
+
+    /// Whether this server takes part in federation. Rooms made while this is false are closed to other servers
+    /// (`m.federate` is false in them). This release does not exchange events with other servers yet.
+    pub allow_federation: bool,
+
+    /// Servers that are asked for the signing keys of others.
+    pub trusted_servers: Vec<OwnedServerName>,
+
+    /// Whether users see each other's presence.
+    pub allow_local_presence: bool,
+
+    /// Seconds without activity after which an online user counts as idle.
+    pub presence_idle_timeout_s: u64,
+
+    /// Seconds without a sync after which a user counts as offline.
+    pub presence_offline_timeout_s: u64,
+
+    /// Whether the public room directory can be read without logging in.
+    pub allow_public_room_directory_without_auth: bool,
+
+    /// Whether the user directory search finds every local user. Otherwise it finds those who share a room with the
+    /// searcher or are in a public room.
+    pub show_all_local_users_in_user_directory: bool,
+
+    /// User ids, in addition to those who registered as such, that may use the admin calls.
+    pub admins: Vec<OwnedUserId>,
+
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or filters by module such as
+    /// `info,rooms=debug`.
+    pub log: String,
+
+    /// How the log is written.
+    pub log_format: LogFormat,
+
+    /// Certificates for HTTPS by this server itself. Leave it out behind a reverse proxy.
+    pub tls: Option<Tls>,
+
+    /// What the server tells clients and servers that only know its name (`/.well-known/matrix/…`).
+    pub well_known: WellKnown,
+
+    /// Whether to trust `X-Forwarded-For` for the address of a client. Only with a reverse proxy in front that sets it:
+    /// anybody could claim any address otherwise.
+    pub ip_from_forwarded_header: bool,
+
+    /// Rate limits by kind of request. A request over the limit is answered `M_LIMIT_EXCEEDED` with the time to wait.
+    pub rate_limit: RateLimits,
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    /// A single value.
+    One(T),
+    /// A list.
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    /// The values in order.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// HTTPS by the server itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct Tls {
+    /// PEM file with the certificate and those of its issuers.
+    pub certs: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// Discovery documents.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct WellKnown {
+    /// The base URL for clients, for example `https://matrix.example.org`. Without it the document is not served.
+    pub client: Option<String>,
+    /// Host and port for other servers, for example `matrix.example.org:443`. Without it the document is not served.
+    pub server: Option<String>,
+    /// A page with help for users.
+    pub support_page: Option<String>,
+    /// The role of the contact below: `m.role.admin` or `m.role.security`.
+    pub support_role: Option<String>,
+    /// Mail address of the contact.
+    pub support_email: Option<String>,
+    /// Matrix user id of the contact.
+    pub support_mxid: Option<String>,
+}
+
+/// The limits by kind of request; see [`RateLimit`].
+#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct RateLimits {
+    /// Registrations and checks of user names, per client address.
+    pub registration: RateLimit,
+    /// Log-ins, password checks and token refreshes, per client address.
+    pub login: RateLimit,
+    /// Log-ins per account, whatever the address.
+    pub login_account: RateLimit,
+    /// Sent events and redactions, per user.
+    pub message: RateLimit,
+    /// New rooms and upgrades, per user.
+    pub create_room: RateLimit,
+    /// Joins and knocks, per user.
+    pub join: RateLimit,
+    /// Invites, per user.
+    pub invite: RateLimit,
+    /// Searches of directories, per user.
+    pub search: RateLimit,
+    /// Everything else that writes, per user.
+    pub write: RateLimit,
+    /// Everything else that reads, per user.
+    pub read: RateLimit,
+    /// Requests without an account, per client address.
+    pub anonymous: RateLimit,
+}
+
+/// A bucket that fills with `per_second` and holds `burst`. `per_second = 0` switches the limit off.
+#[derive(Copy, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimit {
+    /// Requests a second in the long run; 0 for no limit.
+    pub per_second: f64,
+    /// Requests that may come at once.
+    pub burst: u32,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { per_second: 0.0, burst: 1 }
+    }
+}
+
+const fn limit(per_second: f64, burst: u32) -> RateLimit {
+    RateLimit { per_second, burst }
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            registration: limit(0.2, 5),
+            login: limit(0.5, 10),
+            login_account: limit(0.2, 10),
+            message: limit(10.0, 100),
+            create_room: limit(0.5, 20),
+            join: limit(2.0, 50),
+            invite: limit(2.0, 50),
+            search: limit(2.0, 20),
+            write: limit(20.0, 200),
+            read: limit(100.0, 1000),
+            anonymous: limit(10.0, 100),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_name: OwnedServerName::try_from("localhost").expect("a valid name"),
+            database_path: "haima-data".into(),
+            db_cache_capacity_mb: 128,
+            address: OneOrMany::Many(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]),
+            port: OneOrMany::Many(vec![8008]),
+            max_request_size: 20 * 1024 * 1024,
+            client_request_timeout: 60,
+            client_sync_timeout_max: 300,
+            client_shutdown_timeout: 10,
+            allow_registration: false,
+            registration_token: None,
+            yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse: false,
+            allow_guest_registration: false,
+            login_with_password: true,
+            access_token_ttl: 7 * 24 * 60 * 60,
+            password_hashes_at_once: 2,
+            default_room_version: event::DEFAULT_ROOM_VERSION,
+            allow_federation: true,
+            trusted_servers: vec![OwnedServerName::try_from("matrix.org").expect("a valid name")],
+            allow_local_presence: true,
+            presence_idle_timeout_s: 300,
+            presence_offline_timeout_s: 1800,
+            allow_public_room_directory_without_auth: false,
+            show_all_local_users_in_user_directory: false,
+            admins: Vec::new(),
+            log: "info".into(),
+            log_format: LogFormat::Human,
+            tls: None,
+            well_known: WellKnown::default(),
+            ip_from_forwarded_header: false,
+            rate_limit: RateLimits::default(),
+        }
+    }
+}
+
+/// What is wrong with values that are each of the right type: `key -> reason`.
+pub(crate) fn impossible(config: &Config) -> BTreeMap<&'static str, String> {
+    let mut wrong = BTreeMap::new();
+    let mut refuse = |key, bad: bool, why: &str| {
+        if bad {
+            wrong.insert(key, why.to_owned());
+        }
+    };
+    let open = config.allow_registration && config.registration_token.is_none();
+    refuse(
+        "allow_registration",
+        open && !config.yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse,
+        "registration without a registration_token is open to everybody; set a token, or also set \
+         yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse = true",
+    );
+    refuse("registration_token", config.registration_token.as_deref() == Some(""), "must not be empty");
+    refuse("address", config.address.as_slice().is_empty(), "needs at least one address");
+    refuse("port", config.port.as_slice().is_empty(), "needs at least one port");
+    refuse("max_request_size", config.max_request_size < 65_536, "must be at least 65536, the size of an event");
+    refuse("client_request_timeout", config.client_request_timeout == 0, "must be at least 1");
+    refuse("client_sync_timeout_max", config.client_sync_timeout_max == 0, "must be at least 1");
+    refuse("password_hashes_at_once", !(1..=64).contains(&config.password_hashes_at_once), "must be from 1 to 64");
+    refuse("db_cache_capacity_mb", config.db_cache_capacity_mb < 16, "must be at least 16");
+    refuse("access_token_ttl", config.access_token_ttl == 0, "must be at least 1");
+    refuse(
+        "presence_offline_timeout_s",
+        config.presence_offline_timeout_s < config.presence_idle_timeout_s,
+        "must not be below presence_idle_timeout_s",
+    );
+    refuse(
+        "default_room_version",
+        event::rules(&config.default_room_version).is_none(),
+        "is not a room version that this server can host",
+    );
+    refuse(
+        "admins",
+        config.admins.iter().any(|admin| admin.server_name() != config.server_name),
+        "must be users of this server",
+    );
+    refuse("log", config.log.parse::<tracing_subscriber::EnvFilter>().is_err(), "is not a level or a list of filters");
+    wrong
+}

@@ -1,0 +1,109 @@
+//! The `haima` binary: parse, wire, run, drain.
+
+mod config;
+mod config_file;
+mod config_generate;
+#[cfg(test)]
+mod config_tests;
+mod logging;
+mod wire;
+
+use std::{
+    io::{BufRead, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Where the configuration is if neither `--config` nor `CONDUIT_CONFIG` says.
+const CONFIG_FILE_DEFAULT: &str = "conduit.toml";
+
+/// Haima, a Matrix homeserver.
+#[derive(Parser)]
+#[command(version, about, long_about = None)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", global = true, env = "CONDUIT_CONFIG", default_value = CONFIG_FILE_DEFAULT)]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server (what happens without a command).
+    Serve,
+    /// Say whether the configuration can be used, and if not why.
+    CheckConfig,
+    /// Print the commented default configuration.
+    GenerateConfig,
+    /// Make an account. The server must not be running on the same database.
+    CreateUser {
+        /// The part of the user id between `@` and `:`.
+        localpart: String,
+        /// Make the account an admin.
+        #[arg(long)]
+        admin: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("haima: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::GenerateConfig) = cli.command {
+        print!("{}", config_generate::generate());
+        return Ok(());
+    }
+    let config = config_file::load(&cli.config, std::env::vars())?;
+    match cli.command {
+        Some(Command::GenerateConfig) => Ok(()),
+        Some(Command::CheckConfig) => {
+            println!("{} can be used.", cli.config.display());
+            Ok(())
+        }
+        Some(Command::CreateUser { localpart, admin }) => runtime()?.block_on(create_user(&config, &localpart, admin)),
+        Some(Command::Serve) | None => {
+            logging::start(&config)?;
+            runtime()?.block_on(wire::serve(config))
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+async fn create_user(config: &Config, localpart: &str, admin: bool) -> anyhow::Result<()> {
+    let password = read_password()?;
+    let user = wire::create_user(config, localpart, &password, admin).await?;
+    println!("Made {user}.");
+    Ok(())
+}
+
+/// A password from the terminal without showing it, or the first line of standard input.
+fn read_password() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        let password = rpassword::prompt_password("Password: ")?;
+        anyhow::ensure!(password == rpassword::prompt_password("Again: ")?, "the two are not the same");
+        return Ok(password);
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
