@@ -1,0 +1,338 @@
+//! Starts the real server in a temporary directory and talks HTTP to it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long a server may take to start or stop before a test gives up.
+const SERVER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The registration token of every test server.
+pub const REGISTRATION_TOKEN: &str = "let-me-in";
+
+/// A running server; killed and removed with its directory when dropped.
+pub struct Server {
+    dir: TempDir,
+    settings: String,
+    process: Option<Child>,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    http: reqwest::Client,
+}
+
+impl Server {
+    /// A new server with rate limits off and registration by [`REGISTRATION_TOKEN`].
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Server::start`], with further lines in `[global]` (and tables after it).
+    pub fn start_with(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut server = Self {
+            dir,
+            settings: settings.to_owned(),
+            process: None,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log: Arc::default(),
+            http: reqwest::Client::builder().timeout(SERVER_PATIENCE).build().expect("client"),
+        };
+        server.run();
+        server
+    }
+
+    /// The directory with configuration and database.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("log").clone()
+    }
+
+    /// Writes the configuration and returns its path.
+    pub fn write_config(&self) -> std::path::PathBuf {
+        let path = self.dir.path().join("conduit.toml");
+        let text = format!(
+            "[global]\nserver_name = \"localhost\"\ndatabase_path = {database:?}\naddress = \"127.0.0.1\"\nport = {port}\n\
+             allow_registration = true\nregistration_token = \"{REGISTRATION_TOKEN}\"\n{settings}\n{limits}\n",
+            database = self.dir.path().join("database"),
+            port = self.address.port(),
+            settings = self.settings,
+            limits = if self.settings.contains("rate_limit") { String::new() } else { no_limits() },
+        );
+        std::fs::write(&path, text).expect("write configuration");
+        path
+    }
+
+    /// A command line of the binary with this server's configuration.
+    pub fn command(&self) -> Command {
+        let mut command = haima();
+        command.arg("--config").arg(self.write_config());
+        command
+    }
+
+    fn run(&mut self) {
+        let mut child =
+            self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start server");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        self.process = Some(child);
+        let (sender, receiver) = mpsc::channel();
+        let log = self.log.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some(address) = line.split("listening on http://").nth(1) {
+                    // The test has given up if nobody listens any more.
+                    let _ = sender.send(address.trim().to_owned());
+                }
+                log.lock().expect("log").push(line);
+            }
+        });
+        match receiver.recv_timeout(SERVER_PATIENCE) {
+            Ok(address) => self.address = address.parse().expect("an address"),
+            Err(_) => panic!("the server did not start:\n{}", self.log().join("\n")),
+        }
+    }
+
+    /// Stops the server as an admin would and waits for it.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.process.take() else { return };
+        let status = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().expect("kill");
+        assert!(status.success());
+        let status = child.wait().expect("wait");
+        assert!(status.success(), "the server ended with {status}:\n{}", self.log().join("\n"));
+    }
+
+    /// Kills the server at once, as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    /// Starts it again on the same port and database.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "stop or kill it first");
+        self.run();
+    }
+
+    /// A request without a token.
+    pub async fn request(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        self.request_as(None, method, path, body).await
+    }
+
+    /// A request with a token.
+    pub async fn request_as(
+        &self,
+        token: Option<&str>,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.url()));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status();
+        let body = response.bytes().await.expect("a body");
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// A request with a raw body, for what no JSON library writes.
+    pub fn raw(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url()))
+    }
+
+    /// Registers an account with the registration token.
+    pub async fn register(&self, name: &str) -> User<'_> {
+        let body = json!({ "username": name, "password": password(name), "device_id": "FIRST" });
+        let path = "/_matrix/client/v3/register";
+        let (status, answer) = self.request(Method::POST, path, Some(body.clone())).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+        let mut body = body;
+        body["auth"] = json!({
+            "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": answer["session"],
+        });
+        let (status, answer) = self.request(Method::POST, path, Some(body)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        User {
+            server: self,
+            id: answer["user_id"].as_str().expect("user_id").to_owned(),
+            device: answer["device_id"].as_str().expect("device_id").to_owned(),
+            token: answer["access_token"].as_str().expect("access_token").to_owned(),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- server log\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// The binary under test.
+pub fn haima() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haima"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONDUIT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What a command printed, and whether it succeeded.
+pub fn output(mut command: Command) -> (bool, String) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let mut text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut text).expect("utf-8");
+    child.stderr.take().expect("piped").read_to_string(&mut text).expect("utf-8");
+    (child.wait().expect("wait").success(), text)
+}
+
+/// The password of a test account.
+pub fn password(name: &str) -> String {
+    format!("correct horse {name}")
+}
+
+fn no_limits() -> String {
+    let kinds = [
+        "registration",
+        "login",
+        "login_account",
+        "message",
+        "create_room",
+        "join",
+        "invite",
+        "search",
+        "write",
+        "read",
+        "anonymous",
+    ];
+    let lines: Vec<_> = kinds.iter().map(|kind| format!("{kind} = {{ per_second = 0.0 }}")).collect();
+    format!("[global.rate_limit]\n{}", lines.join("\n"))
+}
+
+/// A logged-in user of a test server.
+pub struct User<'s> {
+    server: &'s Server,
+    /// The user id.
+    pub id: String,
+    /// The device id.
+    pub device: String,
+    /// The access token.
+    pub token: String,
+}
+
+impl User<'_> {
+    /// Any request, with whatever answer.
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        self.server.request_as(Some(&self.token), method, path, body).await
+    }
+
+    /// A request that must succeed.
+    pub async fn ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.call(method.clone(), path, body).await;
+        assert_eq!(status, StatusCode::OK, "{method} {path}: {answer}");
+        answer
+    }
+
+    /// GET below `/_matrix/client`.
+    pub async fn get(&self, path: &str) -> Value {
+        self.ok(Method::GET, &format!("/_matrix/client{path}"), None).await
+    }
+
+    /// POST below `/_matrix/client`.
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        self.ok(Method::POST, &format!("/_matrix/client{path}"), Some(body)).await
+    }
+
+    /// PUT below `/_matrix/client`.
+    pub async fn put(&self, path: &str, body: Value) -> Value {
+        self.ok(Method::PUT, &format!("/_matrix/client{path}"), Some(body)).await
+    }
+
+    /// DELETE below `/_matrix/client`.
+    pub async fn delete(&self, path: &str, body: Option<Value>) -> Value {
+        self.ok(Method::DELETE, &format!("/_matrix/client{path}"), body).await
+    }
+
+    /// A request that must fail: checks status and errcode, and returns the body.
+    pub async fn fails(&self, method: Method, path: &str, body: Option<Value>, status: u16, errcode: &str) -> Value {
+        let path = format!("/_matrix/client{path}");
+        let (got, answer) = self.call(method.clone(), &path, body).await;
+        assert_eq!(
+            (got.as_u16(), answer["errcode"].as_str()),
+            (status, Some(errcode)),
+            "{method} {path}: {answer}"
+        );
+        answer
+    }
+
+    /// Makes a room and returns its id.
+    pub async fn create_room(&self, body: Value) -> String {
+        self.post("/v3/createRoom", body).await["room_id"].as_str().expect("room_id").to_owned()
+    }
+
+    /// Joins a room by id or alias.
+    pub async fn join(&self, room: &str) {
+        self.post(&format!("/v3/join/{}", encode(room)), json!({})).await;
+    }
+
+    /// Sends a text message and returns the event id.
+    pub async fn say(&self, room: &str, txn: &str, text: &str) -> String {
+        let path = format!("/v3/rooms/{}/send/m.room.message/{txn}", encode(room));
+        let answer = self.put(&path, json!({ "msgtype": "m.text", "body": text })).await;
+        answer["event_id"].as_str().expect("event_id").to_owned()
+    }
+
+    /// A sync that doesn't wait; the whole answer.
+    pub async fn sync(&self, since: Option<&str>) -> Value {
+        let since = since.map(|token| format!("&since={token}")).unwrap_or_default();
+        self.get(&format!("/v3/sync?timeout=0{since}")).await
+    }
+
+    /// Syncs until `found` holds of an answer, from `since`; that answer. Long polls, at most thirty of them.
+    pub async fn sync_until(&self, since: &str, found: impl Fn(&Value) -> bool) -> Value {
+        let mut since = since.to_owned();
+        for _ in 0..30 {
+            let answer = self.get(&format!("/v3/sync?timeout=10000&since={since}")).await;
+            if found(&answer) {
+                return answer;
+            }
+            since = answer["next_batch"].as_str().expect("next_batch").to_owned();
+        }
+        panic!("not seen in thirty syncs");
+    }
+}
+
+/// Percent-encodes a path segment.
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => (byte as char).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
