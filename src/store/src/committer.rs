@@ -1,0 +1,345 @@
+//! The one writer: takes all waiting batches, writes them together, publishes, answers.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    batch::{BATCH_BYTES_MAX, Batch},
+    engine::{Durability, Engine, NoSnapshot, WriteOp},
+    error::{CommitError, EngineError},
+    overlay::Overlay,
+    position::Position,
+    range::Range,
+    shared::Shared,
+    table::{Log, Meta},
+};
+
+/// The most bytes that are written together.
+pub const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most batches that are written together.
+const GROUP_BATCHES_MAX: usize = 1024;
+/// Positions that are reserved durably at one time. More than a group can take, several times over.
+const POSITIONS_RESERVED: u64 = 1 << 20;
+/// The wait before the first attempt to write again after a failure; it doubles.
+const RECOVERY_DELAY_FIRST: Duration = Duration::from_millis(20);
+/// The longest wait between two attempts.
+const RECOVERY_DELAY_MAX: Duration = Duration::from_secs(2);
+/// Attempts to go on with the engine as it is before it is closed and opened again.
+const RESUME_ATTEMPTS: u32 = 5;
+
+/// Where the end of the reserved positions is kept in [`Meta`].
+pub(crate) const POSITION_CEILING: &str = "position_ceiling";
+
+/// What is sent to the committer.
+pub(crate) enum Request {
+    Commit(Submission),
+    /// Everything sent before is to be written, then the engine closed.
+    Close(oneshot::Sender<()>),
+}
+
+/// A batch on its way.
+pub(crate) struct Submission {
+    pub(crate) batch: Batch,
+    pub(crate) answer: oneshot::Sender<Result<Position, CommitError>>,
+    /// Its room in the queue, given back when it is answered.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+/// The outcome of writing one group: the error that failed it.
+type Written = Result<(), EngineError>;
+
+/// Owns the engine and all writing.
+pub(crate) struct Committer {
+    engine: Box<dyn Engine>,
+    shared: Arc<Shared>,
+    positions: watch::Sender<Position>,
+    /// The last position that was given, whether or not its group was written.
+    last: Position,
+    /// No position above this one may be given before a higher ceiling is on the disk.
+    ceiling: Position,
+}
+
+impl Committer {
+    /// A committer that gives positions after `last`, none of which is reserved yet.
+    pub(crate) fn new(
+        engine: Box<dyn Engine>,
+        shared: Arc<Shared>,
+        positions: watch::Sender<Position>,
+        last: Position,
+    ) -> Committer {
+        Committer { engine, shared, positions, last, ceiling: last }
+    }
+
+    /// Writes one batch at once, before the committer runs.
+    pub(crate) fn commit_now(&mut self, batch: Batch) -> Result<Position, CommitError> {
+        batch.validate()?;
+        let (answer, mut outcome) = oneshot::channel();
+        let submission = Submission { batch, answer, room: None };
+        if let Err(error) = self.commit_group(&mut vec![submission]) {
+            return Err(CommitError::Failed(error.to_string().into()));
+        }
+        outcome.try_recv().unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Serves requests until it is told to close or nobody can send any more.
+    pub(crate) fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut group = Vec::new();
+        let mut closing = None;
+        while closing.is_none() {
+            let Some(request) = requests.blocking_recv() else { break };
+            closing = gather(request, &mut requests, &mut group);
+            if group.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.commit_group(&mut group) {
+                let interrupted = self.recover(&error, &mut requests, closing.is_some());
+                closing = closing.or(interrupted);
+            }
+        }
+        requests.close();
+        self.close();
+        if let Some(done) = closing {
+            // Whoever asked may have gone.
+            done.send(()).ok();
+        }
+    }
+
+    fn close(self) {
+        let Committer { mut engine, shared, positions, last, .. } = self;
+        if let Err(error) = engine.flush() {
+            error!(%error, "the store could not be flushed before closing");
+        }
+        shared.publish(last, Arc::new(NoSnapshot));
+        drop(positions);
+        drop(engine);
+    }
+
+    /// Decides on, writes, publishes and answers a group. On an error all of it is answered as failed.
+    fn commit_group(&mut self, group: &mut Vec<Submission>) -> Written {
+        let before = self.last;
+        let verdicts = self.decide(group);
+        if let Err(error) = self.write(group, &verdicts) {
+            fail(group.drain(..), &error);
+            return Err(error);
+        }
+        let snapshot = match self.engine.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                fail(group.drain(..), &error);
+                return Err(error);
+            }
+        };
+        let mut last = before;
+        for (submission, verdict) in group.iter().zip(&verdicts) {
+            if let Ok(position) = verdict {
+                self.shared.tail.push(last, submission.batch.entries());
+                last = *position;
+            }
+        }
+        self.shared.publish(self.last, snapshot);
+        self.announce();
+        for (submission, verdict) in group.drain(..).zip(verdicts) {
+            // A caller that stopped waiting doesn't need its answer.
+            submission.answer.send(verdict).ok();
+            drop(submission.room);
+        }
+        Ok(())
+    }
+
+    /// Checks expectations in order and gives positions to the batches that pass.
+    fn decide(&mut self, group: &mut [Submission]) -> Vec<Result<Position, CommitError>> {
+        let published = self.shared.published.load_full();
+        let remember = group.iter().any(|submission| submission.batch.has_expectations());
+        let mut overlay = Overlay::default();
+        let mut verdicts = Vec::with_capacity(group.len());
+        for submission in group.iter_mut() {
+            if let Err(error) = overlay.check(&submission.batch, &*published.snapshot) {
+                verdicts.push(Err(error));
+                continue;
+            }
+            submission.batch.give_positions(self.last);
+            let taken = submission.batch.entry_count() as u64;
+            self.last = Position::from_u64(self.last.get() + taken);
+            verdicts.push(Ok(self.last));
+            if remember {
+                overlay.add(&submission.batch);
+            }
+        }
+        verdicts
+    }
+
+    /// Writes the accepted batches of a group, durably unless all of them are relaxed.
+    fn write(
+        &mut self,
+        group: &[Submission],
+        verdicts: &[Result<Position, CommitError>],
+    ) -> Written {
+        let accepted = || {
+            let pairs = group.iter().zip(verdicts);
+            pairs.filter(|(_, verdict)| verdict.is_ok()).map(|(submission, _)| &submission.batch)
+        };
+        if !accepted().any(Batch::has_ops) {
+            return Ok(());
+        }
+        let mut durability = match accepted().all(|batch| batch.is_relaxed() || !batch.has_ops()) {
+            true => Durability::Relaxed,
+            false => Durability::Synced,
+        };
+        let mut ops: Vec<WriteOp<'_>> = Vec::with_capacity(group.len() * 8);
+        for batch in accepted() {
+            ops.extend(batch.ops());
+        }
+        // A new ceiling is synced long before the old one is reached.
+        let mut ceiling_batch = Batch::new();
+        let mut ceiling = self.ceiling;
+        if self.last.get() + POSITIONS_RESERVED / 2 > ceiling.get() {
+            ceiling = Position::from_u64(self.last.get() + POSITIONS_RESERVED);
+            let stored = crate::codec::encode_to_vec::<Position>(&ceiling);
+            ceiling_batch.put::<Meta>(&POSITION_CEILING, &stored.into());
+            durability = Durability::Synced;
+        }
+        ops.extend(ceiling_batch.ops());
+        self.engine.write(&ops, durability)?;
+        self.ceiling = ceiling;
+        Ok(())
+    }
+
+    /// Lets followers know the published position, if it changed.
+    fn announce(&self) {
+        self.positions.send_if_modified(|position| {
+            let changed = *position != self.last;
+            *position = self.last;
+            changed
+        });
+    }
+
+    /// After a failed write: fails what waits, and tries until the engine writes again. Returns early,
+    /// with whom to tell, when the store is to be closed.
+    fn recover(
+        &mut self,
+        failure: &EngineError,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+        closing: bool,
+    ) -> Option<oneshot::Sender<()>> {
+        error!(error = %failure, "writing to the store failed; nothing is accepted until it recovers");
+        self.shared.set_failing(true);
+        let mut delay = RECOVERY_DELAY_FIRST;
+        let mut attempt = 0;
+        let mut error = failure.clone();
+        loop {
+            match fail_waiting(requests, &error) {
+                Waiting::None => {}
+                Waiting::Close(done) => return Some(done),
+                Waiting::Gone => return None,
+            }
+            if closing {
+                return None;
+            }
+            thread::sleep(delay);
+            delay = (delay * 2).min(RECOVERY_DELAY_MAX);
+            attempt += 1;
+            match self.try_recover(attempt, &error) {
+                Ok(()) => break,
+                Err(next) => {
+                    warn!(attempt, error = %next, "the store has not recovered yet");
+                    error = next;
+                }
+            }
+        }
+        self.shared.set_failing(false);
+        info!(attempt, position = %self.last, "the store writes again");
+        None
+    }
+
+    fn try_recover(&mut self, attempt: u32, error: &EngineError) -> Result<(), EngineError> {
+        // A full disk gets free without reopening, and reading goes on meanwhile.
+        let full = matches!(error, EngineError::NoSpace(_));
+        if attempt <= RESUME_ATTEMPTS || full {
+            self.engine.resume()?;
+        } else {
+            self.shared.publish(self.last, Arc::new(NoSnapshot));
+            self.engine.reopen()?;
+        }
+        let snapshot = self.engine.snapshot()?;
+        // What the failed group was about to write may be there or not: look.
+        let stored = last_stored(&self.shared, &snapshot, self.last)?;
+        self.last = self.last.max(stored);
+        self.shared.tail.reset(self.last);
+        self.shared.publish(self.last, snapshot);
+        self.announce();
+        Ok(())
+    }
+}
+
+/// The position of the newest log entry in the store.
+fn last_stored(
+    shared: &Shared,
+    snapshot: &Arc<dyn crate::engine::Snapshot>,
+    position: Position,
+) -> Result<Position, EngineError> {
+    let limits = Arc::clone(&shared.published.load().limits);
+    let published =
+        crate::view::Published { position, snapshot: Arc::clone(snapshot), limits };
+    let view = crate::view::View::new(Arc::new(published));
+    let newest = view.scan_blocking(Range::<Log>::all().reverse().limit(1));
+    let newest = newest.map_err(|error| EngineError::Failed(error.to_string()))?;
+    Ok(newest.first().map_or(Position::ZERO, |(position, _)| *position))
+}
+
+/// Adds `first` and what else waits to the group, within its limits. Returns whom to tell if the store
+/// is to be closed after this group.
+fn gather(
+    first: Request,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+    group: &mut Vec<Submission>,
+) -> Option<oneshot::Sender<()>> {
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(request) = next {
+        match request {
+            Request::Close(done) => return Some(done),
+            Request::Commit(submission) => {
+                bytes += submission.batch.bytes();
+                group.push(submission);
+            }
+        }
+        if bytes + BATCH_BYTES_MAX > GROUP_BYTES_MAX || group.len() >= GROUP_BATCHES_MAX {
+            break;
+        }
+        next = requests.try_recv().ok();
+    }
+    None
+}
+
+/// Answers all of `submissions` as failed.
+fn fail(submissions: impl Iterator<Item = Submission>, error: &EngineError) {
+    let reason: Arc<str> = error.to_string().into();
+    for submission in submissions {
+        submission.answer.send(Err(CommitError::Failed(Arc::clone(&reason)))).ok();
+    }
+}
+
+/// What was found in the queue besides batches.
+enum Waiting {
+    None,
+    Close(oneshot::Sender<()>),
+    /// Nobody can send any more.
+    Gone,
+}
+
+/// Answers everything in the queue as failed.
+fn fail_waiting(
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+    error: &EngineError,
+) -> Waiting {
+    loop {
+        match requests.try_recv() {
+            Ok(Request::Commit(submission)) => fail(std::iter::once(submission), error),
+            Ok(Request::Close(done)) => return Waiting::Close(done),
+            Err(mpsc::error::TryRecvError::Empty) => return Waiting::None,
+            Err(mpsc::error::TryRecvError::Disconnected) => return Waiting::Gone,
+        }
+    }
+}

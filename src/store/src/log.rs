@@ -1,0 +1,219 @@
+//! The log: entries in one total order, the recent ones in memory, and followers that read them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::{
+    codec::{Reader, Writer},
+    error::{DecodeError, FollowError, StoreError},
+    position::Position,
+    range::Range,
+    shared::Shared,
+    table::{Log, Table},
+};
+
+/// The most records that a follower gets at one time.
+pub const FOLLOW_RECORDS_MAX: usize = 1024;
+/// What a record in memory counts for besides its payload.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// Something that happened, as the log tells it to its followers.
+pub trait LogEntry: Sized {
+    /// The kind of the entry, unique in the program and never used again.
+    const KIND: u16;
+    /// Appends the stored form. Stamps are replaced where it is tuple-coded.
+    fn encode_entry(&self, w: &mut Writer);
+    /// Reads the stored form.
+    fn decode_entry(bytes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// Makes types with serde's traits log entries, stored as MessagePack with named fields (fields with
+/// `#[serde(default)]` may be added).
+///
+/// ```
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Renamed { name: String }
+/// store::log_entry!(Renamed = 900);
+/// ```
+#[macro_export]
+macro_rules! log_entry {
+    ($($name:ty = $kind:expr),+ $(,)?) => {$(
+        impl $crate::LogEntry for $name {
+            const KIND: u16 = $kind;
+
+            fn encode_entry(&self, w: &mut $crate::Writer) {
+                $crate::write_named(self, w);
+            }
+
+            fn decode_entry(
+                bytes: &[u8],
+            ) -> ::std::result::Result<Self, $crate::DecodeError> {
+                $crate::read_named(bytes)
+            }
+        }
+    )+};
+}
+
+/// One entry of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogRecord {
+    /// Where the entry is in the log.
+    pub position: Position,
+    /// What it is, see [`LogEntry::KIND`].
+    pub kind: u16,
+    /// Its stored form.
+    pub payload: Bytes,
+}
+
+impl LogRecord {
+    /// The entry, if it is an `E`.
+    pub fn decode<E: LogEntry>(&self) -> Result<Option<E>, StoreError> {
+        if self.kind != E::KIND {
+            return Ok(None);
+        }
+        let entry = E::decode_entry(&self.payload);
+        entry.map(Some).map_err(|error| StoreError::Decode { table: Log::NAME, error })
+    }
+
+    /// From the stored form (kind, payload).
+    fn from_stored(position: Position, mut stored: Bytes) -> Result<LogRecord, StoreError> {
+        let kind = Reader::new(&stored).array::<2>();
+        let kind = kind.map_err(|error| StoreError::Decode { table: Log::NAME, error })?;
+        Ok(LogRecord {
+            position,
+            kind: u16::from_be_bytes(kind),
+            payload: stored.split_off(kind.len()),
+        })
+    }
+}
+
+/// The newest records, in memory, bounded in bytes.
+pub(crate) struct Tail {
+    inner: Mutex<Records>,
+}
+
+struct Records {
+    records: VecDeque<LogRecord>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Every record after this position is here.
+    floor: Position,
+}
+
+impl Tail {
+    pub(crate) fn new(floor: Position, bytes_max: usize) -> Tail {
+        let records = Records { records: VecDeque::new(), bytes: 0, bytes_max, floor };
+        Tail { inner: Mutex::new(records) }
+    }
+
+    /// Adds the stored entries of one batch, at the positions after `last`.
+    pub(crate) fn push<'a>(&self, last: Position, entries: impl Iterator<Item = &'a [u8]>) {
+        let mut inner = self.lock();
+        let mut position = last;
+        for stored in entries {
+            position = position.next();
+            let stored = Bytes::copy_from_slice(stored);
+            // The batch wrote the kind itself, so decoding it can't fail.
+            let Ok(record) = LogRecord::from_stored(position, stored) else { continue };
+            inner.bytes += record.payload.len() + RECORD_OVERHEAD_BYTES;
+            inner.records.push_back(record);
+        }
+        while inner.bytes > inner.bytes_max {
+            let Some(oldest) = inner.records.pop_front() else { break };
+            inner.bytes -= oldest.payload.len() + RECORD_OVERHEAD_BYTES;
+            inner.floor = oldest.position;
+        }
+    }
+
+    /// Forgets everything; what comes will be after `floor`.
+    pub(crate) fn reset(&self, floor: Position) {
+        let mut inner = self.lock();
+        inner.records.clear();
+        inner.bytes = 0;
+        inner.floor = floor;
+    }
+
+    /// The records after `from` up to `through`, at most [`FOLLOW_RECORDS_MAX`]; `None` if some of them
+    /// may not be in memory.
+    fn read(&self, from: Position, through: Position) -> Option<Vec<LogRecord>> {
+        let inner = self.lock();
+        if from < inner.floor {
+            return None;
+        }
+        let start = inner.records.partition_point(|record| record.position <= from);
+        let newer = inner.records.range(start..).take(FOLLOW_RECORDS_MAX);
+        Some(newer.take_while(|record| record.position <= through).cloned().collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the log from a position on and then as it grows.
+pub struct Follower {
+    shared: Arc<Shared>,
+    published: watch::Receiver<Position>,
+    at: Position,
+}
+
+impl Follower {
+    pub(crate) fn new(shared: Arc<Shared>, from: Position) -> Follower {
+        let published = shared.positions.clone();
+        Follower { shared, published, at: from }
+    }
+
+    /// Everything up to this position was returned.
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// The next records, in order, at least one; waits until there are any. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Vec<LogRecord>, FollowError> {
+        loop {
+            let records = self.try_next().await?;
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            self.published.changed().await.map_err(|_| FollowError::Closed)?;
+        }
+    }
+
+    /// The next records that are there now, in order; none if everything was returned.
+    pub async fn try_next(&mut self) -> Result<Vec<LogRecord>, FollowError> {
+        let through = *self.published.borrow_and_update();
+        if self.at >= through {
+            return Ok(Vec::new());
+        }
+        let records = match self.shared.tail.read(self.at, through) {
+            Some(records) => records,
+            None => self.read_stored(through).await?,
+        };
+        match records.last() {
+            Some(last) => self.at = last.position,
+            // Positions were skipped: nothing is there up to the published one.
+            None => self.at = through,
+        }
+        Ok(records)
+    }
+
+    async fn read_stored(&self, through: Position) -> Result<Vec<LogRecord>, FollowError> {
+        let view = self.shared.view();
+        let oldest = crate::open::log_oldest(&view).await?;
+        if self.at.next() < oldest {
+            return Err(FollowError::TooOld { oldest });
+        }
+        let range = Range::<Log>::all().after(&(self.at,)).through(&(through,));
+        let rows = view.scan(range.limit(FOLLOW_RECORDS_MAX)).await?;
+        let mut records = Vec::with_capacity(rows.len());
+        for (position, stored) in rows {
+            records.push(LogRecord::from_stored(position, stored)?);
+        }
+        Ok(records)
+    }
+}

@@ -1,0 +1,86 @@
+//! The rows of a scan while they are collected.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use crate::{
+    engine::{Reach, ScanSpan, Snapshot, Tier},
+    error::EngineError,
+    view::SCAN_BYTES_MAX,
+};
+
+/// Keys and values in one buffer.
+pub(crate) struct Rows {
+    bytes: Vec<u8>,
+    /// Where the key and the value of each row end.
+    ends: Vec<(usize, usize)>,
+    rows_max: usize,
+    too_large: bool,
+}
+
+impl Rows {
+    pub(crate) fn new(rows_max: usize) -> Rows {
+        Rows { bytes: Vec::new(), ends: Vec::new(), rows_max, too_large: false }
+    }
+
+    /// Collects rows of `span` until there are as many as wanted.
+    pub(crate) fn fill(
+        &mut self,
+        snapshot: &Arc<dyn Snapshot>,
+        span: &ScanSpan,
+        tier: Tier,
+    ) -> Result<Reach, EngineError> {
+        if self.is_full() || span.lower >= span.upper {
+            return Ok(Reach::Complete);
+        }
+        snapshot.scan(span, tier, &mut |key, value| {
+            self.bytes.extend_from_slice(key);
+            let key_end = self.bytes.len();
+            self.bytes.extend_from_slice(value);
+            self.ends.push((key_end, self.bytes.len()));
+            self.too_large = self.bytes.len() > SCAN_BYTES_MAX;
+            if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// Raises the number of rows wanted and narrows `span` to what was not visited yet.
+    pub(crate) fn continue_to(&mut self, rows_max: usize, span: &mut ScanSpan) {
+        self.rows_max = rows_max;
+        let Some((key, _)) = self.last() else { return };
+        if span.reverse {
+            span.upper = key.to_vec();
+        } else {
+            // The smallest key above a key is the key with a zero byte at the end.
+            span.lower = [key, &[0]].concat();
+        }
+    }
+
+    /// Whether there are as many rows as wanted, or as many bytes as allowed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.ends.len() >= self.rows_max || self.too_large
+    }
+
+    pub(crate) fn too_large(&self) -> bool {
+        self.too_large
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        let row = |(start, (key_end, end)): (usize, &(usize, usize))| {
+            (&self.bytes[start..*key_end], &self.bytes[*key_end..*end])
+        };
+        starts.zip(&self.ends).map(row)
+    }
+
+    fn last(&self) -> Option<(&[u8], &[u8])> {
+        let (key_end, end) = self.ends.last()?;
+        let start = match self.ends.len() {
+            1 => 0,
+            rows => self.ends[rows - 2].1,
+        };
+        Some((&self.bytes[start..*key_end], &self.bytes[*key_end..*end]))
+    }
+}

@@ -1,0 +1,262 @@
+//! The store as its users see it.
+
+use std::{
+    future::Future,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{
+    batch::Batch,
+    committer::{Request, Submission},
+    counter::{Counter, Registry},
+    engine::memory::{Memory, MemoryDisk},
+    error::{CommitError, OpenError, StoreError},
+    log::Follower,
+    open::{self, LOG_OLDEST, Purpose, log_oldest, put_meta_number},
+    options::{Budget, Options},
+    position::Position,
+    shared::Shared,
+    table::{Cursors, Identities, Log, TableInfo},
+    view::View,
+};
+
+/// The most bytes that wait for the committer; who comes then waits for room.
+pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a waiting batch counts for besides its bytes.
+const SUBMISSION_OVERHEAD_BYTES: usize = 512;
+
+/// Ordered typed tables and one log, written by atomic batches. A handle, cheap to clone.
+///
+/// When the last handle is dropped, what was submitted is still written; use [`Store::close`] to wait
+/// for that.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    requests: mpsc::UnboundedSender<Request>,
+    /// Bounds the bytes in `requests`. Closed with the store.
+    room: Arc<Semaphore>,
+    counters: Registry,
+    budget: Budget,
+    epoch: u64,
+    boot_id: u64,
+}
+
+impl Store {
+    /// Opens the RocksDB store in the directory `path`, which is made if it isn't there.
+    #[cfg(any())]
+    pub fn open_rocksdb(
+        path: &Path,
+        options: &Options,
+        tables: &[&[TableInfo]],
+    ) -> Result<Store, OpenError> {
+        let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
+        open::open(Box::new(engine), options, tables, Purpose::Use)
+    }
+
+    /// A store in memory, for tests and simulation.
+    pub fn in_memory(tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
+        Store::open_memory(&MemoryDisk::new(), &Options::default(), tables)
+    }
+
+    /// A store on a simulated disk, which can be opened again after it was closed.
+    pub fn open_memory(
+        disk: &MemoryDisk,
+        options: &Options,
+        tables: &[&[TableInfo]],
+    ) -> Result<Store, OpenError> {
+        open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Use)
+    }
+
+    /// Opens a store whose files were put back from a backup, so that it never says twice what it said
+    /// before with another meaning: a new epoch begins, positions and counters jump ahead by
+    /// [`RESTORE_JUMP`](crate::RESTORE_JUMP), and tables declared `forget_on_restore` are emptied.
+    #[cfg(any())]
+    pub fn restore(
+        path: &Path,
+        options: &Options,
+        tables: &[&[TableInfo]],
+    ) -> Result<Store, OpenError> {
+        let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
+        open::open(Box::new(engine), options, tables, Purpose::Restore)
+    }
+
+    /// [`Store::restore`] for a simulated disk.
+    pub fn restore_memory(
+        disk: &MemoryDisk,
+        options: &Options,
+        tables: &[&[TableInfo]],
+    ) -> Result<Store, OpenError> {
+        open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Restore)
+    }
+
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        requests: mpsc::UnboundedSender<Request>,
+        budget: Budget,
+        epoch: u64,
+        boot_id: u64,
+    ) -> Store {
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        let counters = Registry::default();
+        Store {
+            inner: Arc::new(Inner { shared, requests, room, counters, budget, epoch, boot_id }),
+        }
+    }
+
+    /// The tables at the published position.
+    pub fn view(&self) -> View {
+        self.inner.shared.view()
+    }
+
+    /// The position up to which everything is visible in new views.
+    pub fn published(&self) -> Position {
+        self.inner.shared.published.load().position
+    }
+
+    /// Follows the published position. Ends when the store is closed.
+    pub fn subscribe(&self) -> watch::Receiver<Position> {
+        self.inner.shared.positions.clone()
+    }
+
+    /// Queues a batch, waiting for room in the queue. Batches that one task submits one after another
+    /// are committed in that order; a later one may expect what an earlier one writes.
+    pub async fn submit(&self, batch: Batch) -> Result<Pending, CommitError> {
+        batch.validate()?;
+        if batch.is_empty() {
+            return Ok(Pending { state: PendingState::Done(self.published()) });
+        }
+        if self.inner.shared.is_failing() {
+            return Err(CommitError::Failed("the store has not recovered yet".into()));
+        }
+        let bytes = batch.bytes() + SUBMISSION_OVERHEAD_BYTES;
+        let bytes = u32::try_from(bytes).map_err(|_| CommitError::TooLarge)?;
+        let room = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
+        let room = room.map_err(|_| CommitError::Closed)?;
+        let (answer, outcome) = oneshot::channel();
+        let submission = Submission { batch, answer, room: Some(room) };
+        let sent = self.inner.requests.send(Request::Commit(submission));
+        sent.map_err(|_| CommitError::Closed)?;
+        Ok(Pending { state: PendingState::Waiting(outcome) })
+    }
+
+    /// Writes a batch and waits until it is on the disk (see [`Batch::relaxed`] for the exception) and
+    /// visible. Returns the position of its last log entry; a batch without log entries gets the last
+    /// position before it. If the caller stops waiting the batch is written all the same.
+    pub async fn commit(&self, batch: Batch) -> Result<Position, CommitError> {
+        self.submit(batch).await?.await
+    }
+
+    /// Reads the log after `from`, and then what comes.
+    pub fn follow(&self, from: Position) -> Follower {
+        Follower::new(Arc::clone(&self.inner.shared), from)
+    }
+
+    /// How far the follower with this name is, as written by [`Batch::move_cursor`]. `None` if it never
+    /// moved.
+    pub async fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
+        self.view().get::<Cursors>(&name).await
+    }
+
+    /// The counter with this name.
+    pub async fn counter(&self, name: &str) -> Result<Counter, StoreError> {
+        Ok(Counter::new(self, &self.inner.counters, name))
+    }
+
+    /// The number of times that the store was restored, plus one. A token from another epoch means
+    /// nothing.
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// A number that is higher at every start.
+    pub fn boot_id(&self) -> u64 {
+        self.inner.boot_id
+    }
+
+    /// How the memory budget was divided.
+    pub fn budget(&self) -> Budget {
+        self.inner.budget
+    }
+
+    /// Makes the store belong to `value` in the sense of `kind` (for example the server's name), or
+    /// checks that it does.
+    pub async fn claim_identity(&self, kind: &str, value: &str) -> Result<(), OpenError> {
+        let mut batch = Batch::new();
+        batch.expect::<Identities>(&kind, None);
+        batch.put::<Identities>(&kind, &value.to_owned());
+        match self.commit(batch).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Conflict) => match self.identity(kind).await? {
+                Some(stored) if stored != value => Err(OpenError::IdentityChanged { stored }),
+                _ => Ok(()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the store belongs to in the sense of `kind`.
+    pub async fn identity(&self, kind: &str) -> Result<Option<String>, StoreError> {
+        self.view().get::<Identities>(&kind).await
+    }
+
+    /// Removes log entries before `before`. A follower that is further back has to rebuild.
+    pub async fn trim_log(&self, before: Position) -> Result<(), StoreError> {
+        let view = self.view();
+        let before = before.min(view.position().next());
+        let oldest = log_oldest(&view).await?;
+        if before <= oldest {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.relaxed();
+        batch.delete_between::<Log>(&(oldest,), &(before,));
+        put_meta_number(&mut batch, LOG_OLDEST, before.get());
+        self.commit(batch).await?;
+        Ok(())
+    }
+
+    /// Accepts nothing more, writes what was submitted and closes the engine. Its files stay open
+    /// until the last view is dropped.
+    pub async fn close(&self) {
+        self.inner.room.close();
+        let (done, closed) = oneshot::channel();
+        if self.inner.requests.send(Request::Close(done)).is_ok() {
+            // An error means that the committer has stopped, too.
+            closed.await.ok();
+        }
+    }
+}
+
+/// A batch that was queued. Resolves when it is committed; dropping it doesn't take the batch back.
+#[must_use = "the outcome of the batch is only known here"]
+pub struct Pending {
+    state: PendingState,
+}
+
+enum PendingState {
+    Done(Position),
+    Waiting(oneshot::Receiver<Result<Position, CommitError>>),
+}
+
+impl Future for Pending {
+    type Output = Result<Position, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.state {
+            PendingState::Done(position) => Poll::Ready(Ok(*position)),
+            PendingState::Waiting(outcome) => {
+                let answer = ready!(Pin::new(outcome).poll(cx));
+                Poll::Ready(answer.unwrap_or(Err(CommitError::Closed)))
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What tables hold: tuple-coded parts, raw bytes, JSON, and versioned records.
+
+use std::{ops::Deref, str::FromStr};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    codec::{Decode, Encode, Fixed, Text, Writer, decode_all},
+    error::DecodeError,
+    position::Position,
+};
+
+/// A type that a table can hold. Stamps are replaced in tuple-coded values only.
+pub trait Value: Sized {
+    /// Appends the stored form.
+    fn encode_value(&self, w: &mut Writer);
+    /// Reads the stored form; `bytes` is all of it.
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+macro_rules! tuple_coded {
+    ($([$($generics:tt)*] $value:ty),* $(,)?) => {$(
+        impl<$($generics)*> Value for $value {
+            fn encode_value(&self, w: &mut Writer) {
+                Encode::<$value>::encode(self, w);
+            }
+            fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+                decode_all(bytes)
+            }
+        }
+    )*};
+}
+
+tuple_coded!(
+    [] u8, [] u16, [] u32, [] u64, [] i64, [] bool, [] Position,
+    [const N: usize] Fixed<N>,
+    [A: Encode<A> + Decode] Option<A>,
+    [A: Encode<A> + Decode] (A,),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode] (A, B),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode] (A, B, C),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode]
+    (A, B, C, D),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
+     E: Encode<E> + Decode]
+    (A, B, C, D, E),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
+     E: Encode<E> + Decode, F: Encode<F> + Decode]
+    (A, B, C, D, E, F),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
+     E: Encode<E> + Decode, F: Encode<F> + Decode, G: Encode<G> + Decode]
+    (A, B, C, D, E, F, G),
+    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
+     E: Encode<E> + Decode, F: Encode<F> + Decode, G: Encode<G> + Decode, H: Encode<H> + Decode]
+    (A, B, C, D, E, F, G, H),
+);
+
+impl Value for () {
+    fn encode_value(&self, _: &mut Writer) {}
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match bytes.len() {
+            0 => Ok(()),
+            left => Err(DecodeError::Trailing(left)),
+        }
+    }
+}
+
+/// A value that is one string is stored without escapes: nothing follows it.
+impl Value for String {
+    fn encode_value(&self, w: &mut Writer) {
+        w.raw(self.as_bytes());
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid("text"))
+    }
+}
+
+impl<T: AsRef<str> + FromStr> Value for Text<T> {
+    fn encode_value(&self, w: &mut Writer) {
+        w.raw(self.as_ref().as_bytes());
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Text::parse(bytes)
+    }
+}
+
+impl Value for Vec<u8> {
+    fn encode_value(&self, w: &mut Writer) {
+        w.raw(self);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(bytes.to_vec())
+    }
+}
+
+impl Value for Bytes {
+    fn encode_value(&self, w: &mut Writer) {
+        w.raw(self);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Bytes::copy_from_slice(bytes))
+    }
+}
+
+/// A value stored as JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Json<T>(pub T);
+
+impl<T> Deref for Json<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Value for Json<T> {
+    fn encode_value(&self, w: &mut Writer) {
+        if let Err(error) = serde_json::to_writer(&mut w.bytes, &self.0) {
+            w.fail(error);
+        }
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let value = serde_json::from_slice(bytes);
+        value.map(Json).map_err(|error| DecodeError::Serde(error.to_string()))
+    }
+}
+
+/// A struct whose stored form may change: fields with `#[serde(default)]` can be added freely; for
+/// anything else the old shape stays as [`Versioned::Previous`] and is upgraded when read.
+pub trait Versioned: Serialize + DeserializeOwned {
+    /// The version of this shape, 1 for the first.
+    const VERSION: u8;
+    /// The shape before this one; [`NoPrevious`] for the first.
+    type Previous: Versioned;
+    /// This shape from the one before it.
+    fn upgrade(previous: Self::Previous) -> Self;
+}
+
+/// What came before the first shape of a record: nothing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum NoPrevious {}
+
+impl Versioned for NoPrevious {
+    const VERSION: u8 = 0;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> NoPrevious {
+        previous
+    }
+}
+
+/// A versioned struct, stored as its version and MessagePack with named fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Record<T>(pub T);
+
+impl<T> Deref for Record<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Versioned> Value for Record<T> {
+    fn encode_value(&self, w: &mut Writer) {
+        w.raw(&[T::VERSION]);
+        write_named(&self.0, w);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (version, body) = bytes.split_first().ok_or(DecodeError::Truncated)?;
+        decode_version(*version, body).map(Record)
+    }
+}
+
+/// Reads a record of version `stored` and upgrades it step by step.
+fn decode_version<T: Versioned>(stored: u8, body: &[u8]) -> Result<T, DecodeError> {
+    if stored > T::VERSION {
+        return Err(DecodeError::Newer { stored, known: T::VERSION });
+    }
+    if stored == T::VERSION {
+        return read_named(body);
+    }
+    if T::VERSION == 0 {
+        return Err(DecodeError::Invalid("record version"));
+    }
+    decode_version::<T::Previous>(stored, body).map(T::upgrade)
+}
+
+/// Appends `value` as MessagePack with named fields.
+#[doc(hidden)]
+pub fn write_named(value: &impl Serialize, w: &mut Writer) {
+    if let Err(error) = rmp_serde::encode::write_named(&mut w.bytes, value) {
+        w.fail(error);
+    }
+}
+
+/// Reads MessagePack.
+#[doc(hidden)]
+pub fn read_named<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    rmp_serde::from_slice(bytes).map_err(|error| DecodeError::Serde(error.to_string()))
+}

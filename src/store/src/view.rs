@@ -1,0 +1,299 @@
+//! Views: reads that all see one position.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    codec::{Encode, Reader, Writer},
+    engine::{Reach, ScanSpan, Snapshot, Tier},
+    error::{DecodeError, StoreError},
+    position::Position,
+    range::Range,
+    rows::Rows,
+    table::Table,
+    value::Value,
+};
+
+/// Reads of single keys that may wait for the disk at one time.
+const DISK_READS_MAX: usize = 32;
+/// Scans that may wait for the disk at one time.
+const DISK_SCANS_MAX: usize = 4;
+/// Rows that a scan reads on the caller's thread, if they are in memory.
+const SCAN_INLINE_ROWS: usize = 256;
+/// Rows of one scan that may enter the block cache; what comes after would only push out others.
+const SCAN_CACHED_ROWS: usize = 1024;
+/// The most bytes, keys and values, that one scan returns.
+pub const SCAN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bounds on how much reads from the disk run at one time.
+pub(crate) struct ReadLimits {
+    points: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
+}
+
+impl ReadLimits {
+    pub(crate) fn new() -> ReadLimits {
+        ReadLimits {
+            points: Arc::new(Semaphore::new(DISK_READS_MAX)),
+            scans: Arc::new(Semaphore::new(DISK_SCANS_MAX)),
+        }
+    }
+}
+
+/// A position and the state of the engine at it, published together.
+pub(crate) struct Published {
+    pub(crate) position: Position,
+    pub(crate) snapshot: Arc<dyn Snapshot>,
+    pub(crate) limits: Arc<ReadLimits>,
+}
+
+/// The tables as they were at one position. Cheap to clone.
+///
+/// A view keeps old data from being reclaimed, so take a new one for each operation and don't keep it
+/// while waiting for something to happen. Reads try the memory first and use tokio's blocking threads
+/// for the disk.
+#[derive(Clone)]
+pub struct View {
+    published: Arc<Published>,
+}
+
+impl View {
+    pub(crate) fn new(published: Arc<Published>) -> View {
+        View { published }
+    }
+
+    /// Everything up to this position, and nothing after it, is visible.
+    pub fn position(&self) -> Position {
+        self.published.position
+    }
+
+    /// The value of a key.
+    pub async fn get<T: Table>(
+        &self,
+        key: &impl Encode<T::Key>,
+    ) -> Result<Option<T::Value>, StoreError> {
+        let key = stored_key::<T>(key);
+        if let Some(value) = self.get_within::<T>(&key, Tier::Cached)? {
+            return value.map_err(decode_error::<T>);
+        }
+        let value = self.get_from_disk::<T>(key).await?;
+        let value = value.map(|bytes| T::Value::decode_value(&bytes)).transpose();
+        value.map_err(decode_error::<T>)
+    }
+
+    /// The value of a key, waiting for the disk on this thread: for start-up and for threads of one's
+    /// own, never inside asynchronous code.
+    pub fn get_blocking<T: Table>(
+        &self,
+        key: &impl Encode<T::Key>,
+    ) -> Result<Option<T::Value>, StoreError> {
+        let value = self.get_within::<T>(&stored_key::<T>(key), Tier::Disk)?;
+        value.unwrap_or(Ok(None)).map_err(decode_error::<T>)
+    }
+
+    /// Whether a key has a value.
+    pub async fn contains<T: Table>(&self, key: &impl Encode<T::Key>) -> Result<bool, StoreError> {
+        let key = stored_key::<T>(key);
+        let mut present = false;
+        let snapshot = &self.published.snapshot;
+        let reach =
+            snapshot.get(T::FAMILY, &key, Tier::Cached, &mut |value| present = value.is_some())?;
+        match reach {
+            Reach::Complete => Ok(present),
+            Reach::NotCached => Ok(self.get_from_disk::<T>(key).await?.is_some()),
+        }
+    }
+
+    /// The values of many keys, in their order.
+    pub async fn get_many<T: Table>(
+        &self,
+        keys: &[impl Encode<T::Key>],
+    ) -> Result<Vec<Option<T::Value>>, StoreError> {
+        let stored: Vec<Vec<u8>> = keys.iter().map(stored_key::<T>).collect();
+        let mut order: Vec<usize> = (0..stored.len()).collect();
+        order.sort_unstable_by(|a, b| stored[*a].cmp(&stored[*b]));
+        let mut values: Vec<Option<T::Value>> = Vec::with_capacity(stored.len());
+        values.resize_with(stored.len(), || None);
+
+        let missing = {
+            let sorted: Vec<&[u8]> = order.iter().map(|index| stored[*index].as_slice()).collect();
+            let mut answered = vec![false; sorted.len()];
+            let mut failure = None;
+            self.published.snapshot.get_many(
+                T::FAMILY,
+                &sorted,
+                Tier::Cached,
+                &mut |at, bytes| {
+                    answered[at] = true;
+                    match bytes.map(T::Value::decode_value).transpose() {
+                        Ok(value) => values[order[at]] = value,
+                        Err(error) => failure = Some(error),
+                    }
+                },
+            )?;
+            if let Some(error) = failure {
+                return Err(decode_error::<T>(error));
+            }
+            order.iter().zip(answered).filter(|(_, done)| !done).map(|(at, _)| *at).collect()
+        };
+        self.get_missing::<T>(&stored, missing, &mut values).await?;
+        Ok(values)
+    }
+
+    /// A page of rows in order.
+    pub async fn scan<T: Table>(
+        &self,
+        range: Range<T>,
+    ) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+        let mut rows = Rows::new(range.limit.min(SCAN_INLINE_ROWS));
+        let span = span_of(&range, true);
+        let reach = rows.fill(&self.published.snapshot, &span, Tier::Cached)?;
+        if reach == Reach::NotCached || (rows.is_full() && rows.len() < range.limit) {
+            rows = self.scan_disk(rows, span, range.limit).await?;
+        }
+        decode_rows::<T>(&rows)
+    }
+
+    /// A page of rows in order, waiting for the disk on this thread; see [`View::get_blocking`].
+    pub fn scan_blocking<T: Table>(
+        &self,
+        range: Range<T>,
+    ) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+        let mut rows = Rows::new(range.limit);
+        rows.fill(&self.published.snapshot, &span_of(&range, true), Tier::Disk)?;
+        decode_rows::<T>(&rows)
+    }
+
+    /// `None` if the key is out of reach.
+    #[expect(clippy::type_complexity, reason = "reach, decoding and presence are three things")]
+    fn get_within<T: Table>(
+        &self,
+        key: &[u8],
+        tier: Tier,
+    ) -> Result<Option<Result<Option<T::Value>, DecodeError>>, StoreError> {
+        let mut value = None;
+        self.published.snapshot.get(T::FAMILY, key, tier, &mut |bytes| {
+            value = Some(bytes.map(T::Value::decode_value).transpose());
+        })?;
+        Ok(value)
+    }
+
+    async fn get_from_disk<T: Table>(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, StoreError> {
+        let snapshot = Arc::clone(&self.published.snapshot);
+        on_blocking_thread(&self.published.limits.points, move || {
+            let mut value = None;
+            snapshot.get(T::FAMILY, &key, Tier::Disk, &mut |bytes| {
+                value = bytes.map(<[u8]>::to_vec);
+            })?;
+            Ok(value)
+        })
+        .await
+    }
+
+    /// Reads from the disk what is missing (indices in the order of the keys).
+    async fn get_missing<T: Table>(
+        &self,
+        stored: &[Vec<u8>],
+        missing: Vec<usize>,
+        values: &mut [Option<T::Value>],
+    ) -> Result<(), StoreError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Vec<u8>> = missing.iter().map(|index| stored[*index].clone()).collect();
+        let snapshot = Arc::clone(&self.published.snapshot);
+        let found = on_blocking_thread(&self.published.limits.points, move || {
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let mut found = vec![None; keys.len()];
+            snapshot.get_many(T::FAMILY, &keys, Tier::Disk, &mut |at, bytes| {
+                found[at] = bytes.map(<[u8]>::to_vec);
+            })?;
+            Ok(found)
+        })
+        .await?;
+        for (index, bytes) in missing.into_iter().zip(found) {
+            let value = bytes.map(|bytes| T::Value::decode_value(&bytes)).transpose();
+            values[index] = value.map_err(decode_error::<T>)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a scan on a blocking thread: a part that fills the cache, then one that doesn't.
+    async fn scan_disk(
+        &self,
+        mut rows: Rows,
+        mut span: ScanSpan,
+        limit: usize,
+    ) -> Result<Rows, StoreError> {
+        let snapshot = Arc::clone(&self.published.snapshot);
+        on_blocking_thread(&self.published.limits.scans, move || {
+            for (rows_max, fill_cache) in [(limit.min(SCAN_CACHED_ROWS), true), (limit, false)] {
+                rows.continue_to(rows_max, &mut span);
+                span.fill_cache = fill_cache;
+                rows.fill(&snapshot, &span, Tier::Disk)?;
+                if !rows.is_full() {
+                    break;
+                }
+            }
+            Ok(rows)
+        })
+        .await
+    }
+}
+
+/// Runs a read where it may wait for the disk, within a limit.
+async fn on_blocking_thread<R: Send + 'static>(
+    limit: &Arc<Semaphore>,
+    read: impl FnOnce() -> Result<R, StoreError> + Send + 'static,
+) -> Result<R, StoreError> {
+    let permit = Arc::clone(limit).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+    let task = tokio::task::spawn_blocking(move || {
+        let result = read();
+        drop(permit);
+        result
+    });
+    task.await.map_err(|_| StoreError::Closed)?
+}
+
+fn stored_key<T: Table>(key: &impl Encode<T::Key>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.bytes.reserve(64);
+    writer.raw(&T::ID.to_be_bytes());
+    key.encode(&mut writer);
+    debug_assert!(writer.stamps.is_empty(), "a stamp was looked up in table {}", T::NAME);
+    writer.bytes
+}
+
+fn span_of<T: Table>(range: &Range<T>, fill_cache: bool) -> ScanSpan {
+    ScanSpan {
+        family: T::FAMILY,
+        lower: range.lower.clone(),
+        upper: range.upper.clone(),
+        reverse: range.reverse,
+        fill_cache,
+    }
+}
+
+fn decode_rows<T: Table>(rows: &Rows) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+    if rows.too_large() {
+        return Err(StoreError::ScanTooLarge { table: T::NAME });
+    }
+    let mut decoded = Vec::with_capacity(rows.len());
+    for (key, value) in rows.iter() {
+        decoded.push(decode_row::<T>(key, value).map_err(decode_error::<T>)?);
+    }
+    Ok(decoded)
+}
+
+fn decode_row<T: Table>(key: &[u8], value: &[u8]) -> Result<(T::Key, T::Value), DecodeError> {
+    let mut reader = Reader::new(key);
+    reader.array::<2>()?;
+    let key = crate::codec::Decode::decode(&mut reader)?;
+    reader.finish()?;
+    Ok((key, T::Value::decode_value(value)?))
+}
+
+fn decode_error<T: Table>(error: DecodeError) -> StoreError {
+    StoreError::Decode { table: T::NAME, error }
+}
