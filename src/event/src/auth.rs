@@ -7,10 +7,12 @@ mod power;
 
 use ruma::events::{StateEventType, TimelineEventType};
 use ruma::room_version_rules::RoomVersionRules;
-use ruma::{EventId, UserId};
+use ruma::{EventId, RoomVersionId, UserId};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{AuthError, Pdu};
+use crate::rules::{room_id_is_create_hash, rules};
+use crate::{AuthError, Pdu, create_event_id};
 
 pub use self::power::{PowerLevel, PowerLevels};
 
@@ -24,14 +26,8 @@ pub fn auth_types(
     content: &RawValue,
     rules: &RoomVersionRules,
 ) -> Result<Vec<(StateEventType, String)>, AuthError> {
-    ruma::state_res::auth_types_for_event(
-        event_type,
-        sender,
-        state_key,
-        content,
-        &rules.authorization,
-    )
-    .map_err(AuthError::Rejected)
+    ruma::state_res::auth_types_for_event(event_type, sender, state_key, content, &rules.authorization)
+        .map_err(AuthError::Rejected)
 }
 
 /// The rules that look at the event and its `auth_events` alone. An event that fails is rejected.
@@ -39,12 +35,40 @@ pub fn auth_types(
 /// `fetch` gives the events of the room that are known; a rejected one must be marked
 /// [so](Pdu::with_rejected).
 pub fn check_state_independent(
-    rules: &RoomVersionRules,
+    room_rules: &RoomVersionRules,
     pdu: &Pdu,
     fetch: impl Fn(&EventId) -> Option<Pdu>,
 ) -> Result<(), AuthError> {
-    ruma::state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch)
+    if *pdu.kind() == TimelineEventType::RoomCreate {
+        check_room_version(pdu)?;
+    } else if room_id_is_create_hash(room_rules) {
+        // Room version 12, rule 2: the room id must be that of a create event, not of any event.
+        let create = create_event_id(pdu.room_id()).and_then(|id| fetch(&id));
+        if create.is_none_or(|create| *create.kind() != TimelineEventType::RoomCreate) {
+            return Err(AuthError::Rejected("the room id names no create event".to_owned()));
+        }
+    }
+    ruma::state_res::check_state_independent_auth_rules(&room_rules.authorization, pdu, fetch)
         .map_err(AuthError::Rejected)
+}
+
+/// Rule 1.3: if `content.room_version` is present and isn't a recognised version, reject.
+fn check_room_version(create: &Pdu) -> Result<(), AuthError> {
+    match room_version(create) {
+        Some(version) if rules(&version).is_some() => Ok(()),
+        _ => Err(AuthError::Rejected("the room version is not recognised".to_owned())),
+    }
+}
+
+/// The room version that a create event names: 1 where it names none, `None` if what stands there
+/// can't be a version.
+pub fn room_version(create: &Pdu) -> Option<RoomVersionId> {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: Option<RoomVersionId>,
+    }
+    let content = create.content_as::<Content>().ok()?;
+    Some(content.room_version.unwrap_or(RoomVersionId::V1))
 }
 
 /// The rules that look at a state of the room: that of the event's `auth_events`, that before the
@@ -57,6 +81,5 @@ pub fn check_state_dependent(
     pdu: &Pdu,
     state: impl Fn(&StateEventType, &str) -> Option<Pdu>,
 ) -> Result<(), AuthError> {
-    ruma::state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, state)
-        .map_err(AuthError::Rejected)
+    ruma::state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, state).map_err(AuthError::Rejected)
 }

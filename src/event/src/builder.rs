@@ -6,28 +6,19 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use ruma::canonical_json::RedactingSerializer;
 use ruma::events::TimelineEventType;
-use ruma::room_version_rules::{
-    EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules,
-};
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName,
-    UInt,
-};
+use ruma::room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UInt};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::canonical::{self, Numbers, to_canonical_string};
 use crate::pdu::{
-    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu,
-    created_room_id,
+    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, created_room_id,
 };
 use crate::received::raw;
-use crate::{PduError, SigningKey};
-
-/// The fields that no signature covers.
-const FIELDS_NOT_SIGNED: &[&str] = &["signatures", "unsigned"];
+use crate::sign::{ReferenceDigest, hash_and_sign};
+use crate::{PduError, SigningKey, stored};
 
 /// An event to be made.
 #[derive(Debug, Clone)]
@@ -42,8 +33,8 @@ pub struct PduBuilder {
     pub state_key: Option<String>,
     /// The content: an object.
     pub content: Box<RawValue>,
-    /// What a redaction redacts. It is put where the room version wants it and, as the
-    /// specification recommends for compatibility, nowhere else in the event itself.
+    /// What a redaction redacts. It is put where the room version wants it: beside `content` up to
+    /// version 10, in it from version 11 on.
     pub redacts: Option<OwnedEventId>,
     /// The events before it, at most [`PREV_EVENTS_MAX`].
     pub prev_events: Vec<OwnedEventId>,
@@ -76,14 +67,17 @@ impl PduBuilder {
         }
     }
 
+    /// The event that another server proposes for this one to sign (`make_join` and its like).
+    ///
+    /// Takes over what matters and drops the rest. The caller checks that room, sender, type and
+    /// membership are what it asked for, and sets the time.
+    pub fn from_template(text: &[u8]) -> Result<Self, PduError> {
+        stored::read_template(text)
+    }
+
     /// Hashes, signs and names the event. Fails if it would not be valid in the room version; the
     /// content must be canonical JSON in every version.
-    pub fn build(
-        self,
-        rules: &RoomVersionRules,
-        key: &SigningKey,
-        server: &ServerName,
-    ) -> Result<Pdu, PduError> {
+    pub fn build(self, rules: &RoomVersionRules, key: &SigningKey, server: &ServerName) -> Result<Pdu, PduError> {
         self.check(rules)?;
         let mut content = canonical::parse_object(self.content.get().as_bytes(), Numbers::Strict)?;
         if let Some(redacts) = &self.redacts
@@ -106,24 +100,10 @@ impl PduBuilder {
             None
         };
 
-        // The object has none of the fields yet that the content hash leaves out.
-        let digest = Sha256::digest(to_canonical_string(&object).as_bytes());
-        let hash = CanonicalJsonValue::String(STANDARD_NO_PAD.encode(digest));
-        object.insert("hashes".to_owned(), object_of("sha256", hash));
-
-        // The same bytes are signed and, from room version 3 on, give the id.
-        let signed = RedactingSerializer::new()
-            .rules(&rules.redaction)
-            .custom_redacted_root_fields(FIELDS_NOT_SIGNED)
-            .serialize(&object)
-            .map_err(|error| PduError::Json(error.to_string()))?;
-        let signature = CanonicalJsonValue::String(key.sign_base64(signed.as_bytes()));
-        let by_server = object_of(server.as_str(), object_of(key.id(), signature));
-        object.insert("signatures".to_owned(), by_server);
-
+        let digest = hash_and_sign(&mut object, rules, key, server)?;
         let event_id = match own_id {
             Some(id) => id,
-            None => event_id(name_by_hash(signed.as_bytes(), rules))?,
+            None => event_id(name_by_hash(digest, rules))?,
         };
         let json = to_canonical_string(&object);
         if json.len() > PDU_SIZE_BYTES_MAX {
@@ -146,9 +126,7 @@ impl PduBuilder {
             depth: self.depth,
             prev_events: self.prev_events,
             auth_events: self.auth_events,
-            redacts: self
-                .redacts
-                .filter(|_| !rules.redaction.content_field_redacts),
+            redacts: self.redacts.filter(|_| !rules.redaction.content_field_redacts),
             content: content_json,
             json: RawValue::from_string(json).map_err(|error| PduError::Json(error.to_string()))?,
         }))
@@ -159,10 +137,7 @@ impl PduBuilder {
             ("type", self.event_type.len()),
             ("state_key", self.state_key.as_deref().map_or(0, str::len)),
             ("sender", self.sender.as_str().len()),
-            (
-                "room_id",
-                self.room_id.as_deref().map_or(0, |id| id.as_str().len()),
-            ),
+            ("room_id", self.room_id.as_deref().map_or(0, |id| id.as_str().len())),
         ];
         for (field, length) in lengths {
             if length > ID_SIZE_BYTES_MAX {
@@ -170,17 +145,12 @@ impl PduBuilder {
             }
         }
         if self.prev_events.len() > PREV_EVENTS_MAX {
-            return Err(PduError::TooManyReferences {
-                field: "prev_events",
-            });
+            return Err(PduError::TooManyReferences { field: "prev_events" });
         }
         if self.auth_events.len() > AUTH_EVENTS_MAX {
-            return Err(PduError::TooManyReferences {
-                field: "auth_events",
-            });
+            return Err(PduError::TooManyReferences { field: "auth_events" });
         }
-        let may_name_room =
-            self.event_type != "m.room.create" || rules.event_format.require_room_create_room_id;
+        let may_name_room = self.event_type != "m.room.create" || rules.event_format.require_room_create_room_id;
         if self.room_id.is_some() != may_name_room {
             return Err(PduError::Field { field: "room_id" });
         }
@@ -197,10 +167,7 @@ impl PduBuilder {
         put("auth_events", self.references(&self.auth_events, rules));
         put("content", CanonicalJsonValue::Object(content));
         put("depth", integer(self.depth, "depth")?);
-        put(
-            "origin_server_ts",
-            integer(self.origin_server_ts, "origin_server_ts")?,
-        );
+        put("origin_server_ts", integer(self.origin_server_ts, "origin_server_ts")?);
         put("prev_events", self.references(&self.prev_events, rules));
         put("sender", string(self.sender.as_str()));
         put("type", string(&self.event_type));
@@ -236,9 +203,8 @@ impl PduBuilder {
     }
 }
 
-/// The id of an event of room version 3 on, from its redacted form without signatures.
-fn name_by_hash(signed: &[u8], rules: &RoomVersionRules) -> String {
-    let digest = Sha256::digest(signed);
+/// The id of an event of room version 3 on.
+fn name_by_hash(digest: ReferenceDigest, rules: &RoomVersionRules) -> String {
     // Room version 3 uses the common alphabet of base64, later ones the one for URLs.
     if rules.event_id_format == EventIdFormatVersion::V2 {
         format!("${}", STANDARD_NO_PAD.encode(digest))

@@ -32,11 +32,7 @@ pub enum Numbers {
 impl Numbers {
     /// How a room version treats numbers in events of other servers.
     pub fn of(rules: &RoomVersionRules) -> Self {
-        if rules.authorization.strict_canonical_json {
-            Self::Strict
-        } else {
-            Self::Lenient
-        }
+        if rules.authorization.strict_canonical_json { Self::Strict } else { Self::Lenient }
     }
 }
 
@@ -53,10 +49,7 @@ pub fn parse_object(text: &[u8], numbers: Numbers) -> Result<CanonicalJsonObject
 pub fn parse_value(text: &[u8], numbers: Numbers) -> Result<CanonicalJsonValue, PduError> {
     let text = std::str::from_utf8(text).map_err(|error| PduError::Json(error.to_string()))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let reader = Reader {
-        numbers,
-        depth_left: JSON_DEPTH_MAX,
-    };
+    let reader = Reader { numbers, depth_left: JSON_DEPTH_MAX };
     let value = reader
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))

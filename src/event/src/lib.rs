@@ -11,34 +11,37 @@
 //!
 //! The way of an event of this server: [`PduBuilder::build`] → [`auth::check_state_dependent`].
 
+mod acl;
 pub mod auth;
 mod builder;
 pub mod canonical;
 mod clock;
 mod error;
+mod glob;
 mod pdu;
+pub mod push;
 mod random;
 mod received;
 mod redact;
 pub mod resolve;
 mod rules;
+mod sign;
 mod signing_key;
 mod stored;
+pub mod visibility;
 
 pub use ruma::room_version_rules::RoomVersionRules;
 pub use ruma::signatures::PublicKeyMap;
 
+pub use self::acl::ServerAcl;
 pub use self::builder::PduBuilder;
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::{AuthError, PduError, ResolveError, VerifyError};
-pub use self::pdu::{
-    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
-};
+pub use self::pdu::{AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id};
 pub use self::random::{Random, SystemRandom};
 pub use self::received::{ReceivedPdu, Verified, reference_hash};
 pub use self::redact::{redact, redact_json};
 pub use self::resolve::StateMap;
-pub use self::rules::{
-    DEFAULT_ROOM_VERSION, SUPPORTED_ROOM_VERSIONS, new_room_id, room_id_is_create_hash, rules,
-};
+pub use self::rules::{DEFAULT_ROOM_VERSION, SUPPORTED_ROOM_VERSIONS, new_room_id, room_id_is_create_hash, rules};
+pub use self::sign::{add_signature, countersign};
 pub use self::signing_key::{SIGNING_KEY_BYTES, SigningKey};

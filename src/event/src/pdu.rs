@@ -10,10 +10,7 @@ use std::sync::Arc;
 
 use ruma::events::{StateEventType, TimelineEventType};
 use ruma::room_version_rules::RoomVersionRules;
-use ruma::{
-    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
-    UserId,
-};
+use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -61,10 +58,7 @@ pub(crate) struct Inner {
 
 impl Pdu {
     pub(crate) fn new(inner: Inner) -> Self {
-        Self {
-            inner: Arc::new(inner),
-            rejected: false,
-        }
+        Self { inner: Arc::new(inner), rejected: false }
     }
 
     /// Reads an event from text that nobody has checked, computing its id. Checks the format of
@@ -155,9 +149,7 @@ impl Pdu {
         struct Membership {
             membership: String,
         }
-        self.content_as::<Membership>()
-            .ok()
-            .map(|content| content.membership)
+        self.content_as::<Membership>().ok().map(|content| content.membership)
     }
 
     /// The events before it.
@@ -192,9 +184,7 @@ impl Pdu {
         if !rules.redaction.content_field_redacts {
             return self.inner.redacts.clone();
         }
-        self.content_as::<Redacts>()
-            .ok()
-            .map(|content| content.redacts)
+        self.content_as::<Redacts>().ok().map(|content| content.redacts)
     }
 
     /// The whole event in canonical JSON: as received, without `unsigned`.

@@ -6,20 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::canonical_json::redact_in_place;
 use ruma::events::TimelineEventType;
-use ruma::room_version_rules::{
-    EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules,
-};
+use ruma::room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules};
 use ruma::signatures::PublicKeyMap;
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName,
-    OwnedUserId, UInt,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, UInt};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::canonical::{self, Numbers, to_canonical_string};
 use crate::pdu::{
-    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu,
-    created_room_id,
+    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, created_room_id,
 };
 use crate::{PduError, VerifyError};
 
@@ -58,10 +52,7 @@ impl ReceivedPdu {
     }
 
     /// Like [`ReceivedPdu::parse`], for JSON that has been read already.
-    pub fn from_object(
-        mut object: CanonicalJsonObject,
-        rules: &'static RoomVersionRules,
-    ) -> Result<Self, PduError> {
+    pub fn from_object(mut object: CanonicalJsonObject, rules: &'static RoomVersionRules) -> Result<Self, PduError> {
         object.remove("unsigned");
         let pdu = check_format(&object, rules)?;
         Ok(Self { object, pdu, rules })
@@ -79,26 +70,15 @@ impl ReceivedPdu {
 
     /// The servers that must have signed the event, each with the ids of the keys that it used.
     /// A server without a signature has an empty set; the event can't be verified then.
-    pub fn required_keys(
-        &self,
-    ) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, VerifyError> {
-        let signers = ruma::signatures::required_server_signatures_to_verify_event(
-            &self.object,
-            &self.rules.signatures,
-        )
-        .map_err(|error| VerifyError::Signature(error.to_string()))?;
-        let signatures = self
-            .object
-            .get("signatures")
-            .and_then(CanonicalJsonValue::as_object);
+    pub fn required_keys(&self) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, VerifyError> {
+        let signers =
+            ruma::signatures::required_server_signatures_to_verify_event(&self.object, &self.rules.signatures)
+                .map_err(|error| VerifyError::Signature(error.to_string()))?;
+        let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
         let mut required = BTreeMap::new();
         for server in signers {
-            let made = signatures
-                .and_then(|all| all.get(server.as_str()))
-                .and_then(CanonicalJsonValue::as_object);
-            let ids = made
-                .map(|by_key| by_key.keys().cloned().collect())
-                .unwrap_or_default();
+            let made = signatures.and_then(|all| all.get(server.as_str())).and_then(CanonicalJsonValue::as_object);
+            let ids = made.map(|by_key| by_key.keys().cloned().collect()).unwrap_or_default();
             required.insert(server, ids);
         }
         Ok(required)
@@ -135,15 +115,13 @@ fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Resul
     required_object(object, "signatures")?;
     let content = required_object(object, "content")?;
     let kind = required_string(object, "type")?;
-    let sender = OwnedUserId::try_from(required_string(object, "sender")?)
-        .map_err(|_| PduError::Field { field: "sender" })?;
+    let sender =
+        OwnedUserId::try_from(required_string(object, "sender")?).map_err(|_| PduError::Field { field: "sender" })?;
     let state_key = optional_string(object, "state_key")?.map(ToOwned::to_owned);
     let event_id = event_id(object, rules)?;
 
     let named_room = match optional_string(object, "room_id")? {
-        Some(text) => {
-            Some(OwnedRoomId::try_from(text).map_err(|_| PduError::Field { field: "room_id" })?)
-        }
+        Some(text) => Some(OwnedRoomId::try_from(text).map_err(|_| PduError::Field { field: "room_id" })?),
         None => None,
     };
     let names_room = named_room.is_some();
@@ -162,9 +140,7 @@ fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Resul
     if !rules.event_format.allow_room_create_in_auth_events {
         let create = crate::pdu::create_event_id(&room_id);
         if auth_events.iter().any(|id| Some(id) == create.as_ref()) {
-            return Err(PduError::Field {
-                field: "auth_events",
-            });
+            return Err(PduError::Field { field: "auth_events" });
         }
     }
 
@@ -189,15 +165,12 @@ fn check_format(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Resul
 }
 
 /// The id: carried by the event in room versions 1 and 2, its reference hash in all others.
-fn event_id(
-    object: &CanonicalJsonObject,
-    rules: &RoomVersionRules,
-) -> Result<OwnedEventId, PduError> {
+fn event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
     let text = if rules.event_id_format == EventIdFormatVersion::V1 {
         required_string(object, "event_id")?.to_owned()
     } else {
-        let hash = ruma::signatures::reference_hash(object, rules)
-            .map_err(|error| PduError::Json(error.to_string()))?;
+        let hash =
+            ruma::signatures::reference_hash(object, rules).map_err(|error| PduError::Json(error.to_string()))?;
         format!("${hash}")
     };
     OwnedEventId::try_from(text).map_err(|_| PduError::Field { field: "event_id" })
@@ -207,18 +180,14 @@ fn event_id(
 /// an event id in `prev_events` and `auth_events`, and later versions make the id of.
 pub fn reference_hash(pdu: &Pdu, rules: &RoomVersionRules) -> Result<String, PduError> {
     let object = canonical::parse_object(pdu.json().get().as_bytes(), Numbers::Lenient)?;
-    ruma::signatures::reference_hash(&object, rules)
-        .map_err(|error| PduError::Json(error.to_string()))
+    ruma::signatures::reference_hash(&object, rules).map_err(|error| PduError::Json(error.to_string()))
 }
 
 pub(crate) fn raw(object: &CanonicalJsonObject) -> Result<Box<RawValue>, PduError> {
     to_raw_value(object).map_err(|error| PduError::Json(error.to_string()))
 }
 
-fn optional_string<'a>(
-    object: &'a CanonicalJsonObject,
-    field: &'static str,
-) -> Result<Option<&'a str>, PduError> {
+fn optional_string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<Option<&'a str>, PduError> {
     match object.get(field) {
         None => Ok(None),
         Some(CanonicalJsonValue::String(text)) if text.len() > ID_SIZE_BYTES_MAX => {
@@ -229,10 +198,7 @@ fn optional_string<'a>(
     }
 }
 
-fn required_string<'a>(
-    object: &'a CanonicalJsonObject,
-    field: &'static str,
-) -> Result<&'a str, PduError> {
+fn required_string<'a>(object: &'a CanonicalJsonObject, field: &'static str) -> Result<&'a str, PduError> {
     optional_string(object, field)?.ok_or(PduError::Field { field })
 }
 
@@ -246,9 +212,7 @@ fn required_object<'a>(
 
 fn required_uint(object: &CanonicalJsonObject, field: &'static str) -> Result<UInt, PduError> {
     let value = object.get(field).and_then(CanonicalJsonValue::as_integer);
-    value
-        .and_then(|value| UInt::try_from(i64::from(value)).ok())
-        .ok_or(PduError::Field { field })
+    value.and_then(|value| UInt::try_from(i64::from(value)).ok()).ok_or(PduError::Field { field })
 }
 
 fn references(

@@ -23,8 +23,7 @@ pub fn redact(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Pdu, PduError> {
 /// Like [`redact`], for an event in JSON.
 pub fn redact_json(json: &RawValue, rules: &RoomVersionRules) -> Result<Box<RawValue>, PduError> {
     let mut object = canonical::parse_object(json.get().as_bytes(), Numbers::Lenient)?;
-    redact_in_place(&mut object, &rules.redaction, None)
-        .map_err(|error| PduError::Json(error.to_string()))?;
+    redact_in_place(&mut object, &rules.redaction, None).map_err(|error| PduError::Json(error.to_string()))?;
     object.remove("unsigned");
     crate::received::raw(&object)
 }

@@ -6,9 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ed25519_dalek::{Signer, SigningKey as DalekKey};
 use ruma::signatures::{KeyPair, Signature};
-use ruma::{
-    AnyKeyName, CanonicalJsonObject, OwnedServerSigningKeyId, OwnedSigningKeyId, ServerName,
-};
+use ruma::{AnyKeyName, CanonicalJsonObject, OwnedServerSigningKeyId, OwnedSigningKeyId, ServerName};
 
 use crate::{PduError, Random};
 
@@ -41,21 +39,12 @@ impl SigningKey {
     pub fn from_seed(seed: &[u8; SIGNING_KEY_BYTES], version: &str) -> Result<Self, PduError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if version.is_empty() || !version.bytes().all(valid) {
-            return Err(PduError::Field {
-                field: "signing key version",
-            });
+            return Err(PduError::Field { field: "signing key version" });
         }
         let id = format!("ed25519:{version}");
-        let any_id = OwnedSigningKeyId::<AnyKeyName>::try_from(id.as_str()).map_err(|_| {
-            PduError::Field {
-                field: "signing key version",
-            }
-        })?;
-        Ok(Self {
-            key: DalekKey::from_bytes(seed),
-            id,
-            any_id,
-        })
+        let any_id = OwnedSigningKeyId::<AnyKeyName>::try_from(id.as_str())
+            .map_err(|_| PduError::Field { field: "signing key version" })?;
+        Ok(Self { key: DalekKey::from_bytes(seed), id, any_id })
     }
 
     /// The seed, to be kept secret.
@@ -70,8 +59,7 @@ impl SigningKey {
 
     /// The key's id as the type that server-server requests use.
     pub fn server_key_id(&self) -> OwnedServerSigningKeyId {
-        OwnedServerSigningKeyId::try_from(self.id.as_str())
-            .expect("the version has been checked when the key was made")
+        OwnedServerSigningKeyId::try_from(self.id.as_str()).expect("the version has been checked when the key was made")
     }
 
     /// The part of the id after the colon.
@@ -98,31 +86,20 @@ impl SigningKey {
     ///
     /// Fails if `signatures` is there and isn't an object of objects. Specification: appendices,
     /// "Signing JSON".
-    pub fn sign_json(
-        &self,
-        server: &ServerName,
-        object: &mut CanonicalJsonObject,
-    ) -> Result<(), PduError> {
-        ruma::signatures::sign_json(server.as_str(), self, object)
-            .map_err(|error| PduError::Json(error.to_string()))
+    pub fn sign_json(&self, server: &ServerName, object: &mut CanonicalJsonObject) -> Result<(), PduError> {
+        ruma::signatures::sign_json(server.as_str(), self, object).map_err(|error| PduError::Json(error.to_string()))
     }
 }
 
 impl KeyPair for SigningKey {
     fn sign(&self, message: &[u8]) -> Signature {
-        Signature::new(
-            self.any_id.clone(),
-            self.key.sign(message).to_bytes().to_vec(),
-        )
+        Signature::new(self.any_id.clone(), self.key.sign(message).to_bytes().to_vec())
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The seed must not reach a log.
-        formatter
-            .debug_struct("SigningKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        formatter.debug_struct("SigningKey").field("id", &self.id).finish_non_exhaustive()
     }
 }

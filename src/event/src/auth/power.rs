@@ -43,20 +43,12 @@ impl PowerLevels {
     /// The levels that follow from the create event and the power levels event, if there is one.
     ///
     /// Fails where the authorisation rules could not read one of the two.
-    pub fn new(
-        rules: &RoomVersionRules,
-        create: &Pdu,
-        power_levels: Option<&Pdu>,
-    ) -> Result<Self, AuthError> {
+    pub fn new(rules: &RoomVersionRules, create: &Pdu, power_levels: Option<&Pdu>) -> Result<Self, AuthError> {
         let rules = &rules.authorization;
-        let creators = RoomCreateEvent::new(create)
-            .creators(rules)
-            .map_err(AuthError::Rejected)?;
+        let creators = RoomCreateEvent::new(create).creators(rules).map_err(AuthError::Rejected)?;
         let event = power_levels.map(RoomPowerLevelsEvent::new);
         let field = |field: RoomPowerLevelsIntField| match &event {
-            Some(event) => event
-                .get_as_int_or_default(field, rules)
-                .map_err(AuthError::Rejected),
+            Some(event) => event.get_as_int_or_default(field, rules).map_err(AuthError::Rejected),
             None => Ok(field.default_value()),
         };
         let mut levels = Self {
@@ -83,9 +75,7 @@ impl PowerLevels {
             }
             None => {
                 for creator in &creators {
-                    levels
-                        .users
-                        .insert(creator.clone(), CREATOR_WITHOUT_EVENT.into());
+                    levels.users.insert(creator.clone(), CREATOR_WITHOUT_EVENT.into());
                 }
             }
         }
@@ -100,30 +90,17 @@ impl PowerLevels {
         if self.privileged.contains(user) {
             return PowerLevel::Infinite;
         }
-        self.users
-            .get(user)
-            .copied()
-            .unwrap_or(self.users_default)
-            .into()
+        self.users.get(user).copied().unwrap_or(self.users_default).into()
     }
 
     /// The power needed to send an event of this type, as a state event if it has a state key.
     pub fn for_event(&self, event_type: &TimelineEventType, state_key: Option<&str>) -> Int {
-        let default = if state_key.is_some() {
-            self.state_default
-        } else {
-            self.events_default
-        };
+        let default = if state_key.is_some() { self.state_default } else { self.events_default };
         self.events.get(event_type).copied().unwrap_or(default)
     }
 
     /// Whether a user may send an event of this type.
-    pub fn may_send(
-        &self,
-        user: &UserId,
-        event_type: &TimelineEventType,
-        state_key: Option<&str>,
-    ) -> bool {
+    pub fn may_send(&self, user: &UserId, event_type: &TimelineEventType, state_key: Option<&str>) -> bool {
         self.user(user) >= self.for_event(event_type, state_key)
     }
 
@@ -155,9 +132,6 @@ impl PowerLevels {
 
     /// The users that stand in the event, for those who look for somebody with enough power.
     pub fn named_users(&self) -> impl Iterator<Item = &UserId> {
-        self.users
-            .keys()
-            .chain(&self.privileged)
-            .map(|user| &**user)
+        self.users.keys().chain(&self.privileged).map(|user| &**user)
     }
 }
