@@ -1,0 +1,130 @@
+//! What every request gets, whichever API it is for.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use futures_util::{FutureExt, future::BoxFuture};
+use ruma::exports::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tower::{Layer, Service};
+use tower_http::{
+    CompressionLevel,
+    compression::{Compression, CompressionLayer, predicate::SizeAbove},
+};
+use tracing::error;
+
+use crate::{ApiError, Gate};
+
+/// Answers smaller than this are not compressed.
+const COMPRESS_BYTES_MIN: u64 = 1_024;
+
+/// Names a request in the log, counted from the start of the process.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct RequestId(pub u64);
+
+/// The outermost service: pre-flight requests, CORS headers, request ids, the time limit, compression, panics.
+#[derive(Clone)]
+pub struct Front {
+    plain: Router,
+    compressing: Option<Compression<Router, SizeAbove>>,
+    requests: Arc<AtomicU64>,
+    time_max: Duration,
+}
+
+impl Front {
+    /// Wraps the merged routers of all APIs. Unknown paths and methods are answered `M_UNRECOGNIZED`.
+    pub fn new(gate: &Gate, router: Router) -> Self {
+        let plain = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
+        let compressing = gate.config.compression.then(|| {
+            let layer = CompressionLayer::new().quality(CompressionLevel::Fastest);
+            layer.compress_when(SizeAbove::new(COMPRESS_BYTES_MIN)).layer(plain.clone())
+        });
+        Self {
+            plain,
+            compressing,
+            requests: Arc::default(),
+            time_max: Duration::from_secs(gate.config.request_seconds_max),
+        }
+    }
+
+    async fn answer(mut self, mut request: Request) -> Response {
+        let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed) + 1);
+        request.extensions_mut().insert(id);
+        // Compression wraps the body, which small answers and most servers' proxies shouldn't pay for.
+        let wants_compression = request.headers().contains_key(header::ACCEPT_ENCODING);
+        let inner = match &mut self.compressing {
+            Some(compressing) if wants_compression => {
+                let answer = compressing.call(request);
+                async move { answer.await.map(|response| response.map(Body::new)) }.boxed()
+            }
+            _ => self.plain.call(request).boxed(),
+        };
+        let guarded = AssertUnwindSafe(tokio::time::timeout(self.time_max, inner)).catch_unwind();
+        match guarded.await {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Err(_late)) => {
+                error!(id = id.0, "request took too long");
+                ApiError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "The request took too long").into_response()
+            }
+            Err(_panic) => {
+                // The panic hook has logged where; this tells which request.
+                error!(id = id.0, "request panicked");
+                ApiError::internal("panic").into_response()
+            }
+        }
+    }
+}
+
+impl Service<Request> for Front {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let front = self.clone();
+        Box::pin(async move {
+            let mut response = if request.method() == Method::OPTIONS {
+                let mut empty = Response::new(Body::empty());
+                *empty.status_mut() = StatusCode::NO_CONTENT;
+                empty
+            } else {
+                front.answer(request).await
+            };
+            add_cors(response.headers_mut());
+            Ok(response)
+        })
+    }
+}
+
+/// The headers that the specification recommends (client-server API, "Web Browser Clients").
+fn add_cors(headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),
+    );
+}
+
+async fn unknown_path() -> Response {
+    ApiError::unrecognized().into_response()
+}
+
+async fn unknown_method() -> Response {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "Unrecognized method").into_response()
+}

@@ -1,0 +1,42 @@
+//! The glue between HTTP and the domain: reading requests, telling who is calling, limits, errors as JSON, answering,
+//! listening.
+//!
+//! An API crate describes its endpoints with [`Routes`]: each is a plain async function of the crate's state, a
+//! [`Caller`] (who may call is the type of this argument) and a request type. The [`Front`] wraps the resulting router
+//! with what every request gets (CORS headers, a request id, a time limit, compression, an answer even after a panic),
+//! and [`Server`] listens.
+//!
+//! Order of use: [`Gate::new`], [`Routes::new`] with [`Routes::on`] for each operation, [`Front::new`], [`Server::bind`],
+//! [`Server::run`].
+
+mod address;
+mod body;
+mod caller;
+mod config;
+mod error;
+mod front;
+mod gate;
+mod incoming;
+pub mod limit;
+mod reply;
+mod routes;
+mod serve;
+mod tls;
+
+pub use address::{Origin, Peer};
+pub use body::{JSON_DEPTH_MAX, check_json};
+pub use caller::{AnyAccount, Anyone, Authenticate, Caller, Guest, MaybeGuest, Session, Unsuspended};
+pub use config::{Config, Listen, Tls};
+pub use error::{ApiError, ApiResult, StatusCode};
+pub use front::{Front, RequestId};
+pub use gate::Gate;
+pub use incoming::{Fingerprint, Incoming, Interactive};
+pub use limit::Class;
+pub use reply::{Json, JsonBytes, Reply};
+pub use routes::{Endpoint, Routes};
+pub use serve::{ServeError, Server};
+
+/// What [`Routes::finish`] gives and [`Front::new`] takes: the routers of several APIs are merged before.
+pub use axum::Router;
+/// Cancelled when the server begins to shut down; long polls end early then.
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,216 @@
+//! Rate limits: token buckets per user or address, in named classes.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hash},
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::keyed::DashMapStateStore,
+};
+use ruma::UserId;
+use serde::{Deserialize, Serialize};
+
+use crate::ApiError;
+
+/// Above this many keys in a class, those whose bucket is full again are forgotten.
+const KEYS_MAX: usize = 65_536;
+/// How often the number of keys is looked at, in checks.
+const CHECKS_PER_SWEEP: u32 = 4_096;
+
+/// What a request counts as.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Not limited: what costs next to nothing.
+    Free,
+    /// Logging in and refreshing tokens, per address.
+    Login,
+    /// Attempts at one account's password, per account, wherever they come from.
+    Password,
+    /// Making accounts, per address.
+    Registration,
+    /// Sending events, per user.
+    Message,
+    /// Making rooms, joining, inviting and other changes of membership, per user.
+    Membership,
+    /// Searching directories, per user.
+    Search,
+    /// Other changes, per user.
+    Write,
+    /// Other reading, per user.
+    Read,
+    /// Synchronising, per user.
+    Sync,
+}
+
+/// One class's limit: a bucket of `burst` requests that fills with `per_second`.
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Requests per second in the long run; 0 turns the limit off.
+    pub per_second: f64,
+    /// Requests at once; at least 1.
+    pub burst: u32,
+}
+
+impl Rate {
+    const fn new(per_second: f64, burst: u32) -> Self {
+        Self { per_second, burst }
+    }
+
+    fn quota(self) -> Option<Quota> {
+        if !self.per_second.is_finite() || self.per_second <= 0.0 {
+            return None;
+        }
+        let period = Duration::try_from_secs_f64(1.0 / self.per_second).ok()?;
+        // A period below the clock's resolution is no limit.
+        let quota = Quota::with_period(period)?;
+        Some(quota.allow_burst(NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN)))
+    }
+}
+
+/// The `limits` section of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Logging in and refreshing tokens, per address.
+    pub login: Rate,
+    /// Attempts at one account's password.
+    pub password: Rate,
+    /// Making accounts, per address.
+    pub registration: Rate,
+    /// Sending events, per user.
+    pub message: Rate,
+    /// Making rooms, joining, inviting and other changes of membership, per user.
+    pub membership: Rate,
+    /// Searching directories, per user.
+    pub search: Rate,
+    /// Other changes, per user.
+    pub write: Rate,
+    /// Other reading, per user.
+    pub read: Rate,
+    /// Synchronising, per user.
+    pub sync: Rate,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            login: Rate::new(1.0, 20),
+            password: Rate::new(0.1, 10),
+            registration: Rate::new(0.2, 10),
+            message: Rate::new(10.0, 50),
+            membership: Rate::new(2.0, 50),
+            search: Rate::new(5.0, 20),
+            write: Rate::new(20.0, 100),
+            read: Rate::new(50.0, 500),
+            sync: Rate::new(20.0, 100),
+        }
+    }
+}
+
+impl Config {
+    /// No limits at all: for tests and load measurements.
+    pub fn off() -> Self {
+        let off = Rate::new(0.0, 1);
+        Self {
+            login: off,
+            password: off,
+            registration: off,
+            message: off,
+            membership: off,
+            search: off,
+            write: off,
+            read: off,
+            sync: off,
+        }
+    }
+}
+
+/// Keys are hashed with a secret of this process, so that a bucket is a few words whoever it belongs to.
+type Store = DashMapStateStore<u64>;
+
+struct Bucket<C: Clock> {
+    limiter: RateLimiter<u64, Store, C, NoOpMiddleware<C::Instant>>,
+    checks: AtomicU32,
+}
+
+/// All buckets. `C` is the clock, monotonic except in tests.
+pub struct Limits<C: Clock = DefaultClock> {
+    buckets: [Option<Bucket<C>>; 10],
+    clock: C,
+    hasher: RandomState,
+}
+
+impl Limits {
+    /// Limits as configured.
+    pub fn new(config: &Config) -> Self {
+        Self::with_clock(config, DefaultClock::default())
+    }
+}
+
+impl<C: Clock + Clone> Limits<C> {
+    /// Limits on another clock.
+    pub fn with_clock(config: &Config, clock: C) -> Self {
+        let rates = [
+            (Class::Free, Rate::new(0.0, 1)),
+            (Class::Login, config.login),
+            (Class::Password, config.password),
+            (Class::Registration, config.registration),
+            (Class::Message, config.message),
+            (Class::Membership, config.membership),
+            (Class::Search, config.search),
+            (Class::Write, config.write),
+            (Class::Read, config.read),
+            (Class::Sync, config.sync),
+        ];
+        let mut buckets = [const { None }; 10];
+        for (class, rate) in rates {
+            buckets[class as usize] = rate.quota().map(|quota| Bucket {
+                limiter: RateLimiter::new(quota, DashMapStateStore::default(), clock.clone()),
+                checks: AtomicU32::new(0),
+            });
+        }
+        Self { buckets, clock, hasher: RandomState::new() }
+    }
+
+    /// Counts a request of a user.
+    ///
+    /// # Errors
+    /// `M_LIMIT_EXCEEDED`.
+    pub fn check_user(&self, class: Class, user: &UserId) -> Result<(), ApiError> {
+        self.check(class, user.as_str())
+    }
+
+    /// Counts a request of an address; IPv6 addresses count by their network of 64 bits.
+    ///
+    /// # Errors
+    /// `M_LIMIT_EXCEEDED`.
+    pub fn check_address(&self, class: Class, address: IpAddr) -> Result<(), ApiError> {
+        match address {
+            IpAddr::V4(address) => self.check(class, address.octets()),
+            IpAddr::V6(address) => self.check(class, &address.octets()[..8]),
+        }
+    }
+
+    fn check(&self, class: Class, key: impl Hash) -> Result<(), ApiError> {
+        let Some(bucket) = &self.buckets[class as usize] else { return Ok(()) };
+        if bucket.checks.fetch_add(1, Ordering::Relaxed) % CHECKS_PER_SWEEP == CHECKS_PER_SWEEP - 1
+            && bucket.limiter.len() > KEYS_MAX
+        {
+            bucket.limiter.retain_recent();
+        }
+        let key = self.hasher.hash_one(key);
+        match bucket.limiter.check_key(&key) {
+            Ok(()) => Ok(()),
+            Err(not_until) => Err(ApiError::limit_exceeded(not_until.wait_time_from(self.clock.now()))),
+        }
+    }
+}

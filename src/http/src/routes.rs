@@ -1,0 +1,163 @@
+//! From a handler function to routes.
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, RawPathParams, Request},
+    response::Response,
+    routing::{MethodFilter, on},
+};
+use ruma::exports::http;
+use tracing::{Instrument, debug, debug_span, error};
+
+use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, body};
+
+/// One route, for the list of what the server offers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The path with `{name}` for arguments.
+    pub path: &'static str,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The specification's operation id.
+    pub operation: &'static str,
+}
+
+/// Collects the endpoints of an API whose handlers share a state `S`.
+pub struct Routes<S> {
+    state: S,
+    gate: Arc<Gate>,
+    router: Router,
+    endpoints: Vec<Endpoint>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Routes<S> {
+    /// No routes yet.
+    pub fn new(state: S, gate: Arc<Gate>) -> Self {
+        Self { state, gate, router: Router::new(), endpoints: Vec::new() }
+    }
+
+    /// Adds an operation under every path of its request type.
+    ///
+    /// `operation` is the specification's operation id, `class` what the request counts as. A request that may write
+    /// (anything but GET) runs to its end even if its client goes away.
+    #[must_use]
+    pub fn on<C, Req, Res, Fut>(
+        self,
+        operation: &'static str,
+        class: Class,
+        handler: impl Fn(S, C, Req) -> Fut + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Caller,
+        Req: Incoming,
+        Res: Reply,
+        Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+    {
+        let paths = Req::paths();
+        self.at(&paths, operation, class, handler)
+    }
+
+    /// Adds an operation under paths that its request type doesn't list.
+    #[must_use]
+    pub fn at<C, Req, Res, Fut>(
+        mut self,
+        paths: &[&'static str],
+        operation: &'static str,
+        class: Class,
+        handler: impl Fn(S, C, Req) -> Fut + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Caller,
+        Req: Incoming,
+        Res: Reply,
+        Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+    {
+        let (filter, method) = method_filter(&Req::METHOD);
+        for &path in paths {
+            let (state, gate, handler) = (self.state.clone(), self.gate.clone(), handler.clone());
+            let service = move |request: Request| {
+                let (state, gate, handler) = (state.clone(), gate.clone(), handler.clone());
+                let id = request.extensions().get::<RequestId>().copied().unwrap_or_default();
+                let span = debug_span!("request", id = id.0, operation);
+                async move {
+                    let answer = call(&gate, class, request, |caller, req| handler(state, caller, req)).await;
+                    answer.unwrap_or_else(|error| refuse(error, id, operation))
+                }
+                .instrument(span)
+            };
+            self.router = self.router.route(path, on(filter, service));
+            self.endpoints.push(Endpoint { path, method, operation });
+        }
+        self
+    }
+
+    /// The router, and the list of what it answers, sorted.
+    pub fn finish(mut self) -> (Router, Vec<Endpoint>) {
+        self.endpoints.sort();
+        (self.router, self.endpoints)
+    }
+}
+
+/// Runs one request: who calls, what they ask for, the handler, its answer.
+async fn call<C, Req, Res, Fut>(
+    gate: &Arc<Gate>,
+    class: Class,
+    request: Request,
+    handler: impl FnOnce(C, Req) -> Fut + Send,
+) -> Result<Response, ApiError>
+where
+    C: Caller,
+    Req: Incoming,
+    Res: Reply,
+    Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+{
+    let (mut parts, body) = request.into_parts();
+    let caller = C::identify(gate, &parts, class).await?;
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
+    let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let req = Req::read(http::Request::from_parts(parts, &bytes[..]), &args)?;
+    let handled = handler(caller, req);
+    if Req::METHOD == http::Method::GET {
+        return handled.await?.into_reply();
+    }
+    // A write that is half done must not stop because its client hung up.
+    let task = gate.tasks.spawn(handled.in_current_span());
+    match task.await {
+        Ok(answer) => answer?.into_reply(),
+        Err(failed) => Err(ApiError::internal(failed)),
+    }
+}
+
+/// Shapes an error, and logs it where the server is at fault.
+fn refuse(error: ApiError, id: RequestId, operation: &'static str) -> Response {
+    match error.cause() {
+        Some(cause) => error!(id = id.0, operation, cause = %chain(cause), "request failed"),
+        None => debug!(%error, "request refused"),
+    }
+    error.into_response()
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn method_filter(method: &http::Method) -> (MethodFilter, &'static str) {
+    match method.as_str() {
+        "POST" => (MethodFilter::POST, "POST"),
+        "PUT" => (MethodFilter::PUT, "PUT"),
+        "DELETE" => (MethodFilter::DELETE, "DELETE"),
+        "PATCH" => (MethodFilter::PATCH, "PATCH"),
+        _ => (MethodFilter::GET, "GET"),
+    }
+}

@@ -1,0 +1,217 @@
+//! The glue as an API crate uses it: requests in, answers out, without a network.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use futures_util::future::BoxFuture;
+use haima_http::{
+    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Guest, Interactive,
+    Json, Origin, Routes, Session, Unsuspended,
+    limit::{self, Rate},
+};
+use http_body_util::BodyExt;
+use ruma::{
+    api::client::{account::whoami, membership::join_room_by_id, profile::get_display_name, state::send_state_event},
+    device_id,
+    exports::http::{Method, Request, StatusCode},
+    user_id,
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// Accounts by token: `alice`, `guest`, `locked` and `suspended`.
+struct Tokens;
+
+impl Authenticate for Tokens {
+    fn authenticate<'a>(&'a self, token: &'a str, _: &'a Origin) -> BoxFuture<'a, Result<AnyAccount, ApiError>> {
+        let account = AnyAccount {
+            user: user_id!("@alice:example.org").to_owned(),
+            device: device_id!("PHONE").to_owned(),
+            guest: token == "guest",
+            admin: false,
+            locked: token == "locked",
+            suspended: token == "suspended",
+        };
+        let known = ["alice", "guest", "locked", "suspended"].contains(&token);
+        Box::pin(async move { if known { Ok(account) } else { Err(ApiError::unknown_token(false)) } })
+    }
+}
+
+async fn who(_: (), session: Session, _: whoami::v3::Request) -> ApiResult<whoami::v3::Response> {
+    Ok(whoami::v3::Response::new(session.user.clone(), session.guest))
+}
+
+async fn display_name(_: (), _: Anyone, req: get_display_name::v3::Request) -> ApiResult<Json<Value>> {
+    Ok(Json(json!({ "user": req.user_id, "filler": "x".repeat(5_000) })))
+}
+
+async fn join(_: (), _: Unsuspended<Guest>, req: join_room_by_id::v3::Request) -> ApiResult<join_room_by_id::v3::Response> {
+    Ok(join_room_by_id::v3::Response::new(req.room_id))
+}
+
+async fn state(_: (), _: Session, req: Interactive<send_state_event::v3::Request>) -> ApiResult<Json<Value>> {
+    Ok(Json(json!({ "key": req.request.state_key, "print": req.fingerprint.parameters.to_vec() })))
+}
+
+async fn fail(_: (), _: Anyone, _: ruma::api::client::discovery::get_supported_versions::Request) -> ApiResult<Json<()>> {
+    panic!("a bug")
+}
+
+fn front(limits: limit::Config) -> Front {
+    let config = Config { limits, request_bytes_max: 1_000, ..Config::default() };
+    let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
+    let routes = Routes::new((), gate.clone())
+        .on("getTokenOwner", Class::Read, who)
+        .on("getDisplayName", Class::Free, display_name)
+        .on("joinRoomById", Class::Membership, join)
+        .on("setRoomStateWithKey", Class::Message, state)
+        .on("getVersions", Class::Free, fail);
+    let (router, _) = routes.finish();
+    Front::new(&gate, router)
+}
+
+async fn send(front: &Front, method: Method, uri: &str, token: Option<&str>, body: &str) -> (StatusCode, Value) {
+    let mut request = Request::builder().method(method).uri(uri);
+    if let Some(token) = token {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    let response = front.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+#[track_caller]
+fn check((status, body): (StatusCode, Value), expected: u16, errcode: &str) {
+    assert_eq!((status.as_u16(), body["errcode"].as_str().unwrap_or("")), (expected, errcode), "{body}");
+}
+
+const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+const JOIN: &str = "/_matrix/client/v3/rooms/!a:example.org/join";
+const STATE: &str = "/_matrix/client/v3/rooms/!a:example.org/state/m.room.name/";
+
+#[tokio::test]
+async fn a_token_is_needed_and_must_be_known() {
+    let front = front(limit::Config::off());
+    check(send(&front, Method::GET, WHOAMI, None, "").await, 401, "M_MISSING_TOKEN");
+    check(send(&front, Method::GET, WHOAMI, Some("nobody"), "").await, 401, "M_UNKNOWN_TOKEN");
+    check(send(&front, Method::GET, WHOAMI, Some("alice"), "").await, 200, "");
+    let in_query = format!("{WHOAMI}?a=b&access_token=alice");
+    check(send(&front, Method::GET, &in_query, None, "").await, 200, "");
+    check(send(&front, Method::GET, "/_matrix/client/r0/account/whoami", Some("alice"), "").await, 200, "");
+}
+
+#[tokio::test]
+async fn who_may_call_is_the_callers_type() {
+    let front = front(limit::Config::off());
+    check(send(&front, Method::GET, WHOAMI, Some("guest"), "").await, 403, "M_GUEST_ACCESS_FORBIDDEN");
+    check(send(&front, Method::POST, JOIN, Some("guest"), "{}").await, 200, "");
+    check(send(&front, Method::POST, JOIN, Some("suspended"), "{}").await, 403, "M_USER_SUSPENDED");
+    let (status, body) = send(&front, Method::POST, JOIN, Some("locked"), "{}").await;
+    assert_eq!(body["soft_logout"], true);
+    check((status, body), 401, "M_USER_LOCKED");
+}
+
+#[tokio::test]
+async fn bodies_are_checked() {
+    let front = front(limit::Config::off());
+    for (body, status, errcode) in [
+        ("", 200, ""),
+        ("{}", 200, ""),
+        ("{", 400, "M_NOT_JSON"),
+        ("{\"reason\": 1, ", 400, "M_NOT_JSON"),
+        ("nonsense", 400, "M_NOT_JSON"),
+        ("{\"reason\": 1}", 400, "M_BAD_JSON"),
+        ("[]", 400, "M_BAD_JSON"),
+    ] {
+        check(send(&front, Method::POST, JOIN, Some("alice"), body).await, status, errcode);
+    }
+    let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+    let deep = format!("{{\"x\":{deep}}}");
+    check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_BAD_JSON");
+    let large = format!("{{\"reason\": \"{}\"}}", "x".repeat(2_000));
+    check(send(&front, Method::POST, JOIN, Some("alice"), &large).await, 413, "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn invalid_utf8_is_not_json() {
+    let front = front(limit::Config::off());
+    let request = Request::builder().method(Method::POST).uri(JOIN).header("Authorization", "Bearer alice");
+    let request = request.body(Body::from(b"{\"reason\": \"\xff\"}".to_vec())).unwrap();
+    let response = front.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(bytes.windows(10).any(|w| w == b"M_NOT_JSON"));
+}
+
+#[tokio::test]
+async fn path_arguments_are_decoded_and_checked() {
+    let front = front(limit::Config::off());
+    let path = |user: &str| format!("/_matrix/client/v3/profile/{user}/displayname");
+    let (status, body) = send(&front, Method::GET, &path("%40bob%3Aexample.org"), None, "").await;
+    assert_eq!((status, body["user"].as_str()), (StatusCode::OK, Some("@bob:example.org")));
+    check(send(&front, Method::GET, &path("bob"), None, "").await, 400, "M_INVALID_PARAM");
+    check(send(&front, Method::GET, &path("%ff"), None, "").await, 400, "M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods() {
+    let front = front(limit::Config::off());
+    check(send(&front, Method::GET, "/_matrix/client/v3/nonsense", None, "").await, 404, "M_UNRECOGNIZED");
+    check(send(&front, Method::GET, "/", None, "").await, 404, "M_UNRECOGNIZED");
+    check(send(&front, Method::PATCH, WHOAMI, Some("alice"), "").await, 405, "M_UNRECOGNIZED");
+    // A pre-flight request runs nothing, whatever it is for.
+    let (status, _) = send(&front, Method::OPTIONS, JOIN, None, "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_panic_is_answered() {
+    let front = front(limit::Config::off());
+    check(send(&front, Method::GET, "/_matrix/client/versions", None, "").await, 500, "M_UNKNOWN");
+}
+
+#[tokio::test]
+async fn limits_refuse_and_say_for_how_long() {
+    let limits = limit::Config { membership: Rate { per_second: 0.5, burst: 2 }, ..limit::Config::off() };
+    let front = front(limits);
+    for _ in 0..2 {
+        check(send(&front, Method::POST, JOIN, Some("alice"), "{}").await, 200, "");
+    }
+    let request = Request::builder().method(Method::POST).uri(JOIN).header("Authorization", "Bearer alice");
+    let response = front.clone().oneshot(request.body(Body::from("{}")).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    let body: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(body["errcode"], "M_LIMIT_EXCEEDED");
+    assert_eq!(seconds, body["retry_after_ms"].as_u64().unwrap().div_ceil(1000));
+    // Other classes are counted on their own.
+    check(send(&front, Method::GET, WHOAMI, Some("alice"), "").await, 200, "");
+}
+
+#[tokio::test]
+async fn a_fingerprint_leaves_out_auth_and_the_order_of_fields() {
+    let front = front(limit::Config::off());
+    let mut prints = Vec::new();
+    for body in [r#"{"a":1,"b":2}"#, r#"{"b":2,"auth":{"session":"x"},"a":1}"#, r#"{"a":1,"b":3}"#] {
+        let path = format!("{STATE}x");
+        let (status, body) = send(&front, Method::PUT, &path, Some("alice"), body).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        prints.push(body["print"].clone());
+    }
+    assert_eq!(prints[0], prints[1]);
+    assert_ne!(prints[0], prints[2]);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_those_who_ask() {
+    let front = front(limit::Config::off());
+    let uri = "/_matrix/client/v3/profile/@bob:example.org/displayname";
+    let request = Request::builder().uri(uri).header("Accept-Encoding", "gzip").body(Body::empty()).unwrap();
+    let response = front.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    let response = front.oneshot(request).await.unwrap();
+    assert!(!response.headers().contains_key("content-encoding"));
+}
