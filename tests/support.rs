@@ -96,9 +96,10 @@ impl Server {
         let log = self.log.clone();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                if let Some(address) = line.split("listening on http://").nth(1) {
+                if let Some(address) = line.split("listening on ").nth(1) {
                     // The test has given up if nobody listens any more.
-                    let _ = sender.send(address.trim().to_owned());
+                    let address = address.trim().trim_start_matches("https://").trim_start_matches("http://");
+                    let _ = sender.send(address.to_owned());
                 }
                 log.lock().expect("log").push(line);
             }

@@ -1,0 +1,216 @@
+//! Registration, log-in, tokens, passwords, deactivation.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{REGISTRATION_TOKEN, Server, User, password};
+
+const REGISTER: &str = "/_matrix/client/v3/register";
+const LOGIN: &str = "/_matrix/client/v3/login";
+
+fn login_body(user: &str, password: &str) -> serde_json::Value {
+    json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": user },
+        "password": password,
+    })
+}
+
+#[tokio::test]
+async fn registration_asks_for_the_token_and_gives_a_session() {
+    let server = Server::start();
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(json!({ "username": "alice" }))).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer["flows"], json!([{ "stages": ["m.login.registration_token"] }]));
+    let session = answer["session"].as_str().expect("session").to_owned();
+
+    let attempt = |token: &str, session: &str| {
+        json!({
+            "username": "alice", "password": password("alice"),
+            "auth": { "type": "m.login.registration_token", "token": token, "session": session },
+        })
+    };
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(attempt("wrong", &session))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_FORBIDDEN")), "{answer}");
+    let (status, answer) =
+        server.request(Method::POST, REGISTER, Some(attempt(REGISTRATION_TOKEN, "no such session"))).await;
+    assert!(status.is_client_error(), "{answer}");
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(attempt(REGISTRATION_TOKEN, &session))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["user_id"], "@alice:localhost");
+    assert!(answer["access_token"].is_string() && answer["device_id"].is_string());
+
+    let (_, available) = server.request(Method::GET, &format!("{REGISTER}/available?username=bob"), None).await;
+    assert_eq!(available["available"], true);
+    let (status, taken) = server.request(Method::GET, &format!("{REGISTER}/available?username=alice"), None).await;
+    assert_eq!((status, taken["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some("M_USER_IN_USE")));
+    let (status, bad) = server.request(Method::GET, &format!("{REGISTER}/available?username=A%20b"), None).await;
+    assert_eq!((status, bad["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some("M_INVALID_USERNAME")));
+
+    let validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token=";
+    let (_, answer) = server.request(Method::GET, &format!("{validity}{REGISTRATION_TOKEN}"), None).await;
+    assert_eq!(answer["valid"], true);
+    let (_, answer) = server.request(Method::GET, &format!("{validity}nonsense"), None).await;
+    assert_eq!(answer["valid"], false);
+}
+
+#[tokio::test]
+async fn registration_without_login_gives_no_token() {
+    let server = Server::start();
+    let body = json!({ "username": "quiet", "password": password("quiet"), "inhibit_login": true });
+    let (_, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    let mut body = body;
+    body["auth"] =
+        json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": answer["session"] });
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(body)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["user_id"], "@quiet:localhost");
+    assert!(answer.get("access_token").is_none());
+}
+
+#[tokio::test]
+async fn open_registration_has_the_dummy_stage() {
+    let server = Server::start_with(
+        "yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse = true\n\
+         allow_guest_registration = true",
+    );
+    // The test configuration always has a token; open registration is shown by guests here.
+    let (status, answer) = server.request(Method::POST, &format!("{REGISTER}?kind=guest"), Some(json!({}))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let token = answer["access_token"].as_str().expect("token");
+    let (_, who) = server.request_as(Some(token), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
+    assert_eq!(who["is_guest"], true);
+    let (status, answer) = server
+        .request_as(Some(token), Method::POST, "/_matrix/client/v3/createRoom", Some(json!({})))
+        .await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_GUEST_ACCESS_FORBIDDEN")));
+}
+
+#[tokio::test]
+async fn log_in_and_out() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let (_, flows) = server.request(Method::GET, LOGIN, None).await;
+    let types: Vec<_> = flows["flows"].as_array().expect("flows").iter().map(|flow| flow["type"].clone()).collect();
+    assert!(types.contains(&json!("m.login.password")), "{flows}");
+
+    for user in ["alice", "@alice:localhost"] {
+        let (status, answer) = server.request(Method::POST, LOGIN, Some(login_body(user, &password("alice")))).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer["user_id"], "@alice:localhost");
+        assert_ne!(answer["device_id"], json!(alice.device));
+    }
+    for (user, secret) in [("alice", "wrong"), ("nobody", "wrong"), ("@alice:elsewhere.example", "wrong")] {
+        let (status, answer) = server.request(Method::POST, LOGIN, Some(login_body(user, secret))).await;
+        assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_FORBIDDEN")), "{user}");
+    }
+
+    let who = alice.get("/v3/account/whoami").await;
+    assert_eq!(who, json!({ "user_id": alice.id, "device_id": "FIRST", "is_guest": false }));
+    alice.post("/v3/logout", json!({})).await;
+    alice.fails(Method::GET, "/v3/account/whoami", None, 401, "M_UNKNOWN_TOKEN").await;
+}
+
+#[tokio::test]
+async fn log_out_everywhere_ends_every_token() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let (_, second) = server.request(Method::POST, LOGIN, Some(login_body("alice", &password("alice")))).await;
+    alice.post("/v3/logout/all", json!({})).await;
+    for token in [alice.token.as_str(), second["access_token"].as_str().expect("token")] {
+        let (status, _) =
+            server.request_as(Some(token), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn refresh_tokens_rotate() {
+    let server = Server::start();
+    server.register("alice").await;
+    let mut body = login_body("alice", &password("alice"));
+    body["refresh_token"] = json!(true);
+    let (_, login) = server.request(Method::POST, LOGIN, Some(body)).await;
+    assert!(login["expires_in_ms"].as_u64().expect("expiry") > 0);
+    let refresh = |token: &serde_json::Value| json!({ "refresh_token": token });
+    let path = "/_matrix/client/v3/refresh";
+    let (status, next) = server.request(Method::POST, path, Some(refresh(&login["refresh_token"]))).await;
+    assert_eq!(status, StatusCode::OK, "{next}");
+    let whoami = "/_matrix/client/v3/account/whoami";
+    let (status, who) = server.request_as(next["access_token"].as_str(), Method::GET, whoami, None).await;
+    assert_eq!((status, &who["device_id"]), (StatusCode::OK, &login["device_id"]));
+    // Once the new tokens are used, the old ones are dead.
+    let (status, answer) = server.request(Method::POST, path, Some(refresh(&login["refresh_token"]))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_UNKNOWN_TOKEN")));
+    let (status, _) = server.request_as(login["access_token"].as_str(), Method::GET, whoami, None).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+/// Goes through user-interactive authentication with the password, which must be asked for.
+async fn confirm(user: &User<'_>, name: &str, method: Method, path: &str, body: serde_json::Value) -> serde_json::Value {
+    let url = format!("/_matrix/client{path}");
+    let (status, answer) = user.call(method.clone(), &url, Some(body.clone())).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+    assert_eq!(answer["flows"], json!([{ "stages": ["m.login.password"] }]));
+    let mut body = body;
+    body["auth"] = json!({
+        "type": "m.login.password", "session": answer["session"], "password": password(name),
+        "identifier": { "type": "m.id.user", "user": user.id },
+    });
+    user.ok(method, &url, Some(body)).await
+}
+
+#[tokio::test]
+async fn a_changed_password_ends_other_sessions() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let (_, other) = server.request(Method::POST, LOGIN, Some(login_body("alice", &password("alice")))).await;
+    confirm(&alice, "alice", Method::POST, "/v3/account/password", json!({ "new_password": "another good one" })).await;
+    alice.get("/v3/account/whoami").await;
+    let whoami = "/_matrix/client/v3/account/whoami";
+    let (status, _) = server.request_as(other["access_token"].as_str(), Method::GET, whoami, None).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (status, _) = server.request(Method::POST, LOGIN, Some(login_body("alice", &password("alice")))).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let (status, _) = server.request(Method::POST, LOGIN, Some(login_body("alice", "another good one"))).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_deactivated_account_is_gone_from_its_rooms_and_cannot_log_in() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    confirm(&bob, "bob", Method::POST, "/v3/account/deactivate", json!({})).await;
+    bob.fails(Method::GET, "/v3/account/whoami", None, 401, "M_UNKNOWN_TOKEN").await;
+    let (status, answer) = server.request(Method::POST, LOGIN, Some(login_body("bob", &password("bob")))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_USER_DEACTIVATED")));
+    let since = alice.sync(None).await["next_batch"].as_str().expect("token").to_owned();
+    let joined = alice.get(&format!("/v3/rooms/{room}/joined_members")).await;
+    if joined["joined"].get(&bob.id).is_some() {
+        alice
+            .sync_until(&since, |answer| {
+                answer.to_string().contains("\"membership\":\"leave\"") && answer.to_string().contains("@bob:localhost")
+            })
+            .await;
+    }
+    let (status, answer) =
+        server.request(Method::GET, &format!("{REGISTER}/available?username=bob"), None).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some("M_USER_IN_USE")));
+}
+
+#[tokio::test]
+async fn tokens_are_taken_from_header_or_query() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let path = format!("/_matrix/client/v3/account/whoami?access_token={}", alice.token);
+    let (status, _) = server.request(Method::GET, &path, None).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, answer) = server.request(Method::GET, "/_matrix/client/v3/account/whoami", None).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_MISSING_TOKEN")));
+    let (status, answer) =
+        server.request_as(Some("made up"), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_UNKNOWN_TOKEN")));
+}

@@ -1,0 +1,180 @@
+//! The command line, discovery, and what an admin sees at start.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{Server, haima, output};
+
+#[test]
+fn a_bad_configuration_is_refused_with_key_and_line() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("conduit.toml");
+    std::fs::write(&path, "[global]\nserver_name = \"localhost\"\nprot = 7\n").expect("write");
+    for command in ["check-config", "serve"] {
+        let mut haima = haima();
+        haima.arg("--config").arg(&path).arg(command);
+        let (success, text) = output(haima);
+        assert!(!success);
+        assert!(text.contains("conduit.toml:3: prot: unknown key"), "{text}");
+    }
+    let mut haima = haima();
+    haima.arg("check-config").env("CONDUIT_CONFIG", dir.path().join("none.toml"));
+    let (success, text) = output(haima);
+    assert!(!success && text.contains("none.toml"), "{text}");
+}
+
+#[test]
+fn the_default_configuration_is_printed_and_good() {
+    let mut generate = haima();
+    generate.arg("generate-config");
+    let (success, text) = output(generate);
+    assert!(success);
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("conduit.toml");
+    std::fs::write(&path, text).expect("write");
+    let mut check = haima();
+    check.arg("--config").arg(&path).arg("check-config");
+    let (success, text) = output(check);
+    assert!(success, "{text}");
+}
+
+#[tokio::test]
+async fn the_first_account_needs_the_token_from_the_log() {
+    let mut server = Server::start_with("log = \"info\"");
+    let token = |log: Vec<String>| {
+        log.iter().find_map(|line| Some(line.split("with the token ").nth(1)?.trim().to_owned()))
+    };
+    let first = token(server.log()).expect("a token is logged");
+    let register = "/_matrix/client/v3/register";
+    let body = json!({ "username": "admin", "password": "a very good one" });
+    let (_, asked) = server.request(Method::POST, register, Some(body.clone())).await;
+    let with = |token: &str| {
+        let mut body = body.clone();
+        body["auth"] =
+            json!({ "type": "m.login.registration_token", "token": token, "session": asked["session"] });
+        body
+    };
+    let (status, answer) = server.request(Method::POST, register, Some(with(&first))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let mut second = with(&first);
+    second["username"] = json!("another");
+    let (status, _) = server.request(Method::POST, register, Some(second)).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "the token works once");
+    server.stop();
+    let before = server.log().len();
+    server.restart();
+    assert!(token(server.log().split_off(before)).is_none(), "there is an account now");
+}
+
+#[tokio::test]
+async fn accounts_are_made_on_the_command_line() {
+    let mut server = Server::start();
+    server.stop();
+    let mut create = server.command();
+    create.args(["create-user", "alice", "--admin"]);
+    let mut child = create
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start");
+    use std::io::Write;
+    child.stdin.take().expect("piped").write_all(b"a very good one\n").expect("write");
+    let result = child.wait_with_output().expect("wait");
+    assert!(result.status.success());
+    assert!(String::from_utf8_lossy(&result.stdout).contains("@alice:localhost"));
+    server.restart();
+    let body = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": "a very good one",
+    });
+    let (status, _) = server.request(Method::POST, "/_matrix/client/v3/login", Some(body)).await;
+    assert_eq!(status, StatusCode::OK);
+    let mut busy = server.command();
+    busy.args(["create-user", "bob"]);
+    let (success, text) = output(busy);
+    assert!(!success && text.contains("database"), "{text}");
+}
+
+#[test]
+fn another_server_name_is_refused() {
+    let mut server = Server::start();
+    server.stop();
+    let mut command = server.command();
+    command.env("CONDUIT_SERVER_NAME", "other.example");
+    let (success, text) = output(command);
+    assert!(!success);
+    assert!(text.contains("server_name") && text.contains("localhost") && text.contains("other.example"), "{text}");
+}
+
+#[tokio::test]
+async fn clients_discover_the_server() {
+    let server = Server::start_with(
+        "[global.well_known]\nclient = \"https://matrix.example.org\"\nserver = \"matrix.example.org:443\"\n\
+         support_email = \"help@example.org\"\nsupport_role = \"m.role.admin\"\n",
+    );
+    let (_, client) = server.request(Method::GET, "/.well-known/matrix/client", None).await;
+    assert_eq!(client["m.homeserver"]["base_url"], "https://matrix.example.org");
+    let (_, other) = server.request(Method::GET, "/.well-known/matrix/server", None).await;
+    assert_eq!(other, json!({ "m.server": "matrix.example.org:443" }));
+    let (_, support) = server.request(Method::GET, "/.well-known/matrix/support", None).await;
+    assert_eq!(support["contacts"][0]["email_address"], "help@example.org");
+    let (_, versions) = server.request(Method::GET, "/_matrix/client/versions", None).await;
+    assert!(versions["versions"].as_array().expect("versions").contains(&json!("v1.11")));
+    let (status, _) = server.request(Method::GET, "/_haima/health", None).await;
+    assert_eq!(status, StatusCode::OK);
+
+    let plain = Server::start();
+    let (status, _) = plain.request(Method::GET, "/.well-known/matrix/client", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let alice = plain.register("alice").await;
+    let capabilities = alice.get("/v3/capabilities").await;
+    let rooms = &capabilities["capabilities"]["m.room_versions"];
+    assert_eq!(rooms["available"]["12"], "stable");
+    assert_eq!(rooms["available"].as_object().expect("versions").len(), 12);
+    assert_eq!(rooms["default"], "12");
+}
+
+#[tokio::test]
+async fn what_element_asks_for_at_log_in_is_answered() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    for path in [
+        "/versions",
+        "/v3/login",
+        "/v3/capabilities",
+        "/v3/pushrules/",
+        "/v3/voip/turnServer",
+        "/v3/thirdparty/protocols",
+        "/v3/joined_rooms",
+        "/v3/devices",
+        "/v3/account/whoami",
+        "/v3/profile/@alice:localhost",
+    ] {
+        alice.get(path).await;
+    }
+    let filter = json!({ "room": { "state": { "lazy_load_members": true } } });
+    alice.post("/v3/user/@alice:localhost/filter", filter).await;
+    for old in ["/r0/sync?timeout=0", "/v3/sync?timeout=0", "/r0/joined_rooms", "/r0/pushrules/"] {
+        alice.get(old).await;
+    }
+}
+
+#[test]
+fn tls_is_served_by_the_binary() {
+    let dir = tempfile::tempdir().expect("directory");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+    let certs = dir.path().join("cert.pem");
+    let key = dir.path().join("key.pem");
+    std::fs::write(&certs, made.cert.pem()).expect("write");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
+    let server = Server::start_with(&format!("[global.tls]\ncerts = {certs:?}\nkey = {key:?}\n"));
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let port = address.rsplit(':').next().expect("port").to_owned();
+    let client = reqwest::blocking::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("certificate")])
+        .resolve("localhost", address.parse().expect("address"))
+        .build()
+        .expect("client");
+    let answer = client.get(format!("https://localhost:{port}/_matrix/client/versions")).send().expect("answer");
+    assert!(answer.status().is_success());
+}

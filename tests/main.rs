@@ -1,0 +1,14 @@
+//! The whole server, as clients and admins see it: every test starts the real binary.
+
+mod accounts;
+mod bad_input;
+mod command_line;
+mod devices;
+mod durability;
+mod ledger;
+mod messages;
+mod profiles;
+mod rooms;
+mod sdk;
+mod support;
+mod sync;
