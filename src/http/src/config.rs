@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::limit;
@@ -17,15 +16,16 @@ pub struct Config {
     pub connections_max: usize,
     /// Greatest size of a JSON request body, in bytes (`max_request_size`).
     pub request_bytes_max: usize,
-    /// Longest time that a request may take from its first byte to its answer, in seconds. Above the longest time that
-    /// `/sync` waits.
+    /// Longest time that a request other than a long poll may take, in seconds.
     pub request_seconds_max: u64,
+    /// Longest time that a long poll may take, in seconds: somewhat more than `/sync` waits.
+    pub long_poll_seconds_max: u64,
     /// Time that requests in progress are given to finish at shutdown, in seconds.
     pub shutdown_seconds_max: u64,
     /// Compress answers for clients that accept it.
     pub compression: bool,
-    /// Networks of reverse proxies whose `X-Forwarded-For` header is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Take a client's address from the last entry of `X-Forwarded-For`: only with a reverse proxy that sets it.
+    pub ip_from_forwarded_header: bool,
     /// Rate limits.
     pub limits: limit::Config,
 }
@@ -36,10 +36,11 @@ impl Default for Config {
             listen: vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 8008)), tls: None }],
             connections_max: 16_384,
             request_bytes_max: 1 << 20,
-            request_seconds_max: 600,
+            request_seconds_max: 60,
+            long_poll_seconds_max: 330,
             shutdown_seconds_max: 20,
             compression: true,
-            trusted_proxies: vec![IpNet::from(std::net::IpAddr::from([127, 0, 0, 1]))],
+            ip_from_forwarded_header: false,
             limits: limit::Config::default(),
         }
     }

@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
@@ -30,13 +29,12 @@ const COMPRESS_BYTES_MIN: u64 = 1_024;
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
 pub struct RequestId(pub u64);
 
-/// The outermost service: pre-flight requests, CORS headers, request ids, the time limit, compression, panics.
+/// The outermost service: pre-flight requests, CORS headers, request ids, compression, panics.
 #[derive(Clone)]
 pub struct Front {
     plain: Router,
     compressing: Option<Compression<Router, SizeAbove>>,
     requests: Arc<AtomicU64>,
-    time_max: Duration,
 }
 
 impl Front {
@@ -51,7 +49,6 @@ impl Front {
             plain,
             compressing,
             requests: Arc::default(),
-            time_max: Duration::from_secs(gate.config.request_seconds_max),
         }
     }
 
@@ -67,13 +64,8 @@ impl Front {
             }
             _ => self.plain.call(request).boxed(),
         };
-        let guarded = AssertUnwindSafe(tokio::time::timeout(self.time_max, inner)).catch_unwind();
-        match guarded.await {
-            Ok(Ok(Ok(response))) => response,
-            Ok(Err(_late)) => {
-                error!(id = id.0, "request took too long");
-                ApiError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "The request took too long").into_response()
-            }
+        match AssertUnwindSafe(inner).catch_unwind().await {
+            Ok(Ok(response)) => response,
             Err(_panic) => {
                 // The panic hook has logged where; this tells which request.
                 error!(id = id.0, "request panicked");

@@ -1,6 +1,6 @@
 //! What every request passes: limits, authentication, the tasks that outlive their connection.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ruma::exports::http::request::Parts;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,18 +36,30 @@ impl Gate {
         &self.shutdown
     }
 
+    /// How long a request of this class may take.
+    pub(crate) fn time_max(&self, class: Class) -> Duration {
+        let seconds = match class {
+            Class::Sync => self.config.long_poll_seconds_max,
+            _ => self.config.request_seconds_max,
+        };
+        Duration::from_secs(seconds)
+    }
+
     pub(crate) fn address(&self, parts: &Parts) -> IpAddr {
-        address::address(parts, &self.config.trusted_proxies)
+        address::address(parts, self.config.ip_from_forwarded_header)
     }
 
     pub(crate) fn origin(&self, parts: &Parts) -> Origin {
-        Origin::of(parts, &self.config.trusted_proxies)
+        Origin::of(parts, self.config.ip_from_forwarded_header)
     }
 
     pub(crate) fn check_address(&self, class: Class, parts: &Parts) -> Result<(), crate::ApiError> {
-        if class == Class::Free {
-            return Ok(());
-        }
+        let class = match class {
+            Class::Free => return Ok(()),
+            // What is limited per user where there is one.
+            Class::Read | Class::Write | Class::Search | Class::Sync => Class::Anonymous,
+            other => other,
+        };
         self.limits.check_address(class, self.address(parts))
     }
 }

@@ -30,25 +30,48 @@ const CHECKS_PER_SWEEP: u32 = 4_096;
 pub enum Class {
     /// Not limited: what costs next to nothing.
     Free,
+    /// Making accounts and checks of user names, per address.
+    Registration,
     /// Logging in and refreshing tokens, per address.
     Login,
-    /// Attempts at one account's password, per account, wherever they come from.
-    Password,
-    /// Making accounts, per address.
-    Registration,
-    /// Sending events, per user.
+    /// Attempts at one account's password, wherever they come from.
+    LoginAccount,
+    /// Sending events and redactions, per user.
     Message,
-    /// Making rooms, joining, inviting and other changes of membership, per user.
-    Membership,
+    /// Making and upgrading rooms, per user.
+    CreateRoom,
+    /// Joining and knocking, per user.
+    Join,
+    /// Inviting, per user.
+    Invite,
     /// Searching directories, per user.
     Search,
     /// Other changes, per user.
     Write,
     /// Other reading, per user.
     Read,
-    /// Synchronising, per user.
+    /// Synchronising: counted as reading, but may wait long.
     Sync,
+    /// Requests without an account, per address.
+    Anonymous,
 }
+
+/// Every class in the order of its declaration.
+const CLASSES: [Class; 13] = [
+    Class::Free,
+    Class::Registration,
+    Class::Login,
+    Class::LoginAccount,
+    Class::Message,
+    Class::CreateRoom,
+    Class::Join,
+    Class::Invite,
+    Class::Search,
+    Class::Write,
+    Class::Read,
+    Class::Sync,
+    Class::Anonymous,
+];
 
 /// One class's limit: a bucket of `burst` requests that fills with `per_second`.
 #[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -80,38 +103,44 @@ impl Rate {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Making accounts and checks of user names, per address.
+    pub registration: Rate,
     /// Logging in and refreshing tokens, per address.
     pub login: Rate,
-    /// Attempts at one account's password.
-    pub password: Rate,
-    /// Making accounts, per address.
-    pub registration: Rate,
-    /// Sending events, per user.
+    /// Attempts at one account's password, wherever they come from.
+    pub login_account: Rate,
+    /// Sending events and redactions, per user.
     pub message: Rate,
-    /// Making rooms, joining, inviting and other changes of membership, per user.
-    pub membership: Rate,
+    /// Making and upgrading rooms, per user.
+    pub create_room: Rate,
+    /// Joining and knocking, per user.
+    pub join: Rate,
+    /// Inviting, per user.
+    pub invite: Rate,
     /// Searching directories, per user.
     pub search: Rate,
     /// Other changes, per user.
     pub write: Rate,
     /// Other reading, per user.
     pub read: Rate,
-    /// Synchronising, per user.
-    pub sync: Rate,
+    /// Requests without an account, per address.
+    pub anonymous: Rate,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            login: Rate::new(1.0, 20),
-            password: Rate::new(0.1, 10),
-            registration: Rate::new(0.2, 10),
-            message: Rate::new(10.0, 50),
-            membership: Rate::new(2.0, 50),
-            search: Rate::new(5.0, 20),
-            write: Rate::new(20.0, 100),
-            read: Rate::new(50.0, 500),
-            sync: Rate::new(20.0, 100),
+            registration: Rate::new(0.2, 5),
+            login: Rate::new(0.5, 10),
+            login_account: Rate::new(0.2, 10),
+            message: Rate::new(10.0, 100),
+            create_room: Rate::new(0.5, 20),
+            join: Rate::new(2.0, 50),
+            invite: Rate::new(2.0, 50),
+            search: Rate::new(2.0, 20),
+            write: Rate::new(20.0, 200),
+            read: Rate::new(100.0, 1000),
+            anonymous: Rate::new(10.0, 100),
         }
     }
 }
@@ -121,16 +150,35 @@ impl Config {
     pub fn off() -> Self {
         let off = Rate::new(0.0, 1);
         Self {
-            login: off,
-            password: off,
             registration: off,
+            login: off,
+            login_account: off,
             message: off,
-            membership: off,
+            create_room: off,
+            join: off,
+            invite: off,
             search: off,
             write: off,
             read: off,
-            sync: off,
+            anonymous: off,
         }
+    }
+
+    fn rate(&self, class: Class) -> Option<Rate> {
+        Some(match class {
+            Class::Free => return None,
+            Class::Registration => self.registration,
+            Class::Login => self.login,
+            Class::LoginAccount => self.login_account,
+            Class::Message => self.message,
+            Class::CreateRoom => self.create_room,
+            Class::Join => self.join,
+            Class::Invite => self.invite,
+            Class::Search => self.search,
+            Class::Write => self.write,
+            Class::Read | Class::Sync => self.read,
+            Class::Anonymous => self.anonymous,
+        })
     }
 }
 
@@ -144,7 +192,8 @@ struct Bucket<C: Clock> {
 
 /// All buckets. `C` is the clock, monotonic except in tests.
 pub struct Limits<C: Clock = DefaultClock> {
-    buckets: [Option<Bucket<C>>; 10],
+    /// By the class's place in [`CLASSES`].
+    buckets: [Option<Bucket<C>>; CLASSES.len()],
     clock: C,
     hasher: RandomState,
 }
@@ -159,24 +208,11 @@ impl Limits {
 impl<C: Clock + Clone> Limits<C> {
     /// Limits on another clock.
     pub fn with_clock(config: &Config, clock: C) -> Self {
-        let rates = [
-            (Class::Free, Rate::new(0.0, 1)),
-            (Class::Login, config.login),
-            (Class::Password, config.password),
-            (Class::Registration, config.registration),
-            (Class::Message, config.message),
-            (Class::Membership, config.membership),
-            (Class::Search, config.search),
-            (Class::Write, config.write),
-            (Class::Read, config.read),
-            (Class::Sync, config.sync),
-        ];
-        let mut buckets = [const { None }; 10];
-        for (class, rate) in rates {
-            buckets[class as usize] = rate.quota().map(|quota| Bucket {
-                limiter: RateLimiter::new(quota, DashMapStateStore::default(), clock.clone()),
-                checks: AtomicU32::new(0),
-            });
+        let mut buckets = [const { None }; CLASSES.len()];
+        for (bucket, class) in buckets.iter_mut().zip(CLASSES) {
+            let Some(quota) = config.rate(class).and_then(Rate::quota) else { continue };
+            let limiter = RateLimiter::new(quota, DashMapStateStore::default(), clock.clone());
+            *bucket = Some(Bucket { limiter, checks: AtomicU32::new(0) });
         }
         Self { buckets, clock, hasher: RandomState::new() }
     }
@@ -201,6 +237,8 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     fn check(&self, class: Class, key: impl Hash) -> Result<(), ApiError> {
+        // Waiting for news and reading share one bucket.
+        let class = if class == Class::Sync { Class::Read } else { class };
         let Some(bucket) = &self.buckets[class as usize] else { return Ok(()) };
         if bucket.checks.fetch_add(1, Ordering::Relaxed) % CHECKS_PER_SWEEP == CHECKS_PER_SWEEP - 1
             && bucket.limiter.len() > KEYS_MAX

@@ -11,7 +11,7 @@ use axum::{
 use ruma::exports::http;
 use tracing::{Instrument, debug, debug_span, error};
 
-use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, body};
+use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, body};
 
 /// One route, for the list of what the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +82,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
                 let id = request.extensions().get::<RequestId>().copied().unwrap_or_default();
                 let span = debug_span!("request", id = id.0, operation);
                 async move {
-                    let answer = call(&gate, class, request, |caller, req| handler(state, caller, req)).await;
+                    let answer = call(&gate, class, request, |caller, req| handler(state, caller, req));
+                    let answer = tokio::time::timeout(gate.time_max(class), answer).await;
+                    let answer = answer.unwrap_or_else(|_late| Err(too_late()));
                     answer.unwrap_or_else(|error| refuse(error, id, operation))
                 }
                 .instrument(span)
@@ -130,6 +132,10 @@ where
         Ok(answer) => answer?.into_reply(),
         Err(failed) => Err(ApiError::internal(failed)),
     }
+}
+
+fn too_late() -> ApiError {
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "The request took too long")
 }
 
 /// Shapes an error, and logs it where the server is at fault.

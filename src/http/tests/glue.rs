@@ -1,13 +1,14 @@
 //! The glue as an API crate uses it: requests in, answers out, without a network.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use futures_util::future::BoxFuture;
+use governor::clock::FakeRelativeClock;
 use haima_http::{
     AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Guest, Interactive,
     Json, Origin, Routes, Session, Unsuspended,
-    limit::{self, Rate},
+    limit::{self, Limits, Rate},
 };
 use http_body_util::BodyExt;
 use ruma::{
@@ -63,7 +64,7 @@ fn front(limits: limit::Config) -> Front {
     let routes = Routes::new((), gate.clone())
         .on("getTokenOwner", Class::Read, who)
         .on("getDisplayName", Class::Free, display_name)
-        .on("joinRoomById", Class::Membership, join)
+        .on("joinRoomById", Class::Join, join)
         .on("setRoomStateWithKey", Class::Message, state)
         .on("getVersions", Class::Free, fail);
     let (router, _) = routes.finish();
@@ -174,7 +175,7 @@ async fn a_panic_is_answered() {
 
 #[tokio::test]
 async fn limits_refuse_and_say_for_how_long() {
-    let limits = limit::Config { membership: Rate { per_second: 0.5, burst: 2 }, ..limit::Config::off() };
+    let limits = limit::Config { join: Rate { per_second: 0.5, burst: 2 }, ..limit::Config::off() };
     let front = front(limits);
     for _ in 0..2 {
         check(send(&front, Method::POST, JOIN, Some("alice"), "{}").await, 200, "");
@@ -214,4 +215,43 @@ async fn large_answers_are_compressed_for_those_who_ask() {
     let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
     let response = front.oneshot(request).await.unwrap();
     assert!(!response.headers().contains_key("content-encoding"));
+}
+
+#[test]
+fn buckets_fill_again_and_addresses_are_counted_apart() {
+    let clock = FakeRelativeClock::default();
+    let config = limit::Config { login: Rate { per_second: 1.0, burst: 1 }, ..limit::Config::off() };
+    let limits = Limits::with_clock(&config, clock.clone());
+    let first: IpAddr = [192, 0, 2, 1].into();
+    let second: IpAddr = [192, 0, 2, 2].into();
+    assert!(limits.check_address(Class::Login, first).is_ok());
+    assert!(limits.check_address(Class::Login, first).is_err());
+    assert!(limits.check_address(Class::Login, second).is_ok());
+    clock.advance(Duration::from_secs(1));
+    assert!(limits.check_address(Class::Login, first).is_ok());
+    // One customer has a network of 64 bits.
+    assert!(limits.check_address(Class::Login, "2001:db8::1".parse().unwrap()).is_ok());
+    assert!(limits.check_address(Class::Login, "2001:db8::2".parse().unwrap()).is_err());
+    assert!(limits.check_address(Class::Login, "2001:db8:0:1::1".parse().unwrap()).is_ok());
+}
+
+#[tokio::test]
+async fn the_clients_address_is_the_proxys_word_only_if_configured() {
+    for (trusted, expected) in [(true, "203.0.113.7"), (false, "0.0.0.0")] {
+        let config = Config { ip_from_forwarded_header: trusted, ..Config::default() };
+        let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
+        let (router, _) = Routes::new((), gate.clone()).on("getVersions", Class::Free, address).finish();
+        let request = Request::builder().uri("/_matrix/client/versions").header("X-Forwarded-For", "10.1.1.1, 203.0.113.7");
+        let response = Front::new(&gate, router).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), json!(expected));
+    }
+}
+
+async fn address(
+    _: (),
+    caller: Anyone,
+    _: ruma::api::client::discovery::get_supported_versions::Request,
+) -> ApiResult<Json<Value>> {
+    Ok(Json(json!(caller.origin.address)))
 }
