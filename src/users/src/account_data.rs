@@ -1,0 +1,350 @@
+//! Account data: contents by type, for the whole account or for one room.
+//!
+//! Each row knows the position of its last change, and a second table orders the rows of a user by it, so that a sync reads
+//! what changed and nothing else.
+
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::value::RawValue;
+use store::{Batch, Position, Range, SCAN_LIMIT, Text, View};
+
+use crate::{Change, Error, Result, Users, log, projection::Projection, push_rules, tables};
+
+/// The greatest number of bytes of one content.
+pub const ACCOUNT_DATA_BYTES_MAX: usize = 256 * 1024;
+/// The greatest number of rows of one user: types of the account, and types in each room.
+pub const ACCOUNT_DATA_ROWS_MAX: u64 = 100_000;
+/// Types that clients can read but not set.
+pub const SERVER_MANAGED_TYPES: &[&str] = &["m.fully_read", push_rules::TYPE];
+
+/// Contents that are read at once: few enough for what one scan returns, whatever their size.
+const PAGE_ROWS: usize = 200;
+
+pub(crate) const IGNORED_TYPE: &str = "m.ignored_user_list";
+const DIRECT_TYPE: &str = "m.direct";
+const EVENT_TYPE_BYTES_MAX: usize = 255;
+
+pub(crate) type IgnoredCache = Projection<OwnedUserId, OwnedUserId, Arc<HashSet<OwnedUserId>>>;
+
+/// One content of a user's account data.
+#[derive(Clone, Debug)]
+pub struct AccountDataRow {
+    /// Where it changed last.
+    pub position: Position,
+    /// The room it is about, or the whole account.
+    pub room: Option<OwnedRoomId>,
+    /// Its type.
+    pub event_type: String,
+    /// Its content, a JSON object.
+    pub content: Box<RawValue>,
+}
+
+fn check_object(content: &RawValue) -> Result<()> {
+    if content.get().len() > ACCOUNT_DATA_BYTES_MAX {
+        return Err(Error::TooLarge { what: "account data", max: ACCOUNT_DATA_BYTES_MAX });
+    }
+    if !content.get().starts_with('{') {
+        return Err(Error::NotAnObject);
+    }
+    Ok(())
+}
+
+fn raw(json: String) -> Result<Box<RawValue>> {
+    RawValue::from_string(json).map_err(|source| Error::Damaged { what: "account data", source })
+}
+
+impl Users {
+    /// Sets account data on behalf of a client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServerManagedType`], [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    pub async fn set_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        content: &RawValue,
+    ) -> Result<()> {
+        if SERVER_MANAGED_TYPES.contains(&event_type) {
+            return Err(Error::ServerManagedType);
+        }
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            self.prepare_account_data(view, batch, user, Entry::new(room, event_type, content)).await?;
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes account data of any type, server-managed ones as well. At most one write for each (room, type) in a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`].
+    pub async fn prepare_account_data(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        entry: Entry<'_>,
+    ) -> Result<()> {
+        let Entry { room, event_type, content } = entry;
+        check_object(content)?;
+        if event_type.len() > EVENT_TYPE_BYTES_MAX {
+            return Err(Error::TooLarge { what: "the type", max: EVENT_TYPE_BYTES_MAX });
+        }
+        let key = (user, room, event_type);
+        let old = view.get::<tables::AccountData>(&key).await?;
+        match &old {
+            Some((position, _)) => batch.delete::<tables::AccountDataChanges>(&(user, *position)),
+            None => {
+                let rows = view.get::<tables::AccountDataCounts>(&user).await?;
+                let count = rows.unwrap_or(0);
+                if count >= ACCOUNT_DATA_ROWS_MAX {
+                    return Err(Error::TooMany("kinds of account data"));
+                }
+                batch.expect::<tables::AccountDataCounts>(&user, rows.as_ref());
+                batch.put::<tables::AccountDataCounts>(&user, &(count + 1));
+            }
+        }
+        let change = Change::AccountData { room: room.map(RoomId::to_owned), event_type: event_type.to_owned() };
+        let position = Position::from(log(batch, user, change));
+        batch.expect::<tables::AccountData>(&key, old.as_ref());
+        batch.put::<tables::AccountData>(&key, &(position, content.get().to_owned()));
+        let what = (room.map(|room| Text(room.to_owned())), event_type.to_owned());
+        batch.put::<tables::AccountDataChanges>(&(user, position), &what);
+        Ok(())
+    }
+
+    /// One content. Push rules that were never changed are there as well, with the server's defaults.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn account_data(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+    ) -> Result<Option<Box<RawValue>>> {
+        if room.is_none() && event_type == push_rules::TYPE {
+            let rules = self.push_rules(view, user).await?;
+            return Ok(Some(push_rules::to_content(&rules)?));
+        }
+        let row = view.get::<tables::AccountData>(&(user, room, event_type)).await?;
+        row.map(|(_, content)| raw(content)).transpose()
+    }
+
+    /// What changed after `from` and not after `to`, in the order of the last changes. What changed again after `to` isn't there:
+    /// the next range has it.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn account_data_since(
+        &self,
+        view: &View,
+        user: &UserId,
+        from: Position,
+        to: Position,
+    ) -> Result<Vec<AccountDataRow>> {
+        let mut changed = Vec::new();
+        let mut after = from;
+        loop {
+            let range =
+                Range::<tables::AccountDataChanges>::prefix(&(user,)).after(&(user, after)).through(&(user, to));
+            let page = view.scan(range).await?;
+            let last = page.len() < SCAN_LIMIT;
+            for ((_, position), (room, event_type)) in page {
+                after = position;
+                let room = room.map(|Text(room)| room);
+                let key = (user, room.as_deref(), event_type.as_str());
+                let row = view.get::<tables::AccountData>(&key).await?;
+                let Some((_, content)) = row.filter(|(changed, _)| *changed == position) else {
+                    continue;
+                };
+                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
+                changed.push(AccountDataRow { position, room, event_type, content });
+            }
+            if last {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// All account data of a user: the account's first, then room by room. Push rules are always there.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn account_data_all(&self, view: &View, user: &UserId) -> Result<Vec<AccountDataRow>> {
+        let mut all = Vec::new();
+        let mut has_rules = false;
+        let mut range = Range::<tables::AccountData>::prefix(&(user,)).limit(PAGE_ROWS);
+        loop {
+            let page = view.scan(range.clone()).await?;
+            let last = page.len() < PAGE_ROWS;
+            for ((_, room, event_type), (position, content)) in page {
+                range = range.after(&(user, room.as_ref(), event_type.as_str()));
+                let room = room.map(|Text(room)| room);
+                has_rules |= room.is_none() && event_type == push_rules::TYPE;
+                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
+                all.push(AccountDataRow { position, room, event_type, content });
+            }
+            if last {
+                break;
+            }
+        }
+        if !has_rules {
+            all.insert(
+                0,
+                AccountDataRow {
+                    position: Position::ZERO,
+                    room: None,
+                    event_type: push_rules::TYPE.to_owned(),
+                    content: push_rules::to_content(&push_rules::defaults(user))?,
+                },
+            );
+        }
+        Ok(all)
+    }
+
+    /// The stored content; push rules with the defaults of today.
+    fn current_content(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        content: String,
+    ) -> Result<Box<RawValue>> {
+        if room.is_none() && event_type == push_rules::TYPE {
+            let ruleset = push_rules::from_content(user, &content)?;
+            return push_rules::to_content(&ruleset);
+        }
+        raw(content)
+    }
+
+    /// Deletes what the user stored about a room, when they forget it.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn prepare_forget_room(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<()> {
+        let range = Range::<tables::AccountData>::prefix(&(user, Some(room)));
+        let rows = view.scan(range).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let deleted = rows.len() as u64;
+        batch.delete_prefix::<tables::AccountData>(&(user, Some(room)));
+        for (_, (position, _)) in rows {
+            batch.delete::<tables::AccountDataChanges>(&(user, position));
+        }
+        let count = view.get::<tables::AccountDataCounts>(&user).await?;
+        let left = count.unwrap_or(0).saturating_sub(deleted);
+        batch.expect::<tables::AccountDataCounts>(&user, count.as_ref());
+        batch.put::<tables::AccountDataCounts>(&user, &left);
+        Ok(())
+    }
+
+    pub(crate) fn prepare_delete_account_data(&self, batch: &mut Batch, user: &UserId) {
+        batch.delete_prefix::<tables::AccountData>(&(user,));
+        batch.delete_prefix::<tables::AccountDataChanges>(&(user,));
+        batch.delete::<tables::AccountDataCounts>(&user);
+    }
+
+    /// Whom the user ignores (`m.ignored_user_list`). Entries that aren't user ids are passed over, and so is the user themselves.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn ignored_users(&self, view: &View, user: &UserId) -> Result<Arc<HashSet<OwnedUserId>>> {
+        let key = user.to_owned();
+        if let Some(ignored) = self.inner.ignored.get(view.position(), &key) {
+            return Ok(ignored);
+        }
+        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, IGNORED_TYPE)).await?;
+        let mut ignored = HashSet::new();
+        if let Some((_, content)) = row {
+            ignored = parse_ignored(&content);
+            ignored.remove(user);
+        }
+        let ignored = Arc::new(ignored);
+        let cache = &self.inner.ignored;
+        cache.insert(view.position(), key.clone(), key, ignored.clone());
+        Ok(ignored)
+    }
+
+    /// The rooms that the user marked as private chats (`m.direct`).
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn direct_rooms(&self, view: &View, user: &UserId) -> Result<HashSet<OwnedRoomId>> {
+        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, DIRECT_TYPE)).await?;
+        let Some((_, content)) = row else {
+            return Ok(HashSet::new());
+        };
+        Ok(parse_direct(&content))
+    }
+}
+
+/// One content to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The room it is about, or the whole account.
+    pub room: Option<&'a RoomId>,
+    /// Its type.
+    pub event_type: &'a str,
+    /// Its content, a JSON object.
+    pub content: &'a RawValue,
+}
+
+impl<'a> Entry<'a> {
+    /// A content to write.
+    pub fn new(room: Option<&'a RoomId>, event_type: &'a str, content: &'a RawValue) -> Self {
+        Self { room, event_type, content }
+    }
+}
+
+/// What a client stored is its own business: what can't be understood counts as nothing.
+fn parse_ignored(content: &str) -> HashSet<OwnedUserId> {
+    let content: serde_json::Value = serde_json::from_str(content).unwrap_or_default();
+    let mut ignored = HashSet::new();
+    if let Some(users) = content.get("ignored_users").and_then(|users| users.as_object()) {
+        for name in users.keys() {
+            if let Ok(user) = UserId::parse(name) {
+                ignored.insert(user);
+            }
+        }
+    }
+    ignored
+}
+
+fn parse_direct(content: &str) -> HashSet<OwnedRoomId> {
+    let content: serde_json::Value = serde_json::from_str(content).unwrap_or_default();
+    let mut rooms = HashSet::new();
+    let Some(users) = content.as_object() else {
+        return rooms;
+    };
+    for listed in users.values() {
+        for room in listed.as_array().into_iter().flatten() {
+            if let Some(Ok(room)) = room.as_str().map(RoomId::parse) {
+                rooms.insert(room);
+            }
+        }
+    }
+    rooms
+}

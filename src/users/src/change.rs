@@ -1,0 +1,43 @@
+//! The log entry of this crate.
+
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+
+/// Something of a local user changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserChanged {
+    /// The user.
+    pub user: OwnedUserId,
+    /// What changed.
+    pub change: Change,
+}
+
+/// What changed of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The account was created, deactivated, or one of its flags was set or cleared.
+    Account,
+    /// Access tokens were revoked or replaced; the devices stay.
+    Sessions,
+    /// Devices were created, renamed or given new tokens (`changed`), or deleted.
+    Devices {
+        /// Devices that were created, renamed or logged in to again.
+        changed: Vec<OwnedDeviceId>,
+        /// Devices that are gone.
+        deleted: Vec<OwnedDeviceId>,
+    },
+    /// Account data of one type was set (`room`: of that room only). The entry's position is the row's position.
+    AccountData {
+        /// The room, or the whole account.
+        room: Option<OwnedRoomId>,
+        /// The type.
+        event_type: String,
+    },
+    /// A field of the profile was set or deleted.
+    Profile {
+        /// The field's name.
+        key: String,
+    },
+}
+
+store::log_entry!(UserChanged = 128);

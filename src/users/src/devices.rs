@@ -1,0 +1,331 @@
+//! Devices and logging in and out.
+//!
+//! A session is a device: logging in creates one or takes over an existing one with new tokens, logging out deletes it.
+
+use std::collections::HashMap;
+
+use ruma::{DeviceId, OwnedDeviceId, UserId};
+use serde::{Deserialize, Serialize};
+use store::{Batch, Range, Record, Text, Versioned, View};
+
+use crate::{
+    Change, Error, Result, Users, bump_version, log, tables,
+    tokens::{self, IssuedSession, Login},
+};
+
+/// The greatest number of bytes of a device id.
+pub const DEVICE_ID_BYTES_MAX: usize = 255;
+/// The greatest number of bytes of a device's display name.
+pub const DEVICE_NAME_BYTES_MAX: usize = 1024;
+/// The greatest number of devices of a user; so many can be deleted in one batch.
+pub const DEVICES_PER_USER_MAX: usize = 1_000;
+
+/// Characters of a device id that the server makes.
+const NEW_DEVICE_ID_CHARS: usize = 10;
+
+/// What is stored of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DeviceRow {
+    display_name: Option<String>,
+    created_ms: u64,
+}
+
+impl Versioned for DeviceRow {
+    const VERSION: u8 = 1;
+    type Previous = store::NoPrevious;
+    fn upgrade(previous: Self::Previous) -> Self {
+        match previous {}
+    }
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its id.
+    pub device_id: OwnedDeviceId,
+    /// Its display name.
+    pub display_name: Option<String>,
+    /// When it was created, in Unix milliseconds.
+    pub created_ms: u64,
+    /// When it was last seen, in Unix milliseconds (within the configured interval).
+    pub last_seen_ms: Option<u64>,
+    /// The address that it was last seen at.
+    pub last_seen_ip: Option<String>,
+}
+
+/// Whether a device was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutDevice {
+    /// It was made.
+    Created,
+    /// It was there.
+    Updated,
+}
+
+fn check_device_id(id: &DeviceId) -> Result<()> {
+    if id.as_str().is_empty() || id.as_str().len() > DEVICE_ID_BYTES_MAX {
+        return Err(Error::InvalidDeviceId { max: DEVICE_ID_BYTES_MAX });
+    }
+    Ok(())
+}
+
+fn check_device_name(name: Option<&str>) -> Result<()> {
+    if name.is_some_and(|name| name.len() > DEVICE_NAME_BYTES_MAX) {
+        return Err(Error::TooLarge { what: "the device name", max: DEVICE_NAME_BYTES_MAX });
+    }
+    Ok(())
+}
+
+impl Users {
+    /// Logs a user in, without asking for a proof of who they are: on the device given, whose tokens are replaced, or on a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidDeviceId`], [`Error::TooManyDevices`],
+    /// [`Error::TooLarge`], [`Error::Contended`].
+    pub async fn login(&self, user: &UserId, login: &Login) -> Result<IssuedSession> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            self.usable_account(view, user).await?;
+            bump_version(view, batch, user).await?;
+            let session = self.prepare_session(view, batch, user, login).await?;
+            if attempt.commit().await? {
+                return Ok(session);
+            }
+        }
+    }
+
+    /// Creates or takes over the device and issues its tokens. The caller guards the user's version.
+    pub(crate) async fn prepare_session(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        login: &Login,
+    ) -> Result<IssuedSession> {
+        let device = match &login.device_id {
+            Some(id) => id.clone(),
+            None => self.new_device_id(),
+        };
+        let put = self.prepare_put_device(view, batch, user, &device, login.display_name.as_deref()).await?;
+        if put == PutDevice::Updated {
+            tokens::delete_device_tokens(view, batch, user, device.as_str()).await?;
+        }
+        let changed = vec![device.clone()];
+        let deleted = Vec::new();
+        log(batch, user, Change::Devices { changed, deleted });
+        Ok(self.issue_tokens(batch, user, &device, login.refreshable))
+    }
+
+    fn new_device_id(&self) -> OwnedDeviceId {
+        let id = self.inner.random.alphanumeric(NEW_DEVICE_ID_CHARS);
+        id.to_ascii_uppercase().into()
+    }
+
+    /// Creates the device, if it isn't there.
+    async fn prepare_put_device(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        device: &DeviceId,
+        display_name: Option<&str>,
+    ) -> Result<PutDevice> {
+        check_device_id(device)?;
+        let key = (user, device.as_str());
+        if view.contains::<tables::Devices>(&key).await? {
+            return Ok(PutDevice::Updated);
+        }
+        check_device_name(display_name)?;
+        let range = Range::<tables::Devices>::prefix(&(user,)).limit(DEVICES_PER_USER_MAX);
+        if view.scan(range).await?.len() >= DEVICES_PER_USER_MAX {
+            return Err(Error::TooManyDevices);
+        }
+        let row = DeviceRow { display_name: display_name.map(str::to_owned), created_ms: self.now_ms() };
+        batch.put::<tables::Devices>(&key, &Record(row));
+        Ok(PutDevice::Created)
+    }
+
+    /// All devices of a user.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn devices(&self, view: &View, user: &UserId) -> Result<Vec<Device>> {
+        let seen = view.scan(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
+        let mut seen: HashMap<String, (u64, String)> = seen.into_iter().map(|((_, id), seen)| (id, seen)).collect();
+        let rows = view.scan(Range::<tables::Devices>::prefix(&(user,))).await?;
+        let mut devices = Vec::with_capacity(rows.len());
+        for ((Text(_), id), Record(row)) in rows {
+            let seen = seen.remove(&id);
+            devices.push(device(id, row, seen));
+        }
+        Ok(devices)
+    }
+
+    /// One device of a user.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn device(&self, view: &View, user: &UserId, id: &DeviceId) -> Result<Option<Device>> {
+        let key = (user, id.as_str());
+        let Some(Record(row)) = view.get::<tables::Devices>(&key).await? else {
+            return Ok(None);
+        };
+        let seen = view.get::<tables::DeviceSeen>(&key).await?;
+        Ok(Some(device(id.as_str().to_owned(), row, seen)))
+    }
+
+    /// Sets the display name of a device; without a name nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownDevice`], [`Error::TooLarge`], [`Error::Contended`].
+    pub async fn rename_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<()> {
+        check_device_name(display_name)?;
+        let key = (user, id.as_str());
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let row = view.get::<tables::Devices>(&key).await?;
+            let Record(mut row) = row.ok_or(Error::UnknownDevice)?;
+            let Some(name) = display_name else {
+                return Ok(());
+            };
+            row.display_name = Some(name.to_owned());
+            bump_version(view, batch, user).await?;
+            batch.put::<tables::Devices>(&key, &Record(row));
+            let changed = vec![id.to_owned()];
+            let deleted = Vec::new();
+            log(batch, user, Change::Devices { changed, deleted });
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Creates a device without tokens, or renames it: what application services do for their users.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::InvalidDeviceId`], [`Error::TooManyDevices`], [`Error::TooLarge`],
+    /// [`Error::Contended`].
+    pub async fn put_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<PutDevice> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            self.active_account(view, user).await?;
+            bump_version(view, batch, user).await?;
+            let put = self.prepare_put_device(view, batch, user, id, display_name).await?;
+            if put == PutDevice::Updated {
+                self.rename_device(user, id, display_name).await?;
+                return Ok(put);
+            }
+            let changed = vec![id.to_owned()];
+            let deleted = Vec::new();
+            log(batch, user, Change::Devices { changed, deleted });
+            if attempt.commit().await? {
+                return Ok(put);
+            }
+        }
+    }
+
+    /// Deletes devices with all that belongs to them, in one batch. Those that aren't there are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Contended`].
+    pub async fn delete_devices(&self, user: &UserId, ids: &[OwnedDeviceId]) -> Result<()> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let mut there = Vec::new();
+            for id in ids.iter().take(DEVICES_PER_USER_MAX) {
+                let known = view.contains::<tables::Devices>(&(user, id.as_str())).await?;
+                if known && !there.contains(id) {
+                    there.push(id.clone());
+                }
+            }
+            if there.is_empty() {
+                return Ok(());
+            }
+            bump_version(view, batch, user).await?;
+            delete_devices(view, batch, user, there).await?;
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes all devices of a user: logs out everywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Contended`].
+    pub async fn delete_all_devices(&self, user: &UserId) -> Result<()> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            bump_version(view, batch, user).await?;
+            self.prepare_delete_all_devices(view, batch, user, None).await?;
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes all devices but `keep`. The caller guards the user's version.
+    pub(crate) async fn prepare_delete_all_devices(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        keep: Option<&DeviceId>,
+    ) -> Result<Vec<OwnedDeviceId>> {
+        let rows = view.scan(Range::<tables::Devices>::prefix(&(user,))).await?;
+        let mut ids: Vec<OwnedDeviceId> = Vec::with_capacity(rows.len());
+        for ((_, id), _) in rows {
+            if keep.is_none_or(|keep| keep.as_str() != id) {
+                ids.push(id.into());
+            }
+        }
+        if !ids.is_empty() {
+            delete_devices(view, batch, user, ids.clone()).await?;
+        }
+        Ok(ids)
+    }
+}
+
+async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, ids: Vec<OwnedDeviceId>) -> Result<()> {
+    for id in &ids {
+        let key = (user, id.as_str());
+        tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
+        batch.delete::<tables::Devices>(&key);
+        batch.delete::<tables::DeviceSeen>(&key);
+    }
+    let changed = Vec::new();
+    let deleted = ids;
+    log(batch, user, Change::Devices { changed, deleted });
+    Ok(())
+}
+
+fn device(id: String, row: DeviceRow, seen: Option<(u64, String)>) -> Device {
+    let (last_seen_ms, last_seen_ip) = match seen {
+        Some((at, address)) => (Some(at), Some(address)),
+        None => (None, None),
+    };
+    Device {
+        device_id: id.into(),
+        display_name: row.display_name,
+        created_ms: row.created_ms,
+        last_seen_ms,
+        last_seen_ip,
+    }
+}

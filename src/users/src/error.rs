@@ -1,0 +1,155 @@
+//! What can go wrong in this crate, in its own words.
+
+use store::{CommitError, StoreError};
+
+/// Why an operation on users was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The localpart breaks the grammar of user identifiers, or the identifier is too long.
+    #[error("the user name may contain only a-z, 0-9 and ._=-/+ and must not be too long")]
+    InvalidUserName,
+    /// The localpart is kept for the server's own use.
+    #[error("the user name is reserved")]
+    ReservedUserName,
+    /// There is (or was) an account of that name.
+    #[error("the user name is taken")]
+    UserNameTaken,
+    /// There is no such local account.
+    #[error("there is no such user")]
+    UnknownUser,
+    /// The account was deactivated.
+    #[error("the account was deactivated")]
+    Deactivated,
+    /// The account is locked by an administrator.
+    #[error("the account is locked")]
+    Locked,
+    /// The actor may not do this to that account (not an administrator, themselves, or another administrator).
+    #[error("this is not allowed on that account")]
+    NotAllowed,
+
+    /// Wrong password or unknown user; which of the two isn't told.
+    #[error("wrong user name or password")]
+    WrongPassword,
+    /// The new password has fewer characters than configured.
+    #[error("the password must have at least {min} characters")]
+    PasswordTooShort {
+        /// The configured least number of characters.
+        min: usize,
+    },
+    /// The password has more bytes than accepted.
+    #[error("the password must have at most {max} bytes")]
+    PasswordTooLong {
+        /// The greatest number of bytes.
+        max: usize,
+    },
+    /// Too many password checks are waiting already.
+    #[error("too many logins at the moment")]
+    Busy,
+    /// The hash function failed (bad parameters or a damaged stored hash).
+    #[error("password hashing failed: {0}")]
+    Hash(String),
+
+    /// The token was never issued, was revoked or was used up: the session is gone (hard logout).
+    #[error("the token is not known")]
+    UnknownToken,
+    /// The token expired but its device still exists: the client may log in again (soft logout).
+    #[error("the token has expired")]
+    ExpiredToken,
+    /// The registration token isn't valid (unknown, expired or used up).
+    #[error("the registration token is not valid")]
+    InvalidRegistrationToken,
+    /// The registration token to create exists already.
+    #[error("the registration token exists already")]
+    RegistrationTokenTaken,
+    /// The registration token has characters outside `A-Za-z0-9._~-` or more than 64 of them.
+    #[error("a registration token has 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")]
+    MalformedRegistrationToken,
+    /// There is no such registration token.
+    #[error("there is no such registration token")]
+    UnknownRegistrationToken,
+
+    /// The user has no such device.
+    #[error("there is no such device")]
+    UnknownDevice,
+    /// The device identifier is empty or too long.
+    #[error("the device id must have 1 to {max} bytes")]
+    InvalidDeviceId {
+        /// The greatest number of bytes.
+        max: usize,
+    },
+    /// The user has as many devices as one may have.
+    #[error("the user has too many devices")]
+    TooManyDevices,
+
+    /// The profile field's name breaks the grammar.
+    #[error("the name of the profile field is not valid")]
+    InvalidProfileKey,
+    /// The profile field's name is longer than 255 bytes.
+    #[error("the name of the profile field is too long")]
+    ProfileKeyTooLarge,
+    /// The value of a profile field isn't of the type that the field needs.
+    #[error("the value of the profile field is not valid: {0}")]
+    InvalidProfileValue(&'static str),
+    /// The profile would be larger than 64 KiB.
+    #[error("the profile would be too large")]
+    ProfileTooLarge,
+
+    /// This account data type is written by the server alone.
+    #[error("this type of account data is managed by the server")]
+    ServerManagedType,
+    /// The content isn't a JSON object.
+    #[error("the content must be a JSON object")]
+    NotAnObject,
+    /// A name, a text or a content is larger than accepted.
+    #[error("{what} must have at most {max} bytes")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The greatest number of bytes.
+        max: usize,
+    },
+    /// The user stores more things of a kind than one may.
+    #[error("the user has too many {0}")]
+    TooMany(&'static str),
+    /// The `order` of a tag isn't a number from 0 to 1.
+    #[error("the order of a tag must be a number from 0 to 1")]
+    InvalidTagOrder,
+
+    /// There is no push rule of that kind and name.
+    #[error("the push rule was not found")]
+    UnknownPushRule,
+    /// The name of a push rule starts with a dot or contains a slash or backslash.
+    #[error("the name of the push rule is not valid")]
+    InvalidPushRuleId,
+    /// Server-default rules can't be replaced, moved against or deleted.
+    #[error("server-default push rules can't be changed this way")]
+    DefaultPushRule,
+    /// The rule named by `before` or `after` doesn't exist among the user's rules of that kind.
+    #[error("before/after rule not found: {0}")]
+    UnknownRelativePushRule(String),
+    /// The rule named by `before` ranks above the one named by `after`.
+    #[error("the rule given as before ranks above the rule given as after")]
+    ContradictoryPushRuleOrder,
+
+    /// Others kept changing the same rows; the caller may try again.
+    #[error("too many changes at the same time")]
+    Contended,
+    /// What is stored can't be understood.
+    #[error("stored data of {what} is damaged: {source}")]
+    Damaged {
+        /// The kind of data.
+        what: &'static str,
+        /// How it is damaged.
+        source: serde_json::Error,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Writing failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// The result of an operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

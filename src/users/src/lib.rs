@@ -1,0 +1,264 @@
+//! Local users: accounts, sessions and devices, profiles, account data, push rules, filters, presence and
+//! the user directory.
+//!
+//! [`Users`] is a cheap handle with one module of operations per area. An operation that changes something comes in
+//! two forms: `prepare_…(&View, &mut Batch, …)` decides from one view and writes into the caller's batch, so
+//! that it can be part of a larger change; the plain form prepares, commits, and tries again when somebody else
+//! changed the same rows meanwhile. Each change leaves a [`UserChanged`] entry in the log.
+//!
+//! What is cached in memory (sessions, rulesets, ignore lists) is a projection that follows the log, and is used only
+//! when it has followed as far as the view that is read from.
+
+mod account_data;
+mod accounts;
+mod change;
+mod config;
+mod devices;
+mod directory;
+mod error;
+mod filters;
+mod password;
+mod presence;
+mod profile;
+mod projection;
+mod push_rules;
+mod registration_tokens;
+mod sessions;
+mod tables;
+mod tags;
+mod tokens;
+
+use std::sync::Arc;
+
+use event::{Clock, Random};
+use ruma::{OwnedUserId, UserId};
+use store::{Batch, CommitError, FollowError, Position, Store, View};
+
+pub use account_data::{
+    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_ROWS_MAX, AccountDataRow, Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
+};
+pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
+pub use change::{Change, UserChanged};
+pub use config::{Config, PasswordConfig, PresenceConfig, TokenConfig};
+pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_MAX, Device, PutDevice};
+pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
+pub use error::{Error, Result};
+pub use filters::{FILTER_BYTES_MAX, FILTERS_PER_USER_MAX};
+pub use password::{OtherDevices, PASSWORD_BYTES_MAX};
+pub use presence::{
+    PRESENCE_ENTRIES_MAX, Presence, PresenceInfo, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX, Syncing,
+};
+pub use profile::{PROFILE_BYTES_MAX, PROFILE_KEY_BYTES_MAX, Profile, ProfileChange, ProfileDelta};
+pub use push_rules::RulePlace;
+pub use registration_tokens::{NewRegistrationToken, RegistrationToken, RegistrationTokenUpdate, Reservation};
+pub use sessions::Session;
+pub use tables::TABLES;
+pub use tags::{TAG_BYTES_MAX, check_tag};
+pub use tokens::{IssuedSession, Login};
+
+/// How often a change is tried again when others change the same rows.
+const COMMIT_ATTEMPTS_MAX: u32 = 10;
+
+/// How often presence looks whose time is up.
+const PRESENCE_TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// All operations on local users. Cheap to clone.
+#[derive(Clone)]
+pub struct Users {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    passwords: password::Passwords,
+    sessions: sessions::SessionCache,
+    rules: push_rules::RulesCache,
+    ignored: account_data::IgnoredCache,
+    filters: filters::FilterCache,
+    reservations: registration_tokens::Reservations,
+    presence: Presence,
+}
+
+impl Users {
+    /// Users of `store` (opened with [`TABLES`]).
+    ///
+    /// Starts a task that keeps the caches and presence up to date until the last clone is gone, so it must be called
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range.
+    pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+        let from = store.published();
+        let entries = config.cache_entries;
+        let inner = Arc::new(Inner {
+            passwords: password::Passwords::new(&config.password, random.clone())?,
+            sessions: projection::Projection::new(entries, from),
+            rules: push_rules::RulesCache::new(entries, from),
+            ignored: projection::Projection::new(entries, from),
+            filters: filters::FilterCache::new(entries),
+            reservations: registration_tokens::Reservations::new(random.as_ref()),
+            presence: Presence::new(config.presence.clone(), store.clone(), clock.clone()),
+            config,
+            store,
+            clock,
+            random,
+        });
+        tokio::spawn(follow(Arc::downgrade(&inner), inner.store.clone(), from));
+        tokio::spawn(tick_presence(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// Presence of local and remote users.
+    pub fn presence(&self) -> &Presence {
+        &self.inner.presence
+    }
+
+    /// The configuration that these users were made with.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
+    }
+
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts { store: &self.inner.store, left: COMMIT_ATTEMPTS_MAX }
+    }
+}
+
+/// Bounded repetition of load, decide, commit.
+struct Attempts<'s> {
+    store: &'s Store,
+    left: u32,
+}
+
+impl<'s> Attempts<'s> {
+    /// A fresh view and batch, or [`Error::Contended`] when there were enough attempts.
+    fn next(&mut self) -> Result<Attempt<'s>> {
+        self.left = self.left.checked_sub(1).ok_or(Error::Contended)?;
+        Ok(Attempt { store: self.store, view: self.store.view(), batch: Batch::new() })
+    }
+}
+
+/// One view to read from and one batch to write.
+struct Attempt<'s> {
+    store: &'s Store,
+    view: View,
+    batch: Batch,
+}
+
+impl Attempt<'_> {
+    /// Commits. `false` if somebody else changed what was read.
+    async fn commit(self) -> Result<bool> {
+        match self.store.commit(self.batch).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Guards the rows of `user`'s account, devices and tokens: no two batches that change them and were decided from the
+/// same state both succeed.
+async fn bump_version(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
+    let old = view.get::<tables::Versions>(&user).await?;
+    batch.expect::<tables::Versions>(&user, old.as_ref());
+    batch.put::<tables::Versions>(&user, &(old.unwrap_or(0) + 1));
+    Ok(())
+}
+
+fn log(batch: &mut Batch, user: &UserId, change: Change) -> store::Stamp {
+    batch.log(&UserChanged { user: user.to_owned(), change })
+}
+
+/// Lets presence time out until `users` is dropped.
+async fn tick_presence(users: std::sync::Weak<Inner>) {
+    let mut seconds = tokio::time::interval(PRESENCE_TICK);
+    loop {
+        seconds.tick().await;
+        let Some(inner) = users.upgrade() else { return };
+        inner.presence.tick();
+    }
+}
+
+/// Keeps the caches of `users` in step with the log until `users` is dropped.
+async fn follow(users: std::sync::Weak<Inner>, store: Store, from: Position) {
+    if let Some(inner) = users.upgrade() {
+        let presence = inner.presence.clone();
+        drop(inner);
+        if let Err(error) = presence.load().await {
+            tracing::warn!(%error, "stored status messages could not be read");
+        }
+    }
+    let mut follower = store.follow(from);
+    loop {
+        let records = match follower.next().await {
+            Ok(records) => records,
+            Err(FollowError::TooOld { .. }) => {
+                let Some(inner) = users.upgrade() else { return };
+                let position = inner.store.published();
+                inner.forget_all(position);
+                follower = store.follow(position);
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "users stop following the log");
+                return;
+            }
+        };
+        let Some(inner) = users.upgrade() else { return };
+        inner.apply(&records);
+    }
+}
+
+impl Inner {
+    fn apply(&self, records: &[store::LogRecord]) {
+        for record in records {
+            if record.kind != <UserChanged as store::LogEntry>::KIND {
+                continue;
+            }
+            match <UserChanged as store::LogEntry>::decode_entry(&record.payload) {
+                Ok(entry) => self.apply_one(record.position, entry.user, &entry.change),
+                Err(error) => {
+                    tracing::error!(%error, position = record.position.get(), "unreadable log entry");
+                    self.forget_all(record.position);
+                }
+            }
+        }
+        if let Some(last) = records.last() {
+            self.sessions.applied(last.position);
+            self.rules.users.applied(last.position);
+            self.ignored.applied(last.position);
+        }
+    }
+
+    fn apply_one(&self, position: Position, user: OwnedUserId, change: &Change) {
+        match change {
+            Change::Account => {
+                self.sessions.changed(position, user.clone());
+                self.rules.users.changed(position, user.clone());
+                self.ignored.changed(position, user);
+            }
+            Change::Sessions | Change::Devices { .. } => self.sessions.changed(position, user),
+            Change::AccountData { room: None, event_type } => {
+                if event_type == push_rules::TYPE {
+                    self.rules.users.changed(position, user);
+                } else if event_type == account_data::IGNORED_TYPE {
+                    self.ignored.changed(position, user);
+                }
+            }
+            Change::AccountData { room: Some(_), .. } | Change::Profile { .. } => {}
+        }
+    }
+
+    fn forget_all(&self, position: Position) {
+        self.sessions.clear(position);
+        self.rules.users.clear(position);
+        self.ignored.clear(position);
+    }
+}

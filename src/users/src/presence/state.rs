@@ -1,0 +1,320 @@
+//! The state machine of presence: plain values, with the time as an argument.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+
+use super::{PRESENCE_ENTRIES_MAX, PresenceInfo, PresenceState, RemotePresence};
+use crate::PresenceConfig;
+
+/// The greatest number of devices of a user that count.
+const DEVICES_MAX: usize = 100;
+
+pub(super) struct State {
+    config: PresenceConfig,
+    users: HashMap<OwnedUserId, Entry>,
+    /// Users by the number of their last change.
+    changes: BTreeMap<u64, OwnedUserId>,
+    sequence: u64,
+    /// When to look at a user again, in Unix milliseconds.
+    timers: BTreeSet<(u64, OwnedUserId)>,
+}
+
+#[derive(Default)]
+struct Entry {
+    devices: HashMap<OwnedDeviceId, DeviceEntry>,
+    remote: Option<Remote>,
+    last_active_ms: Option<u64>,
+    status_msg: Option<String>,
+    shown: Shown,
+    /// The number of the last change of `shown`; 0 before the first.
+    sequence: u64,
+    timer: Option<u64>,
+}
+
+/// What others were told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shown {
+    state: PresenceState,
+    currently_active: bool,
+    status_msg: Option<String>,
+    /// For remote users who aren't currently active: each new time is told.
+    remote_active_ms: Option<u64>,
+}
+
+struct DeviceEntry {
+    /// What it said at its last sync.
+    reported: Option<PresenceState>,
+    /// What it counts as.
+    state: PresenceState,
+    /// Syncs that go on.
+    syncing: u32,
+    seen_ms: u64,
+}
+
+struct Remote {
+    state: PresenceState,
+    currently_active: bool,
+    received_ms: u64,
+}
+
+impl State {
+    pub(super) fn new(config: PresenceConfig) -> Self {
+        Self { config, users: HashMap::new(), changes: BTreeMap::new(), sequence: 0, timers: BTreeSet::new() }
+    }
+
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(super) fn changed_since(&self, sequence: u64) -> Vec<(u64, OwnedUserId)> {
+        let mut changed = Vec::new();
+        for (sequence, user) in self.changes.range(sequence.saturating_add(1)..) {
+            changed.push((*sequence, user.clone()));
+        }
+        changed
+    }
+
+    pub(super) fn loaded(&mut self, user: OwnedUserId, status: String, now: u64) {
+        if self.users.contains_key(&user) {
+            return;
+        }
+        let Some(entry) = self.entry(&user) else {
+            return;
+        };
+        entry.status_msg = Some(status);
+        self.review(&user, now);
+    }
+
+    pub(super) fn begin_sync(&mut self, user: &UserId, device: &DeviceId, state: PresenceState, now: u64) {
+        let Some(entry) = self.entry(user) else {
+            return;
+        };
+        let Some(known) = entry.device(device) else {
+            return;
+        };
+        known.seen_ms = now;
+        known.syncing += 1;
+        let says_something_new = known.reported != Some(state);
+        if says_something_new {
+            known.reported = Some(state);
+            known.state = state;
+        }
+        if says_something_new && state == PresenceState::Online {
+            entry.last_active_ms = Some(now);
+        }
+        self.review(user, now);
+    }
+
+    pub(super) fn end_sync(&mut self, user: &UserId, device: &DeviceId, now: u64) {
+        let Some(entry) = self.users.get_mut(user) else {
+            return;
+        };
+        let Some(known) = entry.devices.get_mut(device) else {
+            return;
+        };
+        known.syncing = known.syncing.saturating_sub(1);
+        known.seen_ms = now;
+        self.review(user, now);
+    }
+
+    pub(super) fn active(&mut self, user: &UserId, device: &DeviceId, now: u64) {
+        let Some(entry) = self.entry(user) else {
+            return;
+        };
+        let Some(known) = entry.device(device) else {
+            return;
+        };
+        known.state = PresenceState::Online;
+        known.seen_ms = now;
+        entry.last_active_ms = Some(now);
+        self.review(user, now);
+    }
+
+    /// Returns whether the status message changed.
+    pub(super) fn set(
+        &mut self,
+        user: &UserId,
+        device: &DeviceId,
+        state: PresenceState,
+        status_msg: Option<String>,
+        now: u64,
+    ) -> bool {
+        let Some(entry) = self.entry(user) else {
+            return false;
+        };
+        let differs = entry.status_msg != status_msg;
+        entry.status_msg = status_msg;
+        if let Some(known) = entry.device(device) {
+            known.state = state;
+            known.seen_ms = now;
+        }
+        entry.last_active_ms = Some(now);
+        self.review(user, now);
+        differs
+    }
+
+    pub(super) fn set_remote(&mut self, user: &UserId, presence: RemotePresence, now: u64) {
+        let Some(entry) = self.entry(user) else {
+            return;
+        };
+        entry.last_active_ms = Some(now.saturating_sub(presence.last_active_ago_ms));
+        entry.status_msg = presence.status_msg;
+        entry.remote =
+            Some(Remote { state: presence.state, currently_active: presence.currently_active, received_ms: now });
+        self.review(user, now);
+    }
+
+    pub(super) fn forget(&mut self, user: &UserId) {
+        if let Some(entry) = self.users.remove(user) {
+            self.changes.remove(&entry.sequence);
+            if let Some(timer) = entry.timer {
+                self.timers.remove(&(timer, user.to_owned()));
+            }
+        }
+    }
+
+    pub(super) fn info(&self, user: &UserId, now: u64) -> Option<PresenceInfo> {
+        let entry = self.users.get(user)?;
+        Some(PresenceInfo {
+            user_id: user.to_owned(),
+            state: entry.shown.state,
+            last_active_ago_ms: entry.last_active_ms.map(|at| now.saturating_sub(at)),
+            currently_active: entry.shown.currently_active,
+            status_msg: entry.shown.status_msg.clone(),
+            sequence: entry.sequence,
+        })
+    }
+
+    pub(super) fn tick(&mut self, now: u64) {
+        while let Some((at, user)) = self.timers.first().cloned() {
+            if at > now {
+                return;
+            }
+            self.timers.pop_first();
+            if let Some(entry) = self.users.get_mut(&user) {
+                entry.timer = None;
+            }
+            self.review(&user, now);
+        }
+    }
+
+    /// The entry of a user, made if there is room for it.
+    fn entry(&mut self, user: &UserId) -> Option<&mut Entry> {
+        if !self.users.contains_key(user) {
+            if self.users.len() >= PRESENCE_ENTRIES_MAX {
+                let oldest = self.changes.first_key_value();
+                let oldest = oldest.map(|(_, user)| user.clone())?;
+                self.forget(&oldest);
+            }
+            self.sequence += 1;
+            let entry = Entry { sequence: self.sequence, ..Entry::default() };
+            self.changes.insert(self.sequence, user.to_owned());
+            self.users.insert(user.to_owned(), entry);
+        }
+        self.users.get_mut(user)
+    }
+
+    /// Works out what a user is at `now`, notes a change, and sets the timer for the next look.
+    fn review(&mut self, user: &UserId, now: u64) {
+        let Some(entry) = self.users.get_mut(user) else {
+            return;
+        };
+        let (shown, next) = match &entry.remote {
+            Some(remote) => remote.show(entry, &self.config, now),
+            None => entry.show(&self.config, now),
+        };
+        if shown != entry.shown {
+            self.sequence += 1;
+            self.changes.remove(&entry.sequence);
+            self.changes.insert(self.sequence, user.to_owned());
+            entry.sequence = self.sequence;
+            entry.shown = shown;
+        }
+        entry.devices.retain(|_, device| !device.is_gone(&self.config, now));
+        if entry.timer != next {
+            if let Some(timer) = entry.timer {
+                self.timers.remove(&(timer, user.to_owned()));
+            }
+            if let Some(next) = next {
+                self.timers.insert((next, user.to_owned()));
+            }
+            entry.timer = next;
+        }
+    }
+}
+
+impl DeviceEntry {
+    fn gone_at(&self, config: &PresenceConfig) -> Option<u64> {
+        (self.syncing == 0).then(|| self.seen_ms.saturating_add(config.offline_ms))
+    }
+
+    fn is_gone(&self, config: &PresenceConfig, now: u64) -> bool {
+        self.gone_at(config).is_some_and(|at| at <= now)
+    }
+}
+
+impl Entry {
+    fn device(&mut self, device: &DeviceId) -> Option<&mut DeviceEntry> {
+        if self.devices.len() >= DEVICES_MAX && !self.devices.contains_key(device) {
+            return None;
+        }
+        let known = self.devices.entry(device.to_owned());
+        Some(known.or_insert(DeviceEntry { reported: None, state: PresenceState::Offline, syncing: 0, seen_ms: 0 }))
+    }
+
+    /// What a local user is, and when that may change by itself.
+    fn show(&self, config: &PresenceConfig, now: u64) -> (Shown, Option<u64>) {
+        let mut state = PresenceState::Offline;
+        let mut next: Option<u64> = None;
+        for device in self.devices.values() {
+            let gone_at = device.gone_at(config);
+            if gone_at.is_some_and(|at| at <= now) {
+                continue;
+            }
+            next = earliest(next, gone_at);
+            state = state.max(device.state);
+        }
+        let mut currently_active = false;
+        if state == PresenceState::Online {
+            let last = self.last_active_ms.unwrap_or(0);
+            let active_until = last.saturating_add(config.active_ms);
+            let idle_at = last.saturating_add(config.idle_ms);
+            currently_active = now < active_until;
+            if now >= idle_at {
+                state = PresenceState::Unavailable;
+                currently_active = false;
+            } else {
+                let change = if currently_active { active_until.min(idle_at) } else { idle_at };
+                next = earliest(next, Some(change));
+            }
+        }
+        let shown = Shown { state, currently_active, status_msg: self.status_msg.clone(), remote_active_ms: None };
+        (shown, next)
+    }
+}
+
+impl Remote {
+    /// What a remote user is: what their server said last, unless it has been silent for long.
+    fn show(&self, entry: &Entry, config: &PresenceConfig, now: u64) -> (Shown, Option<u64>) {
+        let silent_at = self.received_ms.saturating_add(config.remote_offline_ms);
+        let silent = silent_at <= now;
+        let state = if silent { PresenceState::Offline } else { self.state };
+        let currently_active = state == PresenceState::Online && self.currently_active;
+        let shown = Shown {
+            state,
+            currently_active,
+            status_msg: entry.status_msg.clone(),
+            remote_active_ms: entry.last_active_ms.filter(|_| !currently_active),
+        };
+        let next = (state != PresenceState::Offline).then_some(silent_at);
+        (shown, next)
+    }
+}
+
+fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

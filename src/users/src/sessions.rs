@@ -1,0 +1,146 @@
+//! Who an access token stands for: the check that every request makes.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use store::{Batch, Fixed, Record, View};
+
+use crate::{
+    Account, Error, Kind, Result, Users,
+    projection::Projection,
+    tables,
+    tokens::{self, TokenHash},
+};
+
+pub(crate) type SessionCache = Projection<OwnedUserId, TokenHash, Arc<Session>>;
+
+/// A valid access token: its user, device, and what of the account matters to every request.
+#[derive(Debug)]
+pub struct Session {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// What the user is.
+    pub kind: Kind,
+    /// Whether the user administers the server.
+    pub admin: bool,
+    /// Whether the account is locked: then only logging out is allowed.
+    pub locked: bool,
+    /// Whether the account is suspended.
+    pub suspended: bool,
+    /// When the token expires, in Unix milliseconds.
+    pub expires_ms: Option<u64>,
+    /// When it was last written down that the device was seen, in Unix milliseconds; 0 if not since the start.
+    seen_ms: AtomicU64,
+}
+
+impl Users {
+    /// The session of an access token.
+    ///
+    /// Costs one look-up in memory, or two point reads. The first use of a token that came from a refresh revokes the
+    /// tokens before it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`] (hard logout), [`Error::ExpiredToken`] (soft logout).
+    pub async fn authenticate(&self, access_token: &str) -> Result<Arc<Session>> {
+        let key = tokens::hash(access_token);
+        let mut view = self.inner.store.view();
+        let session = match self.inner.sessions.get(view.position(), &key) {
+            Some(session) => session,
+            None => {
+                let mut row = self.access_token(&view, key).await?;
+                if row.replaces.is_some() && !self.is_expired(row.expires_ms) {
+                    self.confirm_refresh(key).await?;
+                    view = self.inner.store.view();
+                    row = self.access_token(&view, key).await?;
+                }
+                self.load_session(&view, key, row).await?
+            }
+        };
+        if self.is_expired(session.expires_ms) {
+            return Err(Error::ExpiredToken);
+        }
+        Ok(session)
+    }
+
+    async fn access_token(&self, view: &View, key: TokenHash) -> Result<tokens::AccessTokenRow> {
+        let row = view.get::<tables::AccessTokens>(&Fixed(key)).await?;
+        let Record(row) = row.ok_or(Error::UnknownToken)?;
+        Ok(row)
+    }
+
+    async fn load_session(&self, view: &View, key: TokenHash, row: tokens::AccessTokenRow) -> Result<Arc<Session>> {
+        let account = self.account(view, &row.user).await?;
+        let Some(account) = account.filter(|account| !account.deactivated) else {
+            return Err(Error::UnknownToken);
+        };
+        let session = Arc::new(Session {
+            user_id: row.user.clone(),
+            device_id: row.device,
+            kind: account.kind,
+            admin: account.admin,
+            locked: account.locked,
+            suspended: account.suspended,
+            expires_ms: row.expires_ms,
+            seen_ms: AtomicU64::new(0),
+        });
+        let sessions = &self.inner.sessions;
+        sessions.insert(view.position(), row.user, key, session.clone());
+        Ok(session)
+    }
+
+    fn is_expired(&self, expires_ms: Option<u64>) -> bool {
+        expires_ms.is_some_and(|at| at <= self.now_ms())
+    }
+
+    /// An account that can get new tokens: active and not locked.
+    pub(crate) async fn usable_account(&self, view: &View, user: &UserId) -> Result<Account> {
+        let account = self.active_account(view, user).await?;
+        if account.locked {
+            return Err(Error::Locked);
+        }
+        Ok(account)
+    }
+
+    /// Notes that the session's device was seen now at `address`. Most calls do nothing: it is written down at most once in the
+    /// configured interval, without waiting for the disk, and lost if the device changes at that moment.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn touch(&self, session: &Session, address: IpAddr) -> Result<()> {
+        let now = self.now_ms();
+        let interval = self.inner.config.tokens.last_seen_interval_ms;
+        let seen = session.seen_ms.load(Ordering::Relaxed);
+        if seen != 0 && now < seen.saturating_add(interval) {
+            return Ok(());
+        }
+        let order = Ordering::Relaxed;
+        let swapped = session.seen_ms.compare_exchange(seen, now, order, order);
+        if swapped.is_err() {
+            return Ok(());
+        }
+        let view = self.inner.store.view();
+        let user: &UserId = &session.user_id;
+        let key = (user, session.device_id.as_str());
+        if !view.contains::<tables::Devices>(&key).await? {
+            return Ok(());
+        }
+        let version = view.get::<tables::Versions>(&user).await?;
+        let mut batch = Batch::new();
+        batch.relaxed();
+        batch.expect::<tables::Versions>(&user, version.as_ref());
+        batch.put::<tables::DeviceSeen>(&key, &(now, address.to_string()));
+        // Whether it is written doesn't matter to anybody.
+        drop(self.inner.store.submit(batch).await?);
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! The tables of this crate. Nothing outside reads them.
+//!
+//! Rows that several writers read, change and write are either guarded by the user's row in [`Versions`]
+//! (account, devices, tokens) or are coded as tuples, so that a batch can expect the very bytes that it read.
+
+use ruma::{OwnedRoomId, OwnedUserId};
+use store::{Fixed, Position, Record, TableInfo, Text};
+
+use crate::{
+    accounts::Account,
+    devices::DeviceRow,
+    tokens::{AccessTokenRow, RefreshTokenRow},
+};
+
+store::table! { /// Account of a local user.
+pub(crate) Accounts = 128, Points: Text<OwnedUserId> => Record<Account> }
+store::table! { /// Bumped and expected by every writer of a user's account, devices and tokens.
+pub(crate) Versions = 129, Points: Text<OwnedUserId> => u64 }
+store::table! { /// Password hash as a PHC string.
+pub(crate) Passwords = 130, Points: Text<OwnedUserId> => String }
+store::table! { /// Device of a user by device id.
+pub(crate) Devices = 131, Ranges: (Text<OwnedUserId>, String) => Record<DeviceRow> }
+store::table! { /// When (Unix ms) and from which address a device was last seen.
+pub(crate) DeviceSeen = 132, Ranges: (Text<OwnedUserId>, String) => (u64, String) }
+store::table! { /// Access token by SHA-256.
+pub(crate) AccessTokens = 133, Points: Fixed<32> => Record<AccessTokenRow> }
+store::table! { /// Refresh token by SHA-256.
+pub(crate) RefreshTokens = 134, Points: Fixed<32> => Record<RefreshTokenRow> }
+store::table! { /// Hashes of the tokens of a device, with the kind of token.
+pub(crate) DeviceTokens = 135, Ranges: (Text<OwnedUserId>, String, Fixed<32>) => u8 }
+store::table! { /// Single-use login token by SHA-256: user and expiry (Unix ms).
+pub(crate) LoginTokens = 136, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
+store::table! { /// Login tokens by expiry, to find those to forget.
+pub(crate) LoginTokenExpiry = 137, Ranges: (u64, Fixed<32>) => () }
+store::table! { /// Registration token: uses allowed, uses completed, expiry (Unix ms).
+pub(crate) RegistrationTokens = 138, Ranges: String => (Option<u64>, u64, Option<u64>) }
+store::table! { /// Single facts about all users by name.
+pub(crate) Facts = 139, Points: String => u64 }
+store::table! { /// Profile as one JSON object.
+pub(crate) Profiles = 140, Points: Text<OwnedUserId> => String }
+store::table! { /// Account data: position of its last change and content.
+pub(crate) AccountData = 141, Ranges:
+    (Text<OwnedUserId>, Option<Text<OwnedRoomId>>, String) => (Position, String) }
+store::table! { /// Account data by the position of its last change.
+pub(crate) AccountDataChanges = 142, Ranges:
+    (Text<OwnedUserId>, Position) => (Option<Text<OwnedRoomId>>, String) }
+store::table! { /// Number of a user's rows of account data.
+pub(crate) AccountDataCounts = 143, Points: Text<OwnedUserId> => u64 }
+store::table! { /// Filter definition as JSON.
+pub(crate) Filters = 144, Points: (Text<OwnedUserId>, u64) => String }
+store::table! { /// Filter id by SHA-256 of the definition.
+pub(crate) FilterIds = 145, Points: (Text<OwnedUserId>, Fixed<32>) => u64 }
+store::table! { /// Number of a user's filters.
+pub(crate) FilterCounts = 146, Points: Text<OwnedUserId> => u64 }
+store::table! { /// The user directory: words of names and the users who bear them.
+pub(crate) DirectoryWords = 147, Ranges: (String, Text<OwnedUserId>) => () }
+store::table! { /// Last status message of a user.
+pub(crate) PresenceStatus = 148, Points: Text<OwnedUserId> => String }
+
+/// All tables of this crate, for opening the store.
+pub const TABLES: &[TableInfo] = &[
+    TableInfo::of::<Accounts>(),
+    TableInfo::of::<Versions>(),
+    TableInfo::of::<Passwords>(),
+    TableInfo::of::<Devices>(),
+    TableInfo::of::<DeviceSeen>(),
+    TableInfo::of::<AccessTokens>(),
+    TableInfo::of::<RefreshTokens>(),
+    TableInfo::of::<DeviceTokens>(),
+    TableInfo::of::<LoginTokens>(),
+    TableInfo::of::<LoginTokenExpiry>(),
+    TableInfo::of::<RegistrationTokens>(),
+    TableInfo::of::<Facts>(),
+    TableInfo::of::<Profiles>(),
+    TableInfo::of::<AccountData>(),
+    TableInfo::of::<AccountDataChanges>(),
+    TableInfo::of::<AccountDataCounts>(),
+    TableInfo::of::<Filters>(),
+    TableInfo::of::<FilterIds>(),
+    TableInfo::of::<FilterCounts>(),
+    TableInfo::of::<DirectoryWords>(),
+    TableInfo::of::<PresenceStatus>(),
+];

@@ -1,0 +1,327 @@
+//! Access tokens, refresh tokens and single-use login tokens. Stored are only their SHA-256 hashes.
+//!
+//! Specification: client-server API, "Refreshing access tokens": the old refresh token stays valid until a token of the new pair is
+//! used. So the old refresh token remembers the pair that it was last exchanged for, the new access token remembers the refresh token
+//! that it came from, and its first use deletes the old pair.
+
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use store::{Batch, Fixed, Range, Record, Versioned, View};
+
+use crate::{Change, Error, Result, Users, bump_version, log, tables};
+
+/// Characters of the random part of a token, of 62: 256 bits.
+const TOKEN_RANDOM_CHARS: usize = 43;
+/// Expired login tokens that are forgotten when a new one is made.
+const EXPIRED_LOGIN_TOKENS_PER_SWEEP: usize = 10;
+
+const ACCESS: u8 = 1;
+const REFRESH: u8 = 2;
+
+pub(crate) type TokenHash = [u8; 32];
+
+/// What is stored of an access token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AccessTokenRow {
+    pub(crate) user: OwnedUserId,
+    pub(crate) device: OwnedDeviceId,
+    pub(crate) expires_ms: Option<u64>,
+    /// The refresh token that this one was got with, until this one is used.
+    #[serde(default)]
+    pub(crate) replaces: Option<TokenHash>,
+    /// The refresh token that was issued with it.
+    #[serde(default)]
+    pub(crate) refresh: Option<TokenHash>,
+}
+
+impl Versioned for AccessTokenRow {
+    const VERSION: u8 = 1;
+    type Previous = store::NoPrevious;
+    fn upgrade(previous: Self::Previous) -> Self {
+        match previous {}
+    }
+}
+
+/// What is stored of a refresh token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RefreshTokenRow {
+    user: OwnedUserId,
+    device: OwnedDeviceId,
+    expires_ms: Option<u64>,
+    /// The access token that was issued with it.
+    access: TokenHash,
+    /// The refresh token that this one was got with, until this one or its access token is used.
+    replaces: Option<TokenHash>,
+    /// The pair (access, refresh) that it was exchanged for and that wasn't used yet.
+    next: Option<(TokenHash, TokenHash)>,
+}
+
+impl Versioned for RefreshTokenRow {
+    const VERSION: u8 = 1;
+    type Previous = store::NoPrevious;
+    fn upgrade(previous: Self::Previous) -> Self {
+        match previous {}
+    }
+}
+
+/// How somebody logs in.
+#[derive(Clone, Debug, Default)]
+pub struct Login {
+    /// The device to log in again, or to create with this id; a new one without.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The display name of a device that is created.
+    pub display_name: Option<String>,
+    /// Whether the client can refresh its access token.
+    pub refreshable: bool,
+}
+
+/// Tokens that were issued. This is the only time that they can be read.
+#[derive(Clone, Debug)]
+pub struct IssuedSession {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// The access token.
+    pub access_token: String,
+    /// The refresh token, for clients that can use one.
+    pub refresh_token: Option<String>,
+    /// Lifetime of the access token in milliseconds, if it has one.
+    pub expires_in_ms: Option<u64>,
+}
+
+pub(crate) fn hash(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// The session to issue tokens for.
+struct Issue<'a> {
+    user: &'a UserId,
+    device: &'a OwnedDeviceId,
+    refreshable: bool,
+    /// The refresh token that is exchanged.
+    replaces: Option<TokenHash>,
+}
+
+impl Users {
+    fn new_token(&self, prefix: &str) -> String {
+        let random = self.inner.random.alphanumeric(TOKEN_RANDOM_CHARS);
+        format!("{prefix}_{random}")
+    }
+
+    /// Writes new tokens of a device.
+    pub(crate) fn issue_tokens(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        device: &OwnedDeviceId,
+        refreshable: bool,
+    ) -> IssuedSession {
+        let issue = Issue { user, device, refreshable, replaces: None };
+        self.issue(batch, &issue).0
+    }
+
+    fn issue(&self, batch: &mut Batch, issue: &Issue<'_>) -> (IssuedSession, Option<(TokenHash, TokenHash)>) {
+        let lifetimes = &self.inner.config.tokens;
+        let now = self.now_ms();
+        let access_token = self.new_token("hma");
+        let access = hash(&access_token);
+        let refresh_token = issue.refreshable.then(|| self.new_token("hmr"));
+        let refresh = refresh_token.as_deref().map(hash);
+        let lifetime =
+            if issue.refreshable { lifetimes.refreshable_access_token_ms } else { lifetimes.plain_access_token_ms };
+        let row = AccessTokenRow {
+            user: issue.user.to_owned(),
+            device: issue.device.clone(),
+            expires_ms: lifetime.map(|ms| now.saturating_add(ms)),
+            replaces: issue.replaces,
+            refresh,
+        };
+        batch.put::<tables::AccessTokens>(&Fixed(access), &Record(row));
+        let device = issue.device.as_str();
+        batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(access)), &ACCESS);
+        if let Some(refresh) = refresh {
+            let row = RefreshTokenRow {
+                user: issue.user.to_owned(),
+                device: issue.device.clone(),
+                expires_ms: lifetimes.refresh_token_ms.map(|ms| now.saturating_add(ms)),
+                access,
+                replaces: issue.replaces,
+                next: None,
+            };
+            batch.put::<tables::RefreshTokens>(&Fixed(refresh), &Record(row));
+            batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(refresh)), &REFRESH);
+        }
+        let session = IssuedSession {
+            user_id: issue.user.to_owned(),
+            device_id: issue.device.clone(),
+            access_token,
+            refresh_token,
+            expires_in_ms: lifetime,
+        };
+        (session, refresh.map(|refresh| (access, refresh)))
+    }
+
+    /// Exchanges a refresh token for a new pair of tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`]; [`Error::ExpiredToken`]; [`Error::Locked`] if the account is locked; [`Error::Contended`].
+    pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedSession> {
+        let old = hash(refresh_token);
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let session = self.prepare_refresh(view, batch, old).await?;
+            if attempt.commit().await? {
+                return Ok(session);
+            }
+        }
+    }
+
+    async fn prepare_refresh(&self, view: &View, batch: &mut Batch, old: TokenHash) -> Result<IssuedSession> {
+        let row = view.get::<tables::RefreshTokens>(&Fixed(old)).await?;
+        let Record(mut row) = row.ok_or(Error::UnknownToken)?;
+        if row.expires_ms.is_some_and(|at| at <= self.now_ms()) {
+            return Err(Error::ExpiredToken);
+        }
+        self.usable_account(view, &row.user).await?;
+        bump_version(view, batch, &row.user).await?;
+        // Using the refresh token shows that the client has this pair, so the pair before it goes.
+        if let Some(before) = row.replaces.take() {
+            delete_pair_of(view, batch, &row.user, row.device.as_str(), before).await?;
+            let access = view.get::<tables::AccessTokens>(&Fixed(row.access)).await?;
+            if let Some(Record(mut access)) = access {
+                access.replaces = None;
+                batch.put::<tables::AccessTokens>(&Fixed(row.access), &Record(access));
+            }
+        }
+        // An answer that the client never got is void.
+        if let Some((access, refresh)) = row.next.take() {
+            delete_access(batch, &row.user, row.device.as_str(), access);
+            delete_refresh(batch, &row.user, row.device.as_str(), refresh);
+        }
+        let issue = Issue { user: &row.user, device: &row.device, refreshable: true, replaces: Some(old) };
+        let (session, pair) = self.issue(batch, &issue);
+        row.next = pair;
+        log(batch, &row.user, Change::Sessions);
+        batch.put::<tables::RefreshTokens>(&Fixed(old), &Record(row));
+        Ok(session)
+    }
+
+    /// The first use of an access token that a refresh gave: the old pair is revoked. Does nothing if the token is gone.
+    pub(crate) async fn confirm_refresh(&self, access: TokenHash) -> Result<()> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let row = view.get::<tables::AccessTokens>(&Fixed(access)).await?;
+            let Some(Record(mut row)) = row else {
+                return Ok(());
+            };
+            let Some(before) = row.replaces.take() else {
+                return Ok(());
+            };
+            bump_version(view, batch, &row.user).await?;
+            delete_pair_of(view, batch, &row.user, row.device.as_str(), before).await?;
+            if let Some(refresh) = row.refresh {
+                let own = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await?;
+                if let Some(Record(mut own)) = own {
+                    own.replaces = None;
+                    batch.put::<tables::RefreshTokens>(&Fixed(refresh), &Record(own));
+                }
+            }
+            log(batch, &row.user, Change::Sessions);
+            batch.put::<tables::AccessTokens>(&Fixed(access), &Record(row));
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A single-use token with which another client can log in as `user`, and its lifetime in milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`].
+    pub async fn create_login_token(&self, user: &UserId) -> Result<(String, u64)> {
+        let view = self.inner.store.view();
+        self.usable_account(&view, user).await?;
+        let now = self.now_ms();
+        let lifetime = self.inner.config.tokens.login_token_ms;
+        let expires = now.saturating_add(lifetime);
+        let token = self.new_token("hml");
+        let key = hash(&token);
+        let mut batch = Batch::new();
+        batch.put::<tables::LoginTokens>(&Fixed(key), &(store::Text(user.to_owned()), expires));
+        batch.put::<tables::LoginTokenExpiry>(&(expires, Fixed(key)), &());
+        let range = Range::<tables::LoginTokenExpiry>::all().before(&(now,)).limit(EXPIRED_LOGIN_TOKENS_PER_SWEEP);
+        for ((expired, old), ()) in view.scan(range).await? {
+            batch.delete::<tables::LoginTokens>(&old);
+            batch.delete::<tables::LoginTokenExpiry>(&(expired, old));
+        }
+        self.inner.store.commit(batch).await?;
+        Ok((token, lifetime))
+    }
+
+    /// Uses up a login token and says whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`] if it isn't known, was used or has expired.
+    pub async fn use_login_token(&self, token: &str) -> Result<OwnedUserId> {
+        let key = Fixed(hash(token));
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let row = view.get::<tables::LoginTokens>(&key).await?;
+            let row = row.ok_or(Error::UnknownToken)?;
+            batch.expect::<tables::LoginTokens>(&key, Some(&row));
+            batch.delete::<tables::LoginTokens>(&key);
+            let (store::Text(user), expires) = row;
+            batch.delete::<tables::LoginTokenExpiry>(&(expires, key));
+            if !attempt.commit().await? {
+                continue;
+            }
+            if expires <= self.now_ms() {
+                return Err(Error::UnknownToken);
+            }
+            return Ok(user);
+        }
+    }
+}
+
+/// Deletes all tokens of a device.
+pub(crate) async fn delete_device_tokens(view: &View, batch: &mut Batch, user: &UserId, device: &str) -> Result<()> {
+    let range = Range::<tables::DeviceTokens>::prefix(&(user, device));
+    for ((user, device, token), kind) in view.scan(range).await? {
+        match kind {
+            REFRESH => batch.delete::<tables::RefreshTokens>(&token),
+            _ => batch.delete::<tables::AccessTokens>(&token),
+        }
+        batch.delete::<tables::DeviceTokens>(&(user, device, token));
+    }
+    Ok(())
+}
+
+/// Deletes a refresh token and the access token that was issued with it.
+async fn delete_pair_of(view: &View, batch: &mut Batch, user: &UserId, device: &str, refresh: TokenHash) -> Result<()> {
+    if let Some(Record(row)) = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await? {
+        delete_access(batch, user, device, row.access);
+    }
+    delete_refresh(batch, user, device, refresh);
+    Ok(())
+}
+
+fn delete_access(batch: &mut Batch, user: &UserId, device: &str, token: TokenHash) {
+    batch.delete::<tables::AccessTokens>(&Fixed(token));
+    batch.delete::<tables::DeviceTokens>(&(user, device, Fixed(token)));
+}
+
+fn delete_refresh(batch: &mut Batch, user: &UserId, device: &str, token: TokenHash) {
+    batch.delete::<tables::RefreshTokens>(&Fixed(token));
+    batch.delete::<tables::DeviceTokens>(&(user, device, Fixed(token)));
+}
