@@ -19,6 +19,7 @@ mod clock;
 mod error;
 mod glob;
 mod pdu;
+mod policy;
 pub mod push;
 mod random;
 mod received;
@@ -28,6 +29,8 @@ mod rules;
 mod sign;
 mod signing_key;
 mod stored;
+#[cfg(test)]
+mod tests;
 pub mod visibility;
 
 pub use ruma::room_version_rules::RoomVersionRules;
@@ -38,9 +41,10 @@ pub use self::builder::PduBuilder;
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::{AuthError, PduError, ResolveError, VerifyError};
 pub use self::pdu::{AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id};
+pub use self::policy::PolicyServer;
 pub use self::random::{Random, SystemRandom};
 pub use self::received::{ReceivedPdu, Verified, reference_hash};
-pub use self::redact::{redact, redact_json};
+pub use self::redact::{may_redact, redact, redact_json};
 pub use self::resolve::StateMap;
 pub use self::rules::{DEFAULT_ROOM_VERSION, SUPPORTED_ROOM_VERSIONS, new_room_id, room_id_is_create_hash, rules};
 pub use self::sign::{add_signature, countersign};

@@ -215,9 +215,9 @@ impl PartialEq for Pdu {
 impl Eq for Pdu {}
 
 /// The id of the create event that gave a room its id (room version 12 on), `None` if the room id
-/// isn't made from an event id.
+/// names a server and so isn't made from an event id.
 pub fn create_event_id(room_id: &RoomId) -> Option<OwnedEventId> {
-    let hash = room_id.as_str().strip_prefix('!')?;
+    let hash = room_id.as_str().strip_prefix('!').filter(|hash| !hash.contains(':'))?;
     EventId::parse(format!("${hash}")).ok()
 }
 
