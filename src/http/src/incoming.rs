@@ -1,6 +1,6 @@
 //! From an HTTP request to a request type.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use ruma::{
     api::{
@@ -90,6 +90,48 @@ fn param_error(message: &str) -> ApiError {
         ApiError::missing_param(message.replacen("field", "parameter", 1))
     } else {
         ApiError::invalid_param(message.to_owned())
+    }
+}
+
+/// The value of the path's argument at `place`.
+///
+/// # Errors
+/// `M_INVALID_PARAM` if it isn't one.
+pub fn path_arg<T: FromStr<Err: Display>>(path_args: &[&str], place: usize) -> Result<T, ApiError> {
+    let text = path_args.get(place).copied().unwrap_or("");
+    text.parse().map_err(|error: T::Err| ApiError::invalid_param(error.to_string()))
+}
+
+/// A body as an object whose values stay as they were sent.
+///
+/// # Errors
+/// `M_NOT_JSON` or `M_BAD_JSON`.
+pub fn json_object(body: &[u8]) -> Result<BTreeMap<String, Box<RawValue>>, ApiError> {
+    check_json(body)?;
+    serde_json::from_slice(body).map_err(|error| json_error(&error, body))
+}
+
+/// A request together with its body as it was sent, for what is stored as it is.
+#[derive(Clone, Debug)]
+pub struct WithBody<T> {
+    /// The request.
+    pub request: T,
+    /// The body.
+    pub body: Box<RawValue>,
+}
+
+impl<T: IncomingRequest + Send + 'static> Incoming for WithBody<T> {
+    const METHOD: Method = T::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        T::PATH_BUILDER.all_paths().collect()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
+        let bytes = *request.body();
+        check_json(bytes)?;
+        let body = serde_json::from_slice(bytes).map_err(|error| json_error(&error, bytes))?;
+        Ok(Self { request: T::read(request, path_args)?, body })
     }
 }
 

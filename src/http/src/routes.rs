@@ -43,7 +43,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// `operation` is the specification's operation id, `class` what the request counts as. A request that may write
     /// (anything but GET) runs to its end even if its client goes away.
     #[must_use]
-    pub fn on<C, Req, Res, Fut>(
+    pub fn on<C, Req, Res, E, Fut>(
         self,
         operation: &'static str,
         class: Class,
@@ -53,7 +53,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         C: Caller,
         Req: Incoming,
         Res: Reply,
-        Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+        E: Into<ApiError> + Send + 'static,
+        Fut: Future<Output = Result<Res, E>> + Send + 'static,
     {
         let paths = Req::paths();
         self.at(&paths, operation, class, handler)
@@ -61,7 +62,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     /// Adds an operation under paths that its request type doesn't list.
     #[must_use]
-    pub fn at<C, Req, Res, Fut>(
+    pub fn at<C, Req, Res, E, Fut>(
         mut self,
         paths: &[&'static str],
         operation: &'static str,
@@ -72,7 +73,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         C: Caller,
         Req: Incoming,
         Res: Reply,
-        Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+        E: Into<ApiError> + Send + 'static,
+        Fut: Future<Output = Result<Res, E>> + Send + 'static,
     {
         let (filter, method) = method_filter(&Req::METHOD);
         for &path in paths {
@@ -103,7 +105,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 }
 
 /// Runs one request: who calls, what they ask for, the handler, its answer.
-async fn call<C, Req, Res, Fut>(
+async fn call<C, Req, Res, E, Fut>(
     gate: &Arc<Gate>,
     class: Class,
     request: Request,
@@ -113,7 +115,8 @@ where
     C: Caller,
     Req: Incoming,
     Res: Reply,
-    Fut: Future<Output = Result<Res, ApiError>> + Send + 'static,
+    E: Into<ApiError> + Send + 'static,
+    Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
     let caller = C::identify(gate, &parts, class).await?;
@@ -124,12 +127,12 @@ where
     let req = Req::read(http::Request::from_parts(parts, &bytes[..]), &args)?;
     let handled = handler(caller, req);
     if Req::METHOD == http::Method::GET {
-        return handled.await?.into_reply();
+        return handled.await.map_err(Into::into)?.into_reply();
     }
     // A write that is half done must not stop because its client hung up.
     let task = gate.tasks.spawn(handled.in_current_span());
     match task.await {
-        Ok(answer) => answer?.into_reply(),
+        Ok(answer) => answer.map_err(Into::into)?.into_reply(),
         Err(failed) => Err(ApiError::internal(failed)),
     }
 }

@@ -1,0 +1,85 @@
+//! Module "Device management".
+
+use std::slice::from_ref;
+
+use haima_http::{ApiError, Guest, Interactive, Session};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::client::device::{
+        Device, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
+        get_devices as get_all, update_device as update,
+    },
+};
+
+use crate::{
+    ClientApi,
+    error::Result,
+    uia::{Ask, Binding, Stage},
+};
+
+/// `GET /_matrix/client/v3/devices`
+pub(crate) async fn get_devices(api: ClientApi, caller: Guest, _: get_all::v3::Request) -> Result<get_all::v3::Response> {
+    let devices = api.users.devices(&api.store.view(), &caller.user).await?;
+    Ok(get_all::v3::Response::new(devices.into_iter().map(shape).collect()))
+}
+
+/// `GET /_matrix/client/v3/devices/{deviceId}`
+pub(crate) async fn get_device(
+    api: ClientApi,
+    caller: Guest,
+    req: get_one::v3::Request,
+) -> Result<get_one::v3::Response> {
+    let device = api.users.device(&api.store.view(), &caller.user, &req.device_id).await?;
+    let device = device.ok_or(ApiError::not_found("There is no such device"))?;
+    Ok(get_one::v3::Response::new(shape(device)))
+}
+
+/// `PUT /_matrix/client/v3/devices/{deviceId}`
+pub(crate) async fn update_device(
+    api: ClientApi,
+    caller: Guest,
+    req: update::v3::Request,
+) -> Result<update::v3::Response> {
+    api.users.rename_device(&caller.user, &req.device_id, req.display_name.as_deref()).await?;
+    Ok(update::v3::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/devices/{deviceId}`
+pub(crate) async fn delete_device(
+    api: ClientApi,
+    caller: Session,
+    req: Interactive<delete_one::v3::Request>,
+) -> Result<delete_one::v3::Response> {
+    let ask = Ask {
+        flows: vec![vec![Stage::Password]],
+        binding: Binding::Request(req.fingerprint),
+        user: Some(&caller.user),
+    };
+    api.uia.authorize(&ask, req.request.auth.as_ref()).await?;
+    api.users.delete_devices(&caller.user, from_ref(&req.request.device_id)).await?;
+    Ok(delete_one::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/delete_devices`
+pub(crate) async fn delete_devices(
+    api: ClientApi,
+    caller: Session,
+    req: Interactive<delete_many::v3::Request>,
+) -> Result<delete_many::v3::Response> {
+    let ask = Ask {
+        flows: vec![vec![Stage::Password]],
+        binding: Binding::Request(req.fingerprint),
+        user: Some(&caller.user),
+    };
+    api.uia.authorize(&ask, req.request.auth.as_ref()).await?;
+    api.users.delete_devices(&caller.user, &req.request.devices).await?;
+    Ok(delete_many::v3::Response::new())
+}
+
+fn shape(device: users::Device) -> Device {
+    let mut shaped = Device::new(device.device_id);
+    shaped.display_name = device.display_name;
+    shaped.last_seen_ip = device.last_seen_ip;
+    shaped.last_seen_ts = device.last_seen_ms.and_then(UInt::new).map(MilliSecondsSinceUnixEpoch);
+    shaped
+}

@@ -1,0 +1,112 @@
+//! From the domain's errors to status, error code and message: one total match for each crate.
+
+use std::time::Duration;
+
+use haima_http::{ApiError, StatusCode};
+use store::{CommitError, StoreError};
+
+/// What a handler fails with.
+#[derive(Debug)]
+pub(crate) struct Failure(ApiError);
+
+/// What a handler gives.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// How long to wait before trying again what failed because too much happened at once.
+const BUSY_RETRY: Duration = Duration::from_millis(500);
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        failure.0
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+fn bad_request(errcode: &'static str, message: String) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, errcode, message)
+}
+
+fn unavailable() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", "The server is shutting down")
+}
+
+fn busy() -> ApiError {
+    ApiError::limit_exceeded(BUSY_RETRY)
+}
+
+fn store_error(error: StoreError) -> ApiError {
+    match error {
+        StoreError::Closed => unavailable(),
+        StoreError::Commit(error) => commit_error(error),
+        StoreError::Decode { .. } | StoreError::Engine(_) | StoreError::ScanTooLarge { .. } => ApiError::internal(error),
+    }
+}
+
+fn commit_error(error: CommitError) -> ApiError {
+    match error {
+        CommitError::Conflict => busy(),
+        CommitError::Closed => unavailable(),
+        CommitError::TooLarge => ApiError::too_large("The change is too large"),
+        CommitError::Invalid(_) | CommitError::Failed(_) => ApiError::internal(error),
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self(store_error(error))
+    }
+}
+
+impl From<CommitError> for Failure {
+    fn from(error: CommitError) -> Self {
+        Self(commit_error(error))
+    }
+}
+
+impl From<users::Error> for Failure {
+    fn from(error: users::Error) -> Self {
+        Self(users_error(error))
+    }
+}
+
+pub(crate) fn users_error(error: users::Error) -> ApiError {
+    use users::Error as E;
+    let message = error.to_string();
+    match error {
+        E::InvalidUserName => bad_request("M_INVALID_USERNAME", message),
+        E::ReservedUserName => bad_request("M_EXCLUSIVE", message),
+        E::UserNameTaken => bad_request("M_USER_IN_USE", message),
+        E::UnknownUser | E::UnknownRegistrationToken | E::UnknownDevice | E::UnknownPushRule => {
+            ApiError::not_found(message)
+        }
+        E::Deactivated => ApiError::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", message),
+        E::Locked => ApiError::user_locked(),
+        E::NotAllowed | E::WrongPassword => ApiError::forbidden(message),
+        E::PasswordTooShort { .. } => bad_request("M_WEAK_PASSWORD", message),
+        E::PasswordTooLong { .. } => bad_request("M_INVALID_PARAM", message),
+        E::Busy | E::Contended => busy(),
+        E::UnknownToken => ApiError::unknown_token(false),
+        E::ExpiredToken => ApiError::unknown_token(true),
+        E::InvalidRegistrationToken => ApiError::forbidden(message),
+        E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } => {
+            ApiError::invalid_param(message)
+        }
+        E::TooManyDevices | E::TooMany(_) => bad_request("M_UNKNOWN", message),
+        E::InvalidProfileKey | E::InvalidProfileValue(_) => ApiError::invalid_param(message),
+        E::ProfileKeyTooLarge => bad_request("M_KEY_TOO_LARGE", message),
+        E::ProfileTooLarge => bad_request("M_PROFILE_TOO_LARGE", message),
+        E::ServerManagedType => ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message),
+        E::NotAnObject => ApiError::bad_json(message),
+        E::TooLarge { .. } => ApiError::too_large(message),
+        E::InvalidTagOrder | E::DefaultPushRule | E::ContradictoryPushRuleOrder => ApiError::invalid_param(message),
+        E::UnknownRelativePushRule(_) => bad_request("M_UNKNOWN", message),
+        E::Store(error) => store_error(error),
+        E::Commit(error) => commit_error(error),
+        other => ApiError::internal(other),
+    }
+}

@@ -1,0 +1,87 @@
+//! Module "Login".
+
+use std::time::Duration;
+
+use haima_http::{Anyone, ApiError, Class};
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        session::{
+            get_login_types::{
+                self,
+                v3::{LoginType, PasswordLoginType, TokenLoginType},
+            },
+            login::{
+                self,
+                v3::{DiscoveryInfo, HomeserverInfo, LoginInfo, Password},
+            },
+        },
+        uiaa::UserIdentifier,
+    },
+};
+use users::{Error, Login};
+
+use crate::{ClientApi, error::Result};
+
+/// `GET /_matrix/client/v3/login`
+pub(crate) async fn get_login_flows(
+    api: ClientApi,
+    _: Anyone,
+    _: get_login_types::v3::Request,
+) -> Result<get_login_types::v3::Response> {
+    let mut flows = Vec::new();
+    if api.config.login_with_password {
+        flows.push(LoginType::Password(PasswordLoginType::new()));
+        let mut token = TokenLoginType::new();
+        token.get_login_token = true;
+        flows.push(LoginType::Token(token));
+    }
+    Ok(get_login_types::v3::Response::new(flows))
+}
+
+/// `POST /_matrix/client/v3/login`
+pub(crate) async fn login(api: ClientApi, _: Anyone, req: login::v3::Request) -> Result<login::v3::Response> {
+    let user = match &req.login_info {
+        LoginInfo::Password(password) => by_password(&api, password).await?,
+        LoginInfo::Token(token) => match api.users.use_login_token(&token.token).await {
+            Err(Error::UnknownToken) => return Err(ApiError::forbidden("Invalid login token").into()),
+            user => user?,
+        },
+        _ => return Err(ApiError::bad_request("Unknown login type").into()),
+    };
+    let login = Login {
+        device_id: req.device_id,
+        display_name: req.initial_device_display_name,
+        refreshable: req.refresh_token,
+    };
+    let issued = api.users.login(&user, &login).await?;
+    let mut response = login::v3::Response::new(issued.user_id, issued.access_token, issued.device_id);
+    response.refresh_token = issued.refresh_token;
+    response.expires_in = issued.expires_in_ms.map(Duration::from_millis);
+    let base_url = api.config.well_known_client.clone();
+    response.well_known = base_url.map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url)));
+    Ok(response)
+}
+
+/// The user whose name and password these are.
+async fn by_password(api: &ClientApi, login: &Password) -> Result<OwnedUserId> {
+    let wrong = || ApiError::forbidden("Invalid user name or password");
+    if !api.config.login_with_password {
+        return Err(ApiError::forbidden("Logging in with a password is switched off").into());
+    }
+    #[expect(deprecated, reason = "older clients name the user in this field")]
+    let name = match (&login.identifier, &login.user) {
+        (Some(UserIdentifier::Matrix(matrix)), _) => &matrix.user,
+        (Some(_), _) => return Err(wrong().into()),
+        (None, Some(user)) => user,
+        (None, None) => return Err(ApiError::missing_param("Missing identifier").into()),
+    };
+    let view = api.store.view();
+    let user = match api.users.find_login_name(&view, name, &api.config.server_name).await {
+        Err(Error::InvalidUserName) => return Err(wrong().into()),
+        user => user?,
+    };
+    api.gate.limits().check_user(Class::LoginAccount, &user)?;
+    api.users.check_password(&user, &login.password).await?;
+    Ok(user)
+}

@@ -1,0 +1,20 @@
+//! Module "Logout".
+
+use std::slice::from_ref;
+
+use haima_http::AnyAccount;
+use ruma::api::client::session::{logout as one, logout_all as all};
+
+use crate::{ClientApi, error::Result};
+
+/// `POST /_matrix/client/v3/logout`
+pub(crate) async fn logout(api: ClientApi, caller: AnyAccount, _: one::v3::Request) -> Result<one::v3::Response> {
+    api.users.delete_devices(&caller.user, from_ref(&caller.device)).await?;
+    Ok(one::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/logout/all`
+pub(crate) async fn logout_all(api: ClientApi, caller: AnyAccount, _: all::v3::Request) -> Result<all::v3::Response> {
+    api.users.delete_all_devices(&caller.user).await?;
+    Ok(all::v3::Response::new())
+}

@@ -1,0 +1,114 @@
+//! Module "Push rules API".
+
+use haima_http::{ApiError, Json, Session};
+use ruma::{
+    api::client::push::{
+        PushRule, delete_pushrule as delete, get_pushrule as get, get_pushrule_actions as get_actions,
+        get_pushrule_enabled as get_enabled, get_pushrules_all as get_all, get_pushrules_global_scope as get_global,
+        set_pushrule as set, set_pushrule_actions as set_actions, set_pushrule_enabled as set_enabled,
+    },
+    push::{AnyPushRule, RuleKind},
+};
+use users::RulePlace;
+
+use crate::{ClientApi, error::Result};
+
+/// `GET /_matrix/client/v3/pushrules/`
+pub(crate) async fn get_push_rules(
+    api: ClientApi,
+    caller: Session,
+    _: get_all::v3::Request,
+) -> Result<get_all::v3::Response> {
+    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    Ok(get_all::v3::Response::new(rules))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/`
+pub(crate) async fn get_push_rules_global(
+    api: ClientApi,
+    caller: Session,
+    _: get_global::v3::Request,
+) -> Result<get_global::v3::Response> {
+    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    Ok(get_global::v3::Response::new(rules))
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub(crate) async fn get_push_rule(
+    api: ClientApi,
+    caller: Session,
+    req: get::v3::Request,
+) -> Result<Json<PushRule>> {
+    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+    Ok(Json(rule))
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub(crate) async fn set_push_rule(api: ClientApi, caller: Session, req: set::v3::Request) -> Result<set::v3::Response> {
+    let place = RulePlace { after: req.after.as_deref(), before: req.before.as_deref() };
+    api.users.set_push_rule(&caller.user, req.rule, place).await?;
+    Ok(set::v3::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
+pub(crate) async fn delete_push_rule(
+    api: ClientApi,
+    caller: Session,
+    req: delete::v3::Request,
+) -> Result<delete::v3::Response> {
+    api.users.delete_push_rule(&caller.user, req.kind, &req.rule_id).await?;
+    Ok(delete::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
+pub(crate) async fn is_push_rule_enabled(
+    api: ClientApi,
+    caller: Session,
+    req: get_enabled::v3::Request,
+) -> Result<get_enabled::v3::Response> {
+    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+    Ok(get_enabled::v3::Response::new(rule.enabled))
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
+pub(crate) async fn set_push_rule_enabled(
+    api: ClientApi,
+    caller: Session,
+    req: set_enabled::v3::Request,
+) -> Result<set_enabled::v3::Response> {
+    api.users.set_push_rule_enabled(&caller.user, req.kind, &req.rule_id, req.enabled).await?;
+    Ok(set_enabled::v3::Response::new())
+}
+
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
+pub(crate) async fn get_push_rule_actions(
+    api: ClientApi,
+    caller: Session,
+    req: get_actions::v3::Request,
+) -> Result<get_actions::v3::Response> {
+    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+    Ok(get_actions::v3::Response::new(rule.actions))
+}
+
+/// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
+pub(crate) async fn set_push_rule_actions(
+    api: ClientApi,
+    caller: Session,
+    req: set_actions::v3::Request,
+) -> Result<set_actions::v3::Response> {
+    api.users.set_push_rule_actions(&caller.user, req.kind, &req.rule_id, req.actions).await?;
+    Ok(set_actions::v3::Response::new())
+}
+
+/// One of the caller's rules, as `shape` makes it.
+async fn find<T>(
+    api: &ClientApi,
+    caller: &Session,
+    kind: RuleKind,
+    id: &str,
+    shape: impl FnOnce(AnyPushRule) -> T,
+) -> Result<T> {
+    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    let rule = rules.get(kind, id).ok_or(ApiError::not_found("There is no such push rule"))?;
+    Ok(shape(rule.to_owned()))
+}
