@@ -106,11 +106,7 @@ impl Batch {
     }
 
     /// Removes the keys from everything below `from` up to, but not including, everything below `to`.
-    pub fn delete_between<T: Table>(
-        &mut self,
-        from: &impl Prefix<T::Key>,
-        to: &impl Prefix<T::Key>,
-    ) {
+    pub fn delete_between<T: Table>(&mut self, from: &impl Prefix<T::Key>, to: &impl Prefix<T::Key>) {
         let from = self.prefix::<T>(from);
         let to = self.prefix::<T>(to);
         if self.bytes_of(from) < self.bytes_of(to) {

@@ -171,11 +171,7 @@ impl Committer {
     }
 
     /// Writes the accepted batches of a group, durably unless all of them are relaxed.
-    fn write(
-        &mut self,
-        group: &[Submission],
-        verdicts: &[Result<Position, CommitError>],
-    ) -> Written {
+    fn write(&mut self, group: &[Submission], verdicts: &[Result<Position, CommitError>]) -> Written {
         let accepted = || {
             let pairs = group.iter().zip(verdicts);
             pairs.filter(|(_, verdict)| verdict.is_ok()).map(|(submission, _)| &submission.batch)
@@ -280,8 +276,7 @@ fn last_stored(
     position: Position,
 ) -> Result<Position, EngineError> {
     let limits = Arc::clone(&shared.published.load().limits);
-    let published =
-        crate::view::Published { position, snapshot: Arc::clone(snapshot), limits };
+    let published = crate::view::Published { position, snapshot: Arc::clone(snapshot), limits };
     let view = crate::view::View::new(Arc::new(published));
     let newest = view.scan_blocking(Range::<Log>::all().reverse().limit(1));
     let newest = newest.map_err(|error| EngineError::Failed(error.to_string()))?;
@@ -330,10 +325,7 @@ enum Waiting {
 }
 
 /// Answers everything in the queue as failed.
-fn fail_waiting(
-    requests: &mut mpsc::UnboundedReceiver<Request>,
-    error: &EngineError,
-) -> Waiting {
+fn fail_waiting(requests: &mut mpsc::UnboundedReceiver<Request>, error: &EngineError) -> Waiting {
     loop {
         match requests.try_recv() {
             Ok(Request::Commit(submission)) => fail(std::iter::once(submission), error),

@@ -52,5 +52,5 @@ pub use crate::{
     store::{Pending, QUEUE_BYTES_MAX, Store},
     table::{Family, Table, TableInfo},
     value::{Json, NoPrevious, Record, Value, Versioned},
-    view::{SCAN_BYTES_MAX, View},
+    view::{Page, SCAN_BYTES_MAX, View},
 };

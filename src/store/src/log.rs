@@ -84,11 +84,7 @@ impl LogRecord {
     fn from_stored(position: Position, mut stored: Bytes) -> Result<LogRecord, StoreError> {
         let kind = Reader::new(&stored).array::<2>();
         let kind = kind.map_err(|error| StoreError::Decode { table: Log::NAME, error })?;
-        Ok(LogRecord {
-            position,
-            kind: u16::from_be_bytes(kind),
-            payload: stored.split_off(kind.len()),
-        })
+        Ok(LogRecord { position, kind: u16::from_be_bytes(kind), payload: stored.split_off(kind.len()) })
     }
 }
 

@@ -50,11 +50,7 @@ pub(crate) fn newest_schema(migrations: &[Migration]) -> Result<u32, OpenError> 
 }
 
 /// Runs the migrations that the store has not seen.
-pub(crate) fn run(
-    committer: &mut Committer,
-    shared: &Shared,
-    migrations: &[Migration],
-) -> Result<(), OpenError> {
+pub(crate) fn run(committer: &mut Committer, shared: &Shared, migrations: &[Migration]) -> Result<(), OpenError> {
     let known = newest_schema(migrations)?;
     let stored = meta_number(&shared.view(), SCHEMA_VERSION)?.unwrap_or(0);
     let stored = u32::try_from(stored).unwrap_or(u32::MAX);
@@ -68,24 +64,18 @@ pub(crate) fn run(
     Ok(())
 }
 
-fn run_one(
-    committer: &mut Committer,
-    shared: &Shared,
-    migration: &Migration,
-) -> Result<(), OpenError> {
+fn run_one(committer: &mut Committer, shared: &Shared, migration: &Migration) -> Result<(), OpenError> {
     let number = migration.number;
     let failed = |reason: String| OpenError::Migration { number, reason };
     let mut at = match shared.view().get_blocking::<Meta>(&PROGRESS)? {
         None => None,
         Some(stored) => {
-            let (of, at): (u32, Vec<u8>) =
-                decode_all(&stored).map_err(|error| failed(error.to_string()))?;
+            let (of, at): (u32, Vec<u8>) = decode_all(&stored).map_err(|error| failed(error.to_string()))?;
             (of == number).then_some(at)
         }
     };
     loop {
-        let Step { mut batch, resume_at } =
-            (migration.step)(&shared.view(), at.as_deref()).map_err(failed)?;
+        let Step { mut batch, resume_at } = (migration.step)(&shared.view(), at.as_deref()).map_err(failed)?;
         match &resume_at {
             Some(next) => {
                 let progress = encode_to_vec::<(u32, Vec<u8>)>(&(number, next));

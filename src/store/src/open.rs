@@ -49,8 +49,7 @@ pub(crate) fn open(
     tables: &[&[TableInfo]],
     purpose: Purpose,
 ) -> Result<Store, OpenError> {
-    let tables: Vec<TableInfo> =
-        table::TABLES.iter().chain(tables.iter().copied().flatten()).copied().collect();
+    let tables: Vec<TableInfo> = table::TABLES.iter().chain(tables.iter().copied().flatten()).copied().collect();
     check_distinct(&tables)?;
     let newest_schema = migrate::newest_schema(&options.migrations)?;
     let budget = Budget::of(options.memory_budget_bytes);
@@ -85,9 +84,7 @@ pub(crate) fn open(
 
     let (requests, received) = mpsc::unbounded_channel();
     let thread = thread::Builder::new().name("store-commit".to_owned());
-    thread
-        .spawn(move || committer.run(received))
-        .map_err(|error| OpenError::Thread(error.to_string()))?;
+    thread.spawn(move || committer.run(received)).map_err(|error| OpenError::Thread(error.to_string()))?;
     Ok(Store::new(shared, requests, budget, epoch, boot_id))
 }
 

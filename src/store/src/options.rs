@@ -19,11 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            memory_budget_bytes: 256 * 1024 * 1024,
-            migrations: Vec::new(),
-            background_jobs: 2,
-        }
+        Options { memory_budget_bytes: 256 * 1024 * 1024, migrations: Vec::new(), background_jobs: 2 }
     }
 }
 
@@ -43,11 +39,7 @@ pub struct Budget {
 impl Budget {
     /// Divides `total_bytes`.
     pub const fn of(total_bytes: usize) -> Budget {
-        let total = if total_bytes < MEMORY_BUDGET_BYTES_MIN {
-            MEMORY_BUDGET_BYTES_MIN
-        } else {
-            total_bytes
-        };
+        let total = if total_bytes < MEMORY_BUDGET_BYTES_MIN { MEMORY_BUDGET_BYTES_MIN } else { total_bytes };
         let block_cache_bytes = total / 100 * 40;
         let memtable_bytes = total / 100 * 22;
         let log_tail_bytes = total / 100 * 3;

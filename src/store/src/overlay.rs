@@ -29,9 +29,7 @@ impl<'a> Overlay<'a> {
                     self.keys.insert((family, key), None);
                 }
                 WriteOp::DeleteRange { family, from, to } => {
-                    let covered = |key: &(Family, &[u8])| {
-                        key.0 == family && key.1 >= from && key.1 < to
-                    };
+                    let covered = |key: &(Family, &[u8])| key.0 == family && key.1 >= from && key.1 < to;
                     self.keys.retain(|key, _| !covered(key));
                     self.deleted.push((family, from, to));
                 }
@@ -40,11 +38,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Whether everything that `batch` expects holds on top of `snapshot`.
-    pub(crate) fn check(
-        &self,
-        batch: &Batch,
-        snapshot: &dyn Snapshot,
-    ) -> Result<(), CommitError> {
+    pub(crate) fn check(&self, batch: &Batch, snapshot: &dyn Snapshot) -> Result<(), CommitError> {
         for expectation in batch.expectations() {
             let holds = match self.find(&expectation) {
                 Some(value) => value == expectation.value,
@@ -67,17 +61,12 @@ impl<'a> Overlay<'a> {
         if let Some(value) = self.keys.get(&(family, key)) {
             return Some(*value);
         }
-        let covers = |range: &(Family, &[u8], &[u8])| {
-            range.0 == family && key >= range.1 && key < range.2
-        };
+        let covers = |range: &(Family, &[u8], &[u8])| range.0 == family && key >= range.1 && key < range.2;
         self.deleted.iter().any(covers).then_some(None)
     }
 }
 
-fn stored_holds(
-    expectation: &Expectation<'_>,
-    snapshot: &dyn Snapshot,
-) -> Result<bool, EngineError> {
+fn stored_holds(expectation: &Expectation<'_>, snapshot: &dyn Snapshot) -> Result<bool, EngineError> {
     let mut holds = false;
     let reach = snapshot.get(expectation.family, expectation.key, Tier::Disk, &mut |value| {
         holds = value == expectation.value;

@@ -9,9 +9,7 @@ const PLACEHOLDER_FIRST: u64 = 1 << 63;
 ///
 /// Real positions are below 2^63. Numbers above are placeholders made from a [`Stamp`]; they mean
 /// something only inside the batch that gave the stamp.
-#[derive(
-    Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "u64", into = "u64")]
 pub struct Position(u64);
 

@@ -52,12 +52,7 @@ struct Inner {
 
 impl Store {
     /// Opens the RocksDB store in the directory `path`, which is made if it isn't there.
-    #[cfg(any())]
-    pub fn open_rocksdb(
-        path: &Path,
-        options: &Options,
-        tables: &[&[TableInfo]],
-    ) -> Result<Store, OpenError> {
+    pub fn open_rocksdb(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
         open::open(Box::new(engine), options, tables, Purpose::Use)
     }
@@ -68,33 +63,20 @@ impl Store {
     }
 
     /// A store on a simulated disk, which can be opened again after it was closed.
-    pub fn open_memory(
-        disk: &MemoryDisk,
-        options: &Options,
-        tables: &[&[TableInfo]],
-    ) -> Result<Store, OpenError> {
+    pub fn open_memory(disk: &MemoryDisk, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Use)
     }
 
     /// Opens a store whose files were put back from a backup, so that it never says twice what it said
     /// before with another meaning: a new epoch begins, positions and counters jump ahead by
     /// [`RESTORE_JUMP`](crate::RESTORE_JUMP), and tables declared `forget_on_restore` are emptied.
-    #[cfg(any())]
-    pub fn restore(
-        path: &Path,
-        options: &Options,
-        tables: &[&[TableInfo]],
-    ) -> Result<Store, OpenError> {
+    pub fn restore(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
         open::open(Box::new(engine), options, tables, Purpose::Restore)
     }
 
     /// [`Store::restore`] for a simulated disk.
-    pub fn restore_memory(
-        disk: &MemoryDisk,
-        options: &Options,
-        tables: &[&[TableInfo]],
-    ) -> Result<Store, OpenError> {
+    pub fn restore_memory(disk: &MemoryDisk, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Restore)
     }
 
@@ -107,9 +89,7 @@ impl Store {
     ) -> Store {
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         let counters = Registry::default();
-        Store {
-            inner: Arc::new(Inner { shared, requests, room, counters, budget, epoch, boot_id }),
-        }
+        Store { inner: Arc::new(Inner { shared, requests, room, counters, budget, epoch, boot_id }) }
     }
 
     /// The tables at the published position.

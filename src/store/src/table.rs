@@ -17,8 +17,7 @@ pub enum Family {
 
 impl Family {
     /// All families, in the order of [`Family::index`].
-    pub(crate) const ALL: [Family; 4] =
-        [Family::Points, Family::Ranges, Family::Log, Family::Large];
+    pub(crate) const ALL: [Family; 4] = [Family::Points, Family::Ranges, Family::Log, Family::Large];
 
     /// The family's place in [`Family::ALL`].
     pub(crate) const fn index(self) -> usize {
@@ -73,12 +72,7 @@ pub struct TableInfo {
 impl TableInfo {
     /// The declaration of `T`.
     pub const fn of<T: Table>() -> TableInfo {
-        TableInfo {
-            id: T::ID,
-            name: T::NAME,
-            family: T::FAMILY,
-            forget_on_restore: T::FORGET_ON_RESTORE,
-        }
+        TableInfo { id: T::ID, name: T::NAME, family: T::FAMILY, forget_on_restore: T::FORGET_ON_RESTORE }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use crate::{
     codec::{Encode, Reader, Writer},
     engine::{Reach, ScanSpan, Snapshot, Tier},
-    error::{DecodeError, StoreError},
+    error::{DecodeError, EngineError, StoreError},
     position::Position,
     range::Range,
     rows::Rows,
@@ -26,6 +26,9 @@ const SCAN_CACHED_ROWS: usize = 1024;
 /// The most bytes, keys and values, that one scan returns.
 pub const SCAN_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Rows of a table, in the order of the scan.
+pub type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Value)>;
+
 /// Bounds on how much reads from the disk run at one time.
 pub(crate) struct ReadLimits {
     points: Arc<Semaphore>,
@@ -34,10 +37,7 @@ pub(crate) struct ReadLimits {
 
 impl ReadLimits {
     pub(crate) fn new() -> ReadLimits {
-        ReadLimits {
-            points: Arc::new(Semaphore::new(DISK_READS_MAX)),
-            scans: Arc::new(Semaphore::new(DISK_SCANS_MAX)),
-        }
+        ReadLimits { points: Arc::new(Semaphore::new(DISK_READS_MAX)), scans: Arc::new(Semaphore::new(DISK_SCANS_MAX)) }
     }
 }
 
@@ -69,13 +69,10 @@ impl View {
     }
 
     /// The value of a key.
-    pub async fn get<T: Table>(
-        &self,
-        key: &impl Encode<T::Key>,
-    ) -> Result<Option<T::Value>, StoreError> {
+    pub async fn get<T: Table>(&self, key: &impl Encode<T::Key>) -> Result<Option<T::Value>, StoreError> {
         let key = stored_key::<T>(key);
-        if let Some(value) = self.get_within::<T>(&key, Tier::Cached)? {
-            return value.map_err(decode_error::<T>);
+        if let Lookup::Known(value) = self.get_within::<T>(&key, Tier::Cached)? {
+            return Ok(value);
         }
         let value = self.get_from_disk::<T>(key).await?;
         let value = value.map(|bytes| T::Value::decode_value(&bytes)).transpose();
@@ -84,12 +81,11 @@ impl View {
 
     /// The value of a key, waiting for the disk on this thread: for start-up and for threads of one's
     /// own, never inside asynchronous code.
-    pub fn get_blocking<T: Table>(
-        &self,
-        key: &impl Encode<T::Key>,
-    ) -> Result<Option<T::Value>, StoreError> {
-        let value = self.get_within::<T>(&stored_key::<T>(key), Tier::Disk)?;
-        value.unwrap_or(Ok(None)).map_err(decode_error::<T>)
+    pub fn get_blocking<T: Table>(&self, key: &impl Encode<T::Key>) -> Result<Option<T::Value>, StoreError> {
+        match self.get_within::<T>(&stored_key::<T>(key), Tier::Disk)? {
+            Lookup::Known(value) => Ok(value),
+            Lookup::NotCached => Err(EngineError::Unavailable.into()),
+        }
     }
 
     /// Whether a key has a value.
@@ -97,8 +93,7 @@ impl View {
         let key = stored_key::<T>(key);
         let mut present = false;
         let snapshot = &self.published.snapshot;
-        let reach =
-            snapshot.get(T::FAMILY, &key, Tier::Cached, &mut |value| present = value.is_some())?;
+        let reach = snapshot.get(T::FAMILY, &key, Tier::Cached, &mut |value| present = value.is_some())?;
         match reach {
             Reach::Complete => Ok(present),
             Reach::NotCached => Ok(self.get_from_disk::<T>(key).await?.is_some()),
@@ -106,10 +101,7 @@ impl View {
     }
 
     /// The values of many keys, in their order.
-    pub async fn get_many<T: Table>(
-        &self,
-        keys: &[impl Encode<T::Key>],
-    ) -> Result<Vec<Option<T::Value>>, StoreError> {
+    pub async fn get_many<T: Table>(&self, keys: &[impl Encode<T::Key>]) -> Result<Vec<Option<T::Value>>, StoreError> {
         let stored: Vec<Vec<u8>> = keys.iter().map(stored_key::<T>).collect();
         let mut order: Vec<usize> = (0..stored.len()).collect();
         order.sort_unstable_by(|a, b| stored[*a].cmp(&stored[*b]));
@@ -120,18 +112,13 @@ impl View {
             let sorted: Vec<&[u8]> = order.iter().map(|index| stored[*index].as_slice()).collect();
             let mut answered = vec![false; sorted.len()];
             let mut failure = None;
-            self.published.snapshot.get_many(
-                T::FAMILY,
-                &sorted,
-                Tier::Cached,
-                &mut |at, bytes| {
-                    answered[at] = true;
-                    match bytes.map(T::Value::decode_value).transpose() {
-                        Ok(value) => values[order[at]] = value,
-                        Err(error) => failure = Some(error),
-                    }
-                },
-            )?;
+            self.published.snapshot.get_many(T::FAMILY, &sorted, Tier::Cached, &mut |at, bytes| {
+                answered[at] = true;
+                match bytes.map(T::Value::decode_value).transpose() {
+                    Ok(value) => values[order[at]] = value,
+                    Err(error) => failure = Some(error),
+                }
+            })?;
             if let Some(error) = failure {
                 return Err(decode_error::<T>(error));
             }
@@ -142,10 +129,7 @@ impl View {
     }
 
     /// A page of rows in order.
-    pub async fn scan<T: Table>(
-        &self,
-        range: Range<T>,
-    ) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+    pub async fn scan<T: Table>(&self, range: Range<T>) -> Result<Page<T>, StoreError> {
         let mut rows = Rows::new(range.limit.min(SCAN_INLINE_ROWS));
         let span = span_of(&range, true);
         let reach = rows.fill(&self.published.snapshot, &span, Tier::Cached)?;
@@ -156,27 +140,22 @@ impl View {
     }
 
     /// A page of rows in order, waiting for the disk on this thread; see [`View::get_blocking`].
-    pub fn scan_blocking<T: Table>(
-        &self,
-        range: Range<T>,
-    ) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+    pub fn scan_blocking<T: Table>(&self, range: Range<T>) -> Result<Page<T>, StoreError> {
         let mut rows = Rows::new(range.limit);
         rows.fill(&self.published.snapshot, &span_of(&range, true), Tier::Disk)?;
         decode_rows::<T>(&rows)
     }
 
-    /// `None` if the key is out of reach.
-    #[expect(clippy::type_complexity, reason = "reach, decoding and presence are three things")]
-    fn get_within<T: Table>(
-        &self,
-        key: &[u8],
-        tier: Tier,
-    ) -> Result<Option<Result<Option<T::Value>, DecodeError>>, StoreError> {
+    /// The value of a key, without going further than `tier`.
+    fn get_within<T: Table>(&self, key: &[u8], tier: Tier) -> Result<Lookup<T::Value>, StoreError> {
         let mut value = None;
-        self.published.snapshot.get(T::FAMILY, key, tier, &mut |bytes| {
-            value = Some(bytes.map(T::Value::decode_value).transpose());
+        let reach = self.published.snapshot.get(T::FAMILY, key, tier, &mut |bytes| {
+            value = bytes.map(T::Value::decode_value);
         })?;
-        Ok(value)
+        match reach {
+            Reach::NotCached => Ok(Lookup::NotCached),
+            Reach::Complete => value.transpose().map(Lookup::Known).map_err(decode_error::<T>),
+        }
     }
 
     async fn get_from_disk<T: Table>(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>, StoreError> {
@@ -220,12 +199,7 @@ impl View {
     }
 
     /// Goes on with a scan on a blocking thread: a part that fills the cache, then one that doesn't.
-    async fn scan_disk(
-        &self,
-        mut rows: Rows,
-        mut span: ScanSpan,
-        limit: usize,
-    ) -> Result<Rows, StoreError> {
+    async fn scan_disk(&self, mut rows: Rows, mut span: ScanSpan, limit: usize) -> Result<Rows, StoreError> {
         let snapshot = Arc::clone(&self.published.snapshot);
         on_blocking_thread(&self.published.limits.scans, move || {
             for (rows_max, fill_cache) in [(limit.min(SCAN_CACHED_ROWS), true), (limit, false)] {
@@ -240,6 +214,12 @@ impl View {
         })
         .await
     }
+}
+
+/// What a read without waiting for the disk found out.
+enum Lookup<V> {
+    Known(Option<V>),
+    NotCached,
 }
 
 /// Runs a read where it may wait for the disk, within a limit.
@@ -275,7 +255,7 @@ fn span_of<T: Table>(range: &Range<T>, fill_cache: bool) -> ScanSpan {
     }
 }
 
-fn decode_rows<T: Table>(rows: &Rows) -> Result<Vec<(T::Key, T::Value)>, StoreError> {
+fn decode_rows<T: Table>(rows: &Rows) -> Result<Page<T>, StoreError> {
     if rows.too_large() {
         return Err(StoreError::ScanTooLarge { table: T::NAME });
     }

@@ -38,8 +38,7 @@ impl Maps {
                 }
                 let map = self.of(family);
                 let bounds = (Bound::Included(from), Bound::Excluded(to));
-                let keys: Vec<Bytes> =
-                    map.range::<_, [u8]>(bounds).map(|(key, _)| key.clone()).collect();
+                let keys: Vec<Bytes> = map.range::<_, [u8]>(bounds).map(|(key, _)| key.clone()).collect();
                 for key in keys {
                     map.remove(&key);
                 }
@@ -142,12 +141,7 @@ impl Snapshot for Maps {
         Ok(Reach::Complete)
     }
 
-    fn scan(
-        &self,
-        span: &ScanSpan,
-        _: Tier,
-        visit: &mut RowVisitor<'_>,
-    ) -> Result<Reach, EngineError> {
+    fn scan(&self, span: &ScanSpan, _: Tier, visit: &mut RowVisitor<'_>) -> Result<Reach, EngineError> {
         if span.lower >= span.upper {
             return Ok(Reach::Complete);
         }

@@ -1,7 +1,6 @@
 //! What the store needs of an engine: atomic writes in order, and isolated snapshots to read from.
 
 pub(crate) mod memory;
-#[cfg(any())]
 pub(crate) mod rocksdb;
 
 use std::{ops::ControlFlow, sync::Arc};
@@ -74,12 +73,7 @@ pub(crate) trait Snapshot: Send + Sync {
     ) -> Result<Reach, EngineError>;
 
     /// Visits the rows of `span` in its order until the visitor breaks or a row is out of reach.
-    fn scan(
-        &self,
-        span: &ScanSpan,
-        tier: Tier,
-        visit: &mut RowVisitor<'_>,
-    ) -> Result<Reach, EngineError>;
+    fn scan(&self, span: &ScanSpan, tier: Tier, visit: &mut RowVisitor<'_>) -> Result<Reach, EngineError>;
 }
 
 /// A store of sorted bytes. Only the committer has it; readers have its snapshots.
@@ -105,13 +99,7 @@ pub(crate) trait Engine: Send {
 pub(crate) struct NoSnapshot;
 
 impl Snapshot for NoSnapshot {
-    fn get(
-        &self,
-        _: Family,
-        _: &[u8],
-        _: Tier,
-        _: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<Reach, EngineError> {
+    fn get(&self, _: Family, _: &[u8], _: Tier, _: &mut dyn FnMut(Option<&[u8]>)) -> Result<Reach, EngineError> {
         Err(EngineError::Unavailable)
     }
 
