@@ -95,10 +95,8 @@ impl StateTree {
             if level > LEVEL_MAX {
                 return Err(corrupt("height of a state tree"));
             }
-            let items: Vec<Item<'_>> = nodes
-                .iter()
-                .map(|(key, child)| Item { key: key.as_key(), value: ItemValue::Child(*child) })
-                .collect();
+            let items: Vec<Item<'_>> =
+                nodes.iter().map(|(key, child)| Item { key: key.as_key(), value: ItemValue::Child(*child) }).collect();
             nodes = self.make_nodes(&items, level, created)?;
         }
         Ok(nodes.first().map_or(Root::EMPTY, |(_, child)| child.root))
@@ -151,7 +149,11 @@ struct Window {
 }
 
 impl Change<'_> {
-    async fn apply(&self, changes: Vec<(StateKey<'_>, Option<Entry>)>, created: &mut Created) -> Result<Root, StoreError> {
+    async fn apply(
+        &self,
+        changes: Vec<(StateKey<'_>, Option<Entry>)>,
+        created: &mut Created,
+    ) -> Result<Root, StoreError> {
         let changes: Vec<LevelChange<'_>> =
             changes.into_iter().map(|(key, entry)| (key, entry.map(ItemValue::Entry))).collect();
         let mut above = self.apply_level(0, &changes, created).await?;
@@ -202,13 +204,13 @@ impl Change<'_> {
     ) -> Result<ChangesAbove, StoreError> {
         let mut above = ChangesAbove::new();
         let mut done = 0;
-        let mut windows = 0;
+        let mut windows = 0_usize;
         while done < changes.len() {
             let window = self.window(level, changes, done).await?;
             self.recut(level, &window, &changes[window.changes.clone()], created, &mut above)?;
             done = window.changes.end;
             windows += 1;
-            if windows % WINDOWS_PER_TURN == 0 {
+            if windows.is_multiple_of(WINDOWS_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }
@@ -221,7 +223,8 @@ impl Change<'_> {
         let mut right = Cursor::seek(self, level, changes[first].0).await?;
         let mut nodes = VecDeque::from([(right.root, right.node.clone())]);
         let end = right.changes_end(changes);
-        let same_keys = changes[first..end].iter().all(|(key, value)| value.is_some() && right.node.find(*key).is_some());
+        let same_keys =
+            changes[first..end].iter().all(|(key, value)| value.is_some() && right.node.find(*key).is_some());
         if same_keys {
             return Ok(Window { nodes, changes: first..end, same_keys });
         }
@@ -231,7 +234,7 @@ impl Change<'_> {
         };
         let mut left = right.clone();
         while !(layout.starts_run(left.node.key(0), level) && stays(left.node.key(0))) {
-            if !left.to_previous(self).await? {
+            if !left.step_left(self).await? {
                 break;
             }
             nodes.push_front((left.root, left.node.clone()));
@@ -240,15 +243,11 @@ impl Change<'_> {
             if layout.starts_run(next, level) && stays(next) {
                 break;
             }
-            right.to_next(self).await?;
+            right.step_right(self).await?;
             nodes.push_back((right.root, right.node.clone()));
         }
         // A node to the left may have had changes of its own that kept its keys; they are made again with the rest.
-        let start = if left.has_previous() {
-            changes.partition_point(|change| change.0 < left.node.key(0))
-        } else {
-            0
-        };
+        let start = if left.has_previous() { changes.partition_point(|change| change.0 < left.node.key(0)) } else { 0 };
         Ok(Window { nodes, changes: start..right.changes_end(changes), same_keys })
     }
 
@@ -276,20 +275,20 @@ impl Change<'_> {
         }
         for (root, node) in &window.nodes {
             let key = node.key(0).into();
-            if let Some(Some(ItemValue::Child(child))) = fates.get(&key) {
-                if child.root == *root {
-                    fates.remove(&key);
-                    above.remove(&key);
-                    created.remove(root);
-                }
+            if let Some(Some(ItemValue::Child(child))) = fates.get(&key)
+                && child.root == *root
+            {
+                fates.remove(&key);
+                above.remove(&key);
+                created.remove(root);
             }
         }
         for (key, fate) in fates {
             let before = above.insert(key, fate);
-            if let Some(Some(ItemValue::Child(child))) = before {
-                if before != Some(fate) {
-                    created.remove(&child.root);
-                }
+            if let Some(Some(ItemValue::Child(child))) = before
+                && before != Some(fate)
+            {
+                created.remove(&child.root);
             }
         }
         Ok(())
@@ -348,7 +347,7 @@ impl Cursor {
         self.path.iter().any(|(_, index)| *index > 0)
     }
 
-    async fn to_next(&mut self, change: &Change<'_>) -> Result<bool, StoreError> {
+    async fn step_right(&mut self, change: &Change<'_>) -> Result<bool, StoreError> {
         let Some(depth) = self.path.iter().rposition(|(node, index)| index + 1 < node.len()) else {
             return Ok(false);
         };
@@ -356,7 +355,7 @@ impl Cursor {
         self.turn(change, depth, index, |_| 0).await
     }
 
-    async fn to_previous(&mut self, change: &Change<'_>) -> Result<bool, StoreError> {
+    async fn step_left(&mut self, change: &Change<'_>) -> Result<bool, StoreError> {
         let Some(depth) = self.path.iter().rposition(|(_, index)| *index > 0) else {
             return Ok(false);
         };

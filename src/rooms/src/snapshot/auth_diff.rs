@@ -206,7 +206,7 @@ impl<L: AuthEdges> Walk<'_, L> {
                 return Ok(());
             }
             steps += 1;
-            if steps % STEPS_PER_TURN == 0 {
+            if steps.is_multiple_of(STEPS_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }
@@ -233,8 +233,11 @@ impl<L: AuthEdges> Walk<'_, L> {
 
     /// Hands the masks of `batch` on to the auth events.
     async fn hand_on(&mut self, batch: &[EventNum]) -> Result<(), AuthDiffError<L::Error>> {
-        let unknown: Vec<EventNum> =
-            batch.iter().filter(|event| self.found.get(event).is_some_and(|found| found.auth.is_none())).copied().collect();
+        let unknown: Vec<EventNum> = batch
+            .iter()
+            .filter(|event| self.found.get(event).is_some_and(|found| found.auth.is_none()))
+            .copied()
+            .collect();
         for (event, edges) in unknown.iter().zip(self.edges(&unknown).await?) {
             if let Some(found) = self.found.get_mut(event) {
                 found.auth = Some(edges.auth);

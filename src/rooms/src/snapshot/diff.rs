@@ -148,7 +148,7 @@ impl StateTree {
                 }
             }
             steps += 1;
-            if steps % STEPS_PER_TURN == 0 {
+            if steps.is_multiple_of(STEPS_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }

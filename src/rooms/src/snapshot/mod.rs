@@ -21,6 +21,8 @@ mod overlay;
 mod scan;
 mod tree;
 
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -46,7 +48,7 @@ table! {
 }
 
 /// The name of a state: the keyed hash of the topmost node of its tree. Equal states of one database have equal roots.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Ord, PartialOrd)]
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Ord, PartialOrd, serde::Serialize, serde::Deserialize)]
 pub struct Root([u8; ROOT_BYTES]);
 
 impl Root {

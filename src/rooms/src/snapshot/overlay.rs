@@ -72,6 +72,12 @@ impl Overlay {
         }
     }
 
+    /// The nodes, in the order in which they were made.
+    #[cfg(test)]
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.order.iter().filter_map(|root| self.nodes.get(root))
+    }
+
     fn put(&self, batch: &mut Batch, room: &RoomId, root: Root) {
         if let Some(node) = self.nodes.get(&root) {
             batch.put::<Nodes>(&(room, root), node);

@@ -164,7 +164,7 @@ impl StateTree {
                 return Ok(());
             }
             leaves += 1;
-            if leaves % LEAVES_PER_TURN == 0 {
+            if leaves.is_multiple_of(LEAVES_PER_TURN) {
                 tokio::task::yield_now().await;
             }
         }
