@@ -37,11 +37,11 @@ impl ServerAcl {
 
     /// Whether `server` may take part. Its port doesn't matter.
     pub fn allows(&self, server: &ServerName) -> bool {
-        let host = server.host().to_lowercase();
-        if !self.allow_ip_literals && is_ip_literal(&host) {
+        let host = server.host();
+        if !self.allow_ip_literals && is_ip_literal(host) {
             return false;
         }
-        let any = |patterns: &[Glob]| patterns.iter().any(|pattern| pattern.matches_all(&host));
+        let any = |patterns: &[Glob]| patterns.iter().any(|pattern| pattern.matches_all(host));
         !any(&self.deny) && any(&self.allow)
     }
 }

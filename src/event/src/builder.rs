@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical::{self, Numbers, to_canonical_string};
 use crate::pdu::{
-    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, created_room_id,
+    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
+    created_room_id,
 };
 use crate::received::raw;
 use crate::sign::{ReferenceDigest, hash_and_sign};
@@ -153,6 +154,13 @@ impl PduBuilder {
         let may_name_room = self.event_type != "m.room.create" || rules.event_format.require_room_create_room_id;
         if self.room_id.is_some() != may_name_room {
             return Err(PduError::Field { field: "room_id" });
+        }
+        // Room version 12: the create event is implied by the room id and must not be listed.
+        if let Some(create) = self.room_id.as_deref().and_then(create_event_id)
+            && !rules.event_format.allow_room_create_in_auth_events
+            && self.auth_events.contains(&create)
+        {
+            return Err(PduError::Field { field: "auth_events" });
         }
         Ok(())
     }

@@ -71,11 +71,13 @@ impl Glob {
         Self::Wild(Box::new(Wild { tokens, stars }))
     }
 
-    /// Whether the pattern matches all of `text`, which is in lower case.
+    /// Whether the pattern matches all of `text`, in any case.
     pub(crate) fn matches_all(&self, text: &str) -> bool {
         match self {
-            Self::Literal(literal) => **literal == *text,
-            Self::Wild(wild) => wild.matches_all(text),
+            // Nearly all text is ASCII and nearly all differs in length.
+            Self::Literal(literal) if text.is_ascii() => literal.eq_ignore_ascii_case(text),
+            Self::Literal(literal) => **literal == *text.to_lowercase(),
+            Self::Wild(wild) => wild.matches_all(&text.to_lowercase()),
             Self::TooLong => false,
         }
     }
@@ -195,6 +197,10 @@ mod tests {
         all("*.matrix.org", "matrix.org", false);
         all("*.matrix.org", "a.b.matrix.org", true);
         all("LUNCH", "lunch", true);
+        all("lunch", "Lunch", true);
+        all("ÄÖ", "äÖ", true);
+        all("ÄÖ", "äöü", false);
+        all("*.MATRIX.org", "A.matrix.ORG", true);
         all("a*b*c", "axxbxxcxxc", true);
         all("a*b*c", "axxbxxcxx", false);
         all(&"?".repeat(GLOB_LEN_MAX + 1), &"a".repeat(GLOB_LEN_MAX + 1), false);

@@ -1,6 +1,5 @@
 //! The conditions of push rules, compiled.
 
-use std::borrow::Cow;
 use std::ops::RangeBounds;
 
 use ruma::push::{PushCondition, RoomMemberCountIs, ScalarJsonValue};
@@ -103,7 +102,7 @@ impl Condition {
                 _ => false,
             },
             Self::DisplayName => match (event.lowercase_body(), context.display_name) {
-                (Some(body), Some(name)) if !name.is_empty() => contains_words(body, &lowercase(name)),
+                (Some(body), Some(name)) if !name.is_empty() => contains_words(body, &name.to_lowercase()),
                 _ => false,
             },
             Self::MemberCount(is) => UInt::new(context.member_count).is_some_and(|count| is.contains(&count)),
@@ -122,8 +121,8 @@ impl Pattern {
 
     fn matches(&self, text: &str, context: &PushContext<'_>) -> bool {
         match self {
-            Self::Owner => lowercase(text) == lowercase(context.user.as_str()),
-            Self::Glob(glob) => glob.matches_all(&lowercase(text)),
+            Self::Owner => text.eq_ignore_ascii_case(context.user.as_str()),
+            Self::Glob(glob) => glob.matches_all(text),
         }
     }
 }
@@ -173,14 +172,6 @@ fn parse_path(text: &str) -> Path {
     }
     path.push(key.into_boxed_str());
     path
-}
-
-fn lowercase(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.to_lowercase())
-    }
 }
 
 #[cfg(test)]

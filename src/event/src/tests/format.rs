@@ -246,6 +246,7 @@ fn builders_refuse_what_no_server_would_accept() {
     assert!(build_error(&room, |event| event.state_key = Some("x".repeat(256))).is_some());
     assert!(build_error(&room, |event| event.prev_events = vec![id.clone(); PREV_EVENTS_MAX + 1]).is_some());
     assert!(build_error(&room, |event| event.auth_events = vec![id.clone(); AUTH_EVENTS_MAX + 1]).is_some());
+    assert!(build_error(&room, |event| event.auth_events.extend(create_event_id(&room.room_id))).is_some());
     assert!(build_error(&room, |event| event.origin_server_ts = u64::MAX).is_some());
     let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).expect("JSON");
     assert!(build_error(&room, |event| event.content = raw("[]")).is_some());

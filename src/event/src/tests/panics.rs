@@ -85,8 +85,6 @@ fn work_with(pdu: &Pdu, room: &Room) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     #[test]
     fn text(bytes in vec(any::<u8>(), 0..200)) {
         let _value = parse_value(&bytes, Numbers::Strict);

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use ruma::events::StateEventType;
 use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::json;
@@ -179,4 +181,73 @@ fn version_12_does_not_forget_what_lies_between() {
     let mut expected = vec![early.owned_event_id(), middle.owned_event_id(), late.owned_event_id()];
     expected.sort();
     assert_eq!(found, expected);
+}
+
+/// What somebody tries to do in one of two forks.
+#[derive(Debug, Clone)]
+struct Attempt {
+    in_left: bool,
+    sender: usize,
+    action: u8,
+    target: usize,
+    level: i64,
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    (any::<bool>(), 0..3usize, 0..6u8, 0..3usize, prop::sample::select(vec![0, 25, 50, 100]))
+        .prop_map(|(in_left, sender, action, target, level)| Attempt { in_left, sender, action, target, level })
+}
+
+fn perform(room: &mut Room, attempt: &Attempt) {
+    let users = [ALICE, BOB, CAROL];
+    let (sender, target) = (users[attempt.sender], users[attempt.target]);
+    let content = |value: &str| json!({"name": value, "topic": value});
+    let pdu = match attempt.action {
+        0 => room.event(sender, "m.room.name", Some(""), content("x")),
+        1 => room.event(sender, "m.room.topic", Some(""), content("y")),
+        2 => {
+            let others: Vec<(&str, i64)> =
+                if target == ALICE { vec![(BOB, 50)] } else { vec![(BOB, 50), (target, attempt.level)] };
+            let levels = json!({"users": room.users(&others), "events": {"m.room.power_levels": 50}});
+            room.event(sender, "m.room.power_levels", Some(""), levels)
+        }
+        3 => room.event(sender, "m.room.member", Some(target), json!({"membership": "ban"})),
+        4 => room.event(sender, "m.room.member", Some(target), json!({"membership": "leave"})),
+        _ => room.event(sender, "m.room.join_rules", Some(""), json!({"join_rule": "invite"})),
+    };
+    if room.check(&pdu).is_ok() {
+        room.add(pdu);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn resolution_has_one_answer_in_which_all_agree(
+        version in prop::sample::select(SUPPORTED_ROOM_VERSIONS.to_vec()),
+        attempts in vec(attempt(), 1..24),
+    ) {
+        let base = room(&version);
+        let (mut left, mut right) = (base.clone(), base.clone());
+        for attempt in &attempts {
+            perform(if attempt.in_left { &mut left } else { &mut right }, attempt);
+        }
+        let resolved = resolve_forks(&[&left, &right]).expect("resolved");
+        prop_assert_eq!(&resolve_forks(&[&right, &left]).expect("resolved"), &resolved);
+        prop_assert_eq!(&resolve_forks(&[&left, &right, &left]).expect("resolved"), &resolved);
+        for (key, event_id) in &left.state {
+            if right.state.get(key) == Some(event_id) {
+                prop_assert_eq!(resolved.get(key), Some(event_id));
+            }
+        }
+        for (key, event_id) in &resolved {
+            let known = [&left, &right].iter().find_map(|fork| fork.fetch(event_id)).expect("one of theirs");
+            prop_assert_eq!(known.state_pair(), Some((key.0.clone(), key.1.as_str())));
+        }
+        let mut again = left.clone();
+        again.events.extend(right.events.clone());
+        again.state = resolved.clone();
+        prop_assert_eq!(resolve_forks(&[&again, &again]).expect("resolved"), resolved);
+    }
 }

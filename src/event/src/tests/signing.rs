@@ -2,12 +2,14 @@
 
 use ruma::serde::Base64;
 use ruma::serde::base64::Standard;
-use ruma::{CanonicalJsonObject, ServerName};
+use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
 use serde_json::json;
 
 use crate::canonical::{JSON_DEPTH_MAX, Numbers, parse_object, parse_value, to_canonical_string};
 use crate::sign::hash_and_sign;
-use crate::{RoomVersionRules, SigningKey};
+use crate::{PolicyServer, RoomVersionRules, SigningKey, countersign};
+
+use super::room::{ALICE, Room};
 
 fn test_key() -> SigningKey {
     // Its last character has bits beyond the 32 bytes, which a strict decoder refuses.
@@ -135,4 +137,28 @@ fn keys_round_trip() {
     let generated = SigningKey::generate(&crate::SystemRandom);
     assert_eq!(generated.version().len(), 6);
     assert!(!format!("{generated:?}").contains(&generated.public_key_base64()));
+}
+
+#[test]
+fn policy_servers_sign_what_they_recommend() {
+    let mut room = Room::new(&RoomVersionId::V11);
+    let policy = SigningKey::from_seed(&[5; 32], "policy_server").expect("valid version");
+    let content = json!({"via": "policy.org", "public_keys": {"ed25519": policy.public_key_base64()}});
+    let named = room.send(ALICE, "m.room.policy", Some(""), content);
+    let message = room.event(ALICE, "m.room.message", None, json!({"body": "hi"}));
+    let server = PolicyServer::of(&named).expect("a policy server");
+    assert!(PolicyServer::of(&message).is_none());
+    assert!(PolicyServer::exempts(&named) && !PolicyServer::exempts(&message));
+    assert_eq!(server.server_name(), "policy.org");
+    assert!(server.verify(&message, room.rules).is_err());
+    let signed = countersign(&message, room.rules, &policy, server.server_name()).expect("signed");
+    assert_eq!(server.verify(&signed, room.rules), Ok(()));
+    let other = SigningKey::from_seed(&[6; 32], "policy_server").expect("valid version");
+    let forged = countersign(&message, room.rules, &other, server.server_name()).expect("signed");
+    assert!(server.verify(&forged, room.rules).is_err());
+    assert_eq!(server.verify(&named, room.rules), Ok(()));
+    for content in [json!({}), json!({"via": "policy.org"}), json!({"via": "policy.org", "public_keys": {"x": "y"}})] {
+        let event = room.event(ALICE, "m.room.policy", Some(""), content);
+        assert!(PolicyServer::of(&event).is_none());
+    }
 }
