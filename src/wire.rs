@@ -1,0 +1,210 @@
+//! Puts the parts together, runs them, and takes them down in order.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use client_api::{Accounts, ClientApi, Domains, Registration};
+use event::{Clock, Random, SystemClock, SystemRandom};
+use flows::Flows;
+use haima_http::{CancellationToken, Front, Gate, Server, limit};
+use rooms::Rooms;
+use ruma::OwnedUserId;
+use store::Store;
+use sync::Sync;
+use tracing::{info, warn};
+use users::Users;
+
+use crate::config::{Config, RateLimit, RateLimits};
+
+/// The domain crates over one store.
+struct Parts {
+    store: Store,
+    rooms: Rooms,
+    users: Users,
+    flows: Flows,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES];
+
+/// Opens the database and the domains over it.
+async fn open(config: &Config) -> anyhow::Result<Parts> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let options = store_options(config);
+    let path = &config.database_path;
+    let store = Store::open_rocksdb(path, &options, TABLES)
+        .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
+    store.claim_identity("server_name", config.server_name.as_str()).await.context("server_name can't be changed")?;
+
+    let caches = store.budget().callers_bytes as u64;
+    let mut rooms_config = rooms::Config::new(config.server_name.clone());
+    rooms_config.default_room_version = config.default_room_version.clone();
+    rooms_config.event_cache_bytes = caches / 2;
+    rooms_config.node_cache_bytes = caches / 4;
+    let ports = rooms::Ports::no_federation();
+    let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
+    let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
+    let flows = Flows::new(store.clone(), rooms.clone(), users.clone());
+    Ok(Parts { store, rooms, users, flows, clock, random })
+}
+
+/// Runs the server until it is told to stop.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let parts = open(&config).await?;
+    announce_first_token(&parts.users).await?;
+
+    let shutdown = CancellationToken::new();
+    let gate = Gate::new(http_config(&config), Box::new(Accounts::new(parts.users.clone())), shutdown.clone());
+    let gate = Arc::new(gate);
+    let listeners = Server::bind(gate.clone()).await?;
+    let sync = Sync::new(
+        sync_config(&config),
+        parts.store.clone(),
+        parts.rooms.clone(),
+        parts.users.clone(),
+        parts.clock.clone(),
+    )
+    .await?;
+    let domains = Domains {
+        store: parts.store.clone(),
+        users: parts.users.clone(),
+        rooms: parts.rooms.clone(),
+        flows: parts.flows.clone(),
+        sync,
+    };
+    let api = ClientApi::new(api_config(&config), gate.clone(), domains, parts.clock.clone(), parts.random.clone());
+    let (router, _) = client_api::router(api);
+    let front = Front::new(&gate, router);
+
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    for address in listeners.addresses() {
+        info!("listening on {scheme}://{address}");
+    }
+    tokio::spawn(cancel_on_signal(shutdown));
+    listeners.run(front).await;
+    parts.store.close().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Makes an account without a running server.
+pub async fn create_user(config: &Config, localpart: &str, password: &str, admin: bool) -> anyhow::Result<OwnedUserId> {
+    let parts = open(config).await?;
+    let user = client_api::create_account(&parts.users, &config.server_name, localpart, password, admin).await?;
+    parts.store.close().await;
+    Ok(user)
+}
+
+/// While there is no account, the log shows the token with which the first is registered.
+async fn announce_first_token(users: &Users) -> anyhow::Result<()> {
+    if let Some(token) = users.bootstrap_token().await? {
+        info!("no accounts yet: register the first one, an admin, with the token {token}");
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT (Ctrl+C elsewhere than on Unix), then begins the shutdown.
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    if let Err(error) = signalled().await {
+        warn!(%error, "can't wait for signals: stop the server by ending its process");
+        return;
+    }
+    info!("stopping");
+    shutdown.cancel();
+}
+
+#[cfg(unix)]
+async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn signalled() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+fn store_options(config: &Config) -> store::Options {
+    let mut options = store::Options::default();
+    options.memory_budget_bytes = usize::try_from(config.db_cache_capacity_mb << 20).unwrap_or(usize::MAX);
+    options
+}
+
+fn users_config(config: &Config) -> users::Config {
+    let mut users = users::Config::default();
+    users.password.concurrent = config.password_hashes_at_once;
+    users.tokens.refreshable_access_token_ms = Some(config.access_token_ttl.saturating_mul(1000));
+    users.presence.enabled = config.allow_local_presence;
+    users.presence.idle_ms = config.presence_idle_timeout_s.saturating_mul(1000);
+    users.presence.offline_ms = config.presence_offline_timeout_s.saturating_mul(1000);
+    users
+}
+
+fn sync_config(config: &Config) -> sync::Config {
+    sync::Config { timeout_max_ms: config.client_sync_timeout_max.saturating_mul(1000), ..sync::Config::default() }
+}
+
+fn api_config(config: &Config) -> client_api::Config {
+    let mut api = client_api::Config::new(config.server_name.clone());
+    api.registration = match (config.allow_registration, &config.registration_token) {
+        (false, _) => Registration::Closed,
+        (true, Some(_)) => Registration::Token,
+        (true, None) => Registration::Open,
+    };
+    api.registration_token.clone_from(&config.registration_token);
+    api.guests = config.allow_guest_registration;
+    api.login_with_password = config.login_with_password;
+    api.admins.clone_from(&config.admins);
+    api.public_rooms_without_auth = config.allow_public_room_directory_without_auth;
+    api.search_all_users = config.show_all_local_users_in_user_directory;
+    api.sync_timeout_ms_max = config.client_sync_timeout_max.saturating_mul(1000);
+    api.well_known_client.clone_from(&config.well_known.client);
+    api.well_known_server.clone_from(&config.well_known.server);
+    api.support_page.clone_from(&config.well_known.support_page);
+    api
+}
+
+fn http_config(config: &Config) -> haima_http::Config {
+    let tls = config.tls.as_ref().map(|tls| haima_http::Tls { certificate: tls.certs.clone(), key: tls.key.clone() });
+    let mut listen = Vec::new();
+    for address in config.address.as_slice() {
+        for port in config.port.as_slice() {
+            listen.push(haima_http::Listen { address: SocketAddr::new(*address, *port), tls: tls.clone() });
+        }
+    }
+    haima_http::Config {
+        listen,
+        request_bytes_max: config.max_request_size,
+        request_seconds_max: config.client_request_timeout,
+        long_poll_seconds_max: config.client_sync_timeout_max.saturating_add(config.client_request_timeout),
+        shutdown_seconds_max: config.client_shutdown_timeout,
+        ip_from_forwarded_header: config.ip_from_forwarded_header,
+        limits: limits(&config.rate_limit),
+        ..haima_http::Config::default()
+    }
+}
+
+fn limits(limits: &RateLimits) -> limit::Config {
+    let rate = |limit: RateLimit| limit::Rate { per_second: limit.per_second, burst: limit.burst };
+    limit::Config {
+        registration: rate(limits.registration),
+        login: rate(limits.login),
+        login_account: rate(limits.login_account),
+        message: rate(limits.message),
+        create_room: rate(limits.create_room),
+        join: rate(limits.join),
+        invite: rate(limits.invite),
+        search: rate(limits.search),
+        write: rate(limits.write),
+        read: rate(limits.read),
+        anonymous: rate(limits.anonymous),
+    }
+}
