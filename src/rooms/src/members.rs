@@ -1,0 +1,187 @@
+//! The members of a room.
+//!
+//! Specification: client-server API, `GET /rooms/{roomId}/members` and `/joined_members`.
+
+use ruma::{OwnedUserId, RoomId, UserId};
+use serde::Deserialize;
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    format::{ClientEvent, ClientFormat},
+    snapshot::Root,
+    state::source,
+    timeline::TimelineToken,
+    types::{EventNum, Membership, StoredEvent},
+    visibility::{Viewer, membership_of},
+};
+
+/// The type of member events.
+const MEMBER: &str = "m.room.member";
+
+/// Members that are read together.
+const MEMBERS_PER_READ: usize = 1_000;
+
+/// Which members are asked for. If both fields are given, members that fit either of them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct MembersQuery {
+    /// When: a token of the timeline; now if it isn't given.
+    pub at: Option<TimelineToken>,
+    /// Only those with this membership.
+    pub membership: Option<Membership>,
+    /// Only those without this membership.
+    pub not_membership: Option<Membership>,
+}
+
+impl MembersQuery {
+    fn wants(&self, membership: Membership) -> bool {
+        match (self.membership, self.not_membership) {
+            (None, None) => true,
+            (Some(wanted), None) => membership == wanted,
+            (None, Some(unwanted)) => membership != unwanted,
+            (Some(wanted), Some(unwanted)) => membership == wanted || membership != unwanted,
+        }
+    }
+}
+
+/// A joined member as `/joined_members` shows them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinedMember {
+    /// Who.
+    pub user: OwnedUserId,
+    /// Their name in the room.
+    pub display_name: Option<String>,
+    /// Their picture in the room, an `mxc:` URI.
+    pub avatar_url: Option<String>,
+}
+
+impl Rooms {
+    /// The member events of a room, for somebody who may read its state.
+    ///
+    /// Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world readable.
+    pub async fn members(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        query: MembersQuery,
+    ) -> Result<Vec<ClientEvent>, RoomsError> {
+        let root = self.root_for_members(view, viewer.user, room, query.at).await?;
+        let mut found = Vec::new();
+        let mut start: Box<str> = "".into();
+        loop {
+            let source = source(view, room);
+            let page = self.inner.tree.range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            let mut wanted = Vec::with_capacity(nums.len());
+            for event in self.all_present(view, &nums).await? {
+                if query.wants(membership_of(Some(&event))) {
+                    wanted.push(event.num);
+                }
+            }
+            for delivered in self.deliver_state(view, viewer, &wanted, ClientFormat::state()).await? {
+                found.push(delivered.json);
+            }
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// The joined members of a room with their names and pictures, for one of them.
+    ///
+    /// Fails with [`RoomsError::NotJoined`] for everybody else.
+    pub async fn joined_profiles(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Vec<JoinedMember>, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        if !self.is_joined(view, user, room).await? {
+            return Err(RoomsError::NotJoined);
+        }
+        let mut members = Vec::new();
+        let mut start: Box<str> = "".into();
+        loop {
+            let source = source(view, room);
+            let page =
+                self.inner.tree.range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            for event in self.all_present(view, &nums).await? {
+                if membership_of(Some(&event)) == Membership::Join {
+                    members.extend(profile(&event));
+                }
+            }
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(members),
+            }
+        }
+    }
+
+    /// The state whose members a user gets: at a token only for those who are in the room.
+    async fn root_for_members(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        at: Option<TimelineToken>,
+    ) -> Result<Root, RoomsError> {
+        let readable = self.readable_root(view, user, room).await?;
+        let Some(at) = at else { return Ok(readable) };
+        if !self.is_joined(view, user, room).await? {
+            return Ok(readable);
+        }
+        let position = at.position().min(view.position());
+        Ok(self.root_at(view, room, position).await?.unwrap_or(Root::EMPTY))
+    }
+
+    /// The member events of these users in the state `root`, of those who have one.
+    pub async fn member_nums<'a>(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        users: impl Iterator<Item = &'a UserId>,
+    ) -> Result<Vec<EventNum>, RoomsError> {
+        let keys: Vec<(&str, &str)> = users.map(|user| (MEMBER, user.as_str())).collect();
+        let entries = self.inner.tree.get_many(&source(view, room), root, &keys).await?;
+        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
+    }
+}
+
+fn profile(event: &StoredEvent) -> Option<JoinedMember> {
+    #[derive(Deserialize, Default)]
+    struct Content {
+        #[serde(default)]
+        displayname: serde_json::Value,
+        #[serde(default)]
+        avatar_url: serde_json::Value,
+    }
+    let user = UserId::parse(event.pdu.state_key()?).ok()?;
+    // Content of other servers may be of any shape; what doesn't fit isn't shown.
+    let content = event.pdu.content_as::<Content>().unwrap_or_default();
+    Some(JoinedMember {
+        user,
+        display_name: content.displayname.as_str().map(str::to_owned),
+        avatar_url: content.avatar_url.as_str().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_conditions_make_an_or() {
+        let query = |membership, not_membership| MembersQuery { at: None, membership, not_membership };
+        let both = query(Some(Membership::Ban), Some(Membership::Leave));
+        assert!(both.wants(Membership::Ban));
+        assert!(both.wants(Membership::Join));
+        assert!(!both.wants(Membership::Leave));
+        assert!(query(None, Some(Membership::Leave)).wants(Membership::Knock));
+        assert!(!query(Some(Membership::Join), None).wants(Membership::Knock));
+    }
+}

@@ -1,0 +1,358 @@
+//! What a room looks like from outside, and the summary of its members that `/sync` carries.
+//!
+//! Specification: client-server API, "Published room directory", "Room Summaries", `RoomSummary` of `/sync`.
+
+use std::sync::Arc;
+
+use event::visibility::history_visibility;
+use quick_cache::sync::Cache;
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    format::membership_name,
+    snapshot::Root,
+    state::source,
+    types::{EventNum, Membership, StoredEvent, TimelineIndex},
+    visibility::membership_of,
+};
+
+/// Heroes in a summary: the specification asks for five where there are as many.
+pub const HEROES_MAX: usize = 5;
+
+/// Members among which heroes are looked for. In a larger room without a name they are among the first by id.
+const HERO_CANDIDATES_MAX: usize = 100;
+
+/// States whose heroes are remembered.
+const HERO_STATES_MAX: usize = 4_096;
+
+/// States whose description is remembered.
+const DESCRIBED_STATES_MAX: usize = 8_192;
+
+/// Rooms that a restricted room can name as those that let in.
+const ALLOWED_ROOMS_MAX: usize = 100;
+
+/// A room as people outside of it see it (`PublishedRoomsChunk`, `RoomSummary` of the specification).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RoomDescription {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// How many are joined.
+    pub num_joined_members: u64,
+    /// Whether anybody may read it.
+    pub world_readable: bool,
+    /// Whether guests may join.
+    pub guest_can_join: bool,
+    /// The canonical alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canonical_alias: Option<String>,
+    /// The name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The topic as plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The picture, an `mxc:` URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+    /// How one gets in.
+    pub join_rule: String,
+    /// The rooms whose members a restricted room lets in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_room_ids: Vec<OwnedRoomId>,
+    /// The kind of room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room_type: Option<String>,
+    /// The algorithm of its encryption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    /// The room version.
+    pub room_version: String,
+}
+
+/// `summary` of a room in `/sync`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberSummary {
+    /// Users to name the room by; `None` if it has a name or an alias.
+    pub heroes: Option<Vec<OwnedUserId>>,
+    /// How many are joined.
+    pub joined: u64,
+    /// How many are invited.
+    pub invited: u64,
+}
+
+/// Members that can stand for a room, in order: one more than needed, because the asker isn't among them.
+#[derive(Debug, Default)]
+struct Heroes {
+    present: Vec<OwnedUserId>,
+    gone: Vec<OwnedUserId>,
+}
+
+/// What was found out about states, which never change.
+pub(crate) struct HeroCache {
+    heroes: Cache<Root, Arc<Heroes>>,
+    descriptions: Cache<(OwnedRoomId, Root), Arc<RoomDescription>>,
+}
+
+impl HeroCache {
+    pub(crate) fn new() -> Self {
+        Self { heroes: Cache::new(HERO_STATES_MAX), descriptions: Cache::new(DESCRIBED_STATES_MAX) }
+    }
+}
+
+impl Rooms {
+    /// What a room looks like from outside, whoever asks; [`RoomsError::RoomNotFound`] if this server doesn't
+    /// hold it.
+    pub async fn describe(&self, view: &View, room: &RoomId) -> Result<Arc<RoomDescription>, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let key = (room.to_owned(), head.root);
+        if let Some(known) = self.inner.reads.heroes.descriptions.get(&key) {
+            return Ok(known);
+        }
+        let info = self.info(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let state = self.outside_state(view, room, head.root).await?;
+        let join_rules = content(&state, "m.room.join_rules");
+        let history = state.iter().find(|event| event.pdu.event_type() == "m.room.history_visibility");
+        let description = Arc::new(RoomDescription {
+            room_id: room.to_owned(),
+            num_joined_members: head.joined_count,
+            world_readable: history_visibility(history.map(|event| &event.pdu))
+                == HistoryVisibility::WorldReadable,
+            guest_can_join: text(&state, "m.room.guest_access", "guest_access").as_deref() == Some("can_join"),
+            canonical_alias: text(&state, "m.room.canonical_alias", "alias"),
+            name: text(&state, "m.room.name", "name"),
+            topic: topic(&content(&state, "m.room.topic")),
+            avatar_url: text(&state, "m.room.avatar", "url"),
+            join_rule: join_rules.get("join_rule").and_then(Value::as_str).unwrap_or("invite").to_owned(),
+            allowed_room_ids: allowed_rooms(&join_rules),
+            room_type: info.room_type,
+            encryption: text(&state, "m.room.encryption", "algorithm"),
+            room_version: info.version.to_string(),
+        });
+        self.inner.reads.heroes.descriptions.insert(key, description.clone());
+        Ok(description)
+    }
+
+    /// The events of a state that a description is made of.
+    async fn outside_state(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        const KEYS: [(&str, &str); 8] = [
+            ("m.room.avatar", ""),
+            ("m.room.canonical_alias", ""),
+            ("m.room.encryption", ""),
+            ("m.room.guest_access", ""),
+            ("m.room.history_visibility", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.name", ""),
+            ("m.room.topic", ""),
+        ];
+        let entries = self.inner.tree.get_many(&source(view, room), root, &KEYS).await?;
+        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
+        self.all_present(view, &nums).await
+    }
+
+    /// Whether a user, or with `None` anybody at all, may be told what a room looks like: members and invited
+    /// users, and everybody who could join, knock or read it.
+    ///
+    /// Specification: `GET /rooms/{roomId}/hierarchy` and `GET /room_summary/{roomIdOrAlias}`.
+    pub async fn may_preview(
+        &self,
+        view: &View,
+        user: Option<&UserId>,
+        description: &RoomDescription,
+    ) -> Result<bool, RoomsError> {
+        let open = ["public", "knock", "knock_restricted"].contains(&&*description.join_rule);
+        if open || description.world_readable {
+            return Ok(true);
+        }
+        let Some(user) = user else { return Ok(false) };
+        let row = self.membership(view, user, &description.room_id).await?;
+        if row.is_some_and(|row| matches!(row.membership, Membership::Join | Membership::Invite)) {
+            return Ok(true);
+        }
+        if description.join_rule != "restricted" {
+            return Ok(false);
+        }
+        for room in &description.allowed_room_ids {
+            if self.is_joined(view, user, room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The description of a room for a user who may have it, and what they are in it.
+    ///
+    /// Fails with [`RoomsError::RoomNotFound`] alike if there is no such room and if they may not.
+    pub async fn room_summary(
+        &self,
+        view: &View,
+        user: Option<&UserId>,
+        room: &RoomId,
+    ) -> Result<(Arc<RoomDescription>, Option<&'static str>), RoomsError> {
+        let description = self.describe(view, room).await?;
+        if !self.may_preview(view, user, &description).await? {
+            return Err(RoomsError::RoomNotFound);
+        }
+        let Some(user) = user else { return Ok((description, None)) };
+        let row = self.membership(view, user, room).await?;
+        let membership = row.map_or(Membership::Leave, |row| row.membership);
+        Ok((description, Some(membership_name(membership))))
+    }
+
+    /// The summary of a room's members in the state `root`, for one of them.
+    pub async fn member_summary(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        root: Root,
+    ) -> Result<MemberSummary, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let heroes = match self.is_named(view, room, root).await? {
+            true => None,
+            false => {
+                let heroes = self.heroes(view, room, root).await?;
+                let chosen = choose(&heroes.present, user);
+                Some(if chosen.is_empty() { choose(&heroes.gone, user) } else { chosen })
+            }
+        };
+        Ok(MemberSummary { heroes, joined: head.joined_count, invited: head.invited_count })
+    }
+
+    /// Whether the room needs no heroes.
+    async fn is_named(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, RoomsError> {
+        for (event_type, field) in [("m.room.name", "name"), ("m.room.canonical_alias", "alias")] {
+            let Some(event) = self.state_event(view, room, root, event_type, "").await? else { continue };
+            if text(&[event], event_type, field).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn heroes(&self, view: &View, room: &RoomId, root: Root) -> Result<Arc<Heroes>, RoomsError> {
+        let cache = &self.inner.reads.heroes.heroes;
+        if let Some(heroes) = cache.get(&root) {
+            return Ok(heroes);
+        }
+        let source = source(view, room);
+        let page = self.inner.tree.range_page(&source, root, "m.room.member", "", HERO_CANDIDATES_MAX).await?;
+        let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+        let mut members = self.load(view, &nums).await?;
+        // In the order in which they became what they are; those from before our time come first.
+        members.sort_by_key(|(_, meta)| meta.index.unwrap_or(TimelineIndex::MIN));
+        let mut heroes = Heroes::default();
+        for (event, _) in members {
+            let Some(Ok(user)) = event.pdu.state_key().map(UserId::parse) else { continue };
+            let list = match membership_of(Some(&event)) {
+                Membership::Join | Membership::Invite => &mut heroes.present,
+                Membership::Leave | Membership::Ban => &mut heroes.gone,
+                Membership::Knock => continue,
+            };
+            if list.len() <= HEROES_MAX {
+                list.push(user);
+            }
+        }
+        let heroes = Arc::new(heroes);
+        cache.insert(root, heroes.clone());
+        Ok(heroes)
+    }
+}
+
+/// The first heroes other than the asker.
+fn choose(heroes: &[OwnedUserId], asker: &UserId) -> Vec<OwnedUserId> {
+    let mut chosen: Vec<OwnedUserId> = heroes.iter().filter(|user| *user != asker).cloned().collect();
+    chosen.truncate(HEROES_MAX);
+    chosen
+}
+
+/// The content of the state event of a type, an empty object without one.
+fn content(state: &[Arc<StoredEvent>], event_type: &str) -> Value {
+    let event = state.iter().find(|event| event.pdu.event_type() == event_type);
+    event.and_then(|event| read(event)).unwrap_or_default()
+}
+
+/// Content of any shape; what can't be read as `T` is as good as absent.
+fn read<T: DeserializeOwned>(event: &StoredEvent) -> Option<T> {
+    event.pdu.content_as().ok()
+}
+
+/// A text in the content of a state event, if it isn't empty.
+fn text(state: &[Arc<StoredEvent>], event_type: &str, field: &str) -> Option<String> {
+    let content = content(state, event_type);
+    let text = content.get(field).and_then(Value::as_str)?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The plain text of `m.room.topic`: its rich form if that has one, the old field otherwise.
+fn topic(content: &Value) -> Option<String> {
+    let rich = content.get("m.topic").and_then(|topic| topic.get("m.text")).and_then(Value::as_array);
+    for form in rich.into_iter().flatten() {
+        let kind = form.get("mimetype").and_then(Value::as_str).unwrap_or("text/plain");
+        if kind == "text/plain" {
+            return form.get("body").and_then(Value::as_str).map(str::to_owned);
+        }
+    }
+    let text = content.get("topic").and_then(Value::as_str)?;
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The rooms that the join rules of a restricted room name.
+fn allowed_rooms(join_rules: &Value) -> Vec<OwnedRoomId> {
+    let rule = join_rules.get("join_rule").and_then(Value::as_str);
+    if !matches!(rule, Some("restricted" | "knock_restricted")) {
+        return Vec::new();
+    }
+    let mut rooms = Vec::new();
+    let allow = join_rules.get("allow").and_then(Value::as_array);
+    for condition in allow.into_iter().flatten().take(ALLOWED_ROOMS_MAX) {
+        if condition.get("type").and_then(Value::as_str) != Some("m.room_membership") {
+            continue;
+        }
+        let room = condition.get("room_id").and_then(Value::as_str);
+        if let Some(Ok(room)) = room.map(RoomId::parse) {
+            rooms.push(room);
+        }
+    }
+    rooms
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_topic_is_plain_text() {
+        assert_eq!(topic(&json!({ "topic": "a" })), Some("a".to_owned()));
+        assert_eq!(topic(&json!({ "topic": "" })), None);
+        let rich = json!({
+            "topic": "old",
+            "m.topic": { "m.text": [{ "mimetype": "text/html", "body": "<b>" }, { "body": "new" }] }
+        });
+        assert_eq!(topic(&rich), Some("new".to_owned()));
+    }
+
+    #[test]
+    fn only_restricted_rooms_name_rooms() {
+        let allow = json!([
+            { "type": "m.room_membership", "room_id": "!a:h" },
+            { "type": "org.example", "room_id": "!b:h" },
+            { "type": "m.room_membership", "room_id": "nonsense" },
+        ]);
+        let named = allowed_rooms(&json!({ "join_rule": "restricted", "allow": allow }));
+        assert_eq!(named, ["!a:h"]);
+        assert!(allowed_rooms(&json!({ "join_rule": "public", "allow": allow })).is_empty());
+    }
+}

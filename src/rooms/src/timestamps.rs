@@ -1,0 +1,53 @@
+//! The event nearest to a point in time.
+//!
+//! Specification: client-server API, `GET /rooms/{roomId}/timestamp_to_event`.
+
+use event::visibility::Visibility;
+use ruma::{OwnedEventId, RoomId};
+use store::{Range, View};
+
+use crate::{Rooms, RoomsError, tables::Timestamps, timeline::Direction, types::EventNum, visibility::Viewer};
+
+/// Events looked at together.
+const EVENTS_PER_SCAN: usize = 20;
+
+/// Events looked at in search of one that the viewer may see.
+const EVENTS_LOOKED_AT_MAX: usize = 1_000;
+
+impl Rooms {
+    /// The event that the viewer may see with the nearest timestamp at or after (forward), or at or before
+    /// (backward), `timestamp_ms`; its id and timestamp, in Unix ms.
+    pub async fn event_by_timestamp(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        timestamp_ms: u64,
+        direction: Direction,
+    ) -> Result<Option<(OwnedEventId, u64)>, RoomsError> {
+        self.readable_root(view, viewer.user, room).await?;
+        let mut range = Range::<Timestamps>::prefix(&(room,));
+        range = match direction {
+            Direction::Forward => range.from(&(room, timestamp_ms)),
+            Direction::Backward => range.through(&(room, timestamp_ms)).reverse(),
+        };
+        for _ in 0..EVENTS_LOOKED_AT_MAX / EVENTS_PER_SCAN {
+            let rows = view.scan::<Timestamps>(range.clone().limit(EVENTS_PER_SCAN)).await?;
+            let Some(((_, at_ms, index), _)) = rows.last() else { return Ok(None) };
+            let (at_ms, index) = (*at_ms, *index);
+            let nums: Vec<EventNum> = rows.iter().map(|(_, num)| *num).collect();
+            let events = self.load(view, &nums).await?;
+            let sights = self.sights(view, viewer, room, &events).await?;
+            for ((event, _), sight) in events.iter().zip(sights) {
+                if sight.seen != Visibility::Hidden {
+                    return Ok(Some((event.pdu.owned_event_id(), event.pdu.origin_server_ts())));
+                }
+            }
+            range = match direction {
+                Direction::Forward => range.after(&(room, at_ms, index)),
+                Direction::Backward => range.before(&(room, at_ms, index)),
+            };
+        }
+        Ok(None)
+    }
+}

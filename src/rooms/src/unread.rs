@@ -1,0 +1,97 @@
+//! How much of a room a user hasn't read: notifications and highlights, by thread.
+//!
+//! Specification: client-server API, "Receiving notifications", "Marking notifications as read", "Threaded
+//! read receipts".
+//!
+//! Nobody counts for users who don't ask. A user's tally of a room lists the unread events that notify them,
+//! up to an index; asking again looks at newer events only, and a receipt that moves just drops what it
+//! passes. With the default rules the events need not be read at all: an index says which events notify
+//! everybody (`notable`).
+
+mod count;
+pub(crate) mod notable;
+mod tally;
+
+use std::collections::BTreeMap;
+
+use event::push::PushRules;
+use ruma::{OwnedEventId, RoomId};
+use serde::{Deserialize, Serialize};
+use store::{NoPrevious, Versioned, View};
+
+pub(crate) use self::tally::TallyCache;
+use crate::{Rooms, RoomsError, visibility::Viewer};
+
+/// Unread events that are counted for one user in one room; more count no further.
+pub const UNREAD_EVENTS_MAX: usize = 1_000;
+
+/// Events that are looked at to count anew, from the newest back. What lies further back counts as read.
+pub const UNREAD_EVENTS_LOOKED_AT_MAX: usize = 1_000;
+
+/// Notifications and highlights.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// Unread events that notify the user.
+    pub notifications: u64,
+    /// Those among them that are highlighted.
+    pub highlights: u64,
+}
+
+/// What a user hasn't read of a room.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnreadCounts {
+    /// Outside of threads.
+    pub main: Count,
+    /// In each thread that has something unread, by its root.
+    pub threads: BTreeMap<OwnedEventId, Count>,
+}
+
+impl UnreadCounts {
+    /// The room as a whole, for clients that don't ask for threads.
+    pub fn total(&self) -> Count {
+        let mut total = self.main;
+        for thread in self.threads.values() {
+            total.notifications += thread.notifications;
+            total.highlights += thread.highlights;
+        }
+        total
+    }
+}
+
+/// A tally as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StoredCounts {
+    /// Era, major and minor of the index up to which events were looked at.
+    pub(crate) counted_to: (u8, u64, u32),
+    /// The roots of the threads that `unread` speaks of.
+    pub(crate) threads: Vec<OwnedEventId>,
+    /// Unread events in order: era, major and minor of the index; the thread (1 + its place in `threads`, 0
+    /// for the main timeline); whether it is highlighted.
+    pub(crate) unread: Vec<(u8, u64, u32, u32, bool)>,
+}
+
+impl Versioned for StoredCounts {
+    const VERSION: u8 = 1;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> Self {
+        match previous {}
+    }
+}
+
+impl Rooms {
+    /// What a user hasn't read of a room, by the rules that are theirs now.
+    ///
+    /// Costs what happened since the last time that this was asked, and at most
+    /// [`UNREAD_EVENTS_LOOKED_AT_MAX`] events. Users who aren't joined have nothing unread, and what ignored
+    /// users send doesn't notify.
+    pub async fn unread(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+    ) -> Result<UnreadCounts, RoomsError> {
+        self.count_unread(view, viewer, room, rules).await
+    }
+}

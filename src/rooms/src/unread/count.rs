@@ -1,0 +1,318 @@
+//! Counting: what is new since the last time, by the rows of `notable` or by each event.
+
+use std::sync::Arc;
+
+use event::{
+    auth::PowerLevels,
+    push::{PushContext, PushEvent, PushRules},
+};
+use ruma::{OwnedEventId, RoomId, UserId};
+use serde::Deserialize;
+use store::{Batch, Range, Record, View};
+
+use super::{
+    UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
+    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, RELATES},
+    tally::{Marks, Tally},
+};
+use crate::{
+    Rooms, RoomsError,
+    receipts::Receipt,
+    relations::THREAD,
+    tables::{Notable, Timeline, Unread},
+    types::{EventNum, Membership, StoredEvent, TimelineIndex},
+    visibility::{Viewer, membership_of},
+};
+
+/// A tally is stored when so many events were looked at since it last was: no more has to be done again
+/// after a restart.
+const UNSTORED_EVENTS_MAX: usize = 100;
+
+/// Member events that are followed back to find when the user joined.
+const PROFILE_CHANGES_LOOKED_AT_MAX: usize = 32;
+
+/// An event that may notify.
+struct Candidate {
+    index: TimelineIndex,
+    num: EventNum,
+    flags: u8,
+    sender: String,
+    thread: Option<OwnedEventId>,
+}
+
+/// What rules ask about the room, read when the first event needs it.
+struct Room {
+    display_name: Option<String>,
+    member_count: u64,
+    power_levels: Option<PowerLevels>,
+}
+
+impl Rooms {
+    pub(super) async fn count_unread(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+    ) -> Result<UnreadCounts, RoomsError> {
+        let key = (viewer.user.to_owned(), room.to_owned());
+        let row = self.membership(view, viewer.user, room).await?;
+        let Some(row) = row.filter(|row| row.membership == Membership::Join) else {
+            self.inner.reads.tallies.remove(&key);
+            return Ok(UnreadCounts::default());
+        };
+        let receipts = self.receipts_of(view, viewer.user, room).await?;
+        let mut known = match self.inner.reads.tallies.get(&key) {
+            Some(tally) => Some(tally),
+            None => self.stored_tally(view, viewer.user, room).await?.map(Arc::new),
+        };
+        if let Some(tally) = &known
+            && TimelineIndex::live(row.position) > tally.counted_to
+            && self.joined_at(view, viewer.user, room).await? > tally.counted_to
+        {
+            // Of an earlier stay: what was unread then doesn't matter any more.
+            known = None;
+        }
+        let now = TimelineIndex::after_position(view.position());
+        let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
+        if let Some(tally) = &known
+            && tally.marks.as_of == newest_receipt
+            && self.newest_index(view, room).await?.is_none_or(|newest| newest <= tally.counted_to)
+        {
+            return Ok(tally.counts());
+        }
+        let mut tally = match known {
+            Some(tally) => Arc::unwrap_or_clone(tally),
+            None => Tally::new(self.joined_at(view, viewer.user, room).await?),
+        };
+        if tally.marks.as_of != newest_receipt {
+            let mut marks = self.marks(view, &receipts).await?;
+            marks.as_of = newest_receipt;
+            tally.mark(marks);
+        }
+        self.count_new(view, viewer, room, rules, &mut tally, now).await?;
+        let counts = tally.counts();
+        if tally.unstored >= UNSTORED_EVENTS_MAX {
+            tally.unstored = 0;
+            self.store_tally(viewer.user, room, &tally).await;
+        }
+        self.inner.reads.tallies.insert(key, Arc::new(tally));
+        Ok(counts)
+    }
+
+    /// Looks at the events from where the tally ends to `now`.
+    async fn count_new(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+        tally: &mut Tally,
+        now: TimelineIndex,
+    ) -> Result<(), RoomsError> {
+        if now <= tally.counted_to {
+            return Ok(());
+        }
+        let after = tally.marks.everywhere().map_or(tally.counted_to, |mark| mark.max(tally.counted_to));
+        let candidates = match *rules == *DEFAULT_RULES {
+            true => self.notable_events(view, room, after, now).await?,
+            false => self.all_events(view, room, after, now).await?,
+        };
+        tally.unstored += candidates.len();
+        let mut asked = None;
+        for candidate in candidates {
+            let thread = self.thread_of_candidate(view, &candidate).await?;
+            if candidate.sender == viewer.user.as_str() {
+                if candidate.flags & NOTIFIES != 0 {
+                    tally.sent_to(thread.as_ref());
+                }
+                continue;
+            }
+            let ignored = viewer.ignored.iter().any(|ignored| *ignored == candidate.sender);
+            if ignored {
+                continue;
+            }
+            let outcome = if candidate.flags & MENTIONS != 0 {
+                self.evaluate(view, viewer.user, room, rules, candidate.num, &mut asked).await?
+            } else {
+                (candidate.flags & NOTIFIES != 0).then_some(candidate.flags & HIGHLIGHTS != 0)
+            };
+            if let Some(highlighted) = outcome {
+                tally.add(candidate.index, thread, highlighted);
+            }
+        }
+        tally.counted_to = now;
+        Ok(())
+    }
+
+    /// The newest events that notify somebody by the default rules, oldest first.
+    async fn notable_events(
+        &self,
+        view: &View,
+        room: &RoomId,
+        after: TimelineIndex,
+        now: TimelineIndex,
+    ) -> Result<Vec<Candidate>, RoomsError> {
+        let rows = Range::<Notable>::prefix(&(room,))
+            .after(&(room, after))
+            .before(&(room, now))
+            .reverse()
+            .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
+        let mut candidates = Vec::new();
+        for ((_, index), (flags, num, sender, thread)) in view.scan::<Notable>(rows).await? {
+            let thread = OwnedEventId::try_from(thread).ok();
+            candidates.push(Candidate { index, num, flags, sender, thread });
+        }
+        candidates.reverse();
+        Ok(candidates)
+    }
+
+    /// The newest events of any kind, oldest first; each is to be judged by the user's own rules.
+    async fn all_events(
+        &self,
+        view: &View,
+        room: &RoomId,
+        after: TimelineIndex,
+        now: TimelineIndex,
+    ) -> Result<Vec<Candidate>, RoomsError> {
+        let rows = Range::<Timeline>::prefix(&(room,))
+            .after(&(room, after))
+            .before(&(room, now))
+            .reverse()
+            .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
+        let mut found = view.scan::<Timeline>(rows).await?;
+        found.reverse();
+        let nums: Vec<EventNum> = found.iter().map(|(_, num)| *num).collect();
+        let events = self.load(view, &nums).await?;
+        let mut candidates = Vec::new();
+        for (event, meta) in events {
+            let Some(index) = meta.index else { continue };
+            if meta.redacted_by.is_some() {
+                continue;
+            }
+            let mut flags = notable::flags(&event.pdu) | MENTIONS;
+            let relation = notable::relation_of(&event.pdu);
+            let mut thread = None;
+            match relation {
+                Some(relation) if relation.rel_type == THREAD => thread = Some(relation.parent),
+                Some(_) => flags |= RELATES,
+                None => {}
+            }
+            let sender = event.pdu.sender().as_str().to_owned();
+            candidates.push(Candidate { index, num: event.num, flags, sender, thread });
+        }
+        Ok(candidates)
+    }
+
+    async fn thread_of_candidate(
+        &self,
+        view: &View,
+        candidate: &Candidate,
+    ) -> Result<Option<OwnedEventId>, RoomsError> {
+        if candidate.thread.is_some() || candidate.flags & RELATES == 0 {
+            return Ok(candidate.thread.clone());
+        }
+        match self.event(view, candidate.num).await? {
+            Some(event) => self.thread_of(view, &event).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether an event notifies the user by these rules, and if so whether it is highlighted.
+    async fn evaluate(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        rules: &PushRules,
+        num: EventNum,
+        asked: &mut Option<Room>,
+    ) -> Result<Option<bool>, RoomsError> {
+        let Some(event) = self.event(view, num).await? else { return Ok(None) };
+        let about = match asked {
+            Some(about) => about,
+            None => asked.insert(self.about(view, user, room).await?),
+        };
+        let context = PushContext {
+            user,
+            display_name: about.display_name.as_deref(),
+            member_count: about.member_count,
+            power_levels: about.power_levels.as_ref(),
+        };
+        let outcome = rules.evaluate(&PushEvent::new(&event.pdu), &context);
+        Ok(outcome.filter(|outcome| outcome.notify).map(|outcome| outcome.highlight))
+    }
+
+    async fn about(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Room, RoomsError> {
+        #[derive(Deserialize)]
+        struct Member {
+            displayname: Option<String>,
+        }
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let member = self.member_event(view, room, head.root, user).await?;
+        let display_name = member
+            .and_then(|member| member.pdu.content_as::<Member>().ok())
+            .and_then(|content| content.displayname);
+        let create = self.state_event(view, room, head.root, "m.room.create", "").await?;
+        let levels = self.state_event(view, room, head.root, "m.room.power_levels", "").await?;
+        let rules = self.rules(view, room).await?;
+        let power_levels = create.and_then(|create| {
+            let levels = levels.as_deref().map(|levels| &levels.pdu);
+            PowerLevels::new(rules, &create.pdu, levels).ok()
+        });
+        Ok(Room { display_name, member_count: head.joined_count, power_levels })
+    }
+
+    /// The index of the event with which the user's present stay began: earlier events aren't counted.
+    async fn joined_at(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<TimelineIndex, RoomsError> {
+        let mut joined_at = TimelineIndex::MIN;
+        let mut num = self.membership(view, user, room).await?.and_then(|row| row.event);
+        for _ in 0..PROFILE_CHANGES_LOOKED_AT_MAX {
+            let Some(member) = num else { break };
+            let meta = self.meta(view, member).await?;
+            joined_at = meta.index.unwrap_or(joined_at);
+            let before: Option<Arc<StoredEvent>> = self.member_event(view, room, meta.before, user).await?;
+            if membership_of(before.as_deref()) != Membership::Join {
+                break;
+            }
+            num = before.map(|event| event.num);
+        }
+        Ok(joined_at)
+    }
+
+    async fn marks(&self, view: &View, receipts: &[Receipt]) -> Result<Marks, RoomsError> {
+        let mut marks = Marks::default();
+        for receipt in receipts {
+            let Some(num) = self.num(view, &receipt.event).await? else { continue };
+            if let Some(index) = self.meta(view, num).await?.index {
+                marks.add(receipt, index);
+            }
+        }
+        Ok(marks)
+    }
+
+    async fn stored_tally(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<Tally>, RoomsError> {
+        let stored = view.get::<Unread>(&(user, room, "")).await?;
+        Ok(stored.map(|Record(stored)| Tally::from_stored(stored)))
+    }
+
+    /// Stores a tally. It can be counted again, so nobody waits for it and a failure does no harm.
+    async fn store_tally(&self, user: &UserId, room: &RoomId, tally: &Tally) {
+        let mut batch = Batch::new();
+        batch.put::<Unread>(&(user, room, ""), &Record(tally.to_stored()));
+        batch.relaxed();
+        if let Err(error) = self.inner.store.submit(batch).await {
+            tracing::debug!(%user, %room, %error, "unread counts not stored: {error}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Who may see which event: what a viewer's sight of events depends on, read once for many events.
+//!
+//! Specification: client-server API, "Room History Visibility" and "Ignoring Users". The decision itself
+//! is [`event::visibility::for_user`]; every reader of events goes through here.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, LazyLock},
+};
+
+use event::visibility::{Viewing, Visibility, for_user, history_visibility, membership};
+use ruma::{
+    DeviceId, EventId, OwnedUserId, RoomId, UserId,
+    events::room::{history_visibility::HistoryVisibility, member::MembershipState},
+};
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    snapshot::Root,
+    types::{EventMeta, EventNum, EventStatus, Membership, StoredEvent, TimelineIndex},
+};
+
+/// How many earlier memberships are looked at to find when a user was last in a room.
+const MEMBERSHIPS_LOOKED_AT_MAX: usize = 32;
+
+static NOBODY: LazyLock<HashSet<OwnedUserId>> = LazyLock::new(HashSet::new);
+
+/// On whose behalf events are read.
+#[derive(Copy, Clone, Debug)]
+pub struct Viewer<'a> {
+    /// The user.
+    pub user: &'a UserId,
+    /// The device, for the transaction ids of what it sent.
+    pub device: Option<&'a DeviceId>,
+    /// Users that the viewer ignores.
+    pub ignored: &'a HashSet<OwnedUserId>,
+    /// Users of this server who asked for their messages to be erased.
+    pub erased: &'a HashSet<OwnedUserId>,
+}
+
+impl<'a> Viewer<'a> {
+    /// A viewer who ignores nobody, on a server where nobody is erased.
+    pub fn new(user: &'a UserId) -> Self {
+        Self { user, device: None, ignored: &NOBODY, erased: &NOBODY }
+    }
+}
+
+/// A viewer's relation to an event.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Sight {
+    /// How much of the event the viewer gets.
+    pub seen: Visibility,
+    /// The viewer's membership at the event, including what the event changed. `None` where it isn't worth
+    /// finding out.
+    pub membership: Option<Membership>,
+}
+
+/// What visibility depends on in one state of the room.
+#[derive(Clone, Debug)]
+struct Facts {
+    history: HistoryVisibility,
+    membership: Membership,
+}
+
+/// The facts of the states that were looked at; neighbouring events share theirs.
+type Memo = Vec<(Root, Facts)>;
+
+/// Until when the viewer was in the room, as far as it has been found out.
+#[derive(Copy, Clone)]
+enum Stay {
+    Unknown,
+    /// Joined now.
+    Lasting,
+    /// The last stay ended with the event at this index.
+    EndedAt(TimelineIndex),
+    Never,
+}
+
+impl Rooms {
+    /// Whether the viewer may see each of these events of a room (redacted for erased senders or not).
+    pub async fn visible(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Vec<bool>, RoomsError> {
+        let nums: Vec<EventNum> = events.iter().map(|event| event.num).collect();
+        let metas = self.metas(view, &nums).await?;
+        let pairs: Vec<_> = events.iter().cloned().zip(metas).collect();
+        let sights = self.sights(view, viewer, room, &pairs).await?;
+        Ok(sights.iter().map(|sight| sight.seen != Visibility::Hidden).collect())
+    }
+
+    /// How the viewer sees each of these events of a room.
+    pub async fn sights(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        events: &[(Arc<StoredEvent>, EventMeta)],
+    ) -> Result<Vec<Sight>, RoomsError> {
+        let mut memo = Memo::new();
+        let mut stay = Stay::Unknown;
+        let mut sights = Vec::with_capacity(events.len());
+        for (event, meta) in events {
+            let facts = self.facts(view, viewer.user, room, meta.before, &mut memo).await?;
+            let membership = match event.pdu.is_state("m.room.member", viewer.user.as_str()) {
+                true => membership_of(Some(event)),
+                false => facts.membership,
+            };
+            let mut seen = Visibility::Hidden;
+            if event.pdu.room_id() == room && meta.status == EventStatus::Accepted {
+                let joined_later = facts.history == HistoryVisibility::Shared
+                    && facts.membership != Membership::Join
+                    && self.joined_after(view, viewer.user, room, meta.index, &mut stay).await?;
+                let sender = event.pdu.sender();
+                seen = for_user(
+                    &event.pdu,
+                    &Viewing {
+                        user: viewer.user,
+                        history: facts.history,
+                        membership: membership_state(facts.membership),
+                        joined_later,
+                        ignores_sender: viewer.ignored.contains(sender),
+                        sender_erased: viewer.erased.contains(sender),
+                    },
+                );
+            }
+            sights.push(Sight { seen, membership: Some(membership) });
+        }
+        Ok(sights)
+    }
+
+    /// Whether the user was in the room at some time after the event with this index.
+    async fn joined_after(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        index: Option<TimelineIndex>,
+        stay: &mut Stay,
+    ) -> Result<bool, RoomsError> {
+        if matches!(stay, Stay::Unknown) {
+            *stay = self.stay(view, user, room).await?;
+        }
+        Ok(match stay {
+            Stay::Lasting => true,
+            Stay::EndedAt(end) => index.is_some_and(|index| index < *end),
+            Stay::Unknown | Stay::Never => false,
+        })
+    }
+
+    /// Finds the end of the user's last stay by going back through their member events.
+    async fn stay(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Stay, RoomsError> {
+        let Some(row) = self.membership(view, user, room).await? else { return Ok(Stay::Never) };
+        if row.membership == Membership::Join {
+            return Ok(Stay::Lasting);
+        }
+        let mut num = row.event;
+        for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
+            let Some(end) = num else { return Ok(Stay::Never) };
+            let meta = self.meta(view, end).await?;
+            let before = self.member_event(view, room, meta.before, user).await?;
+            if membership_of(before.as_deref()) == Membership::Join {
+                return Ok(meta.index.map_or(Stay::Never, Stay::EndedAt));
+            }
+            num = before.map(|event| event.num);
+        }
+        Ok(Stay::Never)
+    }
+
+    /// What visibility depends on in the state `root`.
+    async fn facts(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        root: Root,
+        memo: &mut Memo,
+    ) -> Result<Facts, RoomsError> {
+        if let Some((_, facts)) = memo.iter().rev().find(|(known, _)| *known == root) {
+            return Ok(facts.clone());
+        }
+        let history = self.history_visibility(view, room, root).await?;
+        let member = self.member_event(view, room, root, user).await?;
+        let facts = Facts { history, membership: membership_of(member.as_deref()) };
+        memo.push((root, facts.clone()));
+        Ok(facts)
+    }
+
+    /// The history visibility in the state `root`.
+    pub(crate) async fn history_visibility(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+    ) -> Result<HistoryVisibility, RoomsError> {
+        let event = self.state_event(view, room, root, "m.room.history_visibility", "").await?;
+        Ok(history_visibility(event.as_deref().map(|event| &event.pdu)))
+    }
+
+    /// A user's member event in the state `root`.
+    pub(crate) async fn member_event(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        user: &UserId,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        self.state_event(view, room, root, "m.room.member", user.as_str()).await
+    }
+
+    /// The state of a room that the user may read: the current one for members and where history is
+    /// world readable; for those who left, the one that they left behind.
+    ///
+    /// Fails with [`RoomsError::RoomNotFound`], or with [`RoomsError::NotJoined`] for strangers.
+    pub async fn readable_root(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Root, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let row = self.membership(view, user, room).await?;
+        if row.is_some_and(|row| row.membership == Membership::Join) {
+            return Ok(head.root);
+        }
+        if self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable {
+            return Ok(head.root);
+        }
+        let mut num = row.filter(|row| !row.forgotten).and_then(|row| row.event);
+        for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
+            let Some(end) = num else { break };
+            let meta = self.meta(view, end).await?;
+            let before = self.member_event(view, room, meta.before, user).await?;
+            if membership_of(before.as_deref()) == Membership::Join {
+                return Ok(meta.after);
+            }
+            num = before.map(|event| event.num);
+        }
+        Err(RoomsError::NotJoined)
+    }
+
+    /// Loads an event of a room that the viewer may see, whole or redacted.
+    ///
+    /// Fails with [`RoomsError::EventNotFound`] alike if there is none and if it is hidden.
+    pub async fn visible_event(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Arc<StoredEvent>, EventMeta, Sight), RoomsError> {
+        let event = self.event_by_id(view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
+        let meta = self.meta(view, event.num).await?;
+        let pair = [(event, meta)];
+        let sight = self.sights(view, viewer, room, &pair).await?;
+        let [(event, meta)] = pair;
+        match sight.as_slice() {
+            [sight] if sight.seen != Visibility::Hidden => Ok((event, meta, *sight)),
+            _ => Err(RoomsError::EventNotFound),
+        }
+    }
+}
+
+/// The membership that a member event gives; none counts as having left.
+pub(crate) fn membership_of(event: Option<&StoredEvent>) -> Membership {
+    Membership::from_event(&membership(event.map(|event| &event.pdu)))
+}
+
+fn membership_state(membership: Membership) -> MembershipState {
+    match membership {
+        Membership::Leave => MembershipState::Leave,
+        Membership::Invite => MembershipState::Invite,
+        Membership::Knock => MembershipState::Knock,
+        Membership::Join => MembershipState::Join,
+        Membership::Ban => MembershipState::Ban,
+    }
+}
+
+/// The senders of these events, each once.
+pub(crate) fn senders<'a>(events: impl Iterator<Item = &'a StoredEvent>) -> BTreeSet<&'a UserId> {
+    events.map(|event| event.pdu.sender()).collect()
+}
