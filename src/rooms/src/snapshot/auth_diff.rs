@@ -2,8 +2,8 @@
 //!
 //! The full auth chain of a state is taken as its events and everything that their auth events lead to. The auth
 //! difference is what is in the chain of some fork and not of every fork (room versions 2 and later, "State
-//! resolution", "Auth difference"). A state's own events count as part of its chain: of those only the conflicted ones can
-//! come out, and they belong to the full conflicted set anyway.
+//! resolution", "Auth difference"). It is only ever used together with the conflicted state events ("Full conflicted
+//! set"), so those are left out of the answer: most of what would have to be read to place them needn't be.
 //!
 //! Walking whole chains would cost the room. Instead each event found gets a mask of the forks whose chain it is in.
 //! The walk starts from the conflicted events, each with the forks that have it, and hands masks on to auth events, the
@@ -77,7 +77,7 @@ pub enum AuthDiffError<E> {
     },
 }
 
-/// An event that is in the auth chains of some forks and not of all.
+/// An event that is in the auth chains of some forks and not of all, and in conflict in none.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub struct Reached {
     /// The event.
@@ -98,7 +98,8 @@ impl Reached {
 pub struct AuthDifference {
     /// The conflicted keys with what each fork has there.
     pub conflicts: Vec<Conflict>,
-    /// The auth difference, by event number.
+    /// The auth difference without the events in [`AuthDifference::conflicts`], by event number. With them it is the
+    /// full conflicted set of room version 2.
     pub events: Vec<Reached>,
     /// The number of events that the walk has looked at, for metrics.
     pub events_walked: usize,
@@ -129,7 +130,8 @@ pub async fn auth_difference<L: AuthEdges>(
         common: *first,
         full: u64::MAX >> (FORKS_MAX - forks.len()),
         found: HashMap::new(),
-        pending: BTreeSet::new(),
+        pending_partial: BTreeSet::new(),
+        pending_full: BTreeSet::new(),
         partial: BTreeMap::new(),
         settled: HashSet::new(),
         closed: BinaryHeap::new(),
@@ -138,7 +140,7 @@ pub async fn auth_difference<L: AuthEdges>(
     for conflict in &conflicts {
         for (fork, entry) in conflict.entries.iter().enumerate() {
             if let Some(entry) = entry {
-                walk.meet(entry.event, entry.generation, 1 << fork);
+                walk.meet(entry.event, entry.generation, 1 << fork, Place::Conflict);
             }
         }
     }
@@ -151,20 +153,28 @@ pub async fn auth_difference<L: AuthEdges>(
     let mut events: Vec<Reached> = walk
         .found
         .into_iter()
-        .filter(|(_, found)| found.mask != full)
+        .filter(|(_, found)| found.mask != full && found.place != Place::Conflict)
         .map(|(event, found)| Reached { event, forks: found.mask })
         .collect();
     events.sort_unstable();
     Ok(AuthDifference { conflicts, events, events_walked })
 }
 
+/// Where an event was met.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Place {
+    /// At a conflicted key of some fork. Nobody asks whether its mask is full, so nothing is opened for its sake.
+    Conflict,
+    /// In the common state, or behind an auth event.
+    Elsewhere,
+}
+
 /// An event that the walk has met.
 struct Found {
+    place: Place,
     generation: u32,
     /// The forks known to have it in their chain.
     mask: u64,
-    /// What of the mask its auth events have got.
-    handed_on: u64,
     /// The least generation of a full event that may still reach this one: a strict descendant, or, as long as we can't
     /// tell whether it is itself part of the common state, this event.
     reached_from: u32,
@@ -179,9 +189,11 @@ struct Walk<'a, L> {
     common: Root,
     full: u64,
     found: HashMap<EventNum, Found>,
-    /// Events whose mask has grown since it was handed on, by generation.
-    pending: BTreeSet<(u32, EventNum)>,
-    /// How many events with partial masks have this [`Found::reached_from`].
+    /// Events whose mask has grown since it was handed on and is not full, by generation.
+    pending_partial: BTreeSet<(u32, EventNum)>,
+    /// The same for full masks.
+    pending_full: BTreeSet<(u32, EventNum)>,
+    /// How many events with partial masks, other than conflicted ones, have this [`Found::reached_from`].
     partial: BTreeMap<u32, usize>,
     /// Keys whose entry in the common state has been met.
     settled: HashSet<OwnedStateKey>,
@@ -194,12 +206,15 @@ impl<L: AuthEdges> Walk<'_, L> {
     async fn run(&mut self) -> Result<(), AuthDiffError<L::Error>> {
         let mut open_nodes = 1;
         let mut steps = 0_usize;
-        while let Some((floor, _)) = self.partial.first_key_value() {
-            let floor = *floor;
+        loop {
+            // Full events and parts of the common tree below this generation can't fill any mask that matters.
+            let floor = self.partial.first_key_value().map(|(floor, _)| *floor);
             let batch = self.take_pending(floor);
             if !batch.is_empty() {
                 self.hand_on(&batch).await?;
-            } else if self.closed.peek().is_some_and(|(highest, _)| *highest >= floor) {
+            } else if let Some(floor) = floor
+                && self.closed.peek().is_some_and(|(highest, _)| *highest >= floor)
+            {
                 self.open(floor, open_nodes).await?;
                 open_nodes = (open_nodes * 2).min(OPEN_NODES_MAX);
             } else {
@@ -210,25 +225,22 @@ impl<L: AuthEdges> Walk<'_, L> {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(())
     }
 
-    /// The pending events of the highest generation, without full ones that can't reach a partial one.
-    fn take_pending(&mut self, floor: u32) -> Vec<EventNum> {
-        let Some((highest, _)) = self.pending.last().copied() else {
+    /// The events to hand on next: those of the highest generation that has any, full ones only where they matter.
+    fn take_pending(&mut self, floor: Option<u32>) -> Vec<EventNum> {
+        let partial = self.pending_partial.last().map(|(generation, _)| *generation);
+        let full = self.pending_full.last().map(|(generation, _)| *generation);
+        let full = full.filter(|generation| floor.is_some_and(|floor| *generation >= floor));
+        let Some(highest) = partial.max(full) else {
             return Vec::new();
         };
-        let mut batch = Vec::new();
-        for (_, event) in self.pending.range((highest, EventNum(0))..) {
-            let is_partial = self.found.get(event).is_some_and(|found| found.mask != self.full);
-            if is_partial || highest >= floor {
-                batch.push(*event);
-            }
+        let first = (highest, EventNum(0));
+        let mut batch = self.pending_partial.split_off(&first);
+        if full == Some(highest) {
+            batch.append(&mut self.pending_full.split_off(&first));
         }
-        for event in &batch {
-            self.pending.remove(&(highest, *event));
-        }
-        batch
+        batch.into_iter().map(|(_, event)| event).collect()
     }
 
     /// Hands the masks of `batch` on to the auth events.
@@ -246,8 +258,7 @@ impl<L: AuthEdges> Walk<'_, L> {
         // In order, so that equal walks ask for the same look-ups.
         let mut new: BTreeMap<EventNum, u64> = BTreeMap::new();
         for event in batch {
-            let Some(found) = self.found.get_mut(event) else { continue };
-            found.handed_on = found.mask;
+            let Some(found) = self.found.get(event) else { continue };
             let (mask, auth) = (found.mask, found.auth.clone());
             for ancestor in auth.iter().flat_map(|auth| auth.iter()) {
                 if self.found.contains_key(ancestor) {
@@ -266,8 +277,8 @@ impl<L: AuthEdges> Walk<'_, L> {
         let mut keys = Vec::new();
         for ((event, mask), edges) in new.into_iter().zip(self.edges(&events).await?) {
             let reached_from = edges.generation.saturating_add(u32::from(edges.key.is_some()));
-            let found =
-                Found { generation: edges.generation, mask: 0, handed_on: 0, reached_from, auth: Some(edges.auth) };
+            let (generation, auth) = (edges.generation, Some(edges.auth));
+            let found = Found { place: Place::Elsewhere, generation, mask: 0, reached_from, auth };
             self.insert(event, found, mask);
             let Some(key) = edges.key.filter(|_| mask != self.full) else { continue };
             if !self.conflicted.contains(&key.as_key()) && self.settled.insert(key.clone()) {
@@ -276,7 +287,7 @@ impl<L: AuthEdges> Walk<'_, L> {
         }
         let keys: Vec<StateKey<'_>> = keys.iter().map(OwnedStateKey::as_key).collect();
         for entry in self.tree.get_many(self.src, self.common, &keys).await?.into_iter().flatten() {
-            self.meet(entry.event, entry.generation, self.full);
+            self.meet(entry.event, entry.generation, self.full, Place::Elsewhere);
         }
         Ok(())
     }
@@ -297,7 +308,7 @@ impl<L: AuthEdges> Walk<'_, L> {
                 match value {
                     ItemValue::Child(child) => self.closed.push((child.highest, child.root)),
                     ItemValue::Entry(_) if self.conflicted.contains(&key) => {}
-                    ItemValue::Entry(entry) => self.meet(entry.event, entry.generation, self.full),
+                    ItemValue::Entry(entry) => self.meet(entry.event, entry.generation, self.full, Place::Elsewhere),
                 }
             }
         }
@@ -305,17 +316,19 @@ impl<L: AuthEdges> Walk<'_, L> {
     }
 
     /// Meets an event of a state. All forks that have it in their state are known, so only descendants can add to its mask.
-    fn meet(&mut self, event: EventNum, generation: u32, mask: u64) {
+    fn meet(&mut self, event: EventNum, generation: u32, mask: u64, place: Place) {
         if self.found.contains_key(&event) {
             self.grow(event, mask);
         } else {
             let reached_from = generation.saturating_add(1);
-            self.insert(event, Found { generation, mask: 0, handed_on: 0, reached_from, auth: None }, mask);
+            self.insert(event, Found { place, generation, mask: 0, reached_from, auth: None }, mask);
         }
     }
 
     fn insert(&mut self, event: EventNum, found: Found, mask: u64) {
-        *self.partial.entry(found.reached_from).or_default() += 1;
+        if found.place == Place::Elsewhere {
+            *self.partial.entry(found.reached_from).or_default() += 1;
+        }
         self.found.insert(event, found);
         self.grow(event, mask);
     }
@@ -323,18 +336,23 @@ impl<L: AuthEdges> Walk<'_, L> {
     /// Adds forks to the mask of an event that was met before.
     fn grow(&mut self, event: EventNum, mask: u64) {
         let Some(found) = self.found.get_mut(&event) else { return };
-        let was_partial = found.mask != self.full;
-        found.mask |= mask;
-        if found.mask != found.handed_on {
-            self.pending.insert((found.generation, event));
+        if found.mask | mask == found.mask {
+            return;
         }
-        if was_partial && found.mask == self.full {
-            let reached_from = found.reached_from;
-            if let Some(count) = self.partial.get_mut(&reached_from) {
-                *count -= 1;
-                if *count == 0 {
-                    self.partial.remove(&reached_from);
-                }
+        found.mask |= mask;
+        let pending = (found.generation, event);
+        if found.mask != self.full {
+            self.pending_partial.insert(pending);
+            return;
+        }
+        self.pending_partial.remove(&pending);
+        self.pending_full.insert(pending);
+        if found.place == Place::Elsewhere
+            && let Some(count) = self.partial.get_mut(&found.reached_from)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.partial.remove(&found.reached_from);
             }
         }
     }
