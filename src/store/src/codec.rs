@@ -65,6 +65,11 @@ impl Writer {
         self.failure.get_or_insert_with(|| reason.to_string());
     }
 
+    /// What was written so far, with placeholders where stamps are.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The number of bytes written so far.
     pub fn len(&self) -> usize {
         self.bytes.len()

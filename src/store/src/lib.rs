@@ -25,6 +25,8 @@ mod overlay;
 mod parts;
 mod position;
 mod range;
+#[cfg(test)]
+mod recovery_tests;
 mod rows;
 mod shared;
 mod store;

@@ -1,5 +1,7 @@
 //! What the store needs of an engine: atomic writes in order, and isolated snapshots to read from.
 
+#[cfg(test)]
+pub(crate) mod faulty;
 pub(crate) mod memory;
 pub(crate) mod rocksdb;
 

@@ -1,0 +1,216 @@
+//! What happens when writing fails.
+
+use std::future::Future;
+
+use crate::{
+    Batch, CommitError, EngineError, LogEntry, MemoryDisk, Options, Position, Store, StoreError, Writer,
+    engine::{
+        Durability,
+        faulty::{Fault, Faults, Faulty},
+    },
+    error::DecodeError,
+    open::{self, Purpose},
+    table::TableInfo,
+};
+
+crate::table! {
+    /// Something to write.
+    Rows = 400, Points: u64 => u64
+}
+
+const TABLES: &[TableInfo] = &[TableInfo::of::<Rows>()];
+
+struct Wrote(u64);
+
+impl LogEntry for Wrote {
+    const KIND: u16 = 400;
+
+    fn encode_entry(&self, w: &mut Writer) {
+        w.raw(&self.0.to_be_bytes());
+    }
+
+    fn decode_entry(bytes: &[u8]) -> Result<Wrote, DecodeError> {
+        crate::decode_all(bytes).map(Wrote)
+    }
+}
+
+fn open(disk: &MemoryDisk, faults: &Faults) -> Store {
+    let engine = Box::new(Faulty::new(disk, faults));
+    open::open(engine, &Options::default(), &[TABLES], Purpose::Use).unwrap()
+}
+
+fn row(number: u64) -> Batch {
+    let mut batch = Batch::new();
+    let _ = batch.log(&Wrote(number));
+    batch.put::<Rows>(&number, &number);
+    batch
+}
+
+/// Commits as soon as the store accepts it.
+async fn commit_when_recovered(store: &Store, number: u64) -> Position {
+    loop {
+        match store.commit(row(number)).await {
+            Ok(position) => return position,
+            Err(CommitError::Failed(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn logged(store: &Store) -> Vec<(Position, u64)> {
+    let mut follower = store.follow(Position::ZERO);
+    let mut entries = Vec::new();
+    loop {
+        let records = follower.try_next().await.unwrap();
+        if records.is_empty() {
+            return entries;
+        }
+        for record in records {
+            entries.push((record.position, record.decode::<Wrote>().unwrap().unwrap().0));
+        }
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+#[test]
+fn lost_write_is_reported_and_its_positions_are_skipped() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        let first = store.commit(row(1)).await.unwrap();
+        faults.script().next_write = Some(Fault::Lost);
+        assert!(matches!(store.commit(row(2)).await, Err(CommitError::Failed(_))));
+        let third = commit_when_recovered(&store, 3).await;
+        assert!(third.get() > first.get() + 1, "the lost position is not given again");
+        assert_eq!(logged(&store).await, [(first, 1), (third, 3)]);
+        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), None);
+        assert_eq!(faults.script().resumed, 1);
+    });
+}
+
+#[test]
+fn write_that_failed_but_was_stored_is_seen_by_everyone() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        let first = store.commit(row(1)).await.unwrap();
+        let mut follower = store.follow(first);
+        faults.script().next_write = Some(Fault::Stored);
+        assert!(matches!(store.commit(row(2)).await, Err(CommitError::Failed(_))));
+        let third = commit_when_recovered(&store, 3).await;
+        let entries = logged(&store).await;
+        assert_eq!(entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), Some(2));
+        let mut followed = Vec::new();
+        while followed.last() != Some(&third) {
+            followed.extend(follower.next().await.unwrap().iter().map(|record| record.position));
+        }
+        assert_eq!(followed.len(), 2);
+    });
+}
+
+#[test]
+fn everything_behind_a_failed_write_fails() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        faults.script().next_write = Some(Fault::Lost);
+        faults.script().resume_failures = vec![EngineError::Failed("not yet".to_owned())];
+        let mut pending = Vec::new();
+        for number in 0..100 {
+            let mut batch = row(number);
+            batch.expect::<Rows>(&number.saturating_sub(1), (number > 0).then_some(&(number.saturating_sub(1))));
+            match store.submit(batch).await {
+                Ok(answer) => pending.push(answer),
+                Err(CommitError::Failed(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        for answer in pending {
+            assert!(answer.await.is_err());
+        }
+        commit_when_recovered(&store, 1000).await;
+        assert_eq!(store.view().get::<Rows>(&0).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn engine_is_reopened_when_it_does_not_recover() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        store.commit(row(1)).await.unwrap();
+        faults.script().resume_failures = vec![EngineError::Failed("stuck".to_owned()); 5];
+        faults.script().reopen_failures = vec![EngineError::Failed("views are still in use".to_owned())];
+        faults.script().next_write = Some(Fault::Lost);
+        assert!(store.commit(row(2)).await.is_err());
+        let mut unavailable = false;
+        while faults.script().reopened == 0 {
+            let read = store.view().get::<Rows>(&1).await;
+            unavailable |= matches!(read, Err(StoreError::Engine(EngineError::Unavailable)));
+            tokio::task::yield_now().await;
+        }
+        assert!(unavailable, "nothing is read while the engine is opened again");
+        commit_when_recovered(&store, 3).await;
+        assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
+        assert_eq!(faults.script().resumed, 0);
+    });
+}
+
+#[test]
+fn reads_go_on_while_the_disk_is_full() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        store.commit(row(1)).await.unwrap();
+        faults.script().resume_failures = vec![EngineError::NoSpace("full".to_owned()); 7];
+        faults.script().next_write = Some(Fault::Lost);
+        assert!(store.commit(row(2)).await.is_err());
+        while faults.script().resumed == 0 {
+            assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
+            tokio::task::yield_now().await;
+        }
+        commit_when_recovered(&store, 3).await;
+        assert_eq!(faults.script().reopened, 0);
+    });
+}
+
+#[test]
+fn failing_store_can_be_closed() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        faults.script().resume_failures = vec![EngineError::NoSpace("full".to_owned()); 1000];
+        faults.script().next_write = Some(Fault::Lost);
+        assert!(store.commit(row(1)).await.is_err());
+        store.close().await;
+    });
+}
+
+#[test]
+fn only_groups_of_relaxed_batches_are_not_synced() {
+    run(async {
+        let faults = Faults::default();
+        let disk = MemoryDisk::new();
+        let store = open(&disk, &faults);
+        let durable = store.commit(row(1)).await.unwrap();
+        faults.script().writes.clear();
+        let mut batch = row(2);
+        batch.relaxed();
+        let relaxed = store.commit(batch).await.unwrap();
+        assert_eq!(faults.script().writes, [Durability::Relaxed]);
+        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), Some(2));
+
+        // The machine stops before anything else is written.
+        disk.lose_unsynced();
+        let store = open(&disk, &Faults::default());
+        assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
+        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), None);
+        let next = store.commit(row(3)).await.unwrap();
+        assert!(next > relaxed && relaxed > durable, "a position that was seen is not given again");
+    });
+}

@@ -1,0 +1,149 @@
+//! RocksDB can't write any more (its files reach the size that the system allows): nothing that was
+//! acknowledged is lost, and the store recovers without a restart.
+#![cfg(target_os = "linux")]
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use store::{Batch, Bytes, CommitError, Options, Position, Store, TableInfo};
+
+store::table! {
+    /// Something to fill files with.
+    Rows = 350, Points: u64 => Bytes
+}
+
+const TABLES: &[TableInfo] = &[TableInfo::of::<Rows>()];
+
+/// In the environment of the limited process: the store's directory.
+const DIRECTORY: &str = "HAIMA_STORE_FULL_DISK_TEST_DIRECTORY";
+/// The largest file that the process may write, in KiB.
+const FILE_KIB_MAX: u64 = 2048;
+/// Failures that the process lives through.
+const FAILURES: u32 = 3;
+/// More than the process needs for that.
+const ROWS_MAX: u64 = 100_000;
+
+struct Wrote(u64);
+
+impl store::LogEntry for Wrote {
+    const KIND: u16 = 350;
+
+    fn encode_entry(&self, w: &mut store::Writer) {
+        w.raw(&self.0.to_be_bytes());
+    }
+
+    fn decode_entry(bytes: &[u8]) -> Result<Wrote, store::DecodeError> {
+        store::decode_all(bytes).map(Wrote)
+    }
+}
+
+fn open(path: &Path) -> Store {
+    let options = Options { memory_budget_bytes: 16 * 1024 * 1024, ..Options::default() };
+    Store::open_rocksdb(path, &options, &[TABLES]).unwrap()
+}
+
+fn content(number: u64) -> Bytes {
+    // Not compressible, so that files grow.
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::new();
+    for _ in 0..512 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_be_bytes());
+    }
+    bytes.into()
+}
+
+/// The limited process: writes until it has failed often enough, then says what was acknowledged.
+#[test]
+#[ignore = "started by the other test"]
+fn child() {
+    let Some(path) = std::env::var_os(DIRECTORY) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(Path::new(&path));
+        let mut acknowledged = Vec::new();
+        let mut failures = 0;
+        let mut failing = false;
+        let mut last = Position::ZERO;
+        for number in 0..ROWS_MAX {
+            let mut batch = Batch::new();
+            let _ = batch.log(&Wrote(number));
+            batch.put::<Rows>(&number, &content(number));
+            match store.commit(batch).await {
+                Ok(position) => {
+                    assert!(position > last);
+                    last = position;
+                    acknowledged.push(number);
+                    failing = false;
+                }
+                Err(CommitError::Failed(_)) if failing => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await
+                }
+                Err(CommitError::Failed(reason)) => {
+                    println!("failed {reason}");
+                    failing = true;
+                    failures += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+            if failures > FAILURES {
+                break;
+            }
+        }
+        assert!(failures > FAILURES, "the limit was not reached");
+        for number in acknowledged {
+            println!("acknowledged {number}");
+        }
+    });
+    // Not closed: what was acknowledged doesn't depend on it.
+    std::process::exit(0);
+}
+
+#[test]
+fn failed_writes_lose_nothing_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    // `ulimit -f` counts in units of 512 bytes in some shells and of 1 KiB in bash.
+    let script = format!("trap '' XFSZ; ulimit -f {FILE_KIB_MAX}; exec \"$0\" \"$@\"");
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(DIRECTORY, directory.path())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    let acknowledged: Vec<u64> =
+        said.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok()).collect();
+    assert!(!acknowledged.is_empty());
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(directory.path());
+        let view = store.view();
+        for number in &acknowledged {
+            assert_eq!(view.get::<Rows>(number).await.unwrap(), Some(content(*number)), "{number}");
+        }
+        let mut follower = store.follow(Position::ZERO);
+        let mut logged = Vec::new();
+        loop {
+            let records = follower.try_next().await.unwrap();
+            if records.is_empty() {
+                break;
+            }
+            for record in records {
+                let Wrote(number) = record.decode().unwrap().unwrap();
+                assert!(view.contains::<Rows>(&number).await.unwrap(), "a torn batch");
+                logged.push(number);
+            }
+        }
+        assert!(acknowledged.iter().all(|number| logged.contains(number)));
+        drop(view);
+        store.close().await;
+    });
+}

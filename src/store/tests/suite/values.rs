@@ -1,0 +1,240 @@
+//! The forms of values, pages, limits, and batches on their way together.
+
+use serde::{Deserialize, Serialize};
+use store::{
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch, Bytes, CommitError, DecodeError, Json, NoPrevious, Position, Range,
+    Record, SCAN_LIMIT, StoreError, TableInfo, Text, Value, Versioned, Writer,
+};
+
+use crate::{
+    backend::{Backend, run},
+    model::Note,
+};
+
+mod old {
+    use super::*;
+
+    #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+    pub struct Profile {
+        pub name: String,
+    }
+
+    impl Versioned for Profile {
+        const VERSION: u8 = 1;
+        type Previous = NoPrevious;
+
+        fn upgrade(previous: NoPrevious) -> Profile {
+            match previous {}
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Profile {
+    names: Vec<String>,
+}
+
+impl Versioned for Profile {
+    const VERSION: u8 = 2;
+    type Previous = old::Profile;
+
+    fn upgrade(previous: old::Profile) -> Profile {
+        Profile { names: vec![previous.name] }
+    }
+}
+
+store::table! {
+    /// Rows to page through.
+    pub Numbers = 320, Ranges: (u8, u64) => u64;
+    /// Kept in blob files.
+    pub Bodies = 321, Large: u64 => Bytes;
+    /// Values as JSON.
+    pub Documents = 322, Points: Text<std::net::IpAddr> => Json<serde_json::Value>;
+    /// Versioned values.
+    pub Profiles = 323, Points: Option<u64> => Record<Profile>;
+    /// Nothing but the key.
+    pub Marks = 324, Points: (Position,) => ()
+}
+
+const TABLES: &[TableInfo] = &[
+    TableInfo::of::<Numbers>(),
+    TableInfo::of::<Bodies>(),
+    TableInfo::of::<Documents>(),
+    TableInfo::of::<Profiles>(),
+    TableInfo::of::<Marks>(),
+];
+
+pub fn all_forms_are_kept(backend: &impl Backend) {
+    run(async {
+        let store = backend.open(TABLES);
+        let body = Bytes::from(vec![7; 100_000]);
+        let json = Json(serde_json::json!({ "a": [1, null] }));
+        let profile = Record(Profile { names: vec!["a".to_owned()] });
+        let mut batch = Batch::new();
+        let stamp = batch.log(&Note(b"x".to_vec()));
+        batch.put::<Bodies>(&1, &body);
+        batch.put::<Documents>(&"127.0.0.1", &json);
+        batch.put::<Profiles>(&Some(1), &profile);
+        batch.put::<Marks>(&(stamp,), &());
+        let position = store.commit(batch).await.unwrap();
+        store.close().await;
+
+        let store = backend.open(TABLES);
+        let view = store.view();
+        assert_eq!(view.get::<Bodies>(&1).await.unwrap(), Some(body));
+        assert_eq!(view.get::<Documents>(&"127.0.0.1").await.unwrap(), Some(json));
+        assert_eq!(view.get::<Profiles>(&Some(1)).await.unwrap(), Some(profile));
+        assert_eq!(view.get::<Profiles>(&None::<u64>).await.unwrap(), None);
+        assert!(view.contains::<Marks>(&(position,)).await.unwrap());
+        let rows = view.scan(Range::<Documents>::prefix(&("127.0.0.1",))).await.unwrap();
+        assert_eq!(rows[0].0.to_string(), "127.0.0.1");
+        drop(view);
+        store.close().await;
+    });
+}
+
+#[test]
+fn records_are_upgraded_and_newer_ones_refused() {
+    let mut writer = Writer::new();
+    Record(old::Profile { name: "a".to_owned() }).encode_value(&mut writer);
+    let stored = bytes_of(&writer);
+    let read = Record::<Profile>::decode_value(&stored).unwrap();
+    assert_eq!(read.0, Profile { names: vec!["a".to_owned()] });
+
+    let mut writer = Writer::new();
+    read.encode_value(&mut writer);
+    let newer = Record::<old::Profile>::decode_value(&bytes_of(&writer));
+    assert!(matches!(newer, Err(DecodeError::Newer { stored: 2, known: 1 })));
+    assert!(Record::<old::Profile>::decode_value(&[0, 1]).is_err());
+    assert!(Record::<old::Profile>::decode_value(&[]).is_err());
+}
+
+/// What was written, through a table's eyes: a value is the bytes that a batch would store.
+fn bytes_of(writer: &Writer) -> Vec<u8> {
+    writer.as_bytes().to_vec()
+}
+
+pub fn large_scans_are_paged(backend: &impl Backend) {
+    const ROWS: u64 = 12_000;
+    run(async {
+        let store = backend.open(TABLES);
+        for start in (0..ROWS).step_by(1000) {
+            let mut batch = Batch::new();
+            batch.relaxed();
+            for number in start..start + 1000 {
+                batch.put::<Numbers>(&(1, number), &(number * 2));
+            }
+            batch.put::<Numbers>(&(0, start), &0);
+            batch.put::<Numbers>(&(2, start), &0);
+            store.commit(batch).await.unwrap();
+        }
+        let view = store.view();
+        let expected = |number: u64| ((1, number), number * 2);
+        for limit in [0, 1, 255, 256, 257, 1023, 1024, 1025, 5000, SCAN_LIMIT] {
+            let rows = view.scan(Range::<Numbers>::prefix(&(1,)).limit(limit)).await.unwrap();
+            assert!(rows.into_iter().eq((0..limit as u64).map(expected)), "{limit} forwards");
+            let rows = view.scan(Range::<Numbers>::prefix(&(1,)).limit(limit).reverse()).await.unwrap();
+            let numbers = (0..ROWS).rev().take(limit);
+            assert!(rows.into_iter().eq(numbers.map(expected)), "{limit} backwards");
+        }
+        assert_eq!(view.scan(Range::<Numbers>::prefix(&(1,)).limit(usize::MAX)).await.unwrap().len(), SCAN_LIMIT);
+        let rest = Range::<Numbers>::between(&(1, ROWS - 2), &(2,)).after(&(1, ROWS - 2));
+        assert_eq!(view.scan(rest).await.unwrap(), [expected(ROWS - 1)]);
+        let nothing = Range::<Numbers>::between(&(2,), &(1,));
+        assert!(view.scan(nothing).await.unwrap().is_empty());
+        drop(view);
+        store.close().await;
+    });
+}
+
+pub fn refused_batches_write_nothing(backend: &impl Backend) {
+    run(async {
+        let store = backend.open(TABLES);
+        let mut large = Batch::new();
+        large.put::<Numbers>(&(1, 1), &1);
+        large.put::<Bodies>(&1, &Bytes::from(vec![0; BATCH_BYTES_MAX]));
+        assert!(!large.is_empty());
+        assert!(matches!(store.commit(large).await, Err(CommitError::TooLarge)));
+
+        let mut talkative = Batch::new();
+        for _ in 0..=BATCH_ENTRIES_MAX {
+            let _ = talkative.log(&Note(Vec::new()));
+        }
+        assert!(matches!(store.commit(talkative).await, Err(CommitError::TooLarge)));
+
+        let stamp = Batch::new().log(&Note(Vec::new()));
+        let mut foreign = Batch::new();
+        foreign.put::<Marks>(&(stamp,), &());
+        assert!(matches!(store.commit(foreign).await, Err(CommitError::Invalid(_))));
+
+        assert!(store.view().scan(Range::<Numbers>::all()).await.unwrap().is_empty());
+        assert_eq!(store.commit(Batch::new()).await.unwrap(), store.published());
+
+        // A value that the table can't hold is an error, not an absence.
+        let mut batch = Batch::new();
+        batch.put::<Bodies>(&1, &Bytes::from_static(b"x"));
+        store.commit(batch).await.unwrap();
+        assert!(matches!(store.view().get::<Wrong>(&1).await, Err(StoreError::Decode { table: "Wrong", .. })));
+        store.close().await;
+    });
+}
+
+/// [`Bodies`] seen with another type.
+struct Wrong;
+
+impl store::Table for Wrong {
+    const ID: u16 = 321;
+    const NAME: &'static str = "Wrong";
+    const FAMILY: store::Family = store::Family::Large;
+    type Key = u64;
+    type Value = u64;
+}
+
+pub fn pipelined_batches_see_each_other(backend: &impl Backend) {
+    run(async {
+        let store = backend.open(TABLES);
+        let mut pending = Vec::new();
+        for number in 0..200_u64 {
+            let mut batch = Batch::new();
+            batch.expect::<Numbers>(&(1, 0), number.checked_sub(1).as_ref());
+            batch.put::<Numbers>(&(1, 0), &number);
+            if number % 50 == 49 {
+                batch.delete_prefix::<Numbers>(&(1,));
+                batch.put::<Numbers>(&(1, 0), &number);
+            }
+            let _ = batch.log(&Note(Vec::new()));
+            pending.push(store.submit(batch).await.unwrap());
+        }
+        let mut last = Position::ZERO;
+        for answer in pending {
+            let position = answer.await.unwrap();
+            assert!(position > last);
+            last = position;
+        }
+        let mut stale = Batch::new();
+        stale.expect::<Numbers>(&(1, 0), Some(&7));
+        assert!(matches!(store.commit(stale).await, Err(CommitError::Conflict)));
+        let mut holds = Batch::new();
+        holds.expect::<Numbers>(&(1, 0), Some(&199));
+        assert_eq!(store.commit(holds).await.unwrap(), last);
+        store.close().await;
+    });
+}
+
+/// Futures of the store can be spawned.
+#[test]
+fn futures_are_send() {
+    fn send<T: Send>(value: T) -> T {
+        value
+    }
+    let store = store::Store::in_memory(&[TABLES]).unwrap();
+    let view = store.view();
+    run(async {
+        send(view.get::<Documents>(&"::1")).await.unwrap();
+        send(view.get_many::<Numbers>(&[(1, 1)])).await.unwrap();
+        send(view.scan(Range::<Numbers>::all())).await.unwrap();
+        send(store.commit(Batch::new())).await.unwrap();
+        let mut follower = store.follow(Position::ZERO);
+        send(follower.try_next()).await.unwrap();
+    });
+}
