@@ -1,0 +1,252 @@
+//! Where to look for what changed: from the inbox if the token is recent, otherwise from what the tables and the hub know.
+//!
+//! Either way the result may name more than changed, never less; what did change is read from the tables afterwards, so both
+//! ways give the same answer.
+
+use std::collections::BTreeMap;
+
+use rooms::{Membership, Rooms};
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use store::Position;
+
+use crate::{
+    SyncError,
+    hub::{Hub, Published, State},
+    inbox::{Inbox, Item, Kind, Shelf},
+    token::Token,
+};
+
+/// What may have changed in a room.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Hints {
+    /// The room's number in the hub.
+    pub(crate) number: u32,
+    /// The user is known to be in the room at the end of the range, if their membership didn't change in it.
+    pub(crate) joined: bool,
+    /// Timeline or state.
+    pub(crate) timeline: bool,
+    /// Receipts.
+    pub(crate) receipts: bool,
+    /// Who is typing.
+    pub(crate) typing: bool,
+    /// The client wants the whole state, changed or not.
+    pub(crate) full: bool,
+    /// The hub said nothing of the room: anything may have changed.
+    pub(crate) unknown: bool,
+}
+
+impl Hints {
+    /// Nothing was said about the room.
+    pub(crate) const UNKNOWN: Self = Self {
+        number: Item::ACCOUNT,
+        joined: false,
+        timeline: false,
+        receipts: false,
+        typing: false,
+        full: false,
+        unknown: true,
+    };
+}
+
+/// What may have changed for a user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Changes {
+    /// By room.
+    pub(crate) rooms: BTreeMap<OwnedRoomId, Hints>,
+    /// The user's memberships.
+    pub(crate) memberships: bool,
+    /// Account data.
+    pub(crate) account_data: bool,
+    /// Users whose presence changed.
+    pub(crate) presence: Vec<OwnedUserId>,
+}
+
+/// What an inbox lists for a token; `None` where it doesn't reach back so far.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    log: Option<Vec<Item>>,
+    typing: Option<Vec<Item>>,
+    presence: Option<Vec<Item>>,
+}
+
+impl Listed {
+    /// Reads an inbox. Volatile sequences mean nothing to a token of another run of the server.
+    pub(crate) fn new(inbox: &Inbox, since: &Token, boot: u64) -> Self {
+        let list = |shelf: &Shelf, since| shelf.since(since).map(Iterator::collect::<Vec<_>>);
+        let shelves = inbox.shelves();
+        let same_run = since.boot == boot;
+        Self {
+            log: list(&shelves.log, since.position.get()),
+            typing: same_run.then(|| list(&shelves.typing, since.typing)).flatten(),
+            presence: same_run.then(|| list(&shelves.presence, since.presence)).flatten(),
+        }
+    }
+
+    /// Whether there is something that is to be answered at once, or that is not known.
+    pub(crate) fn is_urgent(&self) -> bool {
+        let urgent = |items: &Option<Vec<Item>>| {
+            items.as_ref().is_none_or(|items| items.iter().any(|item| item.kind.is_urgent()))
+        };
+        urgent(&self.log) || urgent(&self.typing) || self.presence.is_none()
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        let empty = |items: &Option<Vec<Item>>| items.as_ref().is_some_and(Vec::is_empty);
+        empty(&self.log) && empty(&self.typing) && empty(&self.presence)
+    }
+}
+
+/// For whom and from where changes are looked for.
+pub(crate) struct Search<'a> {
+    pub(crate) hub: &'a Hub,
+    pub(crate) rooms: &'a Rooms,
+    pub(crate) published: &'a Published,
+    pub(crate) user: &'a UserId,
+    pub(crate) number: u32,
+    pub(crate) boot: u64,
+}
+
+impl Search<'_> {
+    /// Everything: for a first sync.
+    pub(crate) async fn all(&self) -> Result<Changes, SyncError> {
+        let mut changes = Changes { memberships: true, account_data: true, ..Changes::default() };
+        self.add_joined(&mut changes, |_, hints| {
+            hints.timeline = true;
+            hints.receipts = true;
+        })
+        .await?;
+        let state = self.hub.state();
+        self.add_active_typing(&state, &mut changes);
+        self.add_all_presence(&state, &mut changes);
+        Ok(changes)
+    }
+
+    /// What may have changed since a token.
+    pub(crate) async fn since(&self, since: &Token, listed: Listed) -> Result<Changes, SyncError> {
+        let mut changes = Changes::default();
+        match listed.log {
+            Some(items) => self.add_listed(&items, &mut changes),
+            None => self.add_from_tables(since.position, &mut changes).await?,
+        }
+        match listed.typing {
+            Some(items) => self.add_listed(&items, &mut changes),
+            None => self.add_unlisted_typing(since, &mut changes).await?,
+        }
+        let state = self.hub.state();
+        match listed.presence {
+            Some(items) => {
+                let users = items.iter().filter_map(|item| state.user_id(item.subject));
+                changes.presence = users.map(ToOwned::to_owned).collect();
+                changes.presence.sort_unstable();
+            }
+            None => self.add_all_presence(&state, &mut changes),
+        }
+        Ok(changes)
+    }
+
+    fn add_listed(&self, items: &[Item], changes: &mut Changes) {
+        let now = self.published.view.position().get();
+        let state = self.hub.state();
+        for item in items {
+            if item.kind == Kind::AccountData {
+                changes.account_data = true;
+                continue;
+            }
+            let Some(room) = state.room_id(item.subject) else {
+                continue;
+            };
+            let hints = changes.rooms.entry(room.to_owned()).or_default();
+            hints.number = item.subject;
+            match item.kind {
+                Kind::Room => hints.timeline = true,
+                Kind::Receipt | Kind::OwnReceipt => hints.receipts = true,
+                Kind::Typing => hints.typing = true,
+                Kind::Membership => changes.memberships = true,
+                Kind::AccountData | Kind::Presence => {}
+            }
+            // These are routed to members only. What was routed after `now` says nothing about now.
+            hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt) && item.last <= now;
+        }
+    }
+
+    async fn add_from_tables(&self, since: Position, changes: &mut Changes) -> Result<(), SyncError> {
+        changes.memberships = true;
+        changes.account_data = true;
+        self.add_joined(changes, |state, hints| {
+            hints.timeline = state.advanced_since(hints.number, since);
+            hints.receipts = state.receipts_since(hints.number, since);
+        })
+        .await
+    }
+
+    async fn add_unlisted_typing(&self, since: &Token, changes: &mut Changes) -> Result<(), SyncError> {
+        if since.boot == self.boot {
+            // More changed than the inbox holds: look at each room.
+            let typing = self.rooms.typing();
+            return self
+                .add_joined(changes, |state, hints| {
+                    let room = state.room_id(hints.number);
+                    hints.typing = room.is_some_and(|room| typing.changed_at(room) > since.typing);
+                })
+                .await;
+        }
+        if since.typing_shown {
+            // The client may show somebody as typing of whom this run of the server knows nothing.
+            return self.add_joined(changes, |_, hints| hints.typing = true).await;
+        }
+        self.add_active_typing(&self.hub.state(), changes);
+        Ok(())
+    }
+
+    /// Goes through the rooms that the user is in and keeps those of which `mark` says that something may have changed.
+    pub(crate) async fn add_joined(
+        &self,
+        changes: &mut Changes,
+        mark: impl Fn(&State, &mut Hints) + Send,
+    ) -> Result<(), SyncError> {
+        let memberships = self.rooms.memberships(&self.published.view, self.user).await?;
+        let state = self.hub.state();
+        for (room, row) in memberships {
+            let Some(number) = state.room_number(&room) else {
+                continue;
+            };
+            if row.membership != Membership::Join {
+                continue;
+            }
+            let mut hints = Hints { number, joined: true, ..Hints::default() };
+            mark(&state, &mut hints);
+            let Hints { timeline, receipts, typing, full, .. } = hints;
+            if timeline || receipts || typing || full {
+                let known = changes.rooms.entry(room).or_default();
+                *known = Hints {
+                    number,
+                    joined: true,
+                    timeline: known.timeline | timeline,
+                    receipts: known.receipts | receipts,
+                    typing: known.typing | typing,
+                    full: known.full | full,
+                    unknown: false,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn add_active_typing(&self, state: &State, changes: &mut Changes) {
+        for number in state.typing_in(self.number) {
+            if let Some(room) = state.room_id(number) {
+                let hints = changes.rooms.entry(room.to_owned()).or_default();
+                hints.number = number;
+                hints.typing = true;
+            }
+        }
+    }
+
+    fn add_all_presence(&self, state: &State, changes: &mut Changes) {
+        for number in state.sharers(self.number) {
+            changes.presence.extend(state.user_id(number).map(ToOwned::to_owned));
+        }
+        changes.presence.sort_unstable();
+    }
+}

@@ -1,0 +1,264 @@
+//! A room that the user is in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rooms::{ClientEvent, Count, EventNum, MemberSummary, Receipt, receipt_events, snapshot::Root};
+use ruma::{OwnedUserId, RoomId};
+use serde::Serialize;
+use store::Position;
+
+use super::{Answer, account::to_event};
+use crate::{
+    JoinedRoom, StateUpdate, Summary, SyncError, Timeline, UnreadCount,
+    changes::Hints,
+    response::Events,
+    slice::{Slice, SliceRange},
+    state::{LazyMembers, MEMBER, Roots, StateDelta},
+    tail::TailRange,
+};
+
+/// Types of state events that the name of a room depends on.
+const NAMING_TYPES: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
+
+#[derive(Serialize)]
+struct TypingEvent {
+    content: TypingContent,
+    #[serde(rename = "type")]
+    event_type: &'static str,
+}
+
+#[derive(Serialize)]
+struct TypingContent {
+    user_ids: Vec<OwnedUserId>,
+}
+
+/// A part of a room's history, as a client is to be told it.
+#[derive(Copy, Clone)]
+pub(super) struct Stretch<'a> {
+    pub(super) room: &'a RoomId,
+    /// The start of the timeline; `None` for all there is.
+    pub(super) since: Option<Position>,
+    /// The end.
+    pub(super) until: Position,
+    pub(super) roots: Roots,
+    pub(super) tail: Option<&'a TailRange>,
+}
+
+/// Timeline and state of a stretch.
+pub(super) struct Told {
+    pub(super) timeline: Timeline,
+    pub(super) state: StateUpdate,
+    pub(super) summary: Option<Summary>,
+    /// Whether anything happened in the timeline, shown or not.
+    pub(super) eventful: bool,
+}
+
+impl Answer<'_> {
+    /// What to say about a room that the user is in.
+    pub(super) async fn joined(
+        &self,
+        room: &RoomId,
+        hints: Hints,
+        fresh: bool,
+        account_data: Vec<ClientEvent>,
+    ) -> Result<JoinedRoom, SyncError> {
+        let since = self.since.filter(|_| !fresh);
+        let mut update = JoinedRoom::default();
+        let mut eventful = false;
+        if since.is_none() || hints.timeline || hints.full {
+            let told = self.joined_stretch(room, hints, since).await?;
+            eventful = told.eventful;
+            update.timeline = told.timeline;
+            update.state = told.state;
+            update.summary = told.summary;
+        } else if self.session.request.use_state_after {
+            update.state = StateUpdate::After(Events::default());
+        }
+        let receipts = self.receipts(room, hints, since).await?;
+        let own_moved = receipts.iter().any(|receipt| receipt.user == self.reader.viewer.user);
+        update.ephemeral.events = self.ephemeral(room, hints, &receipts)?;
+        update.account_data.events = match (fresh, self.since) {
+            (true, Some(_)) => self.room_account_data(room).await?,
+            _ => account_data,
+        };
+        if since.is_none() || eventful || own_moved {
+            self.add_unread(room, &mut update).await?;
+        }
+        Ok(update)
+    }
+
+    async fn joined_stretch(&self, room: &RoomId, hints: Hints, since: Option<Position>) -> Result<Told, SyncError> {
+        let until = self.reader.now();
+        let hub = &self.session.inner.hub;
+        let tail = since.and_then(|since| hub.state().tail(hints.number, since, until));
+        let end = match &tail {
+            Some(tail) => tail.after,
+            None => self.reader.root_now(room).await?,
+        };
+        let known = match (since, &tail) {
+            _ if hints.full => None,
+            (None, _) => None,
+            (Some(_), Some(tail)) => Some(tail.before),
+            (Some(since), None) => Some(self.reader.root_at(room, since).await?),
+        };
+        let roots = Roots { known, end };
+        let stretch = Stretch { room, since, until, roots, tail: tail.as_ref() };
+        self.tell(stretch, true).await
+    }
+
+    /// Timeline and state of a stretch of a room's history.
+    pub(super) async fn tell(&self, stretch: Stretch<'_>, with_summary: bool) -> Result<Told, SyncError> {
+        let Stretch { room, since, until, roots, tail } = stretch;
+        let filter = &self.session.filter.room;
+        let config = &self.session.inner.config;
+        let wanted = filter.timeline.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let limit = wanted.unwrap_or(config.timeline_limit_default).min(config.timeline_limit_max);
+        let range = SliceRange { room, since, until, limit, filter: &filter.timeline, tail };
+        let mut slice = self.reader.slice(range).await?;
+        let after = self.session.request.use_state_after;
+        if !after {
+            self.reader.cut_misleading(room, &mut slice, roots.end).await?;
+        }
+        let summary = match with_summary && self.names_change(room, roots).await? {
+            true => Some(self.summary(room, roots.end).await?),
+            false => None,
+        };
+        let lazy = self.lazy_members(&slice, roots, summary.as_ref());
+        let delta = match after {
+            true => self.reader.state_after(room, roots, lazy.as_ref()).await?,
+            false => self.reader.state_before(room, roots, &slice, lazy.as_ref()).await?,
+        };
+        let state = Events { events: self.state(room, delta, &slice, lazy.as_ref()).await? };
+        let eventful = slice.eventful;
+        let timeline = Timeline {
+            events: self.timeline_events(&slice.events, slice.limited).await?,
+            limited: slice.limited,
+            prev_batch: slice.eventful.then(|| slice.start.to_string()),
+        };
+        let state = if after { StateUpdate::After(state) } else { StateUpdate::Before(state) };
+        Ok(Told { timeline, state, summary, eventful })
+    }
+
+    /// Whether what a room is called may have changed.
+    async fn names_change(&self, room: &RoomId, roots: Roots) -> Result<bool, SyncError> {
+        let Some(known) = roots.known else {
+            return Ok(true);
+        };
+        let changes = self.reader.diff(room, known, roots.end).await?;
+        Ok(changes.iter().any(|change| NAMING_TYPES.contains(&&*change.key.event_type)))
+    }
+
+    async fn summary(&self, room: &RoomId, root: Root) -> Result<Summary, SyncError> {
+        let (rooms, view, user) = (self.reader.rooms, self.reader.view, self.reader.viewer.user);
+        let MemberSummary { heroes, joined, invited } = rooms.member_summary(view, user, room, root).await?;
+        Ok(Summary { heroes, joined, invited })
+    }
+
+    /// The members that lazy loading has to tell, if it is wanted: senders, who the room is named after, and the user themselves
+    /// where everything is told.
+    fn lazy_members(&self, slice: &Slice, roots: Roots, summary: Option<&Summary>) -> Option<BTreeSet<OwnedUserId>> {
+        if !self.session.filter.room.state.lazy_load_members {
+            return None;
+        }
+        let mut members: BTreeSet<OwnedUserId> = BTreeSet::new();
+        for seen in &slice.events {
+            members.insert(seen.event.pdu.sender().to_owned());
+        }
+        if let Some(heroes) = summary.and_then(|summary| summary.heroes.as_ref()) {
+            members.extend(heroes.iter().cloned());
+        }
+        if roots.known.is_none() {
+            members.insert(self.reader.viewer.user.to_owned());
+        }
+        Some(members)
+    }
+
+    /// Formats state, leaving out members that the device has.
+    async fn state(
+        &self,
+        room: &RoomId,
+        delta: StateDelta,
+        slice: &Slice,
+        lazy: LazyMembers<'_>,
+    ) -> Result<Vec<ClientEvent>, SyncError> {
+        let filter = &self.session.filter.room.state;
+        if !filter.wants_room(room) {
+            return Ok(Vec::new());
+        }
+        let StateDelta { changed: mut nums, mut members } = delta;
+        if lazy.is_some() && !filter.include_redundant_members {
+            self.drop_redundant(room, &mut members);
+            // What the client gets in other ways it has as well.
+            let mut sent: Vec<EventNum> = Vec::new();
+            for seen in &slice.events {
+                if seen.event.pdu.event_type() == MEMBER {
+                    sent.push(seen.event.num);
+                }
+            }
+            self.drop_redundant(room, &mut sent);
+        }
+        nums.extend(members);
+        self.state_events(&nums).await
+    }
+
+    fn drop_redundant(&self, room: &RoomId, members: &mut Vec<EventNum>) {
+        let request = &self.session.request;
+        let device = (request.user, request.device);
+        // With the full state everything is told anew.
+        let since = self.since.filter(|_| !request.full_state);
+        self.session.inner.sent_members.keep_new(device, room, since, self.reader.now(), members);
+    }
+
+    async fn receipts(&self, room: &RoomId, hints: Hints, since: Option<Position>) -> Result<Vec<Receipt>, SyncError> {
+        let (rooms, view, user) = (self.reader.rooms, self.reader.view, self.reader.viewer.user);
+        let now = self.reader.now();
+        let Some(since) = since else {
+            return Ok(rooms.receipts(view, user, room).await?);
+        };
+        if !hints.receipts {
+            return Ok(Vec::new());
+        }
+        let moved = rooms.receipts_since(view, user, room, since, now).await?;
+        if moved.is_empty() {
+            self.session.inner.hub.state().receipts_quiet(hints.number, since, now);
+        }
+        Ok(moved)
+    }
+
+    fn ephemeral(&self, room: &RoomId, hints: Hints, receipts: &[Receipt]) -> Result<Vec<ClientEvent>, SyncError> {
+        let filter = &self.session.filter.room;
+        let mut events = Vec::new();
+        if !receipts.is_empty() && filter.wants_ephemeral(room, "m.receipt") {
+            events.extend(receipt_events(receipts)?.into_iter().map(ClientEvent::from));
+        }
+        if (hints.typing || hints.unknown) && filter.wants_ephemeral(room, "m.typing") {
+            let user_ids = self.reader.rooms.typing().users(room);
+            if user_ids.is_empty() && !hints.typing {
+                return Ok(events);
+            }
+            let content = TypingContent { user_ids };
+            events.push(to_event(&TypingEvent { content, event_type: "m.typing" })?);
+        }
+        Ok(events)
+    }
+
+    async fn add_unread(&self, room: &RoomId, update: &mut JoinedRoom) -> Result<(), SyncError> {
+        let (rooms, view, viewer) = (self.reader.rooms, self.reader.view, &self.reader.viewer);
+        let unread = rooms.unread(view, viewer, room, &self.rules).await?;
+        if !self.session.filter.room.timeline.unread_thread_notifications {
+            update.unread_notifications = Some(unread_count(unread.total()));
+            return Ok(());
+        }
+        update.unread_notifications = Some(unread_count(unread.main));
+        let mut threads = BTreeMap::new();
+        for (root, count) in unread.threads {
+            threads.insert(root, unread_count(count));
+        }
+        update.unread_thread_notifications = threads;
+        Ok(())
+    }
+}
+
+fn unread_count(count: Count) -> UnreadCount {
+    UnreadCount { highlight_count: count.highlights, notification_count: count.notifications }
+}

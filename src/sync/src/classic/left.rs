@@ -1,0 +1,143 @@
+//! Rooms that the user left, or is not in yet.
+
+use rooms::{ClientEvent, EventNum, Membership, Sight, TimelineIndex, Visibility, stripped};
+use ruma::{OwnedUserId, RoomId, UserId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use store::Position;
+
+use super::{Answer, joined::Stretch};
+use crate::{
+    LeftRoom, StateUpdate, SyncError,
+    membership::Step,
+    reader::SeenEvent,
+    response::Events,
+    state::{MEMBER, Roots},
+};
+
+/// State that helps to recognise a room (client-server API, "Stripped state").
+const STRIPPED_TYPES: [&str; 7] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+impl Answer<'_> {
+    /// What to say about a room that the user was in up to `end`.
+    pub(super) async fn left(
+        &self,
+        room: &RoomId,
+        end: Position,
+        fresh: bool,
+        last: Step,
+        account_data: Vec<ClientEvent>,
+    ) -> Result<LeftRoom, SyncError> {
+        let since = self.since.filter(|_| !fresh);
+        let known = match since {
+            Some(since) if !self.session.request.full_state => Some(self.reader.root_at(room, since).await?),
+            _ => None,
+        };
+        let roots = Roots { known, end: self.reader.root_at(room, end).await? };
+        let stretch = Stretch { room, since, until: end, roots, tail: None };
+        let told = self.tell(stretch, false).await?;
+        let mut update = LeftRoom { state: told.state, timeline: told.timeline, ..LeftRoom::default() };
+        update.account_data.events = account_data;
+        if last.position > end {
+            // A ban after the leave, say.
+            update.timeline.events.extend(self.own_member_event(room, last).await?);
+        }
+        Ok(update)
+    }
+
+    /// What to say about a room that the user isn't in and wasn't: the end of an invite, a knock or a hope.
+    pub(super) async fn refused(&self, room: &RoomId, last: Step) -> Result<LeftRoom, SyncError> {
+        let mut update = LeftRoom::default();
+        if self.session.request.use_state_after {
+            update.state = StateUpdate::After(Events::default());
+        }
+        update.timeline.events.extend(self.own_member_event(room, last).await?);
+        Ok(update)
+    }
+
+    /// The user's own member event, which they may see whatever the room's history visibility.
+    async fn own_member_event(&self, room: &RoomId, step: Step) -> Result<Option<ClientEvent>, SyncError> {
+        let (rooms, view) = (self.reader.rooms, self.reader.view);
+        let filter = &self.session.filter.room.timeline;
+        let Some(num) = step.event else { return Ok(None) };
+        let Some(event) = rooms.event(view, num).await? else {
+            return Ok(None);
+        };
+        if !filter.wants_room(room) || !filter.wants(&event.pdu) {
+            return Ok(None);
+        }
+        let meta = rooms.meta(view, num).await?;
+        let sight = Sight { seen: Visibility::Visible, membership: Some(step.membership) };
+        let index = TimelineIndex::live(step.position);
+        let seen = SeenEvent { index, event, meta, sight };
+        Ok(self.timeline_events(&[seen], false).await?.pop())
+    }
+
+    /// The stripped state of a room that the user is invited to or knocks at; `None` if they are not to hear of it, because
+    /// they ignore who invited them.
+    pub(super) async fn stripped(&self, room: &RoomId, step: Step) -> Result<Option<Events>, SyncError> {
+        let (rooms, view, viewer) = (self.reader.rooms, self.reader.view, &self.reader.viewer);
+        let member = match step.event {
+            Some(num) => rooms.event(view, num).await?,
+            None => None,
+        };
+        let kept = match member {
+            // The invite came through a room that this server holds.
+            Some(_) => None,
+            None => rooms.stripped_state(view, viewer.user, room).await?,
+        };
+        if step.membership == Membership::Invite {
+            let sender = match (&member, &kept) {
+                (Some(member), _) => Some(member.pdu.sender().to_owned()),
+                (None, Some(kept)) => inviter(kept, viewer.user),
+                (None, None) => None,
+            };
+            if sender.is_some_and(|sender| viewer.ignored.contains(&sender)) {
+                return Ok(None);
+            }
+        }
+        if let Some(kept) = kept {
+            let events = kept.into_iter().map(ClientEvent::from).collect();
+            return Ok(Some(Events { events }));
+        }
+        let root = self.reader.root_at(room, step.position).await?;
+        let keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
+        let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
+        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
+        let mut events: Vec<ClientEvent> = Vec::new();
+        for event in rooms.events(view, &nums).await?.into_iter().flatten().chain(member) {
+            events.push(stripped(&event.pdu)?.into());
+        }
+        Ok(Some(Events { events }))
+    }
+}
+
+#[derive(Deserialize)]
+struct StrippedMember {
+    sender: OwnedUserId,
+    state_key: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: String,
+}
+
+/// Who invited the user, by the stripped state.
+fn inviter(stripped: &[Box<RawValue>], user: &UserId) -> Option<OwnedUserId> {
+    for event in stripped {
+        // Most stripped state is no member event and doesn't read as one.
+        let Ok(member) = serde_json::from_str::<StrippedMember>(event.get()) else {
+            continue;
+        };
+        if member.event_type == MEMBER && member.state_key == user {
+            return Some(member.sender);
+        }
+    }
+    None
+}

@@ -1,0 +1,354 @@
+//! Classic `/sync`: waiting for news, and shaping them.
+//!
+//! Specification: client-server API, "Syncing".
+
+mod account;
+mod format;
+mod joined;
+mod left;
+
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+
+use event::push::PushRules;
+use rooms::{ClientEvent, Membership, MembershipLogRow, MembershipRow, Viewer};
+use ruma::{DeviceId, OwnedRoomId, RoomId, UserId};
+use store::Position;
+use tokio::time::Instant;
+use users::PresenceState;
+
+use crate::{
+    Filter, Inner, InvitedRoom, KnockedRoom, RoomUpdates, Sync, SyncError, SyncResponse, Token,
+    changes::{Changes, Hints, Listed, Search},
+    hub::Published,
+    inbox::Inbox,
+    membership::{Standing, Step, standing},
+    reader::Reader,
+};
+
+/// A request for `/sync`, with the parameters as the specification has them.
+#[derive(Copy, Clone, Debug)]
+pub struct SyncRequest<'a> {
+    /// Who asks.
+    pub user: &'a UserId,
+    /// With which device.
+    pub device: &'a DeviceId,
+    /// The token of the last answer; `None` for a first sync.
+    pub since: Option<&'a str>,
+    /// A filter's id or its JSON.
+    pub filter: Option<&'a str>,
+    /// Whether to return the whole state of rooms, at once.
+    pub full_state: bool,
+    /// How present the user is while this device syncs.
+    pub set_presence: PresenceState,
+    /// How long to wait for news, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether the client wants the state at the end of timelines instead of that at their start.
+    pub use_state_after: bool,
+}
+
+/// What stays the same during one request.
+pub(crate) struct Session<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) request: SyncRequest<'a>,
+    pub(crate) filter: Filter,
+    /// The user's number in the hub.
+    pub(crate) number: u32,
+}
+
+/// What a look at the inbox says.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum News {
+    /// Nothing.
+    None,
+    /// Something that waits for more to come.
+    Relaxed,
+    /// Something to be answered at once.
+    Urgent,
+}
+
+impl Sync {
+    /// Answers a request, waiting for news up to its timeout if there are none. Dropping the future ends the wait.
+    ///
+    /// A token of before a restore of the database is answered like a first sync.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::BadToken`], [`SyncError::BadFilter`], [`SyncError::UnknownFilter`]; otherwise fails only if the store does.
+    pub async fn classic(&self, request: SyncRequest<'_>) -> Result<SyncResponse, SyncError> {
+        let inner = &*self.inner;
+        let mut since = inner.since(request.since)?;
+        let filter = inner.filter(&request).await?;
+        let presence = inner.users.presence();
+        let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
+        let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms());
+        let session = Session { inner, request, filter, number };
+        // This request sees what was acknowledged to anybody before it.
+        inner.hub.wait_for(inner.store.published()).await;
+        let wait_ms = request.timeout_ms.min(inner.config.timeout_max_ms);
+        let deadline = Instant::now() + Duration::from_millis(wait_ms);
+        let mut over = pin!(inner.hub.over(deadline));
+        let mut at_once = request.full_state || wait_ms == 0;
+        let mut relaxed_due: Option<Instant> = None;
+        loop {
+            // Before looking, so that nothing is missed between the look and the wait.
+            let mut urgent = pin!(inbox.urgent.notified());
+            let mut relaxed = pin!(inbox.relaxed.notified());
+            urgent.as_mut().enable();
+            relaxed.as_mut().enable();
+            let published = inner.hub.published();
+            let news = session.news(&inbox, since.as_ref());
+            let is_due = relaxed_due.is_some_and(|due| due <= Instant::now());
+            if at_once || news == News::Urgent || is_due {
+                // Boxed, so that a waiting request is small.
+                let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
+                if at_once || since.is_none() || !response.0.is_empty() {
+                    return Ok(response.0);
+                }
+                since = Some(response.1);
+                relaxed_due = None;
+            } else if news == News::Relaxed && relaxed_due.is_none() {
+                relaxed_due = Some(Instant::now() + Duration::from_millis(inner.config.relaxed_delay_ms));
+            }
+            drop(published);
+            tokio::select! {
+                biased;
+                () = urgent => {}
+                () = relaxed, if relaxed_due.is_none() => {}
+                () = at(relaxed_due) => {}
+                () = &mut over => at_once = true,
+            }
+            inbox.touch(inner.clock.now_ms());
+        }
+    }
+}
+
+/// Waits until a point in time, for ever if there is none.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Inner {
+    /// The token of a request; `None` for a first sync, and for a token of another epoch of the store.
+    fn since(&self, since: Option<&str>) -> Result<Option<Token>, SyncError> {
+        let Some(since) = since else { return Ok(None) };
+        let token: Token = since.parse()?;
+        if token.epoch != self.store.epoch() {
+            return Ok(None);
+        }
+        if token.position > self.store.published() {
+            // A token of this epoch can't be ahead of the log.
+            return Err(SyncError::BadToken);
+        }
+        Ok(Some(token))
+    }
+
+    async fn filter(&self, request: &SyncRequest<'_>) -> Result<Filter, SyncError> {
+        let Some(text) = request.filter else {
+            return Ok(Filter::default());
+        };
+        if text.trim_start().starts_with('{') {
+            return Filter::parse(text);
+        }
+        let stored = self.users.filter(&self.store.view(), request.user, text).await?;
+        Filter::parse(stored.ok_or(SyncError::UnknownFilter)?.get())
+    }
+}
+
+impl Session<'_> {
+    fn news(&self, inbox: &Inbox, since: Option<&Token>) -> News {
+        let Some(since) = since else { return News::Urgent };
+        let listed = Listed::new(inbox, since, self.inner.store.boot_id());
+        if listed.is_urgent() {
+            News::Urgent
+        } else if listed.is_empty() {
+            News::None
+        } else {
+            News::Relaxed
+        }
+    }
+
+    /// The answer for everything up to what is published, and its token.
+    async fn answer(
+        &self,
+        inbox: &Inbox,
+        since: Option<&Token>,
+        published: &Published,
+    ) -> Result<(SyncResponse, Token), SyncError> {
+        let Inner { rooms, users, store, hub, .. } = self.inner;
+        let user = self.request.user;
+        let view = &published.view;
+        let ignored = users.ignored_users(view, user).await?;
+        let viewer = Viewer { device: Some(self.request.device), ignored: &ignored, ..Viewer::new(user) };
+        let answer = Answer {
+            session: self,
+            reader: Reader { rooms, view, viewer },
+            since: since.map(|since| since.position),
+            rules: users.compiled_push_rules(view, user).await?,
+        };
+        let boot = store.boot_id();
+        let search = Search { hub, rooms, published, user, number: self.number, boot };
+        let mut changes = match since {
+            None => search.all().await?,
+            Some(since) => search.since(since, Listed::new(inbox, since, boot)).await?,
+        };
+        if self.request.full_state && since.is_some() {
+            search.add_joined(&mut changes, |_, hints| hints.full = true).await?;
+        }
+        let mut response = answer.build(&changes).await?;
+        let token = Token {
+            epoch: store.epoch(),
+            position: view.position(),
+            to_device: since.map_or(0, |since| since.to_device),
+            boot,
+            typing: published.typing,
+            typing_shown: !hub.state().typing_in(self.number).is_empty(),
+            presence: published.presence,
+        };
+        response.next_batch = token.to_string();
+        Ok((response, token))
+    }
+}
+
+/// One answer in the making.
+pub(crate) struct Answer<'a> {
+    session: &'a Session<'a>,
+    reader: Reader<'a>,
+    /// What the client has seen everything up to; `None` in a first sync.
+    since: Option<Position>,
+    rules: Arc<PushRules>,
+}
+
+/// The user's ways into and out of rooms in the range.
+type Paths = BTreeMap<OwnedRoomId, Vec<Step>>;
+
+impl Answer<'_> {
+    async fn build(&self, changes: &Changes) -> Result<SyncResponse, SyncError> {
+        let filter = &self.session.filter;
+        let mut response = SyncResponse::default();
+        let mut account_data = self.account_data(changes).await?;
+        if let Some(rows) = account_data.remove(&None) {
+            response.account_data.events = rows;
+        }
+        response.presence.events = self.presence(changes)?;
+        let paths = if changes.memberships { self.paths().await? } else { Paths::new() };
+        // Every room of which anything may have to be said, in one order whatever the reason.
+        let mut rooms: BTreeMap<&RoomId, Hints> = BTreeMap::new();
+        for (room, hints) in &changes.rooms {
+            rooms.insert(room, *hints);
+        }
+        for room in paths.keys() {
+            let hints = rooms.entry(room).or_insert(Hints::UNKNOWN);
+            // Where the membership moved, so did the room.
+            hints.timeline = true;
+        }
+        for room in account_data.keys().flatten() {
+            rooms.entry(room).or_insert(Hints::UNKNOWN);
+        }
+        rooms.retain(|room, _| filter.room.wants_room(room));
+        for (room, hints) in rooms {
+            let steps = paths.get(room).map_or(&[][..], Vec::as_slice);
+            let data = account_data.get(&Some(room.to_owned())).cloned().unwrap_or_default();
+            let Some(standing) = self.standing(room, hints, steps).await? else {
+                continue;
+            };
+            self.add_room(&mut response.rooms, room, standing, hints, data).await?;
+        }
+        Ok(response)
+    }
+
+    /// How a room stands to the user now; `None` if there is nothing to say about it.
+    async fn standing(&self, room: &RoomId, hints: Hints, steps: &[Step]) -> Result<Option<Standing>, SyncError> {
+        let Reader { rooms, view, viewer } = &self.reader;
+        let Some(since) = self.since else {
+            return Ok(standing(Membership::Leave, steps));
+        };
+        if !steps.is_empty() {
+            let before = self.membership_at(room, since).await?;
+            return Ok(standing(before, steps));
+        }
+        if hints.joined {
+            return Ok(Some(Standing::Joined { fresh: false }));
+        }
+        let row = rooms.membership(view, viewer.user, room).await?;
+        let joined = row.is_some_and(|row| row.membership == Membership::Join);
+        Ok(joined.then_some(Standing::Joined { fresh: false }))
+    }
+
+    /// The user's membership of a room at a position, as far as this server held the room.
+    async fn membership_at(&self, room: &RoomId, at: Position) -> Result<Membership, SyncError> {
+        let root = self.reader.root_at(room, at).await?;
+        let Reader { rooms, view, viewer } = &self.reader;
+        Ok(rooms.membership_in(view, room, Some(root), viewer.user).await?)
+    }
+
+    /// The changes of the user's memberships in the range; in a first sync what led to those of now.
+    async fn paths(&self) -> Result<Paths, SyncError> {
+        let Reader { rooms, view, viewer } = &self.reader;
+        let mut paths = Paths::new();
+        let include_leave = self.session.filter.room.include_leave;
+        if self.since.is_none() && !include_leave {
+            // The past of rooms that aren't shown is of no interest.
+            for (room, row) in rooms.memberships(view, viewer.user).await? {
+                let MembershipRow { membership, event, position, forgotten } = row;
+                if !forgotten {
+                    paths.insert(room, vec![Step { position, membership, event }]);
+                }
+            }
+            return Ok(paths);
+        }
+        let since = self.since.unwrap_or(Position::ZERO);
+        let rows = rooms.membership_log(view, viewer.user, since, self.reader.now()).await?;
+        for (position, row) in rows {
+            let MembershipLogRow { room, membership, event, forgotten } = row;
+            if !forgotten {
+                let steps = paths.entry(room).or_default();
+                steps.push(Step { position, membership, event });
+            } else if self.since.is_none() {
+                paths.remove(&room);
+            }
+        }
+        Ok(paths)
+    }
+
+    async fn add_room(
+        &self,
+        updates: &mut RoomUpdates,
+        room: &RoomId,
+        standing: Standing,
+        hints: Hints,
+        account_data: Vec<ClientEvent>,
+    ) -> Result<(), SyncError> {
+        let id = room.to_owned();
+        match standing {
+            Standing::Joined { fresh } => {
+                let update = self.joined(room, hints, fresh, account_data).await?;
+                if !update.is_empty() {
+                    updates.join.push((id, update));
+                }
+            }
+            Standing::Left { end, fresh, last } => {
+                updates.leave.push((id, self.left(room, end, fresh, last, account_data).await?));
+            }
+            Standing::Refused(last) => {
+                // A first sync has nothing to take back.
+                if self.since.is_some() {
+                    updates.leave.push((id, self.refused(room, last).await?));
+                }
+            }
+            Standing::Invited(step) => {
+                if let Some(invite_state) = self.stripped(room, step).await? {
+                    updates.invite.push((id, InvitedRoom { invite_state }));
+                }
+            }
+            Standing::Knocked(step) => {
+                if let Some(knock_state) = self.stripped(room, step).await? {
+                    updates.knock.push((id, KnockedRoom { knock_state }));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! What can go wrong in a sync.
+
+use store::{FollowError, StoreError};
+
+/// Why a sync was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The `since` token is not one that this server gave.
+    #[error("unknown sync token")]
+    BadToken,
+    /// The filter can't be read.
+    #[error("malformed filter: {0}")]
+    BadFilter(String),
+    /// The user has no filter with this id.
+    #[error("no such filter")]
+    UnknownFilter,
+    /// The follower of the log can't start.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// Reading from the store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An event can't be read or written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Reading of rooms failed.
+    #[error(transparent)]
+    Rooms(#[from] rooms::RoomsError),
+    /// Reading of users failed.
+    #[error(transparent)]
+    Users(#[from] users::Error),
+}
+
+impl From<crate::token::BadToken> for SyncError {
+    fn from(_: crate::token::BadToken) -> Self {
+        Self::BadToken
+    }
+}

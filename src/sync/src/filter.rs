@@ -1,0 +1,170 @@
+//! Filters of `/sync`.
+//!
+//! Specification: client-server API, "Filtering".
+
+use rooms::RoomEventFilter;
+use ruma::{OwnedRoomId, RoomId, UserId};
+use serde::Deserialize;
+
+use crate::SyncError;
+
+/// Longest inline filter that is read, in bytes.
+pub const FILTER_BYTES_MAX: usize = 64 * 1024;
+
+/// What of a sync a client wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Filter {
+    /// Paths of the fields of events to return, with dots; all if absent.
+    #[serde(default)]
+    pub event_fields: Option<Vec<String>>,
+    /// The form of room events.
+    #[serde(default)]
+    pub event_format: EventFormat,
+    /// Whose presence to return.
+    #[serde(default)]
+    pub presence: RoomEventFilter,
+    /// Which account data that belongs to no room to return.
+    #[serde(default)]
+    pub account_data: RoomEventFilter,
+    /// What of rooms to return.
+    #[serde(default)]
+    pub room: RoomFilter,
+}
+
+/// The form in which room events are returned.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// For clients.
+    #[default]
+    Client,
+    /// As servers exchange them.
+    Federation,
+}
+
+/// What of rooms a client wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct RoomFilter {
+    /// Only these rooms.
+    #[serde(default)]
+    pub rooms: Option<Vec<OwnedRoomId>>,
+    /// None of these rooms.
+    #[serde(default)]
+    pub not_rooms: Vec<OwnedRoomId>,
+    /// Rooms that were left before as well.
+    #[serde(default)]
+    pub include_leave: bool,
+    /// Typing and receipts.
+    #[serde(default)]
+    pub ephemeral: RoomEventFilter,
+    /// State.
+    #[serde(default)]
+    pub state: RoomEventFilter,
+    /// Messages and changes of state.
+    #[serde(default)]
+    pub timeline: RoomEventFilter,
+    /// The user's own data about rooms.
+    #[serde(default)]
+    pub account_data: RoomEventFilter,
+}
+
+impl Filter {
+    /// Reads a filter from JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::BadFilter`] if it is not a filter, or longer than [`FILTER_BYTES_MAX`].
+    pub fn parse(json: &str) -> Result<Self, SyncError> {
+        if json.len() > FILTER_BYTES_MAX {
+            return Err(SyncError::BadFilter("too long".to_owned()));
+        }
+        serde_json::from_str(json).map_err(|error| SyncError::BadFilter(error.to_string()))
+    }
+
+    /// Whether presence of this user is wanted.
+    pub(crate) fn wants_presence_of(&self, user: &UserId) -> bool {
+        wants_sender(&self.presence, user)
+    }
+
+    /// Whether presence is wanted at all.
+    pub(crate) fn wants_presence(&self) -> bool {
+        self.presence.wants_type("m.presence")
+    }
+}
+
+impl RoomFilter {
+    /// Whether anything about this room is wanted.
+    pub(crate) fn wants_room(&self, room: &RoomId) -> bool {
+        if self.not_rooms.iter().any(|other| other == room) {
+            return false;
+        }
+        let Some(rooms) = &self.rooms else {
+            return true;
+        };
+        rooms.iter().any(|wanted| wanted == room)
+    }
+
+    /// Whether this kind of ephemeral event of a room is wanted.
+    pub(crate) fn wants_ephemeral(&self, room: &RoomId, event_type: &str) -> bool {
+        self.ephemeral.wants_room(room) && self.ephemeral.wants_type(event_type)
+    }
+
+    /// Whether this kind of account data of a room is wanted.
+    pub(crate) fn wants_account_data(&self, room: &RoomId, event_type: &str) -> bool {
+        self.account_data.wants_room(room) && self.account_data.wants_type(event_type)
+    }
+}
+
+fn wants_sender(filter: &RoomEventFilter, sender: &UserId) -> bool {
+    if filter.not_senders.iter().any(|other| other == sender) {
+        return false;
+    }
+    let Some(senders) = &filter.senders else {
+        return true;
+    };
+    senders.iter().any(|wanted| wanted == sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{room_id, user_id};
+
+    use super::*;
+
+    #[test]
+    fn all_fields_are_read() {
+        let filter = Filter::parse(
+            r#"{"event_fields": ["content.body"], "event_format": "federation",
+                "presence": {"not_senders": ["@b:h"], "types": ["m.*"]},
+                "account_data": {"not_types": ["*"]},
+                "room": {"rooms": ["!a:h", "!b:h"], "not_rooms": ["!b:h"], "include_leave": true,
+                    "ephemeral": {"types": ["m.typing"], "not_rooms": ["!c:h"]},
+                    "account_data": {"types": []},
+                    "state": {"lazy_load_members": true, "include_redundant_members": true},
+                    "timeline": {"limit": 5, "unread_thread_notifications": true}}}"#,
+        )
+        .unwrap();
+        assert_eq!(filter.event_format, EventFormat::Federation);
+        assert!(filter.wants_presence());
+        assert!(filter.wants_presence_of(user_id!("@a:h")));
+        assert!(!filter.wants_presence_of(user_id!("@b:h")));
+        let room = &filter.room;
+        assert!(room.wants_room(room_id!("!a:h")));
+        assert!(!room.wants_room(room_id!("!b:h")));
+        assert!(!room.wants_room(room_id!("!c:h")));
+        assert!(room.wants_ephemeral(room_id!("!a:h"), "m.typing"));
+        assert!(!room.wants_ephemeral(room_id!("!a:h"), "m.receipt"));
+        assert!(!room.wants_ephemeral(room_id!("!c:h"), "m.typing"));
+        assert!(!room.wants_account_data(room_id!("!a:h"), "m.tag"));
+        assert!(room.state.lazy_load_members && room.state.include_redundant_members);
+        assert_eq!(room.timeline.limit, Some(5));
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused() {
+        for json in ["", "[]", r#"{"room": 1}"#, r#"{"event_format": "xml"}"#] {
+            assert!(matches!(Filter::parse(json), Err(SyncError::BadFilter(_))), "{json}");
+        }
+        assert_eq!(Filter::parse("{}").unwrap(), Filter::default());
+    }
+}

@@ -1,0 +1,412 @@
+//! The hub: which local users are in which rooms, the tails of rooms, and the inboxes of users, all in memory.
+//!
+//! The notifier writes it as it follows the log; polls read it. Routing a change costs one step for each local user that it
+//! concerns and who has an inbox, and never touches the disk.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use rooms::{EventNum, MemberChange, Membership, snapshot::Root};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use store::{Position, View};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    inbox::{Inbox, Item, Kind},
+    tail::{Advance, Tail, TailRange},
+};
+
+/// What polls read from: everything up to the view's position has been routed to the inboxes.
+pub(crate) struct Published {
+    /// All durable reads of a sync go through this view; its position is the sync's `now`.
+    pub(crate) view: View,
+    /// Typing changes up to here are routed.
+    pub(crate) typing: u64,
+    /// Presence changes up to here are routed.
+    pub(crate) presence: u64,
+}
+
+/// An inbox to be woken once what was put into it can be read.
+pub(crate) struct Touched {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) urgent: bool,
+}
+
+/// One advance of a room, as the notifier reads it from the log.
+pub(crate) struct RoomMove<'a> {
+    pub(crate) room: &'a RoomId,
+    pub(crate) position: Position,
+    pub(crate) event: Option<EventNum>,
+    /// Whether the event is by a user of this server.
+    pub(crate) local: bool,
+    pub(crate) old_root: Root,
+    pub(crate) new_root: Root,
+    pub(crate) members: &'a [MemberChange],
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    pub(crate) published: watch::Sender<Arc<Published>>,
+    pub(crate) closing: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    room_numbers: HashMap<OwnedRoomId, u32>,
+    rooms: Vec<RoomSlot>,
+    user_numbers: HashMap<OwnedUserId, u32>,
+    users: Vec<UserSlot>,
+    /// Rooms in which somebody is typing.
+    typing: HashSet<u32>,
+    /// What has been routed so far; may be ahead of what is published.
+    routed: Routed,
+}
+
+/// How far the notifier is.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Routed {
+    pub(crate) position: Position,
+    pub(crate) typing: u64,
+    pub(crate) presence: u64,
+}
+
+struct RoomSlot {
+    id: OwnedRoomId,
+    /// Numbers of the local users joined to it, in no order.
+    members: Vec<u32>,
+    /// Position of its last advance.
+    last: Position,
+    /// No receipt moved after the first of these and up to the second, where the second is the last one known to have moved.
+    receipts: (Position, Position),
+    tail: Option<Tail>,
+}
+
+struct UserSlot {
+    id: OwnedUserId,
+    /// Numbers of the rooms joined.
+    rooms: Vec<u32>,
+    inbox: Option<Arc<Inbox>>,
+}
+
+impl Hub {
+    /// An empty hub, to be filled through [`Hub::state`] before the notifier starts.
+    pub(crate) fn new(published: Published) -> Self {
+        let routed =
+            Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
+        let state = State { routed, ..State::default() };
+        Self {
+            state: Mutex::new(state),
+            published: watch::Sender::new(Arc::new(published)),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// The maps. Held only for moments, never across an await.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// What polls read from now.
+    pub(crate) fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Waits until everything up to `position` is routed and published, or the notifier is gone.
+    pub(crate) async fn wait_for(&self, position: Position) {
+        if self.published.borrow().view.position() >= position {
+            return;
+        }
+        let mut published = self.published.subscribe();
+        let reached = |published: &Arc<Published>| published.view.position() >= position;
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = async { drop(published.wait_for(reached).await) } => {}
+            () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
+        }
+    }
+}
+
+impl Hub {
+    /// Waits until a deadline, or until no poll is to wait any more.
+    pub(crate) async fn over(&self, deadline: Instant) {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => {}
+            () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
+        }
+    }
+}
+
+impl State {
+    /// The number of a room, given if it has none yet.
+    fn room(&mut self, id: &RoomId) -> u32 {
+        if let Some(number) = self.room_numbers.get(id) {
+            return *number;
+        }
+        let number = u32::try_from(self.rooms.len()).unwrap_or(Item::ACCOUNT);
+        self.rooms.push(RoomSlot {
+            id: id.to_owned(),
+            members: Vec::new(),
+            last: Position::ZERO,
+            receipts: (Position::MAX, Position::ZERO),
+            tail: None,
+        });
+        self.room_numbers.insert(id.to_owned(), number);
+        number
+    }
+
+    /// The number of a local user, given if they have none yet.
+    fn user(&mut self, id: &UserId) -> u32 {
+        if let Some(number) = self.user_numbers.get(id) {
+            return *number;
+        }
+        let number = u32::try_from(self.users.len()).unwrap_or(Item::ACCOUNT);
+        self.users.push(UserSlot { id: id.to_owned(), rooms: Vec::new(), inbox: None });
+        self.user_numbers.insert(id.to_owned(), number);
+        number
+    }
+
+    /// Forgets who is where and what the tails say, but neither numbers nor inboxes.
+    pub(crate) fn clear(&mut self) {
+        for slot in &mut self.rooms {
+            slot.members.clear();
+            slot.tail = None;
+            slot.receipts = (Position::MAX, Position::ZERO);
+        }
+        for slot in &mut self.users {
+            slot.rooms.clear();
+        }
+    }
+
+    /// Notes that a local user is in a room.
+    pub(crate) fn join(&mut self, room: &RoomId, user: &UserId) {
+        let (room, user) = (self.room(room), self.user(user));
+        let rooms = &mut self.users[user as usize].rooms;
+        if !rooms.contains(&room) {
+            rooms.push(room);
+            self.rooms[room as usize].members.push(user);
+        }
+    }
+
+    fn leave(&mut self, room: u32, user: u32) {
+        let rooms = &mut self.users[user as usize].rooms;
+        if let Some(at) = rooms.iter().position(|number| *number == room) {
+            rooms.swap_remove(at);
+        }
+        let members = &mut self.rooms[room as usize].members;
+        if let Some(at) = members.iter().position(|number| *number == user) {
+            members.swap_remove(at);
+        }
+    }
+
+    /// Notes the last advance of a room at start.
+    pub(crate) fn set_last(&mut self, room: &RoomId, last: Position) {
+        let room = self.room(room);
+        self.rooms[room as usize].last = last;
+    }
+
+    /// Routes an advance of a room.
+    pub(crate) fn advance(&mut self, change: &RoomMove<'_>, touched: &mut Vec<Touched>) {
+        let RoomMove { position, event, local, new_root, .. } = *change;
+        let room = self.room(change.room);
+        let slot = &mut self.rooms[room as usize];
+        slot.last = position;
+        let before = Position::from_u64(position.get().saturating_sub(1));
+        let tail = slot.tail.get_or_insert_with(|| Tail::new(before, change.old_root));
+        tail.push(Advance { position, event, local, root: new_root });
+        // Those who leave hear of it as members, those who come as well.
+        for member in change.members {
+            let user = self.user(&member.user);
+            if member.new == Membership::Join {
+                self.join(change.room, &member.user);
+            } else {
+                self.leave(room, user);
+            }
+            self.notify_user(user, room, Kind::Membership, position, touched);
+        }
+        self.notify_room(room, Kind::Room, position, touched);
+    }
+
+    /// Routes a change of a user's membership that no advance told.
+    pub(crate) fn membership(&mut self, room: &RoomId, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
+        let (room, user) = (self.room(room), self.user(user));
+        self.notify_user(user, room, Kind::Membership, position, touched);
+    }
+
+    /// Routes a receipt: to everybody in the room, or to its owner alone if it is private.
+    pub(crate) fn receipt(
+        &mut self,
+        room: &RoomId,
+        user: &UserId,
+        private: bool,
+        position: Position,
+        touched: &mut Vec<Touched>,
+    ) {
+        let room = self.room(room);
+        let slot = &mut self.rooms[room as usize];
+        slot.receipts.1 = position;
+        if let Some(user) = self.user_numbers.get(user).copied() {
+            self.notify_user(user, room, Kind::OwnReceipt, position, touched);
+        }
+        if !private {
+            self.notify_room(room, Kind::Receipt, position, touched);
+        }
+    }
+
+    /// Routes a change of a user's account data.
+    pub(crate) fn account_data(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
+        let user = self.user(user);
+        self.notify_user(user, Item::ACCOUNT, Kind::AccountData, position, touched);
+    }
+
+    fn notify_user(&self, user: u32, subject: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
+        let Some(inbox) = &self.users[user as usize].inbox else {
+            return;
+        };
+        inbox.shelves().log.push(subject, kind, position.get());
+        touched.push(Touched { inbox: inbox.clone(), urgent: kind.is_urgent() });
+    }
+
+    fn notify_room(&self, room: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
+        for user in &self.rooms[room as usize].members {
+            self.notify_user(*user, room, kind, position, touched);
+        }
+    }
+
+    /// Routes a change of who is typing in a room; `active` if there still is anybody.
+    pub(crate) fn typing(&mut self, room: &RoomId, active: bool, sequence: u64, touched: &mut Vec<Touched>) {
+        let room = self.room(room);
+        if active {
+            self.typing.insert(room);
+        } else {
+            self.typing.remove(&room);
+        }
+        for user in &self.rooms[room as usize].members {
+            let Some(inbox) = &self.users[*user as usize].inbox else {
+                continue;
+            };
+            inbox.shelves().typing.push(room, Kind::Typing, sequence);
+            touched.push(Touched { inbox: inbox.clone(), urgent: true });
+        }
+    }
+
+    /// Routes a change of a local user's presence to everybody who shares a room with them, and to themselves.
+    pub(crate) fn presence(&self, user: &UserId, sequence: u64, touched: &mut Vec<Touched>) {
+        let Some(subject) = self.user_numbers.get(user).copied() else {
+            return;
+        };
+        for other in self.sharers(subject) {
+            let Some(inbox) = &self.users[other as usize].inbox else {
+                continue;
+            };
+            inbox.shelves().presence.push(subject, Kind::Presence, sequence);
+            touched.push(Touched { inbox: inbox.clone(), urgent: false });
+        }
+    }
+
+    /// Numbers of the local users who share a room with a user, and their own, ascending.
+    pub(crate) fn sharers(&self, user: u32) -> Vec<u32> {
+        let mut seen = vec![false; self.users.len()];
+        let mut sharers = vec![user];
+        seen[user as usize] = true;
+        for room in &self.users[user as usize].rooms {
+            for member in &self.rooms[*room as usize].members {
+                if !std::mem::replace(&mut seen[*member as usize], true) {
+                    sharers.push(*member);
+                }
+            }
+        }
+        sharers.sort_unstable();
+        sharers
+    }
+
+    /// The user's number and inbox, which is made if there is none.
+    pub(crate) fn inbox(&mut self, user: &UserId, now_ms: u64) -> (u32, Arc<Inbox>) {
+        let number = self.user(user);
+        let Routed { position, typing, presence } = self.routed;
+        let slot = &mut self.users[number as usize];
+        let fresh = || Arc::new(Inbox::new(position, typing, presence, now_ms));
+        let inbox = slot.inbox.get_or_insert_with(fresh).clone();
+        inbox.touch(now_ms);
+        (number, inbox)
+    }
+
+    /// Removes the inboxes that no poll has used since `before_ms` (Unix ms) and none waits at.
+    pub(crate) fn drop_idle_inboxes(&mut self, before_ms: u64) {
+        for slot in &mut self.users {
+            let idle =
+                slot.inbox.as_ref().is_some_and(|inbox| inbox.used_ms() < before_ms && Arc::strong_count(inbox) == 1);
+            if idle {
+                slot.inbox = None;
+            }
+        }
+    }
+
+    /// The inboxes that exist.
+    pub(crate) fn inboxes(&self) -> Vec<Arc<Inbox>> {
+        self.users.iter().filter_map(|slot| slot.inbox.clone()).collect()
+    }
+
+    /// How far the notifier is.
+    pub(crate) fn routed(&mut self) -> &mut Routed {
+        &mut self.routed
+    }
+
+    /// The number of a room, if it has one.
+    pub(crate) fn room_number(&self, room: &RoomId) -> Option<u32> {
+        self.room_numbers.get(room).copied()
+    }
+
+    /// The room with this number.
+    pub(crate) fn room_id(&self, room: u32) -> Option<&RoomId> {
+        self.rooms.get(room as usize).map(|slot| &*slot.id)
+    }
+
+    /// The user with this number.
+    pub(crate) fn user_id(&self, user: u32) -> Option<&UserId> {
+        self.users.get(user as usize).map(|slot| &*slot.id)
+    }
+
+    /// The numbers of the rooms that a user is in.
+    pub(crate) fn joined(&self, user: u32) -> &[u32] {
+        self.users.get(user as usize).map_or(&[], |slot| &slot.rooms)
+    }
+
+    /// The numbers of the user's rooms in which somebody is typing.
+    pub(crate) fn typing_in(&self, user: u32) -> Vec<u32> {
+        let joined = self.joined(user);
+        self.typing.iter().copied().filter(|room| joined.contains(room)).collect()
+    }
+
+    /// Whether a room advanced after `since`.
+    pub(crate) fn advanced_since(&self, room: u32, since: Position) -> bool {
+        self.rooms.get(room as usize).is_some_and(|slot| slot.last > since)
+    }
+
+    /// Whether a receipt may have moved in a room after `since`.
+    pub(crate) fn receipts_since(&self, room: u32, since: Position) -> bool {
+        let Some(slot) = self.rooms.get(room as usize) else {
+            return false;
+        };
+        let (quiet_from, last) = slot.receipts;
+        since < last || since < quiet_from
+    }
+
+    /// Notes that the tables hold no receipt of a room in `(from, until]`.
+    pub(crate) fn receipts_quiet(&mut self, room: u32, from: Position, until: Position) {
+        if let Some(slot) = self.rooms.get_mut(room as usize)
+            && slot.receipts.1 <= until
+        {
+            slot.receipts.0 = slot.receipts.0.min(from);
+        }
+    }
+
+    /// What a room's tail knows of `(since, until]`.
+    pub(crate) fn tail(&self, room: u32, since: Position, until: Position) -> Option<TailRange> {
+        self.rooms.get(room as usize)?.tail.as_ref()?.range(since, until)
+    }
+}

@@ -1,0 +1,209 @@
+//! Inboxes: what may have changed for one user lately, so that a sync needs to look nowhere else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use store::Position;
+use tokio::sync::Notify;
+
+/// Things that one shelf of an inbox lists. A client that is away while more than these change is answered from the tables.
+pub(crate) const SHELF_ITEMS_MAX: usize = 128;
+
+/// What of a room (or of the account) changed.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Kind {
+    /// Timeline or state of a room.
+    Room,
+    /// The user's own membership of a room.
+    Membership,
+    /// Somebody's receipt in a room.
+    Receipt,
+    /// The user's own receipt in a room, which changes its unread counts.
+    OwnReceipt,
+    /// Account data, of a room or of the account.
+    AccountData,
+    /// Who is typing in a room.
+    Typing,
+    /// Presence of a user.
+    Presence,
+}
+
+impl Kind {
+    /// Whether a waiting poll is answered at once for it, or waits for more to come ([`crate::Config::relaxed_delay_ms`]).
+    pub(crate) fn is_urgent(self) -> bool {
+        !matches!(self, Kind::Receipt | Kind::Presence)
+    }
+}
+
+/// One thing that changed: its last change is the only one that is kept.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Item {
+    /// The room's or user's number in the hub; [`Item::ACCOUNT`] for what has none.
+    pub(crate) subject: u32,
+    /// What of it.
+    pub(crate) kind: Kind,
+    /// When it changed last: a log position, or a sequence number of typing or presence.
+    pub(crate) last: u64,
+}
+
+impl Item {
+    /// The subject of what belongs to no room.
+    pub(crate) const ACCOUNT: u32 = u32::MAX;
+}
+
+/// The last changes of one sequence (the log, typing, presence), collapsed, since a floor.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    /// All changes after this are listed.
+    floor: u64,
+    items: Vec<Item>,
+}
+
+impl Shelf {
+    pub(crate) fn new(floor: u64) -> Self {
+        Self { floor, items: Vec::new() }
+    }
+
+    /// Notes a change. `at` never goes backwards.
+    pub(crate) fn push(&mut self, subject: u32, kind: Kind, at: u64) {
+        for item in &mut self.items {
+            if item.subject == subject && item.kind == kind {
+                item.last = at;
+                return;
+            }
+        }
+        if self.items.len() >= SHELF_ITEMS_MAX {
+            self.drop_older_half();
+        }
+        self.items.push(Item { subject, kind, last: at });
+    }
+
+    fn drop_older_half(&mut self) {
+        let middle = self.items.len() / 2;
+        self.items.select_nth_unstable_by_key(middle, |item| item.last);
+        for item in self.items.drain(..middle) {
+            self.floor = self.floor.max(item.last);
+        }
+        // Those of the same instant as the last one dropped are below the floor as well.
+        let floor = self.floor;
+        self.items.retain(|item| item.last > floor);
+    }
+
+    /// What changed after `since`, or `None` if the shelf doesn't reach back so far.
+    pub(crate) fn since(&self, since: u64) -> Option<impl Iterator<Item = Item> + '_> {
+        (since >= self.floor).then(|| self.items.iter().copied().filter(move |item| item.last > since))
+    }
+
+    /// Forgets everything: changes up to `floor` must be looked up elsewhere.
+    pub(crate) fn reset(&mut self, floor: u64) {
+        *self = Self::new(floor);
+    }
+}
+
+/// The three sequences of one user's inbox.
+#[derive(Debug)]
+pub(crate) struct Shelves {
+    /// By log position.
+    pub(crate) log: Shelf,
+    /// By typing sequence.
+    pub(crate) typing: Shelf,
+    /// By presence sequence.
+    pub(crate) presence: Shelf,
+}
+
+/// What may have changed for one user, and the polls that wait for it. Shared by the user's devices.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    shelves: Mutex<Shelves>,
+    /// Woken by changes that are to be answered at once.
+    pub(crate) urgent: Notify,
+    /// Woken by changes that may wait for others.
+    pub(crate) relaxed: Notify,
+    /// Unix ms of the last poll.
+    used_ms: AtomicU64,
+}
+
+impl Inbox {
+    /// An inbox that lists everything after these points.
+    pub(crate) fn new(position: Position, typing: u64, presence: u64, now_ms: u64) -> Self {
+        let shelves =
+            Shelves { log: Shelf::new(position.get()), typing: Shelf::new(typing), presence: Shelf::new(presence) };
+        Self {
+            shelves: Mutex::new(shelves),
+            urgent: Notify::new(),
+            relaxed: Notify::new(),
+            used_ms: AtomicU64::new(now_ms),
+        }
+    }
+
+    /// The lists, for reading or noting changes. Held only for moments, never across an await.
+    pub(crate) fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock()
+    }
+
+    /// Wakes the polls that wait.
+    pub(crate) fn wake(&self, urgent: bool) {
+        if urgent {
+            self.urgent.notify_waiters();
+        } else {
+            self.relaxed.notify_waiters();
+        }
+    }
+
+    /// Notes that it was used just now.
+    pub(crate) fn touch(&self, now_ms: u64) {
+        self.used_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Unix ms of its last use.
+    pub(crate) fn used_ms(&self) -> u64 {
+        self.used_ms.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listed(shelf: &Shelf, since: u64) -> Option<Vec<(u32, u64)>> {
+        let mut items: Vec<_> = shelf.since(since)?.map(|item| (item.subject, item.last)).collect();
+        items.sort_unstable();
+        Some(items)
+    }
+
+    #[test]
+    fn changes_of_one_thing_collapse() {
+        let mut shelf = Shelf::new(10);
+        shelf.push(1, Kind::Room, 11);
+        shelf.push(2, Kind::Room, 12);
+        shelf.push(1, Kind::Room, 13);
+        assert_eq!(listed(&shelf, 10), Some(vec![(1, 13), (2, 12)]));
+        assert_eq!(listed(&shelf, 12), Some(vec![(1, 13)]));
+        assert_eq!(listed(&shelf, 9), None);
+    }
+
+    proptest! {
+        /// Whatever is pushed, a shelf either lists every change after a point or says that it can't.
+        #[test]
+        fn a_shelf_never_leaves_out_a_change(
+            pushes in prop::collection::vec((0_u32..400, 0_u64..3), 0..600),
+            since in 0_u64..800,
+        ) {
+            let mut shelf = Shelf::new(0);
+            let mut at = 0;
+            let mut last = std::collections::BTreeMap::new();
+            for (subject, step) in pushes {
+                at += step.max(u64::from(at == 0));
+                shelf.push(subject, Kind::Room, at);
+                last.insert(subject, at);
+                prop_assert!(shelf.items.len() <= SHELF_ITEMS_MAX);
+            }
+            if let Some(items) = listed(&shelf, since) {
+                let expected: Vec<_> = last.into_iter().filter(|(_, at)| *at > since).collect();
+                prop_assert_eq!(items, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Sync: what changed for a user, as soon as it changed. Reads, never writes.
+//!
+//! A task (`notifier`) follows the log and routes each change to the inboxes (`inbox`) of the local users that it concerns, by what
+//! it keeps in memory of who is where (`hub`). A poll looks into its inbox, or for an older token into the tables (`changes`), for
+//! where something may have changed, and reads there what did: stretches of timelines (`slice`), differences of state (`state`),
+//! ways into and out of rooms (`membership`). `classic` shapes that into the answer of `/sync`.
+//!
+//! All reads of an answer go through one view whose position is the answer's `now`; everything up to it has been routed before a
+//! poll may see it, so an inbox never knows less than the view.
+
+mod changes;
+mod classic;
+mod error;
+mod filter;
+mod hub;
+mod inbox;
+mod lazy;
+mod membership;
+mod notifier;
+mod reader;
+mod response;
+mod slice;
+mod state;
+mod tail;
+mod token;
+
+use std::sync::Arc;
+
+use event::Clock;
+use rooms::Rooms;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use users::Users;
+
+pub use crate::{
+    classic::SyncRequest,
+    error::SyncError,
+    filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
+    response::{
+        Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomUpdates, StateUpdate, Summary, SyncResponse,
+        Timeline, UnreadCount,
+    },
+    token::{BadToken, Token},
+};
+use crate::{hub::Hub, lazy::SentMembers, notifier::Notifier};
+
+/// Settings of sync.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The longest time in milliseconds that a request waits for news, whatever the client asks for.
+    pub timeout_max_ms: u64,
+    /// How many events of a room's timeline are returned if the client doesn't say.
+    pub timeline_limit_default: usize,
+    /// How many events of a room's timeline are returned at most, whatever the client asks for.
+    pub timeline_limit_max: usize,
+    /// For how long in milliseconds receipts and presence wait for other news before a waiting request is answered.
+    pub relaxed_delay_ms: u64,
+    /// For how long in milliseconds what changes for a user is kept in memory after their last request.
+    pub inbox_idle_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timeout_max_ms: 5 * 60 * 1000,
+            timeline_limit_default: 10,
+            timeline_limit_max: 500,
+            relaxed_delay_ms: 800,
+            inbox_idle_ms: 10 * 60 * 1000,
+        }
+    }
+}
+
+/// Answers `/sync`. Cloning is cheap.
+#[derive(Clone)]
+pub struct Sync {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    config: Config,
+    store: Store,
+    rooms: Rooms,
+    users: Users,
+    clock: Arc<dyn Clock>,
+    hub: Arc<Hub>,
+    sent_members: SentMembers,
+}
+
+impl Sync {
+    /// Reads who is in which room and starts the task that follows the log, so it must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn start(
+        config: Config,
+        store: Store,
+        rooms: Rooms,
+        users: Users,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SyncError> {
+        let hub = Arc::new(notifier::build(&store, &rooms, &users).await?);
+        let notifier =
+            Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
+        tokio::spawn(notifier.run());
+        let sent_members = SentMembers::new();
+        let inner = Inner { config, store, rooms, users, clock, hub, sent_members };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Answers all waiting requests with what there is, and lets no other wait. Ends the task that follows the log.
+    pub fn shut_down(&self) {
+        self.inner.hub.closing.send_replace(true);
+    }
+}

@@ -1,0 +1,107 @@
+//! What a user's way into and out of a room means for a sync.
+
+use rooms::{EventNum, Membership};
+use store::Position;
+
+/// A change of a user's membership of one room.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Step {
+    /// When.
+    pub(crate) position: Position,
+    /// What it became.
+    pub(crate) membership: Membership,
+    /// The member event, where this server holds it.
+    pub(crate) event: Option<EventNum>,
+}
+
+/// How a room stands to a user at the end of a range of the log.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// The user is in the room.
+    Joined {
+        /// The client knows nothing of the room: it wasn't joined at the start of the range.
+        fresh: bool,
+    },
+    /// The user is invited.
+    Invited(Step),
+    /// The user knocks.
+    Knocked(Step),
+    /// The user was in the room during the range and is no more.
+    Left {
+        /// The end of the last stay.
+        end: Position,
+        /// The client knew nothing of the room at the start.
+        fresh: bool,
+        /// The last change, which may come after the end of the stay (a ban after a leave).
+        last: Step,
+    },
+    /// The user isn't in the room and wasn't during the range; what ended (an invite, a knock, the hope to come back) is told
+    /// by the member event alone.
+    Refused(Step),
+}
+
+/// Judges the changes of one room in a range, oldest first, given the membership before them. `None` if there is none.
+pub(crate) fn standing(before: Membership, steps: &[Step]) -> Option<Standing> {
+    let last = *steps.last()?;
+    let fresh = before != Membership::Join;
+    match last.membership {
+        Membership::Join => return Some(Standing::Joined { fresh }),
+        Membership::Invite => return Some(Standing::Invited(last)),
+        Membership::Knock => return Some(Standing::Knocked(last)),
+        Membership::Leave | Membership::Ban => {}
+    }
+    let mut joined = !fresh;
+    let mut end = None;
+    for step in steps {
+        let joins = step.membership == Membership::Join;
+        if joined && !joins {
+            end = Some(step.position);
+        }
+        joined = joins;
+    }
+    Some(match end {
+        Some(end) => Standing::Left { end, fresh, last },
+        None => Standing::Refused(last),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use Membership::{Ban, Invite, Join, Knock, Leave};
+
+    use super::*;
+
+    fn steps(memberships: &[Membership]) -> Vec<Step> {
+        let step = |(at, membership): (usize, &Membership)| Step {
+            position: Position::from_u64(at as u64 + 1),
+            membership: *membership,
+            event: None,
+        };
+        memberships.iter().enumerate().map(step).collect()
+    }
+
+    fn check(before: Membership, path: &[Membership], expected: impl Fn(Step) -> Standing) {
+        let steps = steps(path);
+        let last = *steps.last().unwrap();
+        assert_eq!(standing(before, &steps), Some(expected(last)), "{before:?} {path:?}");
+    }
+
+    #[test]
+    fn every_way_in_and_out_is_told_apart() {
+        let end = Position::from_u64;
+        assert_eq!(standing(Join, &[]), None);
+        check(Leave, &[Join], |_| Standing::Joined { fresh: true });
+        check(Invite, &[Join], |_| Standing::Joined { fresh: true });
+        check(Join, &[Leave, Join], |_| Standing::Joined { fresh: false });
+        check(Leave, &[Invite], Standing::Invited);
+        check(Join, &[Leave, Invite], Standing::Invited);
+        check(Leave, &[Knock], Standing::Knocked);
+        check(Invite, &[Leave], Standing::Refused);
+        check(Leave, &[Ban], Standing::Refused);
+        check(Leave, &[Invite, Leave], Standing::Refused);
+        check(Join, &[Leave], |last| Standing::Left { end: end(1), fresh: false, last });
+        check(Join, &[Leave, Ban], |last| Standing::Left { end: end(1), fresh: false, last });
+        check(Leave, &[Join, Ban], |last| Standing::Left { end: end(2), fresh: true, last });
+        check(Join, &[Leave, Join, Leave], |last| Standing::Left { end: end(3), fresh: false, last });
+    }
+}

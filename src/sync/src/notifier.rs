@@ -1,0 +1,327 @@
+//! The notifier: follows the log and the volatile buses and routes what it reads to the inboxes.
+
+use std::{sync::Arc, time::Duration};
+
+use event::Clock;
+use rooms::{MembershipMoved, ReceiptMoved, RoomAdvanced, Rooms};
+use ruma::ServerName;
+use store::{FollowError, Follower, LogEntry, LogRecord, Position, Store, StoreError, View};
+use tokio::sync::watch;
+use users::{Change, UserChanged, Users};
+
+use crate::{
+    Config, SyncError,
+    hub::{Hub, Published, RoomMove, State, Touched},
+};
+
+/// How often what ends by itself (typing, unused inboxes) is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two looks for unused inboxes.
+const IDLE_CHECK_TICKS: u64 = 60;
+
+/// Rows that are read at once when the hub is filled.
+const LOAD_PAGE_ROWS: usize = 5_000;
+
+/// Receipts that only their owner hears of (client-server API, "Private read receipts").
+const PRIVATE_RECEIPT: &str = "m.read.private";
+
+/// Builds the hub from the tables. The notifier then follows the log from its published position.
+pub(crate) async fn build(store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
+    let view = store.view();
+    let typing = rooms.typing().sequence();
+    let presence = users.presence().sequence();
+    let hub = Hub::new(Published { view: view.clone(), typing, presence });
+    load(&hub, rooms, &view).await?;
+    Ok(hub)
+}
+
+/// Reads who is in which room, and when each room advanced last.
+async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
+    hub.state().clear();
+    let mut after = None;
+    loop {
+        let page = rooms.all_local_members(view, after.as_ref(), LOAD_PAGE_ROWS).await?;
+        let full = page.len() >= LOAD_PAGE_ROWS;
+        let mut state = hub.state();
+        for (room, user) in &page {
+            state.join(room, user);
+        }
+        after = page.into_iter().next_back();
+        if !full {
+            break;
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = rooms.last_positions(view, after.as_deref(), LOAD_PAGE_ROWS).await?;
+        let full = page.len() >= LOAD_PAGE_ROWS;
+        let mut state = hub.state();
+        for (room, position) in &page {
+            state.set_last(room, *position);
+        }
+        after = page.into_iter().next_back().map(|(room, _)| room);
+        if !full {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The task that keeps the hub up to date.
+pub(crate) struct Notifier {
+    hub: Arc<Hub>,
+    store: Store,
+    rooms: Rooms,
+    users: Users,
+    clock: Arc<dyn Clock>,
+    config: Config,
+    follower: Follower,
+    /// Inboxes to be woken once a view is published that shows what was put into them, in order.
+    touched: Vec<(Position, Touched)>,
+    /// A view that was ahead of what had been routed when it was taken.
+    ahead: Option<View>,
+}
+
+impl Notifier {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        store: Store,
+        rooms: Rooms,
+        users: Users,
+        clock: Arc<dyn Clock>,
+        config: Config,
+    ) -> Self {
+        let follower = store.follow(hub.published().view.position());
+        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None }
+    }
+
+    /// Runs until the store is closed or the sync is shut down.
+    pub(crate) async fn run(mut self) {
+        let mut typing = self.rooms.typing().subscribe();
+        let mut presence = self.users.presence().subscribe();
+        let mut closing = self.hub.closing.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0_u64;
+        // What happened between the hub's numbers and the subscriptions.
+        self.route_typing();
+        self.route_presence();
+        loop {
+            tokio::select! {
+                biased;
+                () = closed(&mut closing) => break,
+                records = self.follower.next() => {
+                    if let Err(error) = self.follow(records).await {
+                        tracing::error!(%error, "sync no longer follows the log");
+                        break;
+                    }
+                }
+                number = changed(&mut typing) => if number { self.route_typing() },
+                number = changed(&mut presence) => if number { self.route_presence() },
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.tick(ticks);
+                }
+            }
+        }
+        // Polls must not wait for what nobody will tell them.
+        self.hub.closing.send_replace(true);
+    }
+
+    async fn follow(&mut self, records: Result<Vec<LogRecord>, FollowError>) -> Result<(), SyncError> {
+        match records {
+            Ok(records) => self.route(&records)?,
+            Err(FollowError::TooOld { .. }) => return self.rebuild().await,
+            Err(error) => return Err(error.into()),
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Puts records into the inboxes.
+    fn route(&mut self, records: &[LogRecord]) -> Result<(), StoreError> {
+        let mut state = self.hub.state();
+        let mut touched = Vec::new();
+        for record in records {
+            let position = record.position;
+            route_record(&mut state, self.rooms.server_name(), record, &mut touched)?;
+            self.touched.extend(touched.drain(..).map(|touched| (position, touched)));
+        }
+        state.routed().position = self.follower.position();
+        Ok(())
+    }
+
+    /// Publishes the newest view of which everything is routed, and wakes whom it concerns.
+    fn publish(&mut self) {
+        let routed = self.follower.position();
+        let view = self.store.view();
+        let view = if view.position() <= routed {
+            self.ahead = None;
+            view
+        } else {
+            // More was written meanwhile; its records come next. A view from last time may be good by now.
+            match self.ahead.replace(view) {
+                Some(older) if older.position() <= routed => older,
+                _ => return,
+            }
+        };
+        let position = view.position();
+        self.hub.published.send_modify(|published| {
+            let Published { typing, presence, .. } = **published;
+            *published = Arc::new(Published { view, typing, presence });
+        });
+        let ready = self.touched.partition_point(|(at, _)| *at <= position);
+        for (_, touched) in self.touched.drain(..ready) {
+            touched.inbox.wake(touched.urgent);
+        }
+    }
+
+    /// Fills the hub anew: the log no longer holds what was to come next.
+    async fn rebuild(&mut self) -> Result<(), SyncError> {
+        tracing::warn!("sync fell behind the log and reads the rooms again");
+        let view = self.store.view();
+        let position = view.position();
+        load(&self.hub, &self.rooms, &view).await?;
+        self.follower = self.store.follow(position);
+        self.touched.clear();
+        self.ahead = None;
+        let inboxes = {
+            let mut state = self.hub.state();
+            state.routed().position = position;
+            state.inboxes()
+        };
+        for inbox in &inboxes {
+            inbox.shelves().log.reset(position.get());
+        }
+        self.publish();
+        for inbox in &inboxes {
+            inbox.wake(true);
+        }
+        Ok(())
+    }
+
+    fn route_typing(&self) {
+        let typing = self.rooms.typing();
+        let changes = typing.changed_since(self.hub.published().typing);
+        let mut touched = Vec::new();
+        let mut state = self.hub.state();
+        let last = match changes {
+            Some((rooms, last)) => {
+                for room in rooms {
+                    let active = !typing.users(&room).is_empty();
+                    state.typing(&room, active, last, &mut touched);
+                }
+                last
+            }
+            None => {
+                // More rooms changed than are remembered; nobody can tell which.
+                let last = typing.sequence();
+                for inbox in state.inboxes() {
+                    inbox.shelves().typing.reset(last);
+                    touched.push(Touched { inbox, urgent: true });
+                }
+                last
+            }
+        };
+        state.routed().typing = last;
+        drop(state);
+        self.publish_volatile(touched, |published| published.typing = last);
+    }
+
+    fn route_presence(&self) {
+        let presence = self.users.presence();
+        let last = presence.sequence();
+        let changed = presence.changed_since(self.hub.published().presence);
+        let mut touched = Vec::new();
+        let mut state = self.hub.state();
+        for (_, user) in changed {
+            state.presence(&user, last, &mut touched);
+        }
+        state.routed().presence = last;
+        drop(state);
+        self.publish_volatile(touched, |published| published.presence = last);
+    }
+
+    fn publish_volatile(&self, touched: Vec<Touched>, change: impl FnOnce(&mut Published)) {
+        self.hub.published.send_modify(|published| {
+            let Published { view, typing, presence } = &**published;
+            let (view, typing, presence) = (view.clone(), *typing, *presence);
+            let mut next = Published { view, typing, presence };
+            change(&mut next);
+            *published = Arc::new(next);
+        });
+        for touched in touched {
+            touched.inbox.wake(touched.urgent);
+        }
+    }
+
+    fn tick(&self, ticks: u64) {
+        self.rooms.typing().expire();
+        if ticks.is_multiple_of(IDLE_CHECK_TICKS) {
+            let before = self.clock.now_ms().saturating_sub(self.config.inbox_idle_ms);
+            self.hub.state().drop_idle_inboxes(before);
+        }
+    }
+}
+
+/// Whether the number changed; waits for ever once nobody can change it.
+async fn changed(number: &mut watch::Receiver<u64>) -> bool {
+    if number.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    number.borrow_and_update();
+    true
+}
+
+/// Waits until the sync is shut down.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // The hub keeps the sender, so this can't fail.
+    let _closed = closing.wait_for(|closing| *closing).await;
+}
+
+fn route_record(
+    state: &mut State,
+    server_name: &ServerName,
+    record: &LogRecord,
+    touched: &mut Vec<Touched>,
+) -> Result<(), StoreError> {
+    let position = record.position;
+    match record.kind {
+        RoomAdvanced::KIND => {
+            let Some(entry) = record.decode::<RoomAdvanced>()? else {
+                return Ok(());
+            };
+            let change = RoomMove {
+                room: &entry.room,
+                position,
+                event: entry.event,
+                local: entry.sender.is_some_and(|sender| sender.server_name() == server_name),
+                old_root: entry.old_root,
+                new_root: entry.new_root,
+                members: &entry.members,
+            };
+            state.advance(&change, touched);
+        }
+        MembershipMoved::KIND => {
+            if let Some(entry) = record.decode::<MembershipMoved>()? {
+                state.membership(&entry.room, &entry.user, position, touched);
+            }
+        }
+        ReceiptMoved::KIND => {
+            if let Some(entry) = record.decode::<ReceiptMoved>()? {
+                let private = entry.receipt_type == PRIVATE_RECEIPT;
+                state.receipt(&entry.room, &entry.user, private, position, touched);
+            }
+        }
+        UserChanged::KIND => {
+            if let Some(entry) = record.decode::<UserChanged>()?
+                && let Change::AccountData { .. } = entry.change
+            {
+                state.account_data(&entry.user, position, touched);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}

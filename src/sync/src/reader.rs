@@ -1,0 +1,88 @@
+//! What a sync reads with: one view, on behalf of one user.
+
+use std::sync::Arc;
+
+use rooms::{
+    EventMeta, EventNum, RoomEventFilter, Rooms, Sight, StoredEvent, TimelineIndex, Viewer, Visibility, snapshot::Root,
+};
+use ruma::RoomId;
+use store::{Position, View};
+
+use crate::SyncError;
+
+/// Reads rooms for one user at one position.
+pub(crate) struct Reader<'a> {
+    pub(crate) rooms: &'a Rooms,
+    /// Shows everything up to `now` and nothing after it.
+    pub(crate) view: &'a View,
+    /// For whom.
+    pub(crate) viewer: Viewer<'a>,
+}
+
+/// An event of a timeline that the user may see.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenEvent {
+    pub(crate) index: TimelineIndex,
+    pub(crate) event: Arc<StoredEvent>,
+    pub(crate) meta: EventMeta,
+    pub(crate) sight: Sight,
+}
+
+impl Reader<'_> {
+    /// The position that everything is read at.
+    pub(crate) fn now(&self) -> Position {
+        self.view.position()
+    }
+
+    /// Those of these events that the user wants and may see, in their order.
+    pub(crate) async fn seen(
+        &self,
+        room: &RoomId,
+        events: &[(TimelineIndex, EventNum)],
+        filter: &RoomEventFilter,
+    ) -> Result<Vec<SeenEvent>, SyncError> {
+        let nums: Vec<EventNum> = events.iter().map(|(_, num)| *num).collect();
+        let bodies = self.rooms.events(self.view, &nums).await?;
+        let metas = self.rooms.metas(self.view, &nums).await?;
+        let mut indices = Vec::with_capacity(events.len());
+        let mut wanted = Vec::with_capacity(events.len());
+        for (((index, _), body), meta) in events.iter().zip(bodies).zip(metas) {
+            let Some(body) = body else { continue };
+            if filter.wants(&body.pdu) {
+                indices.push(*index);
+                wanted.push((body, meta));
+            }
+        }
+        let sights = self.rooms.sights(self.view, &self.viewer, room, &wanted).await?;
+        let mut seen = Vec::with_capacity(wanted.len());
+        for ((index, (event, meta)), sight) in indices.into_iter().zip(wanted).zip(sights) {
+            if sight.seen != Visibility::Hidden {
+                seen.push(SeenEvent { index, event, meta, sight });
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The room's state as this server had it just before an event.
+    pub(crate) async fn root_before(&self, room: &RoomId, event: &SeenEvent) -> Result<Root, SyncError> {
+        let TimelineIndex { era, major, minor } = event.index;
+        if era == 0 || minor != TimelineIndex::LIVE_MINOR {
+            // Fetched later: this server never had the state there as its current one.
+            return Ok(event.meta.before);
+        }
+        let before = Position::from_u64(major.get().saturating_sub(1));
+        self.root_at(room, before).await
+    }
+
+    /// The room's state now; empty if this server doesn't hold the room.
+    pub(crate) async fn root_now(&self, room: &RoomId) -> Result<Root, SyncError> {
+        let head = self.rooms.head(self.view, room).await?;
+        Ok(head.map_or(Root::EMPTY, |head| head.root))
+    }
+
+    /// The room's state as this server had it at a position; empty if it didn't hold the room.
+    pub(crate) async fn root_at(&self, room: &RoomId, at: Position) -> Result<Root, SyncError> {
+        let root = self.rooms.root_at(self.view, room, at).await?;
+        Ok(root.unwrap_or(Root::EMPTY))
+    }
+}

@@ -1,0 +1,238 @@
+//! The answer to `/sync`, made of event JSON that is never parsed again.
+//!
+//! Specification: client-server API, "Syncing".
+
+use std::collections::BTreeMap;
+
+use rooms::ClientEvent;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap, SerializeSeq},
+};
+
+/// The body of the answer.
+#[derive(Debug, Default, Serialize)]
+pub struct SyncResponse {
+    /// The token for the next request.
+    pub next_batch: String,
+    /// Account data of no room.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub account_data: Events,
+    /// Presence of others.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub presence: Events,
+    /// Rooms.
+    #[serde(skip_serializing_if = "RoomUpdates::is_empty")]
+    pub rooms: RoomUpdates,
+}
+
+impl SyncResponse {
+    /// Whether there is nothing in it but the token.
+    pub fn is_empty(&self) -> bool {
+        self.account_data.is_empty() && self.presence.is_empty() && self.rooms.is_empty()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: all parts can be written as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+/// A list of events.
+#[derive(Debug, Default, Serialize)]
+pub struct Events {
+    /// The events.
+    #[serde(serialize_with = "as_list")]
+    pub events: Vec<ClientEvent>,
+}
+
+impl Events {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+/// What changed in rooms, by the user's membership.
+#[derive(Debug, Default, Serialize)]
+pub struct RoomUpdates {
+    /// Rooms that the user is in.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub join: Vec<(OwnedRoomId, JoinedRoom)>,
+    /// Rooms that the user is invited to.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub invite: Vec<(OwnedRoomId, InvitedRoom)>,
+    /// Rooms that the user knocked at.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub knock: Vec<(OwnedRoomId, KnockedRoom)>,
+    /// Rooms that the user left or was banned from.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub leave: Vec<(OwnedRoomId, LeftRoom)>,
+}
+
+impl RoomUpdates {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.invite.is_empty() && self.knock.is_empty() && self.leave.is_empty()
+    }
+}
+
+fn as_map<T: Serialize, S: Serializer>(rooms: &[(OwnedRoomId, T)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(rooms.len()))?;
+    for (room, update) in rooms {
+        map.serialize_entry(room, update)?;
+    }
+    map.end()
+}
+
+fn as_list<S: Serializer>(events: &[ClientEvent], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(events.len()))?;
+    for event in events {
+        list.serialize_element(&**event)?;
+    }
+    list.end()
+}
+
+/// A room that the user is in.
+#[derive(Debug, Default, Serialize)]
+pub struct JoinedRoom {
+    /// What a client needs to name the room, if it changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    /// Changes of state before or after the timeline.
+    #[serde(flatten)]
+    pub state: StateUpdate,
+    /// New events.
+    pub timeline: Timeline,
+    /// Typing and receipts.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub ephemeral: Events,
+    /// The user's data about the room.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub account_data: Events,
+    /// Unread notifications, of the main timeline only if they are counted by thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_notifications: Option<UnreadCount>,
+    /// Unread notifications of threads, by their root.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread_thread_notifications: BTreeMap<OwnedEventId, UnreadCount>,
+}
+
+impl JoinedRoom {
+    /// Whether a client would learn nothing from it.
+    pub fn is_empty(&self) -> bool {
+        self.summary.is_none()
+            && self.state.is_empty()
+            && self.timeline.is_empty()
+            && self.ephemeral.is_empty()
+            && self.account_data.is_empty()
+            && self.unread_notifications.is_none()
+            && self.unread_thread_notifications.is_empty()
+    }
+}
+
+/// A room that the user left.
+#[derive(Debug, Default, Serialize)]
+pub struct LeftRoom {
+    /// Changes of state before or after the timeline.
+    #[serde(flatten)]
+    pub state: StateUpdate,
+    /// Events up to the leave.
+    pub timeline: Timeline,
+    /// The user's data about the room.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub account_data: Events,
+}
+
+/// A room that the user is invited to.
+#[derive(Debug, Default, Serialize)]
+pub struct InvitedRoom {
+    /// Stripped state, with the invite.
+    pub invite_state: Events,
+}
+
+/// A room that the user knocked at.
+#[derive(Debug, Default, Serialize)]
+pub struct KnockedRoom {
+    /// Stripped state, with the knock.
+    pub knock_state: Events,
+}
+
+/// State, in one of the two forms that clients can ask for.
+#[derive(Debug, Serialize)]
+pub enum StateUpdate {
+    /// Up to the start of the timeline; the client applies the timeline to it.
+    #[serde(rename = "state")]
+    Before(Events),
+    /// Up to the end of the timeline (`use_state_after`).
+    #[serde(rename = "state_after")]
+    After(Events),
+}
+
+impl Default for StateUpdate {
+    fn default() -> Self {
+        Self::Before(Events::default())
+    }
+}
+
+impl StateUpdate {
+    /// The events.
+    pub fn events(&self) -> &[ClientEvent] {
+        match self {
+            Self::Before(state) | Self::After(state) => &state.events,
+        }
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.events().is_empty()
+    }
+}
+
+/// A stretch of a room's timeline.
+#[derive(Debug, Default, Serialize)]
+pub struct Timeline {
+    /// The events, oldest first.
+    #[serde(serialize_with = "as_list")]
+    pub events: Vec<ClientEvent>,
+    /// Whether there are events between those that the client knows and these.
+    pub limited: bool,
+    /// Where to look for what is before these events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_batch: Option<String>,
+}
+
+impl Timeline {
+    /// Whether it tells nothing.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && !self.limited
+    }
+}
+
+/// What a client needs to name a room.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Summary {
+    /// Members to name the room after.
+    #[serde(rename = "m.heroes", skip_serializing_if = "Option::is_none")]
+    pub heroes: Option<Vec<OwnedUserId>>,
+    /// Members in the room.
+    #[serde(rename = "m.joined_member_count")]
+    pub joined: u64,
+    /// Members invited.
+    #[serde(rename = "m.invited_member_count")]
+    pub invited: u64,
+}
+
+/// Numbers of unread notifications.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct UnreadCount {
+    /// Those that highlight.
+    pub highlight_count: u64,
+    /// All.
+    pub notification_count: u64,
+}
