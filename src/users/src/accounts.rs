@@ -475,7 +475,7 @@ impl Users {
         self.prepare_delete_account_data(batch, user);
         self.prepare_delete_filters(batch, user);
         batch.delete::<tables::PresenceStatus>(&user);
-        log(batch, user, Change::Account);
+        log(batch, user, Change::Deactivated);
         Ok(deleted)
     }
 

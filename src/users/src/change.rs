@@ -15,8 +15,10 @@ pub struct UserChanged {
 /// What changed of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The account was created, deactivated, or one of its flags was set or cleared.
+    /// The account was created, its password was set, or one of its flags was set or cleared.
     Account,
+    /// The account was deactivated, and everything that it stored is gone.
+    Deactivated,
     /// Access tokens were revoked or replaced; the devices stay.
     Sessions,
     /// Devices were created, renamed or given new tokens (`changed`), or deleted.

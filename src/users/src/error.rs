@@ -4,7 +4,6 @@ use store::{CommitError, StoreError};
 
 /// Why an operation on users was refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// The localpart breaks the grammar of user identifiers, or the identifier is too long.
     #[error("the user name may contain only a-z, 0-9 and ._=-/+ and must not be too long")]

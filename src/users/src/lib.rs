@@ -239,7 +239,10 @@ impl Inner {
 
     fn apply_one(&self, position: Position, user: OwnedUserId, change: &Change) {
         match change {
-            Change::Account => {
+            Change::Account | Change::Deactivated => {
+                if *change == Change::Deactivated {
+                    self.presence.forget(&user);
+                }
                 self.sessions.changed(position, user.clone());
                 self.rules.users.changed(position, user.clone());
                 self.ignored.changed(position, user);

@@ -1,0 +1,14 @@
+//! The rules of users through the public interface, on a store in memory with a clock and randomness of the test's own.
+
+mod account_data;
+mod accounts;
+mod devices;
+mod directory;
+mod filters;
+mod passwords;
+mod presence;
+mod profile;
+mod push_rules;
+mod registration_tokens;
+mod tokens;
+mod world;
