@@ -328,3 +328,20 @@ fn equal_and_too_many_forks() {
         assert!(found.events.iter().all(|event| event.in_fork(62) && !event.in_fork(63)));
     });
 }
+
+/// Callers run on threads that share tasks.
+#[test]
+fn futures_can_move_between_threads() {
+    fn check(_: impl Future<Output: Sized> + Send) {}
+    let world = World::new();
+    let view = world.store.view();
+    let source = world.source(&view, &[]);
+    let tree = &world.tree;
+    let mut overlay = Overlay::new();
+    check(auth_difference(tree, &source, &[], &Dag::default()));
+    check(tree.apply(&source, Root::EMPTY, &[(("a", "b"), None)], &mut overlay));
+    check(tree.get_many(&source, Root::EMPTY, &[("a", "b")]));
+    check(tree.visit_range(&source, Root::EMPTY, "a", |_, _| {}));
+    check(tree.all_except_type(&source, Root::EMPTY, "a"));
+    check(tree.diff_page(&source, Root::EMPTY, Root::EMPTY, ("", ""), 1));
+}
