@@ -65,10 +65,15 @@ fn check_room_version(create: &Pdu) -> Result<(), AuthError> {
 pub fn room_version(create: &Pdu) -> Option<RoomVersionId> {
     #[derive(Deserialize)]
     struct Content {
-        room_version: Option<RoomVersionId>,
+        // `null` is not the same as nothing here.
+        #[serde(default = "first_version")]
+        room_version: RoomVersionId,
+    }
+    fn first_version() -> RoomVersionId {
+        RoomVersionId::V1
     }
     let content = create.content_as::<Content>().ok()?;
-    Some(content.room_version.unwrap_or(RoomVersionId::V1))
+    Some(content.room_version)
 }
 
 /// The rules that look at a state of the room: that of the event's `auth_events`, that before the

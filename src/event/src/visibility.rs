@@ -37,7 +37,8 @@ pub struct Viewing<'a> {
     pub joined_later: bool,
     /// Whether the user ignores the sender.
     pub ignores_sender: bool,
-    /// Whether the sender's account was deactivated with a wish to be erased.
+    /// Whether the sender asked to be erased before this user joined. Who was in the room before
+    /// has seen what there was and keeps it.
     pub sender_erased: bool,
 }
 
@@ -74,15 +75,9 @@ pub fn for_user(event: &Pdu, viewing: &Viewing<'_>) -> Visibility {
         return Visibility::Hidden;
     }
 
-    let is_state_now = |kind| *event.kind() == kind && event.state_key().is_some();
-    // An event that changes what it is judged by may be seen if either state would show it.
-    let history_after = (is_state_now(TimelineEventType::RoomHistoryVisibility) && event.state_key() == Some(""))
-        .then(|| history_visibility(Some(event)));
-    let membership_after = (is_state_now(TimelineEventType::RoomMember) && event.state_key() == Some(user.as_str()))
-        .then(|| membership(Some(event)));
-
+    let membership_after = sets_membership_of(event, |target| target == user.as_str());
     let mut allowed = false;
-    for history in [Some(&viewing.history), history_after.as_ref()].into_iter().flatten() {
+    for history in [Some(&viewing.history), history_after(event).as_ref()].into_iter().flatten() {
         for membership in [Some(&viewing.membership), membership_after.as_ref()].into_iter().flatten() {
             allowed |= shows(history, membership, viewing.joined_later);
         }
@@ -90,11 +85,22 @@ pub fn for_user(event: &Pdu, viewing: &Viewing<'_>) -> Visibility {
     if !allowed {
         return Visibility::Hidden;
     }
-    // Who was in the room when it was sent has seen it and keeps it.
     if viewing.sender_erased && !own && viewing.membership != MembershipState::Join {
         return Visibility::Redacted;
     }
     Visibility::Visible
+}
+
+/// The history visibility after an event that sets it. Such an event may be seen if the state
+/// before it or the state after it would show it.
+fn history_after(event: &Pdu) -> Option<HistoryVisibility> {
+    event.is_state("m.room.history_visibility", "").then(|| history_visibility(Some(event)))
+}
+
+/// The membership after an event that sets that of a user in question, for the same reason.
+fn sets_membership_of(event: &Pdu, in_question: impl Fn(&str) -> bool) -> Option<MembershipState> {
+    let target = event.state_key()?;
+    (*event.kind() == TimelineEventType::RoomMember && in_question(target)).then(|| membership(Some(event)))
 }
 
 fn shows(history: &HistoryVisibility, membership: &MembershipState, joined_later: bool) -> bool {
@@ -104,10 +110,11 @@ fn shows(history: &HistoryVisibility, membership: &MembershipState, joined_later
         || (*history == HistoryVisibility::Invited && *membership == MembershipState::Invite)
 }
 
-/// What another server may see of `event`, given the history visibility before it and the
-/// memberships before it of that server's users.
+/// What another server may see of `event`, given the history visibility before it, the memberships
+/// before it of that server's users, and whether the sender asked to be erased.
 ///
-/// A server that may not see an event gets it redacted, because it needs it to follow the room.
+/// A server that may not see an event gets it redacted, because it needs it to follow the room. The
+/// state of a room at some event is for every server in the room and isn't filtered by this.
 pub fn for_server<'a>(
     event: &Pdu,
     server: &ServerName,
@@ -115,12 +122,13 @@ pub fn for_server<'a>(
     memberships: impl IntoIterator<Item = &'a MembershipState>,
     sender_erased: bool,
 ) -> Visibility {
-    // State is what the room consists of; every server in it needs all of it.
-    if event.state_key().is_some() || event.sender().server_name() == server {
+    if event.sender().server_name() == server {
         return Visibility::Visible;
     }
-    let mut joined = false;
-    let mut invited = false;
+    let is_theirs = |target: &str| <&UserId>::try_from(target).is_ok_and(|user| user.server_name() == server);
+    let after = sets_membership_of(event, is_theirs);
+    let mut joined = after == Some(MembershipState::Join);
+    let mut invited = after == Some(MembershipState::Invite);
     for membership in memberships {
         joined |= *membership == MembershipState::Join;
         invited |= *membership == MembershipState::Invite;
@@ -128,10 +136,15 @@ pub fn for_server<'a>(
     if sender_erased && !joined {
         return Visibility::Redacted;
     }
-    let allowed = match history {
-        HistoryVisibility::Joined => joined,
-        HistoryVisibility::Invited => joined || invited,
-        _ => true,
-    };
-    if allowed { Visibility::Visible } else { Visibility::Redacted }
+    for history in [Some(history), history_after(event).as_ref()].into_iter().flatten() {
+        let allowed = match history {
+            HistoryVisibility::Joined => joined,
+            HistoryVisibility::Invited => joined || invited,
+            _ => true,
+        };
+        if allowed {
+            return Visibility::Visible;
+        }
+    }
+    Visibility::Redacted
 }

@@ -23,6 +23,9 @@ const CREATOR_WITHOUT_EVENT: i32 = 100;
 const NOTIFICATIONS_ROOM_DEFAULT: i32 = 50;
 
 /// The power levels of a room at one moment.
+///
+/// Reading them costs in proportion to the users they name; the two events that they come from
+/// never change, so what is read may be kept.
 #[derive(Debug, Clone)]
 pub struct PowerLevels {
     users: BTreeMap<OwnedUserId, Int>,

@@ -38,6 +38,8 @@ fn create_events() {
         assert!(create(&|event| event.content = unknown.clone()).is_err());
         let no_text = content(json!({"creator": ALICE, "room_version": 1}));
         assert!(create(&|event| event.content = no_text.clone()).is_err());
+        let null = content(json!({"creator": ALICE, "room_version": null}));
+        assert!(create(&|event| event.content = null.clone()).is_err());
         // A create event that names no version makes a room of version 1; it is valid in itself.
         let unnamed = content(json!({"creator": ALICE}));
         assert_eq!(create(&|event| event.content = unnamed.clone()), Ok(()));

@@ -92,7 +92,6 @@ fn ignored_and_erased_senders() {
 fn servers() {
     let room = Room::new(&RoomVersionId::V11);
     let message = room.event(ALICE, "m.room.message", None, json!({}));
-    let topic = room.event(ALICE, "m.room.topic", Some(""), json!({}));
     let bob = user(BOB);
     let sees = |event: &Pdu, history: &str, memberships: &[&str], erased: bool| {
         let memberships: Vec<MembershipState> = memberships.iter().map(|text| (*text).into()).collect();
@@ -100,7 +99,6 @@ fn servers() {
     };
     for history in HISTORIES {
         let open = history == "world_readable" || history == "shared";
-        assert!(sees(&topic, history, &[], false), "state is for all");
         assert!(sees(&message, history, &["leave", "join"], true));
         assert_eq!(sees(&message, history, &["leave"], false), open);
         assert_eq!(sees(&message, history, &["invite"], false), open || history == "invited");
@@ -108,6 +106,11 @@ fn servers() {
     }
     let own = room.event(BOB, "m.room.message", None, json!({}));
     assert!(sees(&own, "joined", &[], false));
+    let invite = |target: &str| room.event(ALICE, "m.room.member", Some(target), json!({"membership": "invite"}));
+    assert!(sees(&invite(BOB), "invited", &[], false));
+    assert!(!sees(&invite(CAROL), "invited", &[], false));
+    let opened = room.event(ALICE, "m.room.history_visibility", Some(""), json!({"history_visibility": "shared"}));
+    assert!(sees(&opened, "joined", &[], false));
 }
 
 #[test]
