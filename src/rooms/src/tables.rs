@@ -1,6 +1,5 @@
 //! Every table of the crate in one place. Ids 16 and 17 are the state tree's, in `snapshot`.
 
-use bytes::Bytes;
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use store::{Json, Position, Record, TableInfo, Text, table};
 
@@ -118,7 +117,7 @@ table! {
 }
 table! {
     /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, PDU.
-    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, Bytes)
+    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, String)
 }
 table! {
     /// Backward extremities and other per-room work state of `receive`.
@@ -134,7 +133,16 @@ table! {
 }
 table! {
     /// Inbox rows given up on: room, sequence; origin, reason, PDU.
-    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, String, Bytes)
+    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, String, String)
+}
+table! {
+    /// Events in threads in timeline order: the root, the event, its sender.
+    pub(crate) ThreadReplies = 49, Ranges: (Room, TimelineIndex) => (EventNum, EventNum, String)
+}
+table! {
+    /// Events that notify by the default push rules: flags (see `unread::notable`), the event, its sender, the root of its thread
+    /// or empty.
+    pub(crate) Notable = 50, Ranges: (Room, TimelineIndex) => (u8, EventNum, String, String)
 }
 
 /// All of them, for [`store::Store`]'s opening.
@@ -171,4 +179,6 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<SigningKeys>(),
     TableInfo::of::<Secrets>(),
     TableInfo::of::<Quarantine>(),
+    TableInfo::of::<ThreadReplies>(),
+    TableInfo::of::<Notable>(),
 ];

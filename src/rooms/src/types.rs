@@ -5,7 +5,7 @@ use std::sync::Arc;
 use event::Pdu;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
-use store::{Decode, DecodeError, Encode, Position, Reader, Writer};
+use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
 
 use crate::snapshot::Root;
 
@@ -16,6 +16,22 @@ pub struct EventNum(pub u64);
 impl Encode<EventNum> for EventNum {
     fn encode(&self, w: &mut Writer) {
         Encode::<u64>::encode(&self.0, w);
+    }
+}
+
+impl Encode<EventNum> for &EventNum {
+    fn encode(&self, w: &mut Writer) {
+        Encode::<u64>::encode(&self.0, w);
+    }
+}
+
+impl Value for EventNum {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<Self>::encode(self, w);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_all(bytes)
     }
 }
 
@@ -64,6 +80,12 @@ impl Encode<TimelineIndex> for TimelineIndex {
         Encode::<u8>::encode(&self.era, w);
         Encode::<Position>::encode(&self.major, w);
         Encode::<u32>::encode(&self.minor, w);
+    }
+}
+
+impl Encode<TimelineIndex> for &TimelineIndex {
+    fn encode(&self, w: &mut Writer) {
+        Encode::<TimelineIndex>::encode(*self, w);
     }
 }
 
@@ -121,6 +143,27 @@ pub struct EventMeta {
     pub has_relations: bool,
 }
 
+impl RoomHead {
+    /// The head of a room without events.
+    pub(crate) fn before_creation() -> Self {
+        Self { version: 0, root: Root::EMPTY, depth: 0, extremities: Vec::new(), joined_count: 0, invited_count: 0 }
+    }
+}
+
+impl EventMeta {
+    /// The meta of an event that has no place in the room's graph.
+    pub(crate) fn outlier(status: EventStatus) -> Self {
+        Self {
+            status,
+            before: Root::EMPTY,
+            after: Root::EMPTY,
+            index: None,
+            redacted_by: None,
+            has_relations: false,
+        }
+    }
+}
+
 /// A user's membership of a room, as rows and log entries keep it.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
@@ -138,6 +181,14 @@ pub enum Membership {
 }
 
 impl Membership {
+    /// From an `m.room.member` event; one without a valid `membership` counts as not in the room.
+    pub fn of(pdu: &Pdu) -> Self {
+        match pdu.membership() {
+            Some(text) => Self::from_event(&MembershipState::from(text)),
+            None => Self::Leave,
+        }
+    }
+
     /// From the value of `membership` in an `m.room.member` event; unknown values count as not in the room.
     pub fn from_event(state: &MembershipState) -> Self {
         match state {
@@ -156,6 +207,16 @@ impl Encode<Membership> for Membership {
     }
 }
 
+impl Value for Membership {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<Self>::encode(self, w);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_all(bytes)
+    }
+}
+
 impl Decode for Membership {
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match u8::decode(r)? {
@@ -164,7 +225,7 @@ impl Decode for Membership {
             2 => Self::Knock,
             3 => Self::Join,
             4 => Self::Ban,
-            _ => return Err(DecodeError::invalid("membership")),
+            _ => return Err(DecodeError::Invalid("membership")),
         })
     }
 }
@@ -206,6 +267,19 @@ pub struct MemberChange {
     pub new: Membership,
 }
 
+/// An event of a room that no other accepted event names as its predecessor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Extremity {
+    /// Its number.
+    pub num: EventNum,
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// The depth that it claims.
+    pub depth: u64,
+    /// Room state after it.
+    pub after: Root,
+}
+
 /// What a room currently is: its forward extremities and resolved state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomHead {
@@ -216,9 +290,148 @@ pub struct RoomHead {
     /// Highest depth among the extremities.
     pub depth: u64,
     /// Forward extremities, bounded by [`crate::EXTREMITIES_MAX`].
-    pub extremities: Vec<(EventNum, OwnedEventId)>,
+    pub extremities: Vec<Extremity>,
     /// Number of joined members in `root`.
     pub joined_count: u64,
     /// Number of invited members in `root`.
     pub invited_count: u64,
+}
+
+/// The version byte that starts every stored [`EventMeta`] and [`RoomHead`].
+const CODING: u8 = 1;
+
+fn check_coding(r: &mut Reader<'_>, what: &'static str) -> Result<(), DecodeError> {
+    match u8::decode(r)? {
+        CODING => Ok(()),
+        stored if stored > CODING => Err(DecodeError::Newer { stored, known: CODING }),
+        _ => Err(DecodeError::Invalid(what)),
+    }
+}
+
+impl EventStatus {
+    fn encode(&self, w: &mut Writer) {
+        let number: u8 = match self {
+            Self::Missing => 0,
+            Self::Outlier => 1,
+            Self::Accepted => 2,
+            Self::SoftFailed => 3,
+            Self::Rejected(_) => 4,
+        };
+        Encode::<u8>::encode(&number, w);
+        if let Self::Rejected(reason) = self {
+            Encode::<String>::encode(reason, w);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(r)? {
+            0 => Self::Missing,
+            1 => Self::Outlier,
+            2 => Self::Accepted,
+            3 => Self::SoftFailed,
+            4 => Self::Rejected(String::decode(r)?),
+            _ => return Err(DecodeError::Invalid("event status")),
+        })
+    }
+}
+
+impl Value for EventMeta {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&CODING, w);
+        self.status.encode(w);
+        Encode::<Root>::encode(&self.before, w);
+        Encode::<Root>::encode(&self.after, w);
+        Encode::<Option<TimelineIndex>>::encode(&self.index, w);
+        Encode::<Option<EventNum>>::encode(&self.redacted_by, w);
+        Encode::<bool>::encode(&self.has_relations, w);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let r = &mut Reader::new(bytes);
+        check_coding(r, "event meta")?;
+        let meta = Self {
+            status: EventStatus::decode(r)?,
+            before: Root::decode(r)?,
+            after: Root::decode(r)?,
+            index: Option::decode(r)?,
+            redacted_by: Option::decode(r)?,
+            has_relations: bool::decode(r)?,
+        };
+        r.finish()?;
+        Ok(meta)
+    }
+}
+
+impl Value for RoomHead {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&CODING, w);
+        Encode::<u64>::encode(&self.version, w);
+        Encode::<Root>::encode(&self.root, w);
+        Encode::<u64>::encode(&self.depth, w);
+        Encode::<u64>::encode(&self.joined_count, w);
+        Encode::<u64>::encode(&self.invited_count, w);
+        for extremity in &self.extremities {
+            Encode::<EventNum>::encode(&extremity.num, w);
+            Encode::<Text<OwnedEventId>>::encode(&extremity.event_id, w);
+            Encode::<u64>::encode(&extremity.depth, w);
+            Encode::<Root>::encode(&extremity.after, w);
+        }
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let r = &mut Reader::new(bytes);
+        check_coding(r, "room head")?;
+        let mut head = Self {
+            version: u64::decode(r)?,
+            root: Root::decode(r)?,
+            depth: u64::decode(r)?,
+            joined_count: u64::decode(r)?,
+            invited_count: u64::decode(r)?,
+            extremities: Vec::new(),
+        };
+        while r.finish().is_err() {
+            head.extremities.push(Extremity {
+                num: EventNum::decode(r)?,
+                event_id: Text::<OwnedEventId>::decode(r)?.into_inner(),
+                depth: u64::decode(r)?,
+                after: Root::decode(r)?,
+            });
+        }
+        Ok(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_event_id;
+    use store::encode_value_to_vec;
+
+    use super::*;
+
+    #[test]
+    fn metas_and_heads_survive_storing() {
+        let mut meta = EventMeta::outlier(EventStatus::Rejected("no\0 way".to_owned()));
+        meta.index = Some(TimelineIndex::live(Position::from_u64(7)));
+        meta.redacted_by = Some(EventNum(9));
+        let bytes = encode_value_to_vec(&meta);
+        assert_eq!(EventMeta::decode_value(&bytes).unwrap(), meta);
+        assert!(EventMeta::decode_value(&bytes[..bytes.len() - 1]).is_err());
+
+        let head = RoomHead {
+            version: 3,
+            root: Root::EMPTY,
+            depth: 4,
+            extremities: vec![Extremity {
+                num: EventNum(1),
+                event_id: owned_event_id!("$one"),
+                depth: 4,
+                after: Root::EMPTY,
+            }],
+            joined_count: 5,
+            invited_count: 6,
+        };
+        let bytes = encode_value_to_vec(&head);
+        assert_eq!(RoomHead::decode_value(&bytes).unwrap(), head);
+        assert!(RoomHead::decode_value(&bytes[..bytes.len() - 1]).is_err());
+    }
 }

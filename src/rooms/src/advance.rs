@@ -1,0 +1,197 @@
+//! Moving a room's head, and every row that follows from it.
+//!
+//! Memberships, counts of members, joined servers and the log entry derive from the difference of the old and the new
+//! current state, never from the event: a resolution may change more than the event did, or something else.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, UserId};
+use store::{Json, Position, Stamp};
+
+use crate::{
+    RoomsError,
+    log::RoomAdvanced,
+    snapshot::{Entry, Root},
+    tables::{
+        Bodies, Gaps, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline, Timestamps,
+    },
+    turn::Turn,
+    types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
+    unread::notable,
+};
+
+/// The type of membership events.
+pub(crate) const MEMBER: &str = "m.room.member";
+
+/// A membership that differs between two states.
+struct Moved {
+    user: OwnedUserId,
+    old: Membership,
+    new: Membership,
+    /// The member event of the new state.
+    event: Option<EventNum>,
+}
+
+/// A new event with its place in the room.
+pub(crate) struct Placed {
+    /// The event, whose body is not stored yet.
+    pub(crate) event: Arc<StoredEvent>,
+    /// Room state before it.
+    pub(crate) before: Root,
+    /// Room state after it.
+    pub(crate) after: Root,
+    /// The meta that it has in the store; the outer `None`: it is new, and nobody else can know it.
+    pub(crate) had: Option<Option<EventMeta>>,
+    /// A redaction that came before it and applies to it.
+    pub(crate) redacted_by: Option<EventNum>,
+    /// Events before it of which only the state is known: a hole in the timeline.
+    pub(crate) gap: Vec<OwnedEventId>,
+}
+
+impl Turn {
+    /// Puts an event into the room and moves the head to `extremities` and `root`.
+    pub(crate) async fn place(
+        &mut self,
+        placed: &Placed,
+        extremities: Vec<Extremity>,
+        root: Root,
+    ) -> Result<(), RoomsError> {
+        let event = &placed.event;
+        self.add_event(event);
+        self.batch.put::<Bodies>(&event.num, &crate::events::Body::of(event));
+        let stamp = self.move_root(Some(event), root).await?;
+
+        let index = TimelineIndex::live(stamp.into());
+        let meta = EventMeta {
+            status: EventStatus::Accepted,
+            before: placed.before,
+            after: placed.after,
+            index: Some(index),
+            redacted_by: placed.redacted_by,
+            has_relations: placed.had.iter().flatten().any(|meta| meta.has_relations),
+        };
+        if let Some(had) = &placed.had {
+            self.batch.expect::<Metas>(&event.num, had.as_ref());
+        }
+        if !placed.gap.is_empty() {
+            self.batch.put::<Gaps>(&(&self.room, index), &Json(placed.gap.clone()));
+        }
+        self.batch.put::<Metas>(&event.num, &meta);
+        self.batch.put::<Timeline>(&(&self.room, index), &event.num);
+        self.batch.put::<Timestamps>(&(&self.room, event.pdu.origin_server_ts(), index), &event.num);
+
+        self.head.depth = extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(0);
+        self.head.extremities = extremities;
+        if placed.redacted_by.is_none() {
+            self.relate(event, index).await?;
+            notable::prepare(&mut self.batch, event, index);
+        }
+        self.redact_target(event, placed.before).await
+    }
+
+    /// Makes `root` the current state, with the log entry and the rows that derive from the change.
+    pub(crate) async fn move_root(
+        &mut self,
+        event: Option<&Arc<StoredEvent>>,
+        root: Root,
+    ) -> Result<Stamp, RoomsError> {
+        let old_root = self.head.root;
+        let moved = if root == old_root { Vec::new() } else { self.moved_members(old_root, root).await? };
+        let mut members = Vec::new();
+        for change in moved.iter().filter(|change| change.old != change.new && self.rooms.is_local(&change.user)) {
+            members.push(MemberChange { user: change.user.clone(), old: change.old, new: change.new });
+        }
+        let entry = RoomAdvanced {
+            room: self.room.clone(),
+            event: event.map(|event| event.num),
+            sender: event.map(|event| event.pdu.sender().to_owned()),
+            old_root,
+            new_root: root,
+            members,
+        };
+        let stamp = self.batch.log(&entry);
+        self.last_stamp = Some(stamp);
+        if root != old_root {
+            self.batch.put::<Roots>(&(&self.room, stamp), &root);
+            self.write_members(&moved, stamp);
+            self.count_members(&moved).await?;
+            self.head.root = root;
+        }
+        Ok(stamp)
+    }
+
+    async fn moved_members(&self, old: Root, new: Root) -> Result<Vec<Moved>, RoomsError> {
+        let mut moved = Vec::new();
+        for change in self.diff(old, new).await? {
+            if &*change.key.event_type != MEMBER {
+                continue;
+            }
+            // A state key that isn't a user id can't be one of a member that counts.
+            let Ok(user) = UserId::parse(&*change.key.state_key) else { continue };
+            moved.push(Moved {
+                user,
+                old: self.membership_of(change.old).await?,
+                new: self.membership_of(change.new).await?,
+                event: change.new.map(|entry| entry.event),
+            });
+        }
+        Ok(moved)
+    }
+
+    async fn membership_of(&self, entry: Option<Entry>) -> Result<Membership, RoomsError> {
+        match entry {
+            Some(entry) => Ok(Membership::of(&self.event(entry.event).await?.pdu)),
+            None => Ok(Membership::Leave),
+        }
+    }
+
+    /// The rows of this server's own users.
+    fn write_members(&mut self, moved: &[Moved], stamp: Stamp) {
+        for change in moved.iter().filter(|change| self.rooms.is_local(&change.user)) {
+            let key = (&change.user, &self.room);
+            self.batch.put::<Memberships>(&key, &(change.new, change.event, Position::from(stamp), false));
+            // Also where only the event changed (a profile): readers take the current event from here.
+            self.batch.put::<MembershipLog>(
+                &(&change.user, stamp, &self.room),
+                &(change.new, change.event, false),
+            );
+            if change.old == change.new {
+                continue;
+            }
+            let row = (&self.room, &change.user);
+            if change.new == Membership::Join {
+                self.batch.put::<LocalMembers>(&row, &change.new);
+            } else if change.old == Membership::Join {
+                self.batch.delete::<LocalMembers>(&row);
+            }
+            self.batch.delete::<StrippedStates>(&key);
+        }
+    }
+
+    /// The counts in the head and per server.
+    async fn count_members(&mut self, moved: &[Moved]) -> Result<(), RoomsError> {
+        let mut by_server: HashMap<OwnedServerName, i64> = HashMap::new();
+        let mut joined = 0;
+        let mut invited = 0;
+        for change in moved {
+            let delta = |membership| i64::from(change.new == membership) - i64::from(change.old == membership);
+            invited += delta(Membership::Invite);
+            if delta(Membership::Join) != 0 {
+                joined += delta(Membership::Join);
+                *by_server.entry(change.user.server_name().to_owned()).or_default() += delta(Membership::Join);
+            }
+        }
+        self.head.joined_count = self.head.joined_count.saturating_add_signed(joined);
+        self.head.invited_count = self.head.invited_count.saturating_add_signed(invited);
+        for (server, delta) in by_server {
+            let count = self.joined_of(&server).await?.saturating_add_signed(delta);
+            if count == 0 {
+                self.batch.delete::<JoinedServers>(&(&self.room, &server));
+            } else {
+                self.batch.put::<JoinedServers>(&(&self.room, &server), &count);
+            }
+            self.servers.insert(server, count);
+        }
+        Ok(())
+    }
+}

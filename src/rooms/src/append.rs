@@ -1,0 +1,294 @@
+//! Events of this server's own users: build, authorise, sign, queue.
+
+use std::{collections::HashSet, sync::Arc};
+
+use event::{Pdu, PduBuilder, auth};
+use ruma::{
+    DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, UserId,
+    room_version_rules::EventsReferenceFormatVersion,
+};
+use serde_json::value::RawValue;
+use store::{Batch, CommitError, Position};
+
+use crate::{
+    PREV_EVENTS_CITED_MAX, Rooms, RoomsError,
+    advance::Placed,
+    head::NextAnswer,
+    snapshot::{Entry, Root},
+    turn::{AuthState, Turn},
+    txn_ids::{Answered, TxnKey},
+    types::{EventNum, Extremity, StoredEvent},
+};
+
+/// How often an operation is built again because another change was faster.
+pub(crate) const ATTEMPTS_MAX: usize = 16;
+
+/// The greatest depth that an event can have: integers beyond it aren't canonical JSON.
+const DEPTH_MAX: u64 = (1 << 53) - 1;
+
+/// Who sends, and under which transaction.
+#[derive(Copy, Clone, Debug)]
+pub struct Sender<'a> {
+    /// The user, one of this server's.
+    pub user: &'a UserId,
+    /// The device, or what stands for it (an application service).
+    pub device: Option<&'a DeviceId>,
+    /// The client's transaction id. Only with a device.
+    pub txn_id: Option<&'a str>,
+}
+
+impl<'a> Sender<'a> {
+    /// A user without device and transaction.
+    pub fn user(user: &'a UserId) -> Self {
+        Self { user, device: None, txn_id: None }
+    }
+}
+
+/// What an event was given when it was stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// The event's id.
+    pub event_id: OwnedEventId,
+    /// Where it was stored: at or before this position of the log.
+    pub position: Position,
+}
+
+/// What else goes into the batch of an event. Called again if the batch has to be built again.
+pub type Extra<'a> = &'a (dyn Fn(&mut Batch) + Send + Sync);
+
+/// Nothing else.
+pub(crate) fn nothing(_: &mut Batch) {}
+
+/// An event before it has a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) sender: OwnedUserId,
+    pub(crate) event_type: String,
+    pub(crate) state_key: Option<String>,
+    pub(crate) content: Box<RawValue>,
+    pub(crate) redacts: Option<OwnedEventId>,
+    /// When it was sent, in Unix ms, where an application service says so.
+    pub(crate) timestamp_ms: Option<u64>,
+}
+
+impl Draft {
+    pub(crate) fn message(sender: &UserId, event_type: &str, content: Box<RawValue>) -> Self {
+        Self {
+            sender: sender.to_owned(),
+            event_type: event_type.to_owned(),
+            state_key: None,
+            content,
+            redacts: None,
+            timestamp_ms: None,
+        }
+    }
+
+    pub(crate) fn state(sender: &UserId, event_type: &str, state_key: &str, content: Box<RawValue>) -> Self {
+        Self { state_key: Some(state_key.to_owned()), ..Self::message(sender, event_type, content) }
+    }
+}
+
+/// What came of a turn: an event to wait for, or the wish to begin again later.
+enum Step {
+    Queued(crate::turn::InFlight, OwnedEventId),
+    Wait(NextAnswer),
+    Answered(Answered),
+}
+
+impl Rooms {
+    /// Appends one event, building it again while others are faster.
+    pub(crate) async fn append(
+        &self,
+        room: &RoomId,
+        draft: &Draft,
+        txn: Option<&TxnKey>,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
+        for _ in 0..ATTEMPTS_MAX {
+            match self.append_step(room, draft, txn, extra).await? {
+                Step::Answered(answered) => return Ok(answered.sent),
+                Step::Wait(answer) => answer.wait().await,
+                Step::Queued(in_flight, event_id) => match in_flight.await {
+                    Ok(position) => return Ok(Sent { event_id, position }),
+                    Err(CommitError::Conflict) => {}
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
+    async fn append_step(
+        &self,
+        room: &RoomId,
+        draft: &Draft,
+        txn: Option<&TxnKey>,
+        extra: Extra<'_>,
+    ) -> Result<Step, RoomsError> {
+        let mut turn = self.turn(room).await?;
+        if let Some(txn) = txn {
+            if turn.is_answered(txn) {
+                return Ok(Step::Wait(turn.next_answer()));
+            }
+            if let Some(answered) = self.answered(&turn.view, txn).await? {
+                return Ok(Step::Answered(answered));
+            }
+        }
+        if turn.touches_queued(draft) {
+            return Ok(Step::Wait(turn.next_answer()));
+        }
+        let event = turn.append(draft).await?;
+        if let Some(txn) = txn {
+            turn.store_answer(txn, event.num).await?;
+        }
+        extra(&mut turn.batch);
+        let event_id = event.pdu.owned_event_id();
+        Ok(Step::Queued(turn.submit(false).await?, event_id))
+    }
+}
+
+impl Turn {
+    /// Whether the event changes the meta of an event that isn't published yet, whose index nobody knows.
+    fn touches_queued(&self, draft: &Draft) -> bool {
+        let related = crate::redact::related_event(&draft.content);
+        let targets = [draft.redacts.as_deref(), related.as_deref()];
+        targets.into_iter().flatten().any(|target: &EventId| self.is_queued(target))
+    }
+
+    /// Builds, authorises and places an event of one of this server's users.
+    pub(crate) async fn append(&mut self, draft: &Draft) -> Result<Arc<StoredEvent>, RoomsError> {
+        let cited = self.cited();
+        let before = self.state_before(&cited).await?;
+        let (event_type, state_key) = (&*draft.event_type, draft.state_key.as_deref());
+        let key = (event_type, &*draft.sender, state_key, &*draft.content);
+        let auth = self.auth_state(before, key).await?;
+        let event = self.build(draft, &cited, &auth).await?;
+        self.authorise(&event, &auth)?;
+        if before != self.head.root {
+            // Not all extremities are cited: it must be allowed by the whole current state too.
+            let current = self.auth_state(self.head.root, key).await?;
+            self.authorise(&event, &current)?;
+        }
+        let after = self.state_after(before, &event).await?;
+        self.place_on_head(Placed { event: event.clone(), before, after, had: None, redacted_by: None, gap: Vec::new() }).await?;
+        Ok(event)
+    }
+
+    /// Builds and authorises an event without placing it: it is sent elsewhere first.
+    pub(crate) async fn draft_only(mut self, draft: &Draft) -> Result<Pdu, RoomsError> {
+        let cited = self.cited();
+        let before = self.state_before(&cited).await?;
+        let key = (&*draft.event_type, &*draft.sender, draft.state_key.as_deref(), &*draft.content);
+        let auth = self.auth_state(before, key).await?;
+        let event = self.build(draft, &cited, &auth).await?;
+        self.authorise(&event, &auth)?;
+        Ok(event.pdu.clone())
+    }
+
+    /// The extremities that the next event names: the deepest.
+    fn cited(&self) -> Vec<Extremity> {
+        let mut cited = self.head.extremities.clone();
+        cited.sort_by(|a, b| b.depth.cmp(&a.depth).then_with(|| a.event_id.cmp(&b.event_id)));
+        cited.truncate(PREV_EVENTS_CITED_MAX);
+        cited
+    }
+
+    async fn state_before(&mut self, cited: &[Extremity]) -> Result<Root, RoomsError> {
+        if cited.len() == self.head.extremities.len() {
+            return Ok(self.head.root);
+        }
+        let roots: Vec<Root> = cited.iter().map(|extremity| extremity.after).collect();
+        self.resolve(&roots).await
+    }
+
+    /// The state after an event, given the state before it.
+    pub(crate) async fn state_after(&mut self, before: Root, event: &StoredEvent) -> Result<Root, RoomsError> {
+        let Some(state_key) = event.pdu.state_key() else { return Ok(before) };
+        let entry = Entry { event: event.num, generation: event.generation };
+        let event_type = event.pdu.event_type().to_owned();
+        self.apply(before, &[((&event_type, state_key), Some(entry))]).await
+    }
+
+    /// Places an event that follows the current extremities that it names.
+    pub(crate) async fn place_on_head(&mut self, placed: Placed) -> Result<(), RoomsError> {
+        let behind = placed.event.prev.iter().copied().collect();
+        self.place_after(placed, &behind).await
+    }
+
+    /// Places an event that comes after the events `behind`, which are extremities no more.
+    pub(crate) async fn place_after(
+        &mut self,
+        placed: Placed,
+        behind: &HashSet<EventNum>,
+    ) -> Result<(), RoomsError> {
+        let event = &placed.event;
+        let mut extremities = self.head.extremities.clone();
+        extremities.retain(|extremity| !behind.contains(&extremity.num));
+        extremities.push(Extremity {
+            num: event.num,
+            event_id: event.pdu.owned_event_id(),
+            depth: event.pdu.depth(),
+            after: placed.after,
+        });
+        if extremities.len() > crate::EXTREMITIES_MAX {
+            extremities.sort_by(|a, b| b.depth.cmp(&a.depth).then_with(|| a.event_id.cmp(&b.event_id)));
+            extremities.truncate(crate::EXTREMITIES_MAX);
+        }
+        let roots: Vec<Root> = extremities.iter().map(|extremity| extremity.after).collect();
+        let root = self.resolve(&roots).await?;
+        self.place(&placed, extremities, root).await
+    }
+
+    async fn build(
+        &mut self,
+        draft: &Draft,
+        cited: &[Extremity],
+        auth: &AuthState,
+    ) -> Result<Arc<StoredEvent>, RoomsError> {
+        let mut builder = PduBuilder::new(draft.sender.clone(), draft.event_type.clone(), draft.content.clone());
+        builder.room_id = Some(self.room.clone());
+        builder.state_key.clone_from(&draft.state_key);
+        builder.redacts.clone_from(&draft.redacts);
+        builder.prev_events = cited.iter().map(|extremity| extremity.event_id.clone()).collect();
+        let implied_create = event::room_id_is_create_hash(self.rules);
+        let mut authorising: Vec<&Arc<StoredEvent>> = auth.0.values().collect();
+        authorising.retain(|event| !(implied_create && event.num == self.info.create));
+        authorising.sort_by_key(|event| event.num);
+        builder.auth_events = authorising.iter().map(|event| event.pdu.owned_event_id()).collect();
+        builder.depth = (self.head.depth + 1).min(DEPTH_MAX);
+        builder.origin_server_ts = draft.timestamp_ms.unwrap_or_else(|| self.rooms.inner.clock.now_ms());
+        if self.rules.events_reference_format == EventsReferenceFormatVersion::V1 {
+            let mut named: Vec<Arc<StoredEvent>> = authorising.iter().map(|event| (*event).clone()).collect();
+            for extremity in cited {
+                named.push(self.event(extremity.num).await?);
+            }
+            for event in named {
+                let hash = event::reference_hash(&event.pdu, self.rules)?;
+                builder.reference_hashes.insert(event.pdu.owned_event_id(), hash);
+            }
+        }
+        let generation = authorising.iter().map(|event| event.generation + 1).max().unwrap_or(0);
+        let auth_nums: Vec<EventNum> = authorising.iter().map(|event| event.num).collect();
+        let pdu = builder.build(self.rules, &self.rooms.inner.signing_key, self.rooms.server_name())?;
+
+        let num = self.rooms.inner.events.next_num().await?;
+        self.name(pdu.event_id(), num);
+        Ok(Arc::new(StoredEvent {
+            num,
+            pdu,
+            auth: auth_nums.into(),
+            prev: cited.iter().map(|extremity| extremity.num).collect(),
+            generation,
+        }))
+    }
+
+    /// The authorisation rules, against the event's own auth events and a state.
+    fn authorise(&self, event: &StoredEvent, state: &AuthState) -> Result<(), RoomsError> {
+        let fetch = |id: &EventId| {
+            state.0.values().find(|event| event.pdu.event_id() == id).map(|event| event.pdu.clone())
+        };
+        let verdict = auth::check_state_independent(self.rules, &event.pdu, fetch)
+            .and_then(|()| auth::check_state_dependent(self.rules, &event.pdu, |kind, key| state.get(kind, key)));
+        verdict.map_err(|error| RoomsError::forbidden(error.to_string()))
+    }
+}

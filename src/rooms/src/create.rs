@@ -1,0 +1,366 @@
+//! Making rooms.
+//!
+//! Specification: client-server API, "Creation" (`createRoom`): which events, in which order, by which preset.
+
+use std::{collections::HashSet, sync::Arc};
+
+use event::{PduBuilder, auth, new_room_id};
+use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
+use store::{Batch, CommitError, Record};
+
+use crate::{
+    Rooms, RoomsError,
+    advance::{MEMBER, Placed},
+    append::{ATTEMPTS_MAX, Draft},
+    membership::member_content,
+    room::RoomInfo,
+    snapshot::Root,
+    tables::RoomInfos,
+    turn::Turn,
+    types::StoredEvent,
+};
+
+/// State events that a client may give a new room.
+pub const INITIAL_STATE_MAX: usize = 100;
+
+/// Users that can be invited while making a room.
+pub const INVITES_MAX: usize = 100;
+
+/// The power of a room's creator where it is a number.
+const CREATOR_LEVEL: i64 = 100;
+
+/// The power for sending tombstones where creators stand above all numbers (room version 12 on): explicitly above `state_default`.
+const TOMBSTONE_LEVEL: i64 = 150;
+
+/// Which defaults a new room has.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Preset {
+    /// By invite; members see what happened before they joined.
+    PrivateChat,
+    /// As [`Preset::PrivateChat`], and the invited have the creator's power.
+    TrustedPrivateChat,
+    /// Anybody may join.
+    PublicChat,
+}
+
+/// A state event for a new room.
+#[derive(Clone, Debug)]
+pub struct InitialState {
+    /// The type.
+    pub event_type: String,
+    /// The state key.
+    pub state_key: String,
+    /// The content: an object.
+    pub content: Box<RawValue>,
+}
+
+/// A room to be made.
+#[derive(Clone, Debug)]
+pub struct CreateRoom {
+    /// The user who makes it.
+    pub creator: OwnedUserId,
+    /// The room version; `None` for the configured default.
+    pub version: Option<RoomVersionId>,
+    /// The preset; `None`: by `visibility`.
+    pub preset: Option<Preset>,
+    /// Whether it is published in the directory.
+    pub visibility: bool,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its topic.
+    pub topic: Option<String>,
+    /// Users to invite, and whether that is for a direct chat.
+    pub invites: Vec<(OwnedUserId, bool)>,
+    /// Further state, in order.
+    pub initial_state: Vec<InitialState>,
+    /// Further content of the create event.
+    pub creation_content: Option<Box<RawValue>>,
+    /// What to put over the default power levels.
+    pub power_level_content_override: Option<Box<RawValue>>,
+    /// An alias for it, of this server.
+    pub alias: Option<OwnedRoomAliasId>,
+    /// Content of the creator's member event: the profile.
+    pub member_content: Option<Box<RawValue>>,
+}
+
+impl CreateRoom {
+    /// A private room without name.
+    pub fn new(creator: OwnedUserId) -> Self {
+        Self {
+            creator,
+            version: None,
+            preset: None,
+            visibility: false,
+            name: None,
+            topic: None,
+            invites: Vec::new(),
+            initial_state: Vec::new(),
+            creation_content: None,
+            power_level_content_override: None,
+            alias: None,
+            member_content: None,
+        }
+    }
+
+    fn preset(&self) -> Preset {
+        match (self.preset, self.visibility) {
+            (Some(preset), _) => preset,
+            (None, true) => Preset::PublicChat,
+            (None, false) => Preset::PrivateChat,
+        }
+    }
+}
+
+/// Any value as content.
+pub(crate) fn raw(value: &impl Serialize) -> Result<Box<RawValue>, RoomsError> {
+    serde_json::value::to_raw_value(value).map_err(|error| RoomsError::BadEvent(error.to_string()))
+}
+
+/// Given content as an object.
+pub(crate) fn object(given: Option<&RawValue>, what: &str) -> Result<Map<String, Value>, RoomsError> {
+    let Some(given) = given else { return Ok(Map::new()) };
+    serde_json::from_str(given.get()).map_err(|_| RoomsError::BadEvent(format!("`{what}` must be an object")))
+}
+
+impl Rooms {
+    /// Makes a room with all its first events in one batch. Users of other servers are invited afterwards, one by one; a server that
+    /// can't be reached doesn't undo the room.
+    pub async fn create(&self, request: &CreateRoom) -> Result<OwnedRoomId, RoomsError> {
+        let version = request.version.clone().unwrap_or_else(|| self.inner.config.default_room_version.clone());
+        let rules = event::rules(&version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
+        if request.initial_state.len() > INITIAL_STATE_MAX || request.invites.len() > INVITES_MAX {
+            return Err(RoomsError::TooLarge("the room's first state and invites".to_owned()));
+        }
+        let privileged = rules.authorization.explicitly_privilege_room_creators;
+        let create_content = create_content(request, &version, rules)?;
+        let drafts = first_events(request, privileged)?;
+        for _ in 0..ATTEMPTS_MAX {
+            let mut builder = PduBuilder::new(
+                request.creator.clone(),
+                "m.room.create".to_owned(),
+                raw(&create_content)?,
+            );
+            builder.room_id = new_room_id(rules, &*self.inner.random, self.server_name())?;
+            builder.state_key = Some(String::new());
+            builder.depth = 1;
+            builder.origin_server_ts = self.inner.clock.now_ms();
+            let pdu = builder.build(rules, &self.inner.signing_key, self.server_name())?;
+            auth::check_state_independent(rules, &pdu, |_: &EventId| None)
+                .map_err(|error| RoomsError::BadEvent(error.to_string()))?;
+            let num = self.inner.events.next_num().await?;
+            let create =
+                Arc::new(StoredEvent { num, pdu, auth: Arc::default(), prev: Arc::default(), generation: 0 });
+            let room = create.pdu.room_id().to_owned();
+            let turn = self.new_room(&create).await?;
+            match self.fill_new_room(turn, request, create, &drafts).await {
+                Ok(()) => {
+                    self.invite_others(request, &room).await;
+                    return Ok(room);
+                }
+                Err(RoomsError::Commit(CommitError::Conflict)) => {
+                    self.check_alias_free(request).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
+    /// The first turn of a room, with what a room is for ever.
+    pub(crate) async fn new_room(&self, create: &StoredEvent) -> Result<Turn, RoomsError> {
+        let info = RoomInfo::of(create)?;
+        let mut turn = self.turn_of_new(create.pdu.room_id(), info.clone()).await?;
+        turn.batch.put::<RoomInfos>(&create.pdu.room_id(), &Record(info));
+        Ok(turn)
+    }
+
+    async fn fill_new_room(
+        &self,
+        mut turn: Turn,
+        request: &CreateRoom,
+        create: Arc<StoredEvent>,
+        drafts: &[Draft],
+    ) -> Result<(), RoomsError> {
+        turn.name(create.pdu.event_id(), create.num);
+        let before = Root::EMPTY;
+        let after = turn.state_after(before, &create).await?;
+        turn.place_on_head(Placed { event: create, before, after, had: None, redacted_by: None, gap: Vec::new() }).await?;
+        for draft in drafts {
+            turn.append(draft).await?;
+        }
+        let room = turn.room.clone();
+        for (user, is_direct) in request.invites.iter().filter(|(user, _)| self.is_local(user)) {
+            turn.append(&invite(&request.creator, user, *is_direct)?).await?;
+        }
+        if let Some(alias) = &request.alias {
+            self.prepare_alias(&turn.view.clone(), &mut turn.batch, alias, &room, &request.creator).await?;
+        }
+        if request.visibility {
+            self.prepare_publish(&mut turn.batch, &room, &request.creator);
+        }
+        turn.submit(false).await?.await?;
+        Ok(())
+    }
+
+    async fn invite_others(&self, request: &CreateRoom, room: &OwnedRoomId) {
+        for (user, is_direct) in request.invites.iter().filter(|(user, _)| !self.is_local(user)) {
+            let Ok(draft) = invite(&request.creator, user, *is_direct) else { continue };
+            if let Err(error) = self.invite_remote(&request.creator, room, user, draft.content).await {
+                tracing::warn!(room.id = %room, user.id = %user, "invite to a new room failed: {error}");
+            }
+        }
+    }
+
+    async fn check_alias_free(&self, request: &CreateRoom) -> Result<(), RoomsError> {
+        let Some(alias) = &request.alias else { return Ok(()) };
+        let mut unused = Batch::new();
+        let view = self.inner.store.view();
+        self.prepare_alias(&view, &mut unused, alias, ruma::room_id!("!check:invalid"), &request.creator).await
+    }
+}
+
+impl RoomInfo {
+    /// What a create event makes a room for ever.
+    pub(crate) fn of(create: &StoredEvent) -> Result<Self, RoomsError> {
+        let content: Map<String, Value> = create
+            .pdu
+            .content_as()
+            .map_err(|_| RoomsError::BadEvent("the create event has no content".to_owned()))?;
+        let version = content.get("room_version").and_then(Value::as_str).unwrap_or("1");
+        let version = RoomVersionId::try_from(version)
+            .map_err(|_| RoomsError::BadEvent("the create event has no valid room version".to_owned()))?;
+        Ok(Self {
+            version,
+            creator: create.pdu.sender().to_owned(),
+            create: create.num,
+            room_type: content.get("type").and_then(Value::as_str).map(str::to_owned),
+            federate: content.get("m.federate").and_then(Value::as_bool).unwrap_or(true),
+        })
+    }
+}
+
+fn create_content(
+    request: &CreateRoom,
+    version: &RoomVersionId,
+    rules: &event::RoomVersionRules,
+) -> Result<Map<String, Value>, RoomsError> {
+    let mut content = object(request.creation_content.as_deref(), "creation_content")?;
+    content.insert("room_version".to_owned(), version.as_str().into());
+    content.remove("creator");
+    if !rules.authorization.use_room_create_sender {
+        content.insert("creator".to_owned(), request.creator.as_str().into());
+    }
+    if !rules.authorization.additional_room_creators {
+        content.remove("additional_creators");
+    } else if request.preset() == Preset::TrustedPrivateChat && !request.invites.is_empty() {
+        let given = content.get("additional_creators").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut seen = HashSet::new();
+        let invited = request.invites.iter().map(|(user, _)| Value::from(user.as_str()));
+        let all: Vec<Value> = given
+            .into_iter()
+            .chain(invited)
+            .filter(|user| user.as_str().is_none_or(|user| user != request.creator && seen.insert(user.to_owned())))
+            .collect();
+        content.insert("additional_creators".to_owned(), all.into());
+    }
+    Ok(content)
+}
+
+/// The events after the create event and before the invites, in the specified order.
+fn first_events(request: &CreateRoom, privileged: bool) -> Result<Vec<Draft>, RoomsError> {
+    let creator = &request.creator;
+    let mut drafts = Vec::new();
+    let mut add = |event_type: &str, state_key: &str, content: Box<RawValue>| {
+        drafts.push(Draft::state(creator, event_type, state_key, content));
+    };
+    add(MEMBER, creator.as_str(), raw(&member_content(request.member_content.as_deref(), "join")?)?);
+    add("m.room.power_levels", "", raw(&power_levels(request, privileged)?)?);
+    if let Some(alias) = &request.alias {
+        add("m.room.canonical_alias", "", raw(&json!({ "alias": alias }))?);
+    }
+    let given = |event_type: &str| {
+        request.initial_state.iter().any(|state| state.event_type == event_type && state.state_key.is_empty())
+    };
+    let (join_rule, guest_access) = match request.preset() {
+        Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
+        Preset::PublicChat => ("public", "forbidden"),
+    };
+    let by_preset = [
+        ("m.room.join_rules", json!({ "join_rule": join_rule })),
+        ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
+        ("m.room.guest_access", json!({ "guest_access": guest_access })),
+    ];
+    for (event_type, content) in by_preset {
+        if !given(event_type) {
+            add(event_type, "", raw(&content)?);
+        }
+    }
+    for state in &request.initial_state {
+        let overridden = match &*state.event_type {
+            "m.room.name" => request.name.is_some(),
+            "m.room.topic" => request.topic.is_some(),
+            "m.room.create" => true,
+            _ => false,
+        };
+        if !(overridden && state.state_key.is_empty()) {
+            add(&state.event_type, &state.state_key, state.content.clone());
+        }
+    }
+    if let Some(name) = &request.name {
+        add("m.room.name", "", raw(&json!({ "name": name }))?);
+    }
+    if let Some(topic) = &request.topic {
+        let text = json!({ "m.text": [{ "body": topic, "mimetype": "text/plain" }] });
+        add("m.room.topic", "", raw(&json!({ "topic": topic, "m.topic": text }))?);
+    }
+    Ok(drafts)
+}
+
+fn power_levels(request: &CreateRoom, privileged: bool) -> Result<Map<String, Value>, RoomsError> {
+    let mut users = Map::new();
+    if !privileged {
+        users.insert(request.creator.to_string(), CREATOR_LEVEL.into());
+        if request.preset() == Preset::TrustedPrivateChat {
+            for (user, _) in &request.invites {
+                users.insert(user.to_string(), CREATOR_LEVEL.into());
+            }
+        }
+    }
+    let tombstone = if privileged { TOMBSTONE_LEVEL } else { CREATOR_LEVEL };
+    let Value::Object(mut content) = json!({
+        "ban": 50,
+        "events": {
+            "m.room.avatar": 50,
+            "m.room.canonical_alias": 50,
+            "m.room.encryption": 100,
+            "m.room.history_visibility": 100,
+            "m.room.name": 50,
+            "m.room.power_levels": 100,
+            "m.room.server_acl": 100,
+            "m.room.tombstone": tombstone,
+        },
+        "events_default": 0,
+        "invite": 0,
+        "kick": 50,
+        "notifications": { "room": 50 },
+        "redact": 50,
+        "state_default": 50,
+        "users": users,
+        "users_default": 0,
+    }) else {
+        return Err(RoomsError::corrupt("default power levels"));
+    };
+    let given = object(request.power_level_content_override.as_deref(), "power_level_content_override")?;
+    content.extend(given);
+    Ok(content)
+}
+
+fn invite(sender: &UserId, target: &UserId, is_direct: bool) -> Result<Draft, RoomsError> {
+    let mut content = member_content(None, "invite")?;
+    if is_direct {
+        content.insert("is_direct".to_owned(), true.into());
+    }
+    Ok(Draft::state(sender, MEMBER, target.as_str(), raw(&content)?))
+}

@@ -1,0 +1,230 @@
+//! Events by number and by id: what never changes about them, cached, and what may change.
+
+use std::sync::Arc;
+
+use event::Pdu;
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{EventId, OwnedEventId};
+use serde_json::value::RawValue;
+use store::{Counter, Decode, DecodeError, Encode, Reader, Text, Value, View, Writer};
+
+use crate::{
+    Rooms, RoomsError,
+    tables::{Bodies, EventNums, Metas},
+    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+};
+
+/// The version byte that starts every stored body.
+const CODING: u8 = 1;
+
+/// What a cached event weighs beside its JSON, in bytes: the parsed fields and the cache's own.
+const EVENT_OVERHEAD_BYTES: u64 = 700;
+
+/// What an entry of the id cache weighs, in bytes.
+const ID_BYTES: u64 = 160;
+
+/// A share of the cache budget for the numbers of event ids: one part in this many.
+const ID_CACHE_SHARE: u64 = 8;
+
+/// A stored event body: the numbers of the events it names, and its JSON as received.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Its id.
+    pub(crate) event_id: OwnedEventId,
+    /// Numbers of its auth events.
+    pub(crate) auth: Vec<EventNum>,
+    /// Numbers of its prev events.
+    pub(crate) prev: Vec<EventNum>,
+    /// 1 + the highest generation of its auth events; 0 without any.
+    pub(crate) generation: u32,
+    /// Canonical JSON.
+    pub(crate) json: String,
+}
+
+impl Body {
+    /// The stored form of an event.
+    pub(crate) fn of(event: &StoredEvent) -> Self {
+        Self {
+            event_id: event.pdu.owned_event_id(),
+            auth: event.auth.to_vec(),
+            prev: event.prev.to_vec(),
+            generation: event.generation,
+            json: event.pdu.json().get().to_owned(),
+        }
+    }
+
+    fn into_event(self, num: EventNum) -> Result<StoredEvent, RoomsError> {
+        let json = RawValue::from_string(self.json)
+            .map_err(|error| RoomsError::corrupt(format!("body of {}: {error}", self.event_id)))?;
+        Ok(StoredEvent {
+            num,
+            pdu: Pdu::from_stored(self.event_id, json)?,
+            auth: self.auth.into(),
+            prev: self.prev.into(),
+            generation: self.generation,
+        })
+    }
+}
+
+fn encode_nums(nums: &[EventNum], w: &mut Writer) {
+    // The format of an event bounds both lists far below this.
+    Encode::<u16>::encode(&u16::try_from(nums.len()).unwrap_or(u16::MAX), w);
+    for num in nums.iter().take(usize::from(u16::MAX)) {
+        Encode::<EventNum>::encode(num, w);
+    }
+}
+
+fn decode_nums(r: &mut Reader<'_>) -> Result<Vec<EventNum>, DecodeError> {
+    let count = u16::decode(r)?;
+    let mut nums = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        nums.push(EventNum::decode(r)?);
+    }
+    Ok(nums)
+}
+
+impl Value for Body {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&CODING, w);
+        Encode::<u32>::encode(&self.generation, w);
+        encode_nums(&self.auth, w);
+        encode_nums(&self.prev, w);
+        Encode::<Text<OwnedEventId>>::encode(&self.event_id, w);
+        w.raw(self.json.as_bytes());
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let r = &mut Reader::new(bytes);
+        match u8::decode(r)? {
+            CODING => {}
+            stored if stored > CODING => return Err(DecodeError::Newer { stored, known: CODING }),
+            _ => return Err(DecodeError::Invalid("event body")),
+        }
+        let generation = u32::decode(r)?;
+        let auth = decode_nums(r)?;
+        let prev = decode_nums(r)?;
+        let event_id = Text::<OwnedEventId>::decode(r)?.into_inner();
+        let json = std::str::from_utf8(r.rest()).map_err(|_| DecodeError::Invalid("event JSON"))?;
+        Ok(Self { event_id, auth, prev, generation, json: json.to_owned() })
+    }
+}
+
+#[derive(Clone)]
+struct EventWeight;
+
+impl Weighter<EventNum, Arc<StoredEvent>> for EventWeight {
+    fn weight(&self, _: &EventNum, event: &Arc<StoredEvent>) -> u64 {
+        // The JSON is held whole, and its content once more.
+        2 * event.pdu.json().get().len() as u64 + EVENT_OVERHEAD_BYTES
+    }
+}
+
+#[derive(Clone)]
+struct IdWeight;
+
+impl Weighter<OwnedEventId, EventNum> for IdWeight {
+    fn weight(&self, _: &OwnedEventId, _: &EventNum) -> u64 {
+        ID_BYTES
+    }
+}
+
+/// The caches of events. Neither a body nor the number of an id ever changes, so nothing is ever taken out but for space.
+pub(crate) struct EventStore {
+    bodies: Cache<EventNum, Arc<StoredEvent>, EventWeight>,
+    nums: Cache<OwnedEventId, EventNum, IdWeight>,
+    counter: Counter,
+}
+
+impl EventStore {
+    pub(crate) fn new(counter: Counter, cache_bytes: u64) -> Self {
+        let id_bytes = cache_bytes / ID_CACHE_SHARE;
+        let body_bytes = cache_bytes - id_bytes;
+        let items = |bytes: u64, each: u64| usize::try_from(bytes / each).unwrap_or(usize::MAX).max(16);
+        Self {
+            bodies: Cache::with_weighter(items(body_bytes, 4 * EVENT_OVERHEAD_BYTES), body_bytes, EventWeight),
+            nums: Cache::with_weighter(items(id_bytes, ID_BYTES), id_bytes, IdWeight),
+            counter,
+        }
+    }
+
+    /// A number that no event has.
+    pub(crate) async fn next_num(&self) -> Result<EventNum, RoomsError> {
+        Ok(EventNum(self.counter.next().await?))
+    }
+
+    /// Puts an event into the cache. Right even before its batch is committed: a number is never given twice.
+    pub(crate) fn remember(&self, event: &Arc<StoredEvent>) {
+        self.bodies.insert(event.num, event.clone());
+    }
+}
+
+impl Rooms {
+    /// The number of an event id that was mentioned or stored, if any.
+    pub async fn num(&self, view: &View, event_id: &EventId) -> Result<Option<EventNum>, RoomsError> {
+        if let Some(num) = self.inner.events.nums.get(event_id) {
+            return Ok(Some(num));
+        }
+        let num = view.get::<EventNums>(&event_id).await?;
+        if let Some(num) = num {
+            // Read from a published view, so it is certain.
+            self.inner.events.nums.insert(event_id.to_owned(), num);
+        }
+        Ok(num)
+    }
+
+    /// An event's body, if it is stored.
+    pub async fn event(&self, view: &View, num: EventNum) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        if let Some(event) = self.inner.events.bodies.get(&num) {
+            return Ok(Some(event));
+        }
+        let Some(body) = view.get::<Bodies>(&num).await? else { return Ok(None) };
+        let event = Arc::new(body.into_event(num)?);
+        self.inner.events.remember(&event);
+        Ok(Some(event))
+    }
+
+    /// The bodies of many events, in the order asked; `None` for those that aren't stored.
+    pub async fn events(
+        &self,
+        view: &View,
+        nums: &[EventNum],
+    ) -> Result<Vec<Option<Arc<StoredEvent>>>, RoomsError> {
+        let mut found: Vec<_> = nums.iter().map(|num| self.inner.events.bodies.get(num)).collect();
+        let absent: Vec<usize> = (0..nums.len()).filter(|at| found[*at].is_none()).collect();
+        if absent.is_empty() {
+            return Ok(found);
+        }
+        let keys: Vec<EventNum> = absent.iter().map(|at| nums[*at]).collect();
+        let bodies = view.get_many::<Bodies>(&keys).await?;
+        for (at, body) in absent.into_iter().zip(bodies) {
+            let Some(body) = body else { continue };
+            let event = Arc::new(body.into_event(nums[at])?);
+            self.inner.events.remember(&event);
+            found[at] = Some(event);
+        }
+        Ok(found)
+    }
+
+    /// A stored event by its id.
+    pub async fn event_by_id(&self, view: &View, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        match self.num(view, event_id).await? {
+            Some(num) => self.event(view, num).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What may change about an event; one that isn't stored is [`EventStatus::Missing`].
+    pub async fn meta(&self, view: &View, num: EventNum) -> Result<EventMeta, RoomsError> {
+        let stored = view.get::<Metas>(&num).await?;
+        Ok(stored.unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing)))
+    }
+
+    /// The metas of many events, in the order asked.
+    pub async fn metas(&self, view: &View, nums: &[EventNum]) -> Result<Vec<EventMeta>, RoomsError> {
+        let stored = view.get_many::<Metas>(nums).await?;
+        Ok(stored
+            .into_iter()
+            .map(|meta| meta.unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing)))
+            .collect())
+    }
+}

@@ -1,0 +1,252 @@
+//! Joining rooms of other servers, from both sides.
+//!
+//! Specification: server-server API, "Joining Rooms". The resident server gives a template, takes the signed join in and answers with
+//! the room's state; the joining server makes a room of that. Who is asked, and how, is the business of a higher layer.
+
+use std::{collections::HashSet, sync::Arc};
+
+use event::{Pdu, PduBuilder, ReceivedPdu, countersign};
+use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId};
+use serde_json::{Map, Value, value::RawValue};
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    advance::{MEMBER, Placed},
+    append::{Draft, Sent},
+    create::raw,
+    membership::member_content,
+    ports::RemoteError,
+    types::{EventStatus, Membership, StoredEvent},
+};
+
+/// Events of a room's state, and of its auth chain, that are taken from another server.
+pub(crate) const ROOM_EVENTS_MAX: usize = 200_000;
+
+/// An event for another server to complete and sign.
+#[derive(Clone, Debug)]
+pub struct JoinTemplate {
+    /// The room's version.
+    pub version: RoomVersionId,
+    /// The event without hashes and signatures.
+    pub event: Box<RawValue>,
+}
+
+/// What a server that has let a user in tells about the room.
+#[derive(Clone, Debug)]
+pub struct RoomState {
+    /// The join, with all signatures.
+    pub event: Box<RawValue>,
+    /// The state before it.
+    pub state: Vec<Box<RawValue>>,
+    /// The auth chain of that state.
+    pub auth_chain: Vec<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// A template for a join by a user of another server (`make_join`).
+    ///
+    /// Fails with [`RoomsError::IncompatibleRoomVersion`] if their server doesn't know the room's version.
+    pub async fn make_join(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        versions: &[RoomVersionId],
+    ) -> Result<JoinTemplate, RoomsError> {
+        let view = self.inner.store.view();
+        let info = self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        if !self.is_server_joined(&view, room, self.server_name()).await? {
+            return Err(RoomsError::RoomNotFound);
+        }
+        if !self.acl_allows(&view, room, user.server_name()).await? {
+            return Err(RoomsError::forbidden("the room's access list forbids your server"));
+        }
+        if !versions.contains(&info.version) {
+            return Err(RoomsError::IncompatibleRoomVersion { room_version: info.version });
+        }
+        let mut content = member_content(None, "join")?;
+        if let Some(authoriser) = self.join_authoriser(&view, room, user).await? {
+            content.insert("join_authorised_via_users_server".to_owned(), authoriser.as_str().into());
+        }
+        let draft = Draft::state(user, MEMBER, user.as_str(), raw(&content)?);
+        let pdu = self.turn(room).await?.draft_only(&draft).await?;
+        let mut object: Map<String, Value> = serde_json::from_str(pdu.json().get())
+            .map_err(|error| RoomsError::corrupt(format!("a template: {error}")))?;
+        for field in ["event_id", "hashes", "signatures"] {
+            object.remove(field);
+        }
+        Ok(JoinTemplate { version: info.version, event: raw(&object)? })
+    }
+
+    /// The join that follows from a template, signed by this server.
+    ///
+    /// Fails with [`RemoteError::BadAnswer`] if the template is for something else.
+    pub fn complete_join(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        template: &JoinTemplate,
+        content: Option<&RawValue>,
+    ) -> Result<Pdu, RoomsError> {
+        let bad = |what: &str| RoomsError::from(RemoteError::BadAnswer(what.to_owned()));
+        let rules = event::rules(&template.version)
+            .ok_or_else(|| RoomsError::UnsupportedRoomVersion(template.version.clone()))?;
+        let object: Map<String, Value> =
+            serde_json::from_str(template.event.get()).map_err(|_| bad("the template is no object"))?;
+        let is = |field: &str, value: &str| object.get(field).and_then(Value::as_str) == Some(value);
+        if !(is("type", MEMBER) && is("room_id", room.as_str()) && is("sender", user.as_str()))
+            || !is("state_key", user.as_str())
+        {
+            return Err(bad("the template is for something else"));
+        }
+        let mut joined = member_content(content, "join")?;
+        let via = object.get("content").and_then(|content| content.get("join_authorised_via_users_server"));
+        if let Some(via) = via {
+            joined.insert("join_authorised_via_users_server".to_owned(), via.clone());
+        }
+        let mut builder = PduBuilder::new(user.to_owned(), MEMBER.to_owned(), raw(&joined)?);
+        builder.room_id = Some(room.to_owned());
+        builder.state_key = Some(user.to_string());
+        builder.depth = object.get("depth").and_then(Value::as_u64).ok_or_else(|| bad("the template has no depth"))?;
+        builder.origin_server_ts = self.inner.clock.now_ms();
+        for (field, ids) in
+            [("prev_events", &mut builder.prev_events), ("auth_events", &mut builder.auth_events)]
+        {
+            let named = object.get(field).and_then(Value::as_array).ok_or_else(|| bad("the template names no events"))?;
+            for reference in named {
+                // Room versions 1 and 2: pairs of an id and an object with a hash.
+                let (id, hash) = match reference {
+                    Value::Array(pair) => (pair.first(), pair.get(1).and_then(|hashes| hashes.get("sha256"))),
+                    id => (Some(id), None),
+                };
+                let id = id.and_then(Value::as_str).and_then(|id| EventId::parse(id).ok());
+                let id = id.ok_or_else(|| bad("the template names something that is no event"))?;
+                if let Some(hash) = hash.and_then(Value::as_str) {
+                    builder.reference_hashes.insert(id.clone(), hash.to_owned());
+                }
+                ids.push(id);
+            }
+        }
+        Ok(builder.build(rules, &self.inner.signing_key, self.server_name())?)
+    }
+
+    /// Takes in a signed join by a user of `origin` (`send_join`) and tells the room's state before it.
+    pub async fn send_join(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        json: &RawValue,
+    ) -> Result<RoomState, RoomsError> {
+        let view = self.inner.store.view();
+        let rules = self.rules(&view, room).await?;
+        if !self.acl_allows(&view, room, origin).await? {
+            return Err(RoomsError::forbidden("the room's access list forbids your server"));
+        }
+        let mut received = ReceivedPdu::parse(json.get().as_bytes(), rules)?;
+        let pdu = received.unverified();
+        let is_join = pdu.event_type() == MEMBER
+            && pdu.state_key() == Some(pdu.sender().as_str())
+            && Membership::of(pdu) == Membership::Join
+            && pdu.sender().server_name() == origin;
+        if !is_join {
+            return Err(RoomsError::BadEvent("not a join of a user of your server".to_owned()));
+        }
+        if received.required_keys()?.contains_key(self.server_name()) {
+            // We are asked to vouch for it, and do so only if we would in a template.
+            if self.join_authoriser(&view, room, pdu.sender()).await?.is_none() {
+                return Err(RoomsError::UnableToGrantJoin);
+            }
+            let signed = countersign(pdu, rules, &self.inner.signing_key, self.server_name())?;
+            received = ReceivedPdu::parse(signed.json().get().as_bytes(), rules)?;
+        }
+        let pdu = self.verify_for(origin, room, received.unverified().json()).await?;
+        let status = self.take_in_verified(origin, room, pdu.clone()).await?;
+        self.sent(status, &pdu).await?;
+
+        let view = self.inner.store.view();
+        let (before, _) = self.state_around(&view, pdu.event_id()).await?;
+        let state = self.state_events(&view, room, before).await?;
+        let auth_chain = self.auth_chain(&view, &state).await?;
+        let texts = |events: &[Arc<StoredEvent>]| {
+            events.iter().map(|event| event.pdu.json().to_owned()).collect::<Vec<_>>()
+        };
+        Ok(RoomState { event: pdu.json().to_owned(), state: texts(&state), auth_chain: texts(&auth_chain) })
+    }
+
+    /// All events that authorise the given ones, directly or not.
+    pub(crate) async fn auth_chain(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        let mut seen = HashSet::new();
+        let mut chain = Vec::new();
+        let mut open: Vec<_> = events.iter().flat_map(|event| event.auth.iter().copied()).collect();
+        while let Some(num) = open.pop() {
+            if !seen.insert(num) {
+                continue;
+            }
+            let event = self.present(view, num).await?;
+            open.extend(event.auth.iter());
+            chain.push(event);
+        }
+        Ok(chain)
+    }
+
+    /// Makes a room of what the server that let a local user in told about it.
+    pub async fn enter(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        version: &RoomVersionId,
+        answer: &RoomState,
+    ) -> Result<Sent, RoomsError> {
+        let rules =
+            event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
+        if answer.state.len() > ROOM_EVENTS_MAX || answer.auth_chain.len() > ROOM_EVENTS_MAX {
+            return Err(RemoteError::BadAnswer("the room is too large".to_owned()).into());
+        }
+        let entrance = self.take_room_in(origin, room, rules, answer).await?;
+        let pdu = entrance.event.pdu.clone();
+        let view = self.inner.store.view();
+        if self.head(&view, room).await?.is_some() {
+            let status = self.merge(room, &entrance, false).await?;
+            return self.sent(status, &pdu).await;
+        }
+        let create = state_id_of_create(&answer.state, rules)?;
+        let create = self.event_by_id(&view, &create).await?.ok_or(RoomsError::EventNotFound)?;
+        if create.pdu.room_id() != room {
+            return Err(RemoteError::BadAnswer("the create event is another room's".to_owned()).into());
+        }
+        let mut turn = self.new_room(&create).await?;
+        if turn.info.version != *version {
+            return Err(RemoteError::BadAnswer("the room has another version".to_owned()).into());
+        }
+        let had = self.meta(&turn.view, entrance.event.num).await?;
+        let had = (had.status != EventStatus::Missing).then_some(had);
+        turn.place_on_head(Placed {
+            event: entrance.event,
+            before: entrance.before,
+            after: entrance.after,
+            had: Some(had),
+            redacted_by: None,
+            gap: entrance.gap,
+        })
+        .await?;
+        turn.submit(false).await?.await?;
+        self.sent(EventStatus::Accepted, &pdu).await
+    }
+}
+
+fn state_id_of_create(
+    state: &[Box<RawValue>],
+    rules: &'static event::RoomVersionRules,
+) -> Result<OwnedEventId, RoomsError> {
+    for json in state {
+        let Ok(pdu) = Pdu::parse(json.get().as_bytes(), rules) else { continue };
+        if pdu.event_type() == "m.room.create" && pdu.state_key() == Some("") {
+            return Ok(pdu.owned_event_id());
+        }
+    }
+    Err(RemoteError::BadAnswer("the state has no create event".to_owned()).into())
+}

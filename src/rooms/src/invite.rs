@@ -1,0 +1,102 @@
+//! Invites to users of other servers: their server signs the event too, before it enters the room.
+//!
+//! Specification: server-server API, "Inviting to a room".
+
+use event::Pdu;
+use ruma::{RoomId, ServerName, UserId};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    advance::MEMBER,
+    append::{Draft, Sent},
+    ports::RemoteError,
+    snapshot::Root,
+    types::EventStatus,
+};
+
+/// Signatures taken from one server's answer.
+const SIGNATURES_MAX: usize = 10;
+
+/// What an invited user is told of a room (client-server API, "Stripped state").
+const STRIPPED_TYPES: &[&str] = &[
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+impl Rooms {
+    /// Invites a user of another server.
+    pub(crate) async fn invite_remote(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        target: &UserId,
+        content: Box<RawValue>,
+    ) -> Result<Sent, RoomsError> {
+        let view = self.inner.store.view();
+        let info = self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let draft = Draft::state(sender, MEMBER, target.as_str(), content);
+        let pdu = self.turn(room).await?.draft_only(&draft).await?;
+        let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let mut stripped = self.stripped_events(&view, room, head.root).await?;
+        if let Some(member) = self.state_event(&view, room, head.root, MEMBER, sender.as_str()).await? {
+            stripped.push(member.pdu.json().to_owned());
+        }
+        let server = target.server_name();
+        let remote = &self.inner.ports.remote;
+        let signed = remote.invite(server, &info.version, pdu.json(), &stripped).await?;
+        // Only the signature is taken from the answer: nothing else can have changed then.
+        let signed = with_signature_of(&pdu, server, &signed)?;
+        let status = self.take_in_verified(server, room, signed.clone()).await?;
+        self.sent(status, &signed).await
+    }
+
+    /// The state of a room that those outside who are invited may see, as whole events.
+    pub async fn stripped_events(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+    ) -> Result<Vec<Box<RawValue>>, RoomsError> {
+        let mut events = Vec::new();
+        for event_type in STRIPPED_TYPES {
+            if let Some(event) = self.state_event(view, room, root, event_type, "").await? {
+                events.push(event.pdu.json().to_owned());
+            }
+        }
+        Ok(events)
+    }
+
+    /// The answer for an event of ours that took the way of a received one.
+    pub(crate) async fn sent(&self, status: EventStatus, pdu: &Pdu) -> Result<Sent, RoomsError> {
+        match status {
+            EventStatus::Accepted => {
+                let position = self.inner.store.view().position();
+                Ok(Sent { event_id: pdu.owned_event_id(), position })
+            }
+            EventStatus::Rejected(reason) => Err(RoomsError::Forbidden(reason)),
+            _ => Err(RoomsError::forbidden("the room's current state doesn't allow it")),
+        }
+    }
+}
+
+/// The event with the signatures that a server made on a copy of it.
+fn with_signature_of(pdu: &Pdu, server: &ServerName, copy: &RawValue) -> Result<Pdu, RoomsError> {
+    let bad = |what: &str| RoomsError::from(RemoteError::BadAnswer(what.to_owned()));
+    let copy: Value = serde_json::from_str(copy.get()).map_err(|_| bad("the invite is no JSON"))?;
+    let signatures = copy.pointer("/signatures").and_then(|all| all.get(server.as_str())).and_then(Value::as_object);
+    let signatures = signatures.ok_or_else(|| bad("the invite isn't signed"))?;
+    let mut signed = pdu.clone();
+    for (key_id, signature) in signatures.iter().take(SIGNATURES_MAX) {
+        let signature = signature.as_str().ok_or_else(|| bad("a signature isn't text"))?;
+        signed = event::add_signature(&signed, server, key_id, signature.to_owned())?;
+    }
+    Ok(signed)
+}

@@ -1,0 +1,207 @@
+//! Rooms: the one place that writes events.
+//!
+//! A room is a graph of events and, at each of them, a state. This crate decides what enters the graph (its own
+//! users' events in `append`, other servers' in `receive`), keeps the state trees (`snapshot`) and the current state
+//! (`head`, `advance`, `resolve`), and answers what is in a room for whom (`timeline`, `visibility`, `format` and the
+//! features beside them).
+//!
+//! Everything durable goes through batches of the store, each with entries in its log (`log`); everything that reacts
+//! to rooms follows that log.
+
+mod advance;
+mod aggregations;
+mod aliases;
+mod append;
+mod context;
+mod create;
+mod directory;
+mod error;
+mod events;
+mod filter;
+mod format;
+mod handshake;
+mod head;
+mod inbox;
+mod invite;
+mod keys;
+mod log;
+mod members;
+mod membership;
+mod memberships;
+mod messages;
+mod ports;
+mod reads;
+mod receipts;
+mod receive;
+mod redact;
+mod relations;
+mod resolve;
+mod room;
+mod serve;
+pub mod snapshot;
+mod spaces;
+mod state;
+mod summary;
+mod tables;
+mod threads;
+mod timeline;
+mod timestamps;
+mod turn;
+mod txn_ids;
+mod types;
+mod typing;
+mod unread;
+mod upgrade;
+mod visibility;
+
+use std::sync::Arc;
+
+use event::{Clock, DEFAULT_ROOM_VERSION, Random, SigningKey};
+use ruma::{OwnedServerName, RoomVersionId, ServerName, UserId};
+use store::Store;
+
+pub use self::{
+    append::{Extra, Sender, Sent},
+    context::{CONTEXT_LIMIT_MAX, Context},
+    create::{CreateRoom, InitialState, Preset},
+    directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
+    error::RoomsError,
+    filter::RoomEventFilter,
+    format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
+    log::{EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
+    members::{JoinedMember, MembersQuery},
+    messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
+    handshake::{JoinTemplate, RoomState},
+    inbox::{InboxProgress, Inboxed},
+    ports::{
+        MissingEvents, NoFederation, PolicySigner, Ports, RemoteError, RemoteRooms, ServerKeys, StateIds,
+    },
+    receipts::{NewReceipt, Receipt, ReceiptType, receipt_events},
+    relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
+    receive::Received,
+    room::RoomInfo,
+    spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken},
+    state::SendOptions,
+    summary::{MemberSummary, RoomDescription},
+    tables::TABLES,
+    threads::{ThreadsInclude, ThreadsPage},
+    timeline::{BadToken, Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange, TimelineToken},
+    types::{
+        EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow,
+        RoomHead, StoredEvent, TimelineIndex,
+    },
+    typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
+    unread::{Count, UnreadCounts},
+    upgrade::UpgradeRoom,
+    visibility::{Sight, Viewer},
+};
+pub use event::visibility::Visibility;
+use self::{events::EventStore, head::Heads, resolve::Resolutions, snapshot::StateTree};
+
+/// Forward extremities kept of a room. Beyond it the least deep are forgotten until another event names them.
+pub const EXTREMITIES_MAX: usize = 64;
+
+/// Prev events that an event of this server names.
+pub const PREV_EVENTS_CITED_MAX: usize = 10;
+
+/// What the name of the server's identity is in the store.
+const IDENTITY: &str = "server_name";
+
+/// Name of the counter of event numbers.
+const EVENT_COUNTER: &str = "event_num";
+
+/// What the room engine needs to be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of this server: the part after the colon in its users' ids.
+    pub server_name: OwnedServerName,
+    /// The room version of new rooms for which nobody asks for another.
+    pub default_room_version: RoomVersionId,
+    /// Memory for events, in bytes.
+    pub event_cache_bytes: u64,
+    /// Memory for nodes of state trees, in bytes.
+    pub node_cache_bytes: u64,
+}
+
+impl Config {
+    /// The defaults for a server of this name.
+    pub fn new(server_name: OwnedServerName) -> Self {
+        Self {
+            server_name,
+            default_room_version: DEFAULT_ROOM_VERSION,
+            event_cache_bytes: 32 << 20,
+            node_cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// All rooms of this server. Cloning is cheap.
+#[derive(Clone)]
+pub struct Rooms {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) signing_key: Arc<SigningKey>,
+    pub(crate) ports: Ports,
+    pub(crate) tree: StateTree,
+    pub(crate) events: EventStore,
+    pub(crate) heads: Heads,
+    pub(crate) resolutions: Resolutions,
+    pub(crate) inbox: inbox::Inboxes,
+    pub(crate) typing: typing::Typing,
+    pub(crate) reads: reads::Reads,
+}
+
+impl Rooms {
+    /// Opens the rooms of `store`, making the signing key and the database's secret if there are none yet.
+    ///
+    /// Fails with [`RoomsError::Open`] if the store belongs to a server of another name.
+    pub async fn open(
+        config: Config,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        ports: Ports,
+    ) -> Result<Self, RoomsError> {
+        store.claim_identity(IDENTITY, config.server_name.as_str()).await?;
+        let signing_key = keys::signing_key(&store, &*clock, &*random).await?;
+        let secret = keys::tree_secret(&store, &*random).await?;
+        let counter = store.counter(EVENT_COUNTER).await?;
+        let inner = Inner {
+            tree: StateTree::new(secret, config.node_cache_bytes),
+            events: EventStore::new(counter, config.event_cache_bytes),
+            heads: Heads::new(),
+            resolutions: Resolutions::new(),
+            inbox: inbox::Inboxes::load(&store).await?,
+            typing: typing::Typing::new(clock.clone()),
+            reads: reads::Reads::new(),
+            config,
+            store,
+            clock,
+            random,
+            signing_key,
+            ports,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.inner.config.server_name
+    }
+
+    /// The key with which this server signs.
+    pub fn signing_key(&self) -> &Arc<SigningKey> {
+        &self.inner.signing_key
+    }
+
+    /// Whether a user is one of this server's.
+    pub fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.server_name()
+    }
+}

@@ -1,0 +1,234 @@
+//! Who is in which room: the rows about this server's users, and members by the state.
+
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
+use serde_json::value::RawValue;
+use store::{Json, Position, Range, View};
+
+use crate::{
+    Rooms, RoomsError,
+    advance::MEMBER,
+    snapshot::Root,
+    state::source,
+    tables::{JoinedServers, LocalMembers, MembershipLog, Memberships, StrippedStates},
+    types::{EventNum, Membership, MembershipLogRow, MembershipRow},
+};
+
+/// Rows read at once where everything of a prefix is wanted.
+const PAGE_ROWS: usize = 1_000;
+
+/// Stripped state of a room that this server doesn't hold, and its member event at the end.
+pub type StrippedState = Vec<Box<RawValue>>;
+
+impl Rooms {
+    /// A local user's present membership of a room; `None` if they never had any.
+    pub async fn membership(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<MembershipRow>, RoomsError> {
+        let row = view.get::<Memberships>(&(user, room)).await?;
+        Ok(row.map(membership_row))
+    }
+
+    /// A local user's present membership of every room that they have or had to do with, by room id.
+    pub async fn memberships(
+        &self,
+        view: &View,
+        user: &UserId,
+    ) -> Result<Vec<(OwnedRoomId, MembershipRow)>, RoomsError> {
+        let mut found: Vec<(OwnedRoomId, MembershipRow)> = Vec::new();
+        loop {
+            let mut range = Range::<Memberships>::prefix(&(user,)).limit(PAGE_ROWS);
+            if let Some((last, _)) = found.last() {
+                range = range.after(&(user, last));
+            }
+            let rows = view.scan(range).await?;
+            let count = rows.len();
+            for ((_, room), row) in rows {
+                found.push((room.into_inner(), membership_row(row)));
+            }
+            if count < PAGE_ROWS {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The rooms that a local user is joined to.
+    pub async fn joined_rooms(&self, view: &View, user: &UserId) -> Result<Vec<OwnedRoomId>, RoomsError> {
+        let rows = self.memberships(view, user).await?;
+        let joined = rows.into_iter().filter(|(_, row)| row.membership == Membership::Join);
+        Ok(joined.map(|(room, _)| room).collect())
+    }
+
+    /// The changes of a local user's memberships after `since` and up to `until`, in order.
+    pub async fn membership_log(
+        &self,
+        view: &View,
+        user: &UserId,
+        since: Position,
+        until: Position,
+    ) -> Result<Vec<(Position, MembershipLogRow)>, RoomsError> {
+        let mut found = Vec::new();
+        let mut from = since;
+        let mut after_room: Option<OwnedRoomId> = None;
+        loop {
+            let range = Range::<MembershipLog>::prefix(&(user,)).through(&(user, until)).limit(PAGE_ROWS);
+            let range = match &after_room {
+                Some(room) => range.after(&(user, from, room)),
+                None => range.after(&(user, from)),
+            };
+            let rows = view.scan(range).await?;
+            let count = rows.len();
+            for ((_, position, room), (membership, event, forgotten)) in rows {
+                let room = room.into_inner();
+                (from, after_room) = (position, Some(room.clone()));
+                found.push((position, MembershipLogRow { room, membership, event, forgotten }));
+            }
+            if count < PAGE_ROWS {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The local users joined to a room.
+    pub async fn local_members(&self, view: &View, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomsError> {
+        let mut found: Vec<OwnedUserId> = Vec::new();
+        loop {
+            let mut range = Range::<LocalMembers>::prefix(&(room,)).limit(PAGE_ROWS);
+            if let Some(last) = found.last() {
+                range = range.after(&(room, last));
+            }
+            let rows = view.scan(range).await?;
+            let count = rows.len();
+            found.extend(rows.into_iter().map(|((_, user), _)| user.into_inner()));
+            if count < PAGE_ROWS {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A page of all rooms with their joined local users, those after `after`; shorter than `limit` only at the end.
+    pub async fn all_local_members(
+        &self,
+        view: &View,
+        after: Option<&(OwnedRoomId, OwnedUserId)>,
+        limit: usize,
+    ) -> Result<Vec<(OwnedRoomId, OwnedUserId)>, RoomsError> {
+        let mut range = Range::<LocalMembers>::all().limit(limit);
+        if let Some((room, user)) = after {
+            range = range.after(&(room, user));
+        }
+        let rows = view.scan(range).await?;
+        Ok(rows.into_iter().map(|((room, user), _)| (room.into_inner(), user.into_inner())).collect())
+    }
+
+    /// Whether a local user and another are joined to a room together.
+    pub async fn shares_room(&self, view: &View, local: &UserId, other: &UserId) -> Result<bool, RoomsError> {
+        let rooms = self.joined_rooms(view, local).await?;
+        if self.is_local(other) {
+            let theirs = self.joined_rooms(view, other).await?;
+            return Ok(rooms.iter().any(|room| theirs.binary_search(room).is_ok()));
+        }
+        for room in rooms {
+            if view.contains::<JoinedServers>(&(&room, other.server_name())).await?
+                && self.membership_in(view, &room, None, other).await? == Membership::Join
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The membership of any user in a state, by default the current one.
+    pub async fn membership_in(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Option<Root>,
+        user: &UserId,
+    ) -> Result<Membership, RoomsError> {
+        let root = match root {
+            Some(root) => root,
+            None => self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?.root,
+        };
+        let event = self.state_event(view, room, root, MEMBER, user.as_str()).await?;
+        Ok(event.map_or(Membership::Leave, |event| Membership::of(&event.pdu)))
+    }
+
+    /// All users of a state with a given membership, with their member events, by user id.
+    pub async fn members_in(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        membership: Membership,
+    ) -> Result<Vec<(OwnedUserId, EventNum)>, RoomsError> {
+        let entries = self.inner.tree.range(&source(view, room), root, MEMBER).await?;
+        let mut found = Vec::new();
+        for page in entries.chunks(PAGE_ROWS) {
+            let nums: Vec<EventNum> = page.iter().map(|(_, entry)| entry.event).collect();
+            for ((state_key, _), event) in page.iter().zip(self.all_present(view, &nums).await?) {
+                let Ok(user) = UserId::parse(&**state_key) else { continue };
+                if Membership::of(&event.pdu) == membership {
+                    found.push((user, event.num));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The users joined to a room now, by user id.
+    pub async fn joined_members(&self, view: &View, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let members = self.members_in(view, room, head.root, Membership::Join).await?;
+        Ok(members.into_iter().map(|(user, _)| user).collect())
+    }
+
+    /// The servers with users joined to a room, with how many.
+    pub async fn joined_servers(
+        &self,
+        view: &View,
+        room: &RoomId,
+    ) -> Result<Vec<(OwnedServerName, u64)>, RoomsError> {
+        let mut found: Vec<(OwnedServerName, u64)> = Vec::new();
+        loop {
+            let mut range = Range::<JoinedServers>::prefix(&(room,)).limit(PAGE_ROWS);
+            if let Some((last, _)) = found.last() {
+                range = range.after(&(room, last));
+            }
+            let rows = view.scan(range).await?;
+            let count = rows.len();
+            found.extend(rows.into_iter().map(|((_, server), joined)| (server.into_inner(), joined)));
+            if count < PAGE_ROWS {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Whether a server has users joined to a room.
+    pub async fn is_server_joined(
+        &self,
+        view: &View,
+        room: &RoomId,
+        server: &ServerName,
+    ) -> Result<bool, RoomsError> {
+        Ok(view.contains::<JoinedServers>(&(room, server)).await?)
+    }
+
+    /// The stripped state that came with an invite to, or a knock on, a room that this server doesn't hold.
+    pub async fn stripped_state(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<StrippedState>, RoomsError> {
+        let stored = view.get::<StrippedStates>(&(user, room)).await?;
+        Ok(stored.map(|Json(events)| events))
+    }
+}
+
+fn membership_row(row: (Membership, Option<EventNum>, Position, bool)) -> MembershipRow {
+    let (membership, event, position, forgotten) = row;
+    MembershipRow { membership, event, position, forgotten }
+}

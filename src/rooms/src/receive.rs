@@ -1,0 +1,314 @@
+//! Events of other servers: from text that nobody has checked to a place in the room.
+//!
+//! Specification: server-server API, "Checks performed on receipt of a PDU", "Soft failure", "Rejection". In order: format and
+//! signatures (`verify`), the events that authorise it (`authority`), the events before it (`gap`), the state before it by
+//! resolution, authorisation by that state, and then in the room's turn (`merge`) by the current state. All that waits for other
+//! servers or computes much happens before the turn is taken.
+
+mod authority;
+mod gap;
+mod merge;
+mod verify;
+
+use std::{collections::HashMap, sync::Arc};
+
+use event::{Pdu, RoomVersionRules, auth};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::StateEventType};
+use serde_json::value::RawValue;
+use store::View;
+
+pub(crate) use self::merge::Prepared;
+use crate::{
+    Rooms, RoomsError,
+    handshake::{ROOM_EVENTS_MAX, RoomState},
+    ports::RemoteError,
+    snapshot::{Entry, Overlay, Root},
+    state::source,
+    types::{EventStatus, StoredEvent},
+};
+
+/// What became of an event that another server sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// It is stored with this status, now or before.
+    Stored(EventStatus),
+    /// It isn't an event of the room's version, or its signatures are wrong: nothing of it is kept.
+    Dropped(String),
+}
+
+/// Whether the events between what we have and an event may be asked for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Gap {
+    /// They may.
+    Fill,
+    /// They were: what is still missing is bridged by asking for the state.
+    Bridge,
+}
+
+/// What all steps of taking one event in need to know.
+struct Intake<'a> {
+    rooms: &'a Rooms,
+    room: &'a RoomId,
+    rules: &'static RoomVersionRules,
+    /// The server that is asked for what is missing.
+    origin: &'a ServerName,
+}
+
+impl Rooms {
+    /// Takes in one event of a room that this server holds, asking `origin` for what is missing.
+    ///
+    /// Fails if that can succeed later: a server can't be reached, the store fails. `inbox` is a row to delete with it.
+    pub(crate) async fn take_in(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        json: &RawValue,
+        inbox: Option<u64>,
+    ) -> Result<Received, RoomsError> {
+        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let intake = Intake { rooms: self, room, rules, origin };
+        let pdu = match intake.verify(json).await? {
+            Ok(pdu) => pdu,
+            Err(reason) => return Ok(Received::Dropped(reason)),
+        };
+        intake.take(pdu, Gap::Fill, inbox).await.map(Received::Stored)
+    }
+
+    /// As [`Rooms::take_in`], for an event that has been verified already.
+    pub(crate) async fn take_in_verified(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        pdu: Pdu,
+    ) -> Result<EventStatus, RoomsError> {
+        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let intake = Intake { rooms: self, room, rules, origin };
+        intake.take(pdu, Gap::Fill, None).await
+    }
+
+    /// An event of `origin`, if its format, signatures and hash are right.
+    pub(crate) async fn verify_for(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        json: &RawValue,
+    ) -> Result<Pdu, RoomsError> {
+        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let intake = Intake { rooms: self, room, rules, origin };
+        intake.verify(json).await?.map_err(RoomsError::BadEvent)
+    }
+
+    /// Keeps the events that tell of a room which this server enters, and the place of the join in it.
+    pub(crate) async fn take_room_in(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        rules: &'static RoomVersionRules,
+        answer: &RoomState,
+    ) -> Result<Prepared, RoomsError> {
+        let intake = Intake { rooms: self, room, rules, origin };
+        let join = intake.verify(&answer.event).await?.map_err(RemoteError::BadAnswer)?;
+        let mut events = HashMap::new();
+        let mut state = Vec::new();
+        for json in &answer.state {
+            // One bad event among thousands is no reason to stay outside.
+            let Ok(pdu) = intake.verify(json).await? else { continue };
+            state.push(pdu.owned_event_id());
+            events.insert(pdu.owned_event_id(), pdu);
+        }
+        for json in &answer.auth_chain {
+            let Ok(pdu) = intake.verify(json).await? else { continue };
+            events.insert(pdu.owned_event_id(), pdu);
+        }
+        intake.fetch_and_keep(state.clone(), events, ROOM_EVENTS_MAX).await?;
+        let event = intake.name_event(join).await?;
+        let mut overlay = Overlay::new();
+        let before = intake.state_of(&state, &mut overlay).await?;
+        let view = intake.view();
+        intake.check_by_auth_events(&view, &event.pdu).await?.map_err(RemoteError::BadAnswer)?;
+        intake.check_by_state(&view, &event.pdu, before, &overlay).await?.map_err(RemoteError::BadAnswer)?;
+        let after = intake.apply(&view, before, &event, &mut overlay).await?;
+        intake.store_nodes(&mut overlay).await?;
+        let gap = event.pdu.prev_events().map(ToOwned::to_owned).collect();
+        Ok(Prepared { event, before, after, overlay: Overlay::new(), gap, inbox: None })
+    }
+
+    /// Servers of a room beside this one, the one given first.
+    pub(crate) async fn servers_to_ask(
+        &self,
+        view: &View,
+        room: &RoomId,
+        first: &ServerName,
+    ) -> Result<Vec<OwnedServerName>, RoomsError> {
+        let mut servers = vec![first.to_owned()];
+        for (server, _) in self.joined_servers(view, room).await? {
+            if server != self.server_name() && server != first {
+                servers.push(server);
+            }
+        }
+        Ok(servers)
+    }
+}
+
+impl Intake<'_> {
+    fn view(&self) -> View {
+        self.rooms.inner.store.view()
+    }
+
+    /// Takes in a verified event.
+    async fn take(&self, pdu: Pdu, gap: Gap, inbox: Option<u64>) -> Result<EventStatus, RoomsError> {
+        if let Some(status) = self.decided(pdu.event_id()).await? {
+            return Ok(status);
+        }
+        self.fetch_authority(&pdu).await?;
+        let by_own = self.check_by_auth_events(&self.view(), &pdu).await?;
+        let bridged = match self.fill_gap(&pdu, gap).await {
+            Ok(bridged) => bridged,
+            // It will be rejected anyway, with or without the events before it.
+            Err(_) if by_own.is_err() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        if let Some(status) = self.decided(pdu.event_id()).await? {
+            return Ok(status);
+        }
+        let event = self.name_event(pdu).await?;
+        let mut overlay = Overlay::new();
+        let view = self.view();
+        let before = match self.state_before(&view, &event, &mut overlay).await? {
+            Some(before) => before,
+            None => {
+                // Only one that fails by its own auth events comes here: its state stays unknown.
+                let reason = by_own.err().unwrap_or_else(|| "the events before it are unknown".to_owned());
+                return self.store_rejected(&event, Root::EMPTY, reason, &Overlay::new(), inbox).await;
+            }
+        };
+        let verdict = match by_own {
+            Ok(()) => self.check_by_state(&view, &event.pdu, before, &overlay).await?,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = verdict {
+            return self.store_rejected(&event, before, reason, &overlay, inbox).await;
+        }
+        let after = self.apply(&view, before, &event, &mut overlay).await?;
+        self.merge(Prepared { event, before, after, overlay, gap: bridged, inbox }).await
+    }
+
+    /// The status of an event that has its place already.
+    async fn decided(&self, event_id: &EventId) -> Result<Option<EventStatus>, RoomsError> {
+        let view = self.view();
+        let Some(num) = self.rooms.num(&view, event_id).await? else { return Ok(None) };
+        let meta = self.rooms.meta(&view, num).await?;
+        let placed = match meta.status {
+            EventStatus::Missing | EventStatus::Outlier => false,
+            EventStatus::Accepted | EventStatus::SoftFailed => true,
+            // One rejected without its place known may be met again when its place matters.
+            EventStatus::Rejected(_) => true,
+        };
+        Ok(placed.then_some(meta.status))
+    }
+
+    /// The state before an event: the resolution of the states after those before it. `None` if one of these is unknown.
+    async fn state_before(
+        &self,
+        view: &View,
+        event: &StoredEvent,
+        overlay: &mut Overlay,
+    ) -> Result<Option<Root>, RoomsError> {
+        let mut roots = Vec::with_capacity(event.prev.len());
+        for meta in self.rooms.metas(view, &event.prev).await? {
+            if meta.after.is_empty() {
+                return Ok(None);
+            }
+            roots.push(meta.after);
+        }
+        if roots.is_empty() {
+            return Ok(None);
+        }
+        let source = source(view, self.room);
+        self.rooms.resolve(&source, &|_| None, self.rules, &roots, overlay).await.map(Some)
+    }
+
+    async fn apply(
+        &self,
+        view: &View,
+        before: Root,
+        event: &Arc<StoredEvent>,
+        overlay: &mut Overlay,
+    ) -> Result<Root, RoomsError> {
+        let Some(state_key) = event.pdu.state_key() else { return Ok(before) };
+        let entry = Entry { event: event.num, generation: event.generation };
+        let change = [((event.pdu.event_type(), state_key), Some(entry))];
+        let held = overlay.clone();
+        let overlays = [&held];
+        let source = crate::snapshot::Source { overlays: &overlays, ..source(view, self.room) };
+        Ok(self.rooms.inner.tree.apply(&source, before, &change, overlay).await?)
+    }
+
+    /// Authorisation by the event's own auth events. The inner error is why it is rejected.
+    async fn check_by_auth_events(&self, view: &View, pdu: &Pdu) -> Result<Result<(), String>, RoomsError> {
+        let mut events: Vec<Pdu> = Vec::new();
+        for id in pdu.all_auth_events(self.rules) {
+            let Some(num) = self.rooms.num(view, &id).await? else { continue };
+            let Some(event) = self.rooms.event(view, num).await? else { continue };
+            let rejected = matches!(self.rooms.meta(view, num).await?.status, EventStatus::Rejected(_));
+            events.push(event.pdu.clone().with_rejected(rejected));
+        }
+        let fetch = |id: &EventId| events.iter().find(|event| event.event_id() == id).cloned();
+        let state = |kind: &StateEventType, key: &str| {
+            let kind = kind.to_string();
+            events.iter().find(|event| event.is_state(&kind, key)).cloned()
+        };
+        let verdict = auth::check_state_independent(self.rules, pdu, fetch)
+            .and_then(|()| auth::check_state_dependent(self.rules, pdu, state));
+        Ok(verdict.map_err(|error| format!("by its auth events: {error}")))
+    }
+
+    /// Authorisation by a state.
+    async fn check_by_state(
+        &self,
+        view: &View,
+        pdu: &Pdu,
+        root: Root,
+        overlay: &Overlay,
+    ) -> Result<Result<(), String>, RoomsError> {
+        let types = match auth::auth_types(pdu.kind(), pdu.sender(), pdu.state_key(), pdu.content(), self.rules) {
+            Ok(types) => types,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let mut keys: Vec<(String, String)> = types.into_iter().map(|(kind, key)| (kind.to_string(), key)).collect();
+        keys.push(("m.room.create".to_owned(), String::new()));
+        let asked: Vec<(&str, &str)> = keys.iter().map(|(kind, key)| (&**kind, &**key)).collect();
+        let overlays = [overlay];
+        let source = crate::snapshot::Source { overlays: &overlays, ..source(view, self.room) };
+        let entries = self.rooms.inner.tree.get_many(&source, root, &asked).await?;
+        let mut events = Vec::new();
+        for entry in entries.into_iter().flatten() {
+            events.push(self.rooms.present(view, entry.event).await?.pdu.clone());
+        }
+        let state = |kind: &StateEventType, key: &str| {
+            let kind = kind.to_string();
+            events.iter().find(|event| event.is_state(&kind, key)).cloned()
+        };
+        let verdict = auth::check_state_dependent(self.rules, pdu, state);
+        Ok(verdict.map_err(|error| format!("by the state before it: {error}")))
+    }
+
+    /// Ids whose events aren't held in any form.
+    async fn not_held(
+        &self,
+        view: &View,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>, RoomsError> {
+        let mut missing = Vec::new();
+        for id in ids {
+            let held = match self.rooms.num(view, &id).await? {
+                Some(num) => self.rooms.event(view, num).await?.is_some(),
+                None => false,
+            };
+            if !held {
+                missing.push(id);
+            }
+        }
+        Ok(missing)
+    }
+}

@@ -1,0 +1,186 @@
+//! The events before an event: asked for where they are missing, and bridged by a state where they can't be had.
+
+use std::collections::HashMap;
+
+use event::Pdu;
+use ruma::{EventId, OwnedEventId};
+use store::{Batch, CommitError};
+
+use super::{Gap, Intake, authority::sorted};
+use crate::{
+    RoomsError,
+    append::ATTEMPTS_MAX,
+    events::Body,
+    ports::{MissingEvents, RemoteError},
+    snapshot::{Entry, Overlay, Root, StateKey},
+    state::source,
+    tables::{Bodies, Metas},
+    types::{EventMeta, EventStatus},
+};
+
+/// Events asked for at once between what we have and a new event.
+const GAP_EVENTS_MAX: usize = 50;
+
+/// State events of a room that are fetched to bridge a gap.
+const STATE_EVENTS_MAX: usize = 200_000;
+
+/// Nodes of state trees in one batch, in bytes.
+const CHUNK_BYTES_MAX: usize = 512 * 1024;
+
+impl Intake<'_> {
+    /// Makes sure that the state after each event before `pdu` is known. Gives those events that were bridged: between them and
+    /// what the room has otherwise, events may be missing.
+    pub(super) async fn fill_gap(&self, pdu: &Pdu, gap: Gap) -> Result<Vec<OwnedEventId>, RoomsError> {
+        let mut missing = self.without_state(pdu).await?;
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        if gap == Gap::Fill {
+            self.ask_for_missing(pdu).await?;
+            missing = self.without_state(pdu).await?;
+        }
+        for id in &missing {
+            self.bridge(id).await?;
+        }
+        Ok(missing)
+    }
+
+    /// The events before `pdu` after which the state isn't known.
+    async fn without_state(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomsError> {
+        let view = self.view();
+        let mut missing = Vec::new();
+        for id in pdu.prev_events() {
+            let known = match self.rooms.num(&view, id).await? {
+                Some(num) => !self.rooms.meta(&view, num).await?.after.is_empty(),
+                None => false,
+            };
+            if !known {
+                missing.push(id.to_owned());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Asks for the events between what we have and `pdu`, and takes in what comes, the earliest first.
+    async fn ask_for_missing(&self, pdu: &Pdu) -> Result<(), RoomsError> {
+        let head = self.rooms.head(&self.view(), self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let request = MissingEvents {
+            earliest: head.extremities.iter().map(|extremity| extremity.event_id.clone()).collect(),
+            latest: vec![pdu.owned_event_id()],
+            limit: GAP_EVENTS_MAX,
+            min_depth: 0,
+        };
+        let remote = &self.rooms.inner.ports.remote;
+        let Ok(answer) = remote.missing_events(self.origin, self.room, request).await else {
+            // The state may be had all the same.
+            return Ok(());
+        };
+        let mut events = HashMap::new();
+        for json in answer.iter().take(GAP_EVENTS_MAX) {
+            if let Ok(event) = self.verify(json).await?
+                && event.event_id() != pdu.event_id()
+            {
+                events.insert(event.owned_event_id(), event);
+            }
+        }
+        for event in sorted(events, |pdu| pdu.prev_events().map(ToOwned::to_owned).collect()) {
+            Box::pin(self.take(event, Gap::Bridge, None)).await?;
+        }
+        Ok(())
+    }
+
+    /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
+    async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
+        let ids = self.rooms.inner.ports.remote.state_ids(self.origin, self.room, id).await?;
+        if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
+            return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
+        }
+        let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
+        let missing = self.not_held(&self.view(), all).await?;
+        self.fetch_and_keep(missing, HashMap::new(), STATE_EVENTS_MAX).await?;
+        let pdu = match self.rooms.event_by_id(&self.view(), id).await? {
+            Some(event) => event.pdu.clone(),
+            None => {
+                let pdu = self.fetch(id).await?;
+                self.fetch_authority(&pdu).await?;
+                pdu
+            }
+        };
+        let mut overlay = Overlay::new();
+        let before = self.state_of(&ids.state, &mut overlay).await?;
+        self.keep_bridged(pdu, before, overlay).await
+    }
+
+    /// The tree of a state given by ids of events that are held.
+    pub(super) async fn state_of(&self, ids: &[OwnedEventId], overlay: &mut Overlay) -> Result<Root, RoomsError> {
+        let view = self.view();
+        let mut events = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(event) = self.rooms.event_by_id(&view, id).await? else { continue };
+            let meta = self.rooms.meta(&view, event.num).await?;
+            // What we reject is in no state of ours, whatever another server says.
+            if event.pdu.state_key().is_some()
+                && event.pdu.room_id() == self.room
+                && !matches!(meta.status, EventStatus::Rejected(_))
+            {
+                events.push(event);
+            }
+        }
+        let mut entries: Vec<(StateKey<'_>, Option<Entry>)> = Vec::with_capacity(events.len());
+        for event in &events {
+            let key = (event.pdu.event_type(), event.pdu.state_key().unwrap_or_default());
+            entries.push((key, Some(Entry { event: event.num, generation: event.generation })));
+        }
+        Ok(self.rooms.inner.tree.apply(&source(&view, self.room), Root::EMPTY, &entries, overlay).await?)
+    }
+
+    async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
+        let event = self.name_event(pdu).await?;
+        let view = self.view();
+        let by_own = self.check_by_auth_events(&view, &event.pdu).await?;
+        let verdict = match by_own {
+            Ok(()) => self.check_by_state(&view, &event.pdu, before, &overlay).await?,
+            Err(reason) => Err(reason),
+        };
+        let (status, after) = match verdict {
+            Ok(()) => (EventStatus::Accepted, self.apply(&view, before, &event, &mut overlay).await?),
+            Err(reason) => (EventStatus::Rejected(reason), before),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let read = self.view().get::<Metas>(&event.num).await?;
+            if read.as_ref().is_some_and(|meta| !meta.after.is_empty()) {
+                return Ok(());
+            }
+            let mut meta = EventMeta::outlier(status.clone());
+            (meta.before, meta.after) = (before, after);
+            if let Some(read) = &read {
+                (meta.redacted_by, meta.has_relations) = (read.redacted_by, read.has_relations);
+            }
+            self.store_nodes(&mut overlay).await?;
+            let mut batch = Batch::new();
+            batch.expect::<Metas>(&event.num, read.as_ref());
+            batch.put::<Metas>(&event.num, &meta);
+            batch.put::<Bodies>(&event.num, &Body::of(&event));
+            batch.relaxed();
+            match self.rooms.inner.store.commit(batch).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
+    /// Stores the nodes of a state that may be too large for one batch.
+    pub(super) async fn store_nodes(&self, overlay: &mut Overlay) -> Result<(), RoomsError> {
+        loop {
+            let mut chunk = Batch::new();
+            let done = overlay.write_chunk(&mut chunk, self.room, CHUNK_BYTES_MAX);
+            chunk.relaxed();
+            self.rooms.inner.store.commit(chunk).await?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The last steps, in the room's turn: authorisation by the current state, and the new head.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use event::{PolicyServer, auth};
+use ruma::OwnedEventId;
+use store::{Batch, CommitError};
+
+use super::Intake;
+use crate::{
+    Rooms, RoomsError,
+    advance::Placed,
+    append::ATTEMPTS_MAX,
+    events::Body,
+    snapshot::{Overlay, Root},
+    tables::{Bodies, Inbox, Metas},
+    turn::Turn,
+    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+};
+
+/// Soft-failed and rejected events that are followed back to find what a new event comes after.
+const FOLLOWED_BACK_MAX: usize = 1_000;
+
+/// An event with its place in the graph, ready for the room's turn.
+pub(crate) struct Prepared {
+    pub(crate) event: Arc<StoredEvent>,
+    pub(crate) before: Root,
+    pub(crate) after: Root,
+    /// The nodes of the two states that may not be stored yet.
+    pub(crate) overlay: Overlay,
+    /// Events before it that were bridged.
+    pub(crate) gap: Vec<OwnedEventId>,
+    /// The inbox row that it came from.
+    pub(crate) inbox: Option<u64>,
+}
+
+/// What the turn makes of a prepared event.
+enum Verdict {
+    Known(EventStatus),
+    SoftFailed(String),
+    Accepted,
+}
+
+impl Intake<'_> {
+    /// Gives an authorised event its place.
+    pub(super) async fn merge(&self, prepared: Prepared) -> Result<EventStatus, RoomsError> {
+        let relaxed = prepared.inbox.is_some();
+        self.rooms.merge(self.room, &prepared, relaxed).await
+    }
+
+    /// Keeps an event that was rejected, so that it is known when it is met again.
+    pub(super) async fn store_rejected(
+        &self,
+        event: &Arc<StoredEvent>,
+        before: Root,
+        reason: String,
+        overlay: &Overlay,
+        inbox: Option<u64>,
+    ) -> Result<EventStatus, RoomsError> {
+        tracing::info!(room.id = %self.room, event.id = %event.pdu.event_id(), "rejected {reason}");
+        let status = EventStatus::Rejected(reason);
+        for _ in 0..ATTEMPTS_MAX {
+            let read = self.view().get::<Metas>(&event.num).await?;
+            if let Some(meta) = &read
+                && !matches!(meta.status, EventStatus::Missing | EventStatus::Outlier)
+                && (before.is_empty() || !meta.after.is_empty())
+            {
+                return Ok(meta.status.clone());
+            }
+            let mut meta = EventMeta::outlier(status.clone());
+            (meta.before, meta.after) = (before, before);
+            let mut batch = Batch::new();
+            batch.expect::<Metas>(&event.num, read.as_ref());
+            batch.put::<Metas>(&event.num, &meta);
+            batch.put::<Bodies>(&event.num, &Body::of(event));
+            overlay.write(&mut batch, self.room);
+            if let Some(sequence) = inbox {
+                batch.delete::<Inbox>(&(self.room, sequence));
+            }
+            batch.relaxed();
+            match self.rooms.inner.store.commit(batch).await {
+                Ok(_) => return Ok(status),
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+}
+
+impl Rooms {
+    /// Gives an event that passed authorisation by the state before it its place in the room.
+    pub(crate) async fn merge(
+        &self,
+        room: &ruma::RoomId,
+        prepared: &Prepared,
+        relaxed: bool,
+    ) -> Result<EventStatus, RoomsError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let mut turn = self.turn(room).await?;
+            turn.overlay = prepared.overlay.clone();
+            let status = match turn.judge(prepared).await? {
+                Verdict::Known(status) => return Ok(status),
+                Verdict::SoftFailed(reason) => {
+                    tracing::info!(room.id = %room, event.id = %prepared.event.pdu.event_id(), "soft-failed {reason}");
+                    turn.keep_soft_failed(prepared).await?;
+                    EventStatus::SoftFailed
+                }
+                Verdict::Accepted => {
+                    turn.merge(prepared).await?;
+                    EventStatus::Accepted
+                }
+            };
+            if let Some(sequence) = prepared.inbox {
+                turn.batch.delete::<Inbox>(&(room, sequence));
+            }
+            match turn.submit(relaxed).await?.await {
+                Ok(_) => return Ok(status),
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+}
+
+impl Turn {
+    async fn judge(&self, prepared: &Prepared) -> Result<Verdict, RoomsError> {
+        let event = &prepared.event;
+        let meta = self.meta(event.num).await?;
+        match meta.status {
+            EventStatus::Missing | EventStatus::Outlier => {}
+            EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => {
+                return Ok(Verdict::Known(meta.status));
+            }
+        }
+        if prepared.before != self.head.root {
+            let pdu = &event.pdu;
+            let key = (pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content());
+            let current = self.auth_state(self.head.root, key).await?;
+            let verdict = auth::check_state_dependent(self.rules, pdu, |kind, key| current.get(kind, key));
+            if let Err(error) = verdict {
+                return Ok(Verdict::SoftFailed(format!("by the current state: {error}")));
+            }
+        }
+        if let Some(reason) = self.policy_refusal(event).await? {
+            return Ok(Verdict::SoftFailed(reason));
+        }
+        Ok(Verdict::Accepted)
+    }
+
+    /// Why the room's policy server doesn't recommend the event, if the room has one.
+    async fn policy_refusal(&self, event: &StoredEvent) -> Result<Option<String>, RoomsError> {
+        let Some(policy) = self.policy_server().await? else { return Ok(None) };
+        if PolicyServer::exempts(&event.pdu) {
+            return Ok(None);
+        }
+        Ok(policy.verify(&event.pdu, self.rules).err().map(|error| format!("by the policy server: {error}")))
+    }
+
+    /// The policy server that the room uses now: named by its state, and joined.
+    pub(crate) async fn policy_server(&self) -> Result<Option<PolicyServer>, RoomsError> {
+        let Some(event) = self.state_event(self.head.root, "m.room.policy", "").await? else { return Ok(None) };
+        let Some(policy) = PolicyServer::of(&event.pdu) else { return Ok(None) };
+        Ok((self.joined_of(policy.server_name()).await? > 0).then_some(policy))
+    }
+
+    async fn keep_soft_failed(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
+        let event = &prepared.event;
+        let redacted_by = self.early_redaction(&event.pdu).await?;
+        self.add_event(event);
+        self.batch.put::<Bodies>(&event.num, &Body::of(event));
+        self.change_meta(event.num, |meta| {
+            meta.status = EventStatus::SoftFailed;
+            (meta.before, meta.after) = (prepared.before, prepared.after);
+            meta.redacted_by = redacted_by;
+        })
+        .await
+    }
+
+    async fn merge(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
+        let event = prepared.event.clone();
+        let had = self.view.get::<Metas>(&event.num).await?;
+        let redacted_by = self.early_redaction(&event.pdu).await?;
+        let behind = self.behind(&event).await?;
+        let placed = Placed {
+            event,
+            before: prepared.before,
+            after: prepared.after,
+            had: Some(had),
+            redacted_by,
+            gap: prepared.gap.clone(),
+        };
+        self.place_after(placed, &behind).await
+    }
+
+    /// What a new event comes after: its prev events, and through those that no event may name (soft-failed, rejected) what these come
+    /// after.
+    async fn behind(&self, event: &StoredEvent) -> Result<HashSet<EventNum>, RoomsError> {
+        let mut behind: HashSet<EventNum> = event.prev.iter().copied().collect();
+        let mut open: VecDeque<EventNum> = event.prev.iter().copied().collect();
+        while let Some(num) = open.pop_front() {
+            if behind.len() > FOLLOWED_BACK_MAX {
+                break;
+            }
+            let named = match self.meta(num).await?.status {
+                EventStatus::SoftFailed | EventStatus::Rejected(_) => self.event(num).await?.prev.clone(),
+                EventStatus::Missing | EventStatus::Outlier | EventStatus::Accepted => continue,
+            };
+            for earlier in named.iter() {
+                if behind.insert(*earlier) {
+                    open.push_back(*earlier);
+                }
+            }
+        }
+        Ok(behind)
+    }
+}

@@ -1,0 +1,190 @@
+//! Redactions, in whichever order they and their targets arrive.
+//!
+//! Specification: client-server API, "Redactions"; room versions, "Handling redactions". A redaction is remembered under the
+//! id that it names. It applies once both events are part of the room, if the power levels before the redaction
+//! allow it; bodies are never changed, readers redact what the meta says is redacted.
+
+use std::sync::Arc;
+
+use event::{Pdu, auth::PowerLevels, may_redact};
+use ruma::{EventId, OwnedEventId, RoomId};
+use serde_json::json;
+use store::Range;
+
+use crate::{
+    Rooms, RoomsError,
+    append::{Draft, Extra, Sender, Sent},
+    create::raw,
+    log::EventRedacted,
+    relations,
+    snapshot::Root,
+    tables::Redactions,
+    turn::Turn,
+    txn_ids::TxnKey,
+    types::{EventNum, EventStatus, StoredEvent, TimelineIndex},
+    unread,
+    unread::notable,
+};
+
+/// The type of redactions.
+const REDACTION: &str = "m.room.redaction";
+
+/// Redactions of one event that are looked at; the first that applies is enough.
+const REDACTIONS_LOOKED_AT_MAX: usize = 100;
+
+/// The longest relation type that is indexed, in bytes. Event types have the same limit.
+const REL_TYPE_BYTES_MAX: usize = 255;
+
+/// What became of a redaction.
+mod outcome {
+    /// Its target isn't here yet.
+    pub(super) const PENDING: u8 = 0;
+    /// It applies.
+    pub(super) const APPLIED: u8 = 1;
+    /// It may not redact its target.
+    pub(super) const REFUSED: u8 = 2;
+}
+
+/// The event whose relations an event with this content changes.
+pub(crate) fn related_event(content: &serde_json::value::RawValue) -> Option<OwnedEventId> {
+    relations::relates_to(content).map(|relation| relation.parent)
+}
+
+impl Rooms {
+    /// Redacts an event, with an optional reason and further content.
+    ///
+    /// Fails with [`RoomsError::EventNotFound`] if the room has no such event and with
+    /// [`RoomsError::Forbidden`] if the user may not redact it.
+    pub async fn redact(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        target: &EventId,
+        reason: Option<&str>,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
+        let txn = TxnKey::of(sender, "redact", room, target.as_str())?;
+        let view = self.inner.store.view();
+        if let Some(txn) = &txn
+            && let Some(answered) = self.answered(&view, txn).await?
+        {
+            return Ok(answered.sent);
+        }
+        let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let event = self.event_by_id(&view, target).await?.ok_or(RoomsError::EventNotFound)?;
+        if event.pdu.room_id() != room {
+            return Err(RoomsError::EventNotFound);
+        }
+        if event.pdu.sender() != sender.user {
+            let levels = self.power_levels(&view, room, head.root).await?;
+            if !levels.may_redact_others(sender.user) {
+                return Err(RoomsError::forbidden("you may not redact the events of others in this room"));
+            }
+        }
+        let content = match reason {
+            Some(reason) => json!({ "reason": reason }),
+            None => json!({}),
+        };
+        let mut draft = Draft::message(sender.user, REDACTION, raw(&content)?);
+        draft.redacts = Some(target.to_owned());
+        self.append(room, &draft, txn.as_ref(), extra).await
+    }
+}
+
+impl Turn {
+    /// Puts a new event into the index of the event that it relates to.
+    pub(crate) async fn relate(&mut self, event: &StoredEvent, index: TimelineIndex) -> Result<(), RoomsError> {
+        let Some(relation) = relations::relates_to(event.pdu.content()) else { return Ok(()) };
+        if relation.rel_type.len() > REL_TYPE_BYTES_MAX || relation.parent == event.pdu.event_id() {
+            return Ok(());
+        }
+        let parent = self.num_or_new(&relation.parent).await?;
+        if let Some(stored) = self.rooms.event(&self.view, parent).await?
+            && stored.pdu.room_id() != &*self.room
+        {
+            return Ok(());
+        }
+        relations::prepare(&mut self.batch, event, index, &relation, parent);
+        if !self.meta(parent).await?.has_relations {
+            self.change_meta(parent, |meta| meta.has_relations = true).await?;
+        }
+        Ok(())
+    }
+
+    /// If a new event is a redaction: remembers it, and applies it if its target is here.
+    pub(crate) async fn redact_target(&mut self, event: &Arc<StoredEvent>, before: Root) -> Result<(), RoomsError> {
+        let Some(target_id) = event.pdu.redacts(self.rules) else { return Ok(()) };
+        let result = match self.rooms.event_by_id(&self.view, &target_id).await? {
+            Some(target) => {
+                let meta = self.meta(target.num).await?;
+                if meta.status != EventStatus::Accepted && meta.status != EventStatus::SoftFailed {
+                    outcome::PENDING
+                } else if !self.may_redact(&event.pdu, before, &target.pdu).await? {
+                    outcome::REFUSED
+                } else {
+                    if meta.redacted_by.is_none() {
+                        self.apply_redaction(&target, event.num, meta.index).await?;
+                    }
+                    outcome::APPLIED
+                }
+            }
+            None => outcome::PENDING,
+        };
+        self.batch.put::<Redactions>(&(&target_id, event.num), &result);
+        Ok(())
+    }
+
+    async fn apply_redaction(
+        &mut self,
+        target: &Arc<StoredEvent>,
+        redaction: EventNum,
+        index: Option<TimelineIndex>,
+    ) -> Result<(), RoomsError> {
+        let num = target.num;
+        self.change_meta(num, |meta| meta.redacted_by = Some(redaction)).await?;
+        if let Some(index) = index {
+            notable::remove(&mut self.batch, target, index);
+            if let Some(relation) = relations::relates_to(target.pdu.content())
+                && let Some(parent) = self.rooms.num(&self.view, &relation.parent).await?
+            {
+                relations::remove(&mut self.batch, target, index, parent);
+            }
+        }
+        self.batch.log(&EventRedacted { room: self.room.clone(), target: num, redaction });
+        Ok(())
+    }
+
+    /// A redaction that came before its target, which arrives now, and applies to it.
+    pub(crate) async fn early_redaction(&mut self, target: &Pdu) -> Result<Option<EventNum>, RoomsError> {
+        let range = Range::<Redactions>::prefix(&(target.event_id(),)).limit(REDACTIONS_LOOKED_AT_MAX);
+        let mut applies = None;
+        for ((_, num), result) in self.view.scan(range).await? {
+            if result != outcome::PENDING {
+                continue;
+            }
+            let Some(redaction) = self.rooms.event(&self.view, num).await? else { continue };
+            let meta = self.meta(num).await?;
+            if meta.status != EventStatus::Accepted || redaction.pdu.room_id() != &*self.room {
+                continue;
+            }
+            let allowed = self.may_redact(&redaction.pdu, meta.before, target).await?;
+            let result = if allowed { outcome::APPLIED } else { outcome::REFUSED };
+            self.batch.put::<Redactions>(&(target.event_id(), num), &result);
+            if allowed && applies.is_none() {
+                applies = Some(num);
+            }
+        }
+        Ok(applies)
+    }
+
+    async fn may_redact(&self, redaction: &Pdu, before: Root, target: &Pdu) -> Result<bool, RoomsError> {
+        let create = self.state_event(before, "m.room.create", "").await?;
+        let levels = self.state_event(before, "m.room.power_levels", "").await?;
+        let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
+        match PowerLevels::new(self.rules, &create.pdu, levels.as_ref().map(|event| &event.pdu)) {
+            Ok(levels) => Ok(may_redact(self.rules, redaction, target, &levels)),
+            // Levels that nobody can read allow nothing.
+            Err(_) => Ok(false),
+        }
+    }
+}

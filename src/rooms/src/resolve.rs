@@ -1,0 +1,365 @@
+//! Resolution of several states to one, at the cost of what differs.
+//!
+//! The algorithms are `event::resolve`'s. They want whole states and whole auth chains; here they are given the conflicted
+//! keys, every key of the common state that authorising the full conflicted set reads, and the auth difference that the
+//! state trees know how to find. Of the answer only the conflicted keys count, where absence is an answer too; the rest is
+//! what all forks have in common.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use event::{
+    Pdu, ResolveError, RoomVersionRules, StateMap, auth,
+    resolve::{EventIdSet, resolve},
+};
+use quick_cache::sync::Cache;
+use ruma::{EventId, OwnedEventId, events::StateEventType};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Rooms, RoomsError,
+    snapshot::{AuthEdges, Conflict, Entry, EventEdges, Overlay, OwnedStateKey, Root, Source, auth_difference},
+    types::{EventNum, StoredEvent},
+};
+
+/// Resolutions whose outcome is remembered.
+const CACHED_MAX: usize = 1_000;
+
+/// Resolutions of large sets that compute at the same time.
+const COMPUTING_MAX: usize = 2;
+
+/// Full conflicted sets up to this size are resolved on the spot, larger ones on a thread of their own.
+const INLINE_EVENTS_MAX: usize = 200;
+
+/// How often the algorithm may ask for more events than were loaded beforehand.
+const LOAD_ROUNDS_MAX: usize = 100;
+
+/// What to change in the first of several states (in the order of their roots) to get their resolution.
+type Outcome = Arc<Vec<(OwnedStateKey, Option<Entry>)>>;
+
+/// Outcomes by the set of roots. They are changes and not a root, because whether a root's nodes are stored is another question.
+pub(crate) struct Resolutions {
+    outcomes: Cache<Box<[Root]>, Outcome>,
+    computing: Semaphore,
+}
+
+impl Resolutions {
+    pub(crate) fn new() -> Self {
+        Self { outcomes: Cache::new(CACHED_MAX), computing: Semaphore::new(COMPUTING_MAX) }
+    }
+}
+
+/// Events of batches that are queued and not published.
+pub(crate) type Queued<'a> = &'a (dyn Fn(EventNum) -> Option<Arc<StoredEvent>> + Sync);
+
+/// Where a resolution reads events.
+struct Reader<'a> {
+    rooms: &'a Rooms,
+    source: &'a Source<'a>,
+    queued: Queued<'a>,
+}
+
+impl Reader<'_> {
+    async fn event(&self, num: EventNum) -> Result<Arc<StoredEvent>, RoomsError> {
+        if let Some(event) = (self.queued)(num) {
+            return Ok(event);
+        }
+        let event = self.rooms.event(self.source.view, num).await?;
+        event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))
+    }
+}
+
+impl AuthEdges for Reader<'_> {
+    type Error = RoomsError;
+
+    async fn edges(&self, events: &[EventNum]) -> Result<Vec<EventEdges>, RoomsError> {
+        let mut edges = Vec::with_capacity(events.len());
+        for num in events {
+            let event = self.event(*num).await?;
+            let key = event.pdu.state_key().map(|state_key| OwnedStateKey {
+                event_type: event.pdu.event_type().into(),
+                state_key: state_key.into(),
+            });
+            edges.push(EventEdges { generation: event.generation, auth: event.auth.clone(), key });
+        }
+        Ok(edges)
+    }
+}
+
+/// What the algorithm is given.
+struct Problem {
+    rules: &'static RoomVersionRules,
+    forks: Vec<StateMap>,
+    auth_chains: Vec<EventIdSet>,
+    subgraph: EventIdSet,
+    events: HashMap<OwnedEventId, Pdu>,
+}
+
+impl Problem {
+    /// Runs the algorithm. Also gives the ids that it asked for in vain.
+    fn run(&self) -> (Result<StateMap, ResolveError>, HashSet<OwnedEventId>) {
+        let missed = RefCell::new(HashSet::new());
+        let fetch = |id: &EventId| {
+            let event = self.events.get(id).cloned();
+            if event.is_none() {
+                missed.borrow_mut().insert(id.to_owned());
+            }
+            event
+        };
+        let subgraph = |_: &_| Some(self.subgraph.clone());
+        let result = resolve(self.rules, &self.forks, self.auth_chains.clone(), fetch, subgraph);
+        (result, missed.into_inner())
+    }
+}
+
+impl Rooms {
+    /// The resolution of the states with these roots. New nodes go into `overlay`; `source` must see those that it has already.
+    pub(crate) async fn resolve(
+        &self,
+        source: &Source<'_>,
+        queued: Queued<'_>,
+        rules: &'static RoomVersionRules,
+        roots: &[Root],
+        overlay: &mut Overlay,
+    ) -> Result<Root, RoomsError> {
+        let mut forks = roots.to_vec();
+        forks.sort_unstable();
+        forks.dedup();
+        let Some(first) = forks.first().copied() else { return Ok(Root::EMPTY) };
+        if forks.len() == 1 {
+            return Ok(first);
+        }
+        let outcome = match self.inner.resolutions.outcomes.get(&*forks) {
+            Some(outcome) => outcome,
+            None => {
+                let reader = Reader { rooms: self, source, queued };
+                let outcome = Arc::new(self.resolve_forks(&reader, rules, &forks).await?);
+                self.inner.resolutions.outcomes.insert(forks.into(), outcome.clone());
+                outcome
+            }
+        };
+        let changes: Vec<_> = outcome.iter().map(|(key, entry)| (key.as_key(), *entry)).collect();
+        Ok(self.inner.tree.apply(source, first, &changes, overlay).await?)
+    }
+
+    async fn resolve_forks(
+        &self,
+        reader: &Reader<'_>,
+        rules: &'static RoomVersionRules,
+        forks: &[Root],
+    ) -> Result<Vec<(OwnedStateKey, Option<Entry>)>, RoomsError> {
+        let difference = auth_difference(&self.inner.tree, reader.source, forks, reader)
+            .await
+            .map_err(|error| RoomsError::corrupt(error.to_string()))?;
+        let conflicts = difference.conflicts;
+        let mut full: BTreeMap<EventNum, Arc<StoredEvent>> = BTreeMap::new();
+        let mut conflicted = Vec::new();
+        let entries: Vec<Entry> = conflicts.iter().flat_map(|conflict| &conflict.entries).flatten().copied().collect();
+        for entry in entries {
+            if !full.contains_key(&entry.event) {
+                full.insert(entry.event, reader.event(entry.event).await?);
+                conflicted.push(entry.event);
+            }
+        }
+        let mut in_difference = EventIdSet::new();
+        for reached in &difference.events {
+            let event = reader.event(reached.event).await?;
+            in_difference.insert(event.pdu.owned_event_id());
+            full.insert(reached.event, event);
+        }
+        let mut subgraph = EventIdSet::new();
+        if rules.state_res.v2_rules().is_some_and(|v2| v2.consider_conflicted_state_subgraph) {
+            for event in conflicted_subgraph(reader, &conflicted).await? {
+                subgraph.insert(event.pdu.owned_event_id());
+                full.insert(event.num, event);
+            }
+        }
+        let (states, common) = self.fork_states(reader, rules, forks, &conflicts, &full).await?;
+        let events = load_authority(reader, common, &full).await?;
+        let mut auth_chains = vec![EventIdSet::new(); forks.len()];
+        // In the chain of one fork and not of the others: that is all the algorithm asks of a chain.
+        auth_chains[0] = in_difference;
+        let problem = Problem { rules, forks: states, auth_chains, subgraph, events };
+        let resolved = self.run_resolution(reader, problem, full.len()).await?;
+        outcome_of(&conflicts, &full, &resolved)
+    }
+
+    /// The forks' states at the conflicted keys and at those that authorising the full conflicted set reads.
+    async fn fork_states(
+        &self,
+        reader: &Reader<'_>,
+        rules: &RoomVersionRules,
+        forks: &[Root],
+        conflicts: &[Conflict],
+        full: &BTreeMap<EventNum, Arc<StoredEvent>>,
+    ) -> Result<(Vec<StateMap>, Vec<Arc<StoredEvent>>), RoomsError> {
+        let conflicted: HashSet<(&str, &str)> = conflicts.iter().map(|conflict| conflict.key.as_key()).collect();
+        let mut keys: HashSet<(String, String)> = HashSet::new();
+        for kind in ["m.room.create", "m.room.power_levels", "m.room.join_rules"] {
+            keys.insert((kind.to_owned(), String::new()));
+        }
+        for event in full.values() {
+            let pdu = &event.pdu;
+            let types = auth::auth_types(pdu.kind(), pdu.sender(), pdu.state_key(), pdu.content(), rules);
+            // An event that nothing can authorise is refused by the algorithm without reading state.
+            for (kind, state_key) in types.unwrap_or_default() {
+                keys.insert((kind.to_string(), state_key));
+            }
+        }
+        keys.retain(|(kind, state_key)| !conflicted.contains(&(&**kind, &**state_key)));
+        let keys: Vec<(String, String)> = keys.into_iter().collect();
+        let asked: Vec<(&str, &str)> = keys.iter().map(|(kind, state_key)| (&**kind, &**state_key)).collect();
+        let mut common = StateMap::new();
+        let mut common_events = Vec::new();
+        let entries = self.inner.tree.get_many(reader.source, forks[0], &asked).await?;
+        for ((kind, state_key), entry) in asked.into_iter().zip(entries) {
+            let Some(entry) = entry else { continue };
+            let event = reader.event(entry.event).await?;
+            common.insert((StateEventType::from(kind), state_key.to_owned()), event.pdu.owned_event_id());
+            common_events.push(event);
+        }
+        let mut states = vec![common; forks.len()];
+        for conflict in conflicts {
+            let (kind, state_key) = conflict.key.as_key();
+            for (state, entry) in states.iter_mut().zip(&conflict.entries) {
+                let Some(event) = entry.and_then(|entry| full.get(&entry.event)) else { continue };
+                state.insert((StateEventType::from(kind), state_key.to_owned()), event.pdu.owned_event_id());
+            }
+        }
+        Ok((states, common_events))
+    }
+
+    /// Runs the algorithm, loading what it turns out to need, on a thread of its own if it is large.
+    async fn run_resolution(
+        &self,
+        reader: &Reader<'_>,
+        mut problem: Problem,
+        size: usize,
+    ) -> Result<StateMap, RoomsError> {
+        for _ in 0..LOAD_ROUNDS_MAX {
+            let (result, missed);
+            if size <= INLINE_EVENTS_MAX {
+                (result, missed) = problem.run();
+            } else {
+                let _permit = self.inner.resolutions.computing.acquire().await;
+                let task = tokio::task::spawn_blocking(move || {
+                    let ran = problem.run();
+                    (problem, ran)
+                });
+                let ran = task.await.map_err(|error| ResolveError::Failed(error.to_string()))?;
+                (problem, (result, missed)) = ran;
+            }
+            let mut found = false;
+            for id in missed {
+                if let Some(event) = self.event_by_id(reader.source.view, &id).await? {
+                    problem.events.insert(id, event.pdu.clone());
+                    found = true;
+                }
+            }
+            if !found {
+                return Ok(result?);
+            }
+        }
+        Err(ResolveError::Failed("it needs ever more events".to_owned()).into())
+    }
+}
+
+/// The events on a path of auth events from one conflicted event to another, these included.
+async fn conflicted_subgraph(
+    reader: &Reader<'_>,
+    conflicted: &[EventNum],
+) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+    let mut found: HashMap<EventNum, Arc<StoredEvent>> = HashMap::new();
+    let mut lowest = u32::MAX;
+    for num in conflicted {
+        let event = reader.event(*num).await?;
+        lowest = lowest.min(event.generation);
+        found.insert(*num, event);
+    }
+    // Ancestors, no further down than the lowest conflicted event: below it no path can end.
+    let mut open: Vec<EventNum> = conflicted.to_vec();
+    while let Some(num) = open.pop() {
+        let auth = found.get(&num).map(|event| event.auth.clone()).unwrap_or_default();
+        for ancestor in auth.iter() {
+            if found.contains_key(ancestor) {
+                continue;
+            }
+            let event = reader.event(*ancestor).await?;
+            if event.generation >= lowest {
+                found.insert(*ancestor, event);
+                open.push(*ancestor);
+            }
+        }
+    }
+    // Of these, the ones from which a conflicted event can be reached: auth events always have lower generations.
+    let mut order: Vec<Arc<StoredEvent>> = found.into_values().collect();
+    order.sort_by_key(|event| event.generation);
+    let mut reaching: HashSet<EventNum> = conflicted.iter().copied().collect();
+    for event in &order {
+        if event.auth.iter().any(|ancestor| reaching.contains(ancestor)) {
+            reaching.insert(event.num);
+        }
+    }
+    order.retain(|event| reaching.contains(&event.num));
+    Ok(order)
+}
+
+/// The events that the algorithm reads: the full conflicted set, what authorises it, and the history of power levels.
+async fn load_authority(
+    reader: &Reader<'_>,
+    common: Vec<Arc<StoredEvent>>,
+    full: &BTreeMap<EventNum, Arc<StoredEvent>>,
+) -> Result<HashMap<OwnedEventId, Pdu>, RoomsError> {
+    let mut loaded: HashMap<EventNum, Arc<StoredEvent>> =
+        full.iter().map(|(num, event)| (*num, event.clone())).collect();
+    let mut open: Vec<EventNum> = full.values().flat_map(|event| event.auth.iter().copied()).collect();
+    for event in common {
+        if is_power_levels(&event) {
+            open.extend(event.auth.iter());
+        }
+        loaded.insert(event.num, event);
+    }
+    while let Some(num) = open.pop() {
+        if loaded.contains_key(&num) {
+            continue;
+        }
+        let event = reader.event(num).await?;
+        if is_power_levels(&event) {
+            open.extend(event.auth.iter());
+        }
+        loaded.insert(num, event);
+    }
+    Ok(loaded.into_values().map(|event| (event.pdu.owned_event_id(), event.pdu.clone())).collect())
+}
+
+fn is_power_levels(event: &StoredEvent) -> bool {
+    event.pdu.event_type() == "m.room.power_levels"
+}
+
+/// What the resolved state has at the conflicted keys.
+fn outcome_of(
+    conflicts: &[Conflict],
+    full: &BTreeMap<EventNum, Arc<StoredEvent>>,
+    resolved: &StateMap,
+) -> Result<Vec<(OwnedStateKey, Option<Entry>)>, RoomsError> {
+    let by_id: HashMap<OwnedEventId, &Arc<StoredEvent>> =
+        full.values().map(|event| (event.pdu.owned_event_id(), event)).collect();
+    let mut outcome = Vec::with_capacity(conflicts.len());
+    for conflict in conflicts {
+        let (kind, state_key) = conflict.key.as_key();
+        let entry = match resolved.get(&(StateEventType::from(kind), state_key.to_owned())) {
+            None => None,
+            Some(id) => {
+                let event = by_id.get(id).ok_or_else(|| {
+                    RoomsError::corrupt(format!("state resolution chose {id}, which was not in conflict"))
+                })?;
+                Some(Entry { event: event.num, generation: event.generation })
+            }
+        };
+        outcome.push((conflict.key.clone(), entry));
+    }
+    Ok(outcome)
+}

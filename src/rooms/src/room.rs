@@ -1,0 +1,60 @@
+//! What a room is for ever: its version and who made it.
+
+use event::RoomVersionRules;
+use ruma::{OwnedUserId, RoomId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+use store::{NoPrevious, Record, Versioned, View};
+
+use crate::{Rooms, RoomsError, tables::RoomInfos, types::EventNum};
+
+/// What never changes about a room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomInfo {
+    /// The room version.
+    pub version: RoomVersionId,
+    /// Sender of the create event.
+    pub creator: OwnedUserId,
+    /// The create event.
+    pub create: EventNum,
+    /// `type` of the create event's content: `m.space`, for example.
+    #[serde(default)]
+    pub room_type: Option<String>,
+    /// Whether users of other servers may take part (`m.federate`).
+    #[serde(default = "default_federate")]
+    pub federate: bool,
+}
+
+fn default_federate() -> bool {
+    true
+}
+
+impl Versioned for RoomInfo {
+    const VERSION: u8 = 1;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> Self {
+        match previous {}
+    }
+}
+
+impl RoomInfo {
+    /// The rules of the room's version.
+    ///
+    /// Fails if this program doesn't support a version that is in its database (it was downgraded).
+    pub fn rules(&self) -> Result<&'static RoomVersionRules, RoomsError> {
+        event::rules(&self.version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(self.version.clone()))
+    }
+}
+
+impl Rooms {
+    /// What the room is, if this server holds it.
+    pub async fn info(&self, view: &View, room: &RoomId) -> Result<Option<RoomInfo>, RoomsError> {
+        let stored = view.get::<RoomInfos>(&room).await?;
+        Ok(stored.map(|Record(info)| info))
+    }
+
+    /// The rules of the room's version; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.
+    pub async fn rules(&self, view: &View, room: &RoomId) -> Result<&'static RoomVersionRules, RoomsError> {
+        self.info(view, room).await?.ok_or(RoomsError::RoomNotFound)?.rules()
+    }
+}

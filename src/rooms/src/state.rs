@@ -1,0 +1,232 @@
+//! Reading a room's state, and setting it.
+
+use std::sync::Arc;
+
+use event::auth::PowerLevels;
+use ruma::{EventId, RoomId, UserId};
+use serde_json::value::RawValue;
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    append::{Draft, Extra, Sender, Sent},
+    snapshot::{Root, Source},
+    txn_ids::TxnKey,
+    types::{EventNum, StoredEvent},
+};
+
+/// The longest event type and state key, in bytes (server-server API, "Size limits").
+const TYPE_BYTES_MAX: usize = 255;
+
+/// Where a room's published trees are read from.
+pub(crate) fn source<'a>(view: &'a View, room: &'a RoomId) -> Source<'a> {
+    Source { room, view, overlays: &[] }
+}
+
+/// What a sender may say about an event beside its content.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct SendOptions {
+    /// When the event was sent, in Unix ms: for application services only.
+    pub timestamp_ms: Option<u64>,
+}
+
+impl Rooms {
+    /// Where the room's state trees are read from in `view`.
+    pub fn source<'a>(&self, view: &'a View, room: &'a RoomId) -> Source<'a> {
+        source(view, room)
+    }
+
+    /// The state trees, to be read with a [`Rooms::source`].
+    pub fn tree(&self) -> &crate::snapshot::StateTree {
+        &self.inner.tree
+    }
+
+    /// The state event at a key of the state `root`.
+    pub async fn state_event(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        match self.inner.tree.get(&source(view, room), root, event_type, state_key).await? {
+            Some(entry) => Ok(Some(self.present(view, entry.event).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// All events of the state `root`, in the order of their keys.
+    pub async fn state_events(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        let entries = self.inner.tree.all(&source(view, room), root).await?;
+        let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
+        self.all_present(view, &nums).await
+    }
+
+    /// The current state's event at a key; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.
+    pub async fn current_event(
+        &self,
+        view: &View,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        self.state_event(view, room, head.root, event_type, state_key).await
+    }
+
+    /// The current state, for a user who may read it: a member, one who was (as it was then), or anybody where history is world
+    /// readable.
+    pub async fn current_state(
+        &self,
+        view: &View,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        let root = self.readable_root(view, user, room).await?;
+        self.state_events(view, room, root).await
+    }
+
+    /// The state before and after an event of the room's graph.
+    pub async fn state_around(&self, view: &View, event_id: &EventId) -> Result<(Root, Root), RoomsError> {
+        let num = self.num(view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
+        let meta = self.meta(view, num).await?;
+        Ok((meta.before, meta.after))
+    }
+
+    /// The power levels in the state `root`.
+    pub async fn power_levels(&self, view: &View, room: &RoomId, root: Root) -> Result<PowerLevels, RoomsError> {
+        let rules = self.rules(view, room).await?;
+        let create = self.state_event(view, room, root, "m.room.create", "").await?;
+        let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
+        let levels = self.state_event(view, room, root, "m.room.power_levels", "").await?;
+        Ok(PowerLevels::new(rules, &create.pdu, levels.as_ref().map(|event| &event.pdu))?)
+    }
+
+    /// An event that must be stored, because something stored names it.
+    pub(crate) async fn present(&self, view: &View, num: EventNum) -> Result<Arc<StoredEvent>, RoomsError> {
+        let event = self.event(view, num).await?;
+        event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))
+    }
+
+    /// As [`Rooms::present`], for many.
+    pub(crate) async fn all_present(
+        &self,
+        view: &View,
+        nums: &[EventNum],
+    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        let mut events = Vec::with_capacity(nums.len());
+        for (num, event) in nums.iter().zip(self.events(view, nums).await?) {
+            events.push(event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))?);
+        }
+        Ok(events)
+    }
+
+    /// Sends a message event. A repeated transaction id gives the first answer again.
+    pub async fn send(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        event_type: &str,
+        content: Box<RawValue>,
+        options: SendOptions,
+    ) -> Result<Sent, RoomsError> {
+        self.send_with(sender, room, event_type, content, options, &crate::append::nothing).await
+    }
+
+    /// As [`Rooms::send`], with something else in the same batch.
+    pub async fn send_with(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        event_type: &str,
+        content: Box<RawValue>,
+        options: SendOptions,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
+        check_type(event_type, "")?;
+        let txn = TxnKey::of(sender, "send", room, event_type)?;
+        let mut draft = Draft::message(sender.user, event_type, content);
+        draft.timestamp_ms = options.timestamp_ms;
+        self.append(room, &draft, txn.as_ref(), extra).await
+    }
+
+    /// Sets a state event.
+    pub async fn send_state(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        key: (&str, &str),
+        content: Box<RawValue>,
+        options: SendOptions,
+    ) -> Result<Sent, RoomsError> {
+        let (event_type, state_key) = key;
+        check_type(event_type, state_key)?;
+        let content = self.check_state_content(sender, room, event_type, state_key, content).await?;
+        let mut draft = Draft::state(sender.user, event_type, state_key, content);
+        draft.timestamp_ms = options.timestamp_ms;
+        self.append(room, &draft, None, &crate::append::nothing).await
+    }
+
+    /// What the specification asks of particular state events when a client sets them.
+    async fn check_state_content(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+        content: Box<RawValue>,
+    ) -> Result<Box<RawValue>, RoomsError> {
+        match event_type {
+            // A join by this way follows the same rules as any other.
+            "m.room.member" if state_key == sender.user.as_str() => {
+                self.content_of_own_membership(room, sender.user, content).await
+            }
+            "m.room.power_levels" => {
+                check_power_levels(&content)?;
+                Ok(content)
+            }
+            "m.room.canonical_alias" if state_key.is_empty() => {
+                self.check_canonical_alias(room, &content).await?;
+                Ok(content)
+            }
+            _ => Ok(content),
+        }
+    }
+}
+
+fn check_type(event_type: &str, state_key: &str) -> Result<(), RoomsError> {
+    if event_type.is_empty() {
+        return Err(RoomsError::BadEvent("an event needs a type".to_owned()));
+    }
+    if event_type.len() > TYPE_BYTES_MAX || state_key.len() > TYPE_BYTES_MAX {
+        return Err(RoomsError::TooLarge("the event type or state key".to_owned()));
+    }
+    Ok(())
+}
+
+/// Levels must be integers: old room versions read strings too, but no server should make more of them (server-server API,
+/// "Definitions").
+fn check_power_levels(content: &RawValue) -> Result<(), RoomsError> {
+    let bad = |what: &str| RoomsError::BadEvent(format!("`{what}` in power levels must be an integer"));
+    let content: serde_json::Map<String, serde_json::Value> = serde_json::from_str(content.get())
+        .map_err(|_| RoomsError::BadEvent("power levels must be an object".to_owned()))?;
+    for field in ["ban", "events_default", "invite", "kick", "redact", "state_default", "users_default"] {
+        if content.get(field).is_some_and(|level| !level.is_i64()) {
+            return Err(bad(field));
+        }
+    }
+    for field in ["events", "users", "notifications"] {
+        let Some(levels) = content.get(field) else { continue };
+        let levels = levels.as_object().ok_or_else(|| bad(field))?;
+        if levels.values().any(|level| !level.is_i64()) {
+            return Err(bad(field));
+        }
+    }
+    Ok(())
+}

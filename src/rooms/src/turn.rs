@@ -1,0 +1,376 @@
+//! A room's turn: one batch that moves a room's head, built on the pending head and queued.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use event::{Pdu, RoomVersionRules};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId, events::StateEventType};
+use serde_json::value::RawValue;
+use store::{Batch, CommitError, Pending, Position, Stamp, View};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::{
+    Rooms, RoomsError,
+    head::{NextAnswer, Outcome, PendingRoom, RoomSlot},
+    room::RoomInfo,
+    snapshot::{Entry, Overlay, Root, Source},
+    tables::{EventNums, Heads, LastPositions, Metas},
+    txn_ids::TxnKey,
+    types::{EventMeta, EventNum, EventStatus, RoomHead, StoredEvent},
+};
+
+/// A state as the authorisation rules read it: the events at the keys that were loaded.
+pub(crate) struct AuthState(pub(crate) HashMap<(StateEventType, String), Arc<StoredEvent>>);
+
+impl AuthState {
+    /// The event at a key.
+    pub(crate) fn get(&self, kind: &StateEventType, state_key: &str) -> Option<Pdu> {
+        // The map's key is owned; these keys are short and few.
+        self.0.get(&(kind.clone(), state_key.to_owned())).map(|event| event.pdu.clone())
+    }
+}
+
+/// The exclusive right to build the next batch of a room. Dropping it without [`Turn::submit`] changes nothing.
+pub(crate) struct Turn {
+    pub(crate) rooms: Rooms,
+    pub(crate) room: OwnedRoomId,
+    pub(crate) info: RoomInfo,
+    pub(crate) rules: &'static RoomVersionRules,
+    /// Taken after the room's turn was: what it lacks of earlier batches is in `pending`.
+    pub(crate) view: View,
+    /// The head so far.
+    pub(crate) head: RoomHead,
+    pub(crate) batch: Batch,
+    pub(crate) overlay: Overlay,
+    pub(crate) last_stamp: Option<Stamp>,
+    expected: Option<RoomHead>,
+    flight: u64,
+    slot: Arc<RoomSlot>,
+    pending: OwnedMutexGuard<PendingRoom>,
+    new_events: HashMap<EventNum, Arc<StoredEvent>>,
+    new_nums: HashMap<OwnedEventId, EventNum>,
+    /// Changed metas of events that were there before: as read, and as they shall be.
+    metas: HashMap<EventNum, (Option<EventMeta>, EventMeta)>,
+    pub(crate) servers: HashMap<OwnedServerName, u64>,
+    txn: Option<TxnKey>,
+}
+
+impl Rooms {
+    /// Takes the turn of a room that this server holds.
+    pub(crate) async fn turn(&self, room: &RoomId) -> Result<Turn, RoomsError> {
+        let slot = self.inner.heads.slot(room);
+        let pending = slot.lock().await;
+        let view = self.inner.store.view();
+        let head = match &pending.head {
+            Some(head) => head.clone(),
+            None => self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?,
+        };
+        let info = self.info(&view, room).await?;
+        // The info is written with the first head; only a room that is being made right now has one and not the other.
+        let info = info.ok_or(RoomsError::RoomNotFound)?;
+        Turn::new(self, room, info, slot, pending, view, Some(head))
+    }
+
+    /// Takes the turn of a room that doesn't exist yet.
+    pub(crate) async fn turn_of_new(&self, room: &RoomId, info: RoomInfo) -> Result<Turn, RoomsError> {
+        let slot = self.inner.heads.slot(room);
+        let pending = slot.lock().await;
+        let view = self.inner.store.view();
+        Turn::new(self, room, info, slot, pending, view, None)
+    }
+}
+
+impl Turn {
+    fn new(
+        rooms: &Rooms,
+        room: &RoomId,
+        info: RoomInfo,
+        slot: Arc<RoomSlot>,
+        pending: OwnedMutexGuard<PendingRoom>,
+        view: View,
+        expected: Option<RoomHead>,
+    ) -> Result<Self, RoomsError> {
+        Ok(Self {
+            rooms: rooms.clone(),
+            room: room.to_owned(),
+            rules: info.rules()?,
+            info,
+            view,
+            head: expected.clone().unwrap_or_else(RoomHead::before_creation),
+            batch: Batch::new(),
+            overlay: Overlay::new(),
+            last_stamp: None,
+            expected,
+            flight: pending.next_flight,
+            slot,
+            pending,
+            new_events: HashMap::new(),
+            new_nums: HashMap::new(),
+            metas: HashMap::new(),
+            servers: HashMap::new(),
+            txn: None,
+        })
+    }
+
+    /// Reads the room's trees: `read` gets a source that sees this turn's nodes and those of queued batches.
+    fn overlays(&self) -> Vec<&Overlay> {
+        let mut overlays: Vec<&Overlay> = self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
+        overlays.push(&self.overlay);
+        overlays
+    }
+
+    /// The entries of a state at some keys.
+    pub(crate) async fn entries(&self, root: Root, keys: &[(&str, &str)]) -> Result<Vec<Option<Entry>>, RoomsError> {
+        let overlays = self.overlays();
+        let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
+        Ok(self.rooms.inner.tree.get_many(&source, root, keys).await?)
+    }
+
+    /// The state event at a key.
+    pub(crate) async fn state_event(
+        &self,
+        root: Root,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        match self.entries(root, &[(event_type, state_key)]).await?.pop().flatten() {
+            Some(entry) => Ok(Some(self.event(entry.event).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The state after changes to a state.
+    pub(crate) async fn apply(
+        &mut self,
+        root: Root,
+        changes: &[((&str, &str), Option<Entry>)],
+    ) -> Result<Root, RoomsError> {
+        let overlays: Vec<&Overlay> = self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
+        let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
+        Ok(self.rooms.inner.tree.apply(&source, root, changes, &mut self.overlay).await?)
+    }
+
+    /// What differs between two states.
+    pub(crate) async fn diff(&self, old: Root, new: Root) -> Result<Vec<crate::snapshot::StateChange>, RoomsError> {
+        let overlays = self.overlays();
+        let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
+        Ok(self.rooms.inner.tree.diff(&source, old, new).await?)
+    }
+
+    /// The resolution of several states; one state is itself.
+    pub(crate) async fn resolve(&mut self, roots: &[Root]) -> Result<Root, RoomsError> {
+        if roots.iter().all(|root| *root == roots[0]) {
+            return Ok(roots.first().copied().unwrap_or(Root::EMPTY));
+        }
+        let mut overlay = std::mem::take(&mut self.overlay);
+        let result = {
+            let mut overlays: Vec<&Overlay> =
+                self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
+            let before = overlay.clone();
+            overlays.push(&before);
+            let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
+            let queued = |num: EventNum| self.new_events.get(&num).or_else(|| self.pending.events.get(&num)).cloned();
+            self.rooms.resolve(&source, &queued, self.rules, roots, &mut overlay).await
+        };
+        self.overlay = overlay;
+        result
+    }
+
+    /// A stored event, also one of a queued batch or of this turn.
+    pub(crate) async fn event(&self, num: EventNum) -> Result<Arc<StoredEvent>, RoomsError> {
+        if let Some(event) = self.new_events.get(&num).or_else(|| self.pending.events.get(&num)) {
+            return Ok(event.clone());
+        }
+        let event = self.rooms.event(&self.view, num).await?;
+        event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))
+    }
+
+    /// Whether an event is in a queued batch that isn't published yet.
+    pub(crate) fn is_queued(&self, event_id: &EventId) -> bool {
+        self.pending.nums.get(event_id).is_some()
+    }
+
+    /// The number of an event id, given to it now if it was never mentioned.
+    pub(crate) async fn num_or_new(&mut self, event_id: &EventId) -> Result<EventNum, RoomsError> {
+        let known = self.new_nums.get(event_id).or_else(|| self.pending.nums.get(event_id));
+        if let Some(num) = known {
+            return Ok(*num);
+        }
+        if let Some(num) = self.rooms.num(&self.view, event_id).await? {
+            return Ok(num);
+        }
+        let num = self.rooms.inner.events.next_num().await?;
+        self.batch.expect::<EventNums>(&event_id, None);
+        self.name(event_id, num);
+        Ok(num)
+    }
+
+    /// Gives an event id a number that it doesn't have yet.
+    pub(crate) fn name(&mut self, event_id: &EventId, num: EventNum) {
+        self.batch.put::<EventNums>(&event_id, &num);
+        self.new_nums.insert(event_id.to_owned(), num);
+    }
+
+    /// An event of this turn.
+    pub(crate) fn add_event(&mut self, event: &Arc<StoredEvent>) {
+        self.new_events.insert(event.num, event.clone());
+        self.rooms.inner.events.remember(event);
+    }
+
+    /// The meta of an event of an earlier turn.
+    pub(crate) async fn meta(&self, num: EventNum) -> Result<EventMeta, RoomsError> {
+        if let Some((_, meta)) = self.metas.get(&num) {
+            return Ok(meta.clone());
+        }
+        if let Some(meta) = self.pending.metas.get(&num) {
+            return Ok(meta.clone());
+        }
+        self.rooms.meta(&self.view, num).await
+    }
+
+    /// Changes the meta of an event of an earlier turn, expecting that nobody else does meanwhile.
+    pub(crate) async fn change_meta(
+        &mut self,
+        num: EventNum,
+        change: impl FnOnce(&mut EventMeta),
+    ) -> Result<(), RoomsError> {
+        if let Some((_, meta)) = self.metas.get_mut(&num) {
+            change(meta);
+            return Ok(());
+        }
+        let read = match self.pending.metas.get(&num) {
+            Some(meta) => Some(meta.clone()),
+            None => self.view.get::<Metas>(&num).await?,
+        };
+        let mut meta = read.clone().unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing));
+        change(&mut meta);
+        self.metas.insert(num, (read, meta));
+        Ok(())
+    }
+
+    /// Number of joined members of a server in the state so far.
+    pub(crate) async fn joined_of(&self, server: &ruma::ServerName) -> Result<u64, RoomsError> {
+        if let Some(count) = self.servers.get(server).or_else(|| self.pending.servers.get(server)) {
+            return Ok(*count);
+        }
+        let count = self.view.get::<crate::tables::JoinedServers>(&(&self.room, server)).await?;
+        Ok(count.unwrap_or(0))
+    }
+
+    /// Says which transaction this turn answers, so that its repetition waits.
+    pub(crate) fn answer(&mut self, txn: TxnKey) {
+        self.txn = Some(txn);
+    }
+
+    /// Whether a queued batch answers this transaction.
+    pub(crate) fn is_answered(&self, txn: &TxnKey) -> bool {
+        self.pending.txns.get(txn).is_some()
+    }
+
+    /// What to wait for, after the turn was given back, before trying again.
+    pub(crate) fn next_answer(&self) -> NextAnswer {
+        self.slot.next_answer()
+    }
+
+    /// The events of `root` that authorise an event, the create event always among them.
+    pub(crate) async fn auth_state(
+        &self,
+        root: Root,
+        event: (&str, &UserId, Option<&str>, &RawValue),
+    ) -> Result<AuthState, RoomsError> {
+        let (event_type, sender, state_key, content) = event;
+        let mut keys = event::auth::auth_types(&event_type.into(), sender, state_key, content, self.rules)?;
+        let create = (StateEventType::RoomCreate, String::new());
+        if !keys.contains(&create) {
+            keys.push(create);
+        }
+        let names: Vec<String> = keys.iter().map(|(kind, _)| kind.to_string()).collect();
+        let asked: Vec<(&str, &str)> =
+            names.iter().zip(&keys).map(|(name, (_, state_key))| (&**name, &**state_key)).collect();
+        let entries = self.entries(root, &asked).await?;
+        let mut state = HashMap::with_capacity(keys.len());
+        for (key, entry) in keys.into_iter().zip(entries) {
+            if let Some(entry) = entry {
+                state.insert(key, self.event(entry.event).await?);
+            }
+        }
+        Ok(AuthState(state))
+    }
+
+    /// Queues the batch and gives the turn back. `relaxed`: the caller need not wait for the disk.
+    pub(crate) async fn submit(mut self, relaxed: bool) -> Result<InFlight, RoomsError> {
+        self.head.version += 1;
+        self.batch.expect::<Heads>(&self.room, self.expected.as_ref());
+        self.batch.put::<Heads>(&self.room, &self.head);
+        if let Some(stamp) = self.last_stamp {
+            self.batch.put::<LastPositions>(&self.room, &Position::from(stamp));
+        }
+        for (num, (read, meta)) in &self.metas {
+            self.batch.expect::<Metas>(num, read.as_ref());
+            self.batch.put::<Metas>(num, meta);
+        }
+        self.overlay.write(&mut self.batch, &self.room);
+        if relaxed {
+            self.batch.relaxed();
+        }
+        let answer = self.rooms.inner.store.submit(self.batch).await?;
+
+        let flight = self.flight;
+        let pending = &mut *self.pending;
+        pending.head = Some(self.head);
+        pending.next_flight = flight + 1;
+        if !self.overlay.is_empty() {
+            pending.overlays.push((flight, Arc::new(self.overlay)));
+        }
+        for (num, event) in self.new_events {
+            pending.events.insert(flight, num, event);
+        }
+        for (event_id, num) in self.new_nums {
+            pending.nums.insert(flight, event_id, num);
+        }
+        for (num, (_, meta)) in self.metas {
+            pending.metas.insert(flight, num, meta);
+        }
+        for (server, count) in self.servers {
+            pending.servers.insert(flight, server, count);
+        }
+        if let Some(txn) = self.txn {
+            pending.txns.insert(flight, txn, ());
+        }
+        Ok(InFlight { flight, slot: self.slot, answer, reported: false })
+    }
+}
+
+/// A queued batch: ends with the position of its last log entry.
+#[must_use]
+pub(crate) struct InFlight {
+    flight: u64,
+    slot: Arc<RoomSlot>,
+    answer: Pending,
+    reported: bool,
+}
+
+impl Future for InFlight {
+    type Output = Result<Position, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(result) = Pin::new(&mut self.answer).poll(context) else { return Poll::Pending };
+        let failed = result.is_err();
+        self.reported = true;
+        self.slot.report(Outcome { flight: self.flight, failed });
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.reported {
+            // Nobody will learn how it ended: the next turn reads the published head again, and builds once more if that was too early.
+            self.slot.report(Outcome { flight: self.flight, failed: true });
+        }
+    }
+}
