@@ -30,9 +30,10 @@ pub struct Profile {
 
 impl PartialEq for Profile {
     fn eq(&self, other: &Self) -> bool {
-        let same = |((key, value), (other_key, other_value)): ((&String, &Box<RawValue>), (&String, &Box<RawValue>))| {
-            key == other_key && value.get() == other_value.get()
-        };
+        let same =
+            |((key, value), (other_key, other_value)): ((&String, &Box<RawValue>), (&String, &Box<RawValue>))| {
+                key == other_key && value.get() == other_value.get()
+            };
         self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
     }
 }

@@ -102,3 +102,110 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
         state.applied = state.applied.max(position);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(number: u64) -> Position {
+        Position::from_u64(number)
+    }
+
+    #[test]
+    fn nothing_is_told_to_who_reads_from_a_newer_view_than_was_followed() {
+        let cache = Projection::new(10, at(5));
+        cache.insert(at(5), "alice", "a", 1);
+        assert_eq!(cache.get(at(5), &"a"), Some(1));
+        assert_eq!(cache.get(at(6), &"a"), None);
+        cache.applied(at(6));
+        assert_eq!(cache.get(at(6), &"a"), Some(1));
+    }
+
+    #[test]
+    fn nothing_is_told_to_who_reads_from_an_older_view_than_was_loaded_from() {
+        let cache = Projection::new(10, at(7));
+        cache.insert(at(8), "alice", "a", 1);
+        cache.applied(at(9));
+        assert_eq!(cache.get(at(7), &"a"), None);
+        assert_eq!(cache.get(at(9), &"a"), Some(1));
+    }
+
+    #[test]
+    fn what_was_loaded_before_a_change_is_not_kept_however_late_it_comes() {
+        let cache = Projection::new(10, at(5));
+        cache.insert(at(5), "alice", "before", 1);
+        cache.changed(at(6), "alice");
+        cache.applied(at(6));
+        cache.insert(at(5), "alice", "late", 2);
+        cache.insert(at(6), "alice", "after", 3);
+        cache.insert(at(5), "bob", "other", 4);
+        let seen = ["before", "late", "after", "other"].map(|key| cache.get(at(6), &key));
+        assert_eq!(seen, [None, None, Some(3), Some(4)]);
+    }
+
+    #[test]
+    fn it_forgets_what_it_missed() {
+        let cache = Projection::new(10, at(5));
+        cache.insert(at(5), "alice", "a", 1);
+        cache.clear(at(9));
+        cache.insert(at(8), "alice", "late", 2);
+        cache.insert(at(9), "alice", "new", 3);
+        let seen = ["a", "late", "new"].map(|key| cache.get(at(9), &key));
+        assert_eq!(seen, [None, None, Some(3)]);
+    }
+
+    /// A step of the model: a change of a group, the follower going on, or a read from a view.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Change(u8),
+        Follow(usize),
+        Read { key: u8, behind: u64, insert_later: bool },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let read = (0..8u8, 0..3u64, any::<bool>());
+        let read = read.prop_map(|(key, behind, insert_later)| Step::Read { key, behind, insert_later });
+        let step = prop_oneof![(0..4u8).prop_map(Step::Change), (1..4usize).prop_map(Step::Follow), read];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        /// Whatever the order in which views are read, entries kept and the log followed, an answer is
+        /// what the view would have given: here, how often the group had changed by then.
+        #[test]
+        fn an_answer_is_what_the_view_gives(steps in steps(), capacity in 1..6usize) {
+            let cache: Projection<u8, u8, usize> = Projection::new(capacity, at(0));
+            let mut history: Vec<u8> = Vec::new();
+            let mut followed = 0;
+            let mut late: Vec<(Position, u8, usize)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Change(group) => history.push(group),
+                    Step::Follow(count) => {
+                        let until = (followed + count).min(history.len());
+                        for (index, group) in history.iter().enumerate().take(until).skip(followed) {
+                            cache.changed(at(index as u64 + 1), *group);
+                        }
+                        followed = until;
+                        cache.applied(at(followed as u64));
+                        for (loaded, key, value) in late.drain(..) {
+                            cache.insert(loaded, key / 2, key, value);
+                        }
+                    }
+                    Step::Read { key, behind, insert_later } => {
+                        let position = (history.len() as u64).saturating_sub(behind);
+                        let view = &history[..position as usize];
+                        let value = view.iter().filter(|group| **group == key / 2).count();
+                        match cache.get(at(position), &key) {
+                            Some(known) => prop_assert_eq!(known, value),
+                            None if insert_later => late.push((at(position), key, value)),
+                            None => cache.insert(at(position), key / 2, key, value),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
