@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical::{self, Numbers, to_canonical_string};
 use crate::pdu::{
-    AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
+    AUTH_EVENTS_MAX, DEPTH_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
     created_room_id,
 };
 use crate::received::raw;
@@ -41,7 +41,8 @@ pub struct PduBuilder {
     pub prev_events: Vec<OwnedEventId>,
     /// The events that authorise it, at most [`AUTH_EVENTS_MAX`], without an implied create event.
     pub auth_events: Vec<OwnedEventId>,
-    /// One more than the greatest depth of `prev_events`.
+    /// One more than the greatest depth of `prev_events`. What is above [`DEPTH_MAX`] becomes that,
+    /// so that a server that sends an absurd depth doesn't end the room.
     pub depth: u64,
     /// Now, in milliseconds since the Unix epoch.
     pub origin_server_ts: u64,
@@ -78,8 +79,9 @@ impl PduBuilder {
 
     /// Hashes, signs and names the event. Fails if it would not be valid in the room version; the
     /// content must be canonical JSON in every version.
-    pub fn build(self, rules: &RoomVersionRules, key: &SigningKey, server: &ServerName) -> Result<Pdu, PduError> {
+    pub fn build(mut self, rules: &RoomVersionRules, key: &SigningKey, server: &ServerName) -> Result<Pdu, PduError> {
         self.check(rules)?;
+        self.depth = self.depth.min(DEPTH_MAX);
         let mut content = canonical::parse_object(self.content.get().as_bytes(), Numbers::Strict)?;
         if let Some(redacts) = &self.redacts
             && rules.redaction.content_field_redacts

@@ -40,7 +40,9 @@ pub use self::acl::ServerAcl;
 pub use self::builder::PduBuilder;
 pub use self::clock::{Clock, SystemClock};
 pub use self::error::{AuthError, PduError, ResolveError, VerifyError};
-pub use self::pdu::{AUTH_EVENTS_MAX, ID_SIZE_BYTES_MAX, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id};
+pub use self::pdu::{
+    AUTH_EVENTS_MAX, DEPTH_MAX, ID_SIZE_BYTES_MAX, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
+};
 pub use self::policy::PolicyServer;
 pub use self::random::{Random, SystemRandom};
 pub use self::received::{ReceivedPdu, Verified, reference_hash};

@@ -22,6 +22,9 @@ pub const PDU_SIZE_BYTES_MAX: usize = 65_536;
 /// The size of user ids, room ids, event ids, event types and state keys.
 pub const ID_SIZE_BYTES_MAX: usize = 255;
 
+/// The greatest depth of an event: the largest integer of canonical JSON.
+pub const DEPTH_MAX: u64 = (1 << 53) - 1;
+
 /// How many events an event may name as its predecessors.
 pub const PREV_EVENTS_MAX: usize = 20;
 

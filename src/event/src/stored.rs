@@ -7,6 +7,7 @@ use ruma::events::TimelineEventType;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, UInt};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::pdu::{Inner, created_room_id};
@@ -106,11 +107,6 @@ impl<'de> Deserialize<'de> for EventReference {
     }
 }
 
-#[derive(Deserialize)]
-struct ReferenceHashes {
-    sha256: Option<String>,
-}
-
 struct ReferenceVisitor;
 
 impl<'de> Visitor<'de> for ReferenceVisitor {
@@ -129,9 +125,12 @@ impl<'de> Visitor<'de> for ReferenceVisitor {
         let Some(id) = pair.next_element::<OwnedEventId>()? else {
             return Err(A::Error::custom("a reference without an event id"));
         };
-        let hashes = pair.next_element::<ReferenceHashes>()?;
+        // Nothing depends on the hashes, so they may be anything.
+        let hashes = pair.next_element::<Value>()?;
+        let sha256 = hashes.as_ref().and_then(|hashes| hashes.get("sha256")).and_then(Value::as_str);
+        let sha256 = sha256.map(ToOwned::to_owned);
         while pair.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(EventReference(id, hashes.and_then(|hashes| hashes.sha256)))
+        Ok(EventReference(id, sha256))
     }
 }
 

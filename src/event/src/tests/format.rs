@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::room::{ALICE, BOB, Room, build_error, key, number, user};
 use crate::{
-    AUTH_EVENTS_MAX, PREV_EVENTS_MAX, Pdu, PduBuilder, PduError, PublicKeyMap, ReceivedPdu, SUPPORTED_ROOM_VERSIONS,
-    Verified, VerifyError, add_signature, countersign, create_event_id, reference_hash,
+    AUTH_EVENTS_MAX, DEPTH_MAX, PREV_EVENTS_MAX, Pdu, PduBuilder, PduError, PublicKeyMap, ReceivedPdu,
+    SUPPORTED_ROOM_VERSIONS, Verified, VerifyError, add_signature, countersign, create_event_id, reference_hash,
 };
 
 fn keys() -> PublicKeyMap {
@@ -233,6 +233,31 @@ fn size_is_limited_to_the_byte() {
     assert!(Pdu::parse(largest.json().get().as_bytes(), room.rules).is_ok());
     assert_eq!(with_body(65_537 - empty).err(), Some(PduError::TooLarge));
     assert_eq!(countersign(&largest, room.rules, &key(), user(BOB).server_name()).err(), Some(PduError::TooLarge));
+}
+
+#[test]
+fn hashes_beside_references_may_be_anything() {
+    let room = Room::new(&RoomVersionId::V1);
+    let mut event = as_value(&room.event(ALICE, "m.room.message", None, json!({})));
+    let id = event["prev_events"][0][0].clone();
+    for hashes in [json!({"sha256": 5}), json!("x"), json!(null), json!([[]])] {
+        event["prev_events"] = json!([[id, hashes], [id], [id, {}, "more"]]);
+        let pdu = Pdu::parse(event.to_string().as_bytes(), room.rules).expect("format");
+        assert_eq!(pdu.prev_events().len(), 3);
+        let stored = Pdu::from_stored(pdu.owned_event_id(), pdu.json().to_owned()).expect("stored");
+        assert_eq!(stored, pdu);
+    }
+}
+
+#[test]
+fn depth_stops_at_its_limit() {
+    for version in SUPPORTED_ROOM_VERSIONS {
+        let mut room = Room::new(&version);
+        room.depth = DEPTH_MAX;
+        let message = room.event(ALICE, "m.room.message", None, json!({}));
+        assert_eq!(message.depth(), DEPTH_MAX);
+        assert!(receive(&room, &as_value(&message)).is_ok());
+    }
 }
 
 #[test]
