@@ -28,11 +28,15 @@ mod tables;
 mod tags;
 mod tokens;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use event::{Clock, Random};
 use ruma::{OwnedUserId, UserId};
-use store::{Batch, CommitError, FollowError, Position, Store, View};
+use store::{Batch, CommitError, FollowError, Follower, Position, Store, View};
+use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
     ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_ROWS_MAX, AccountDataRow, Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
@@ -60,7 +64,9 @@ pub use tokens::{IssuedSession, Login};
 const COMMIT_ATTEMPTS_MAX: u32 = 10;
 
 /// How often presence looks whose time is up.
-const PRESENCE_TICK: std::time::Duration = std::time::Duration::from_secs(1);
+const PRESENCE_TICK: Duration = Duration::from_secs(1);
+/// How long to wait after the log could not be read.
+const FOLLOW_RETRY: Duration = Duration::from_secs(1);
 
 /// All operations on local users. Cheap to clone.
 #[derive(Clone)]
@@ -107,7 +113,7 @@ impl Users {
             clock,
             random,
         });
-        tokio::spawn(follow(Arc::downgrade(&inner), inner.store.clone(), from));
+        tokio::spawn(follow(Arc::downgrade(&inner), inner.store.follow(from)));
         tokio::spawn(tick_presence(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -177,8 +183,9 @@ fn log(batch: &mut Batch, user: &UserId, change: Change) -> store::Stamp {
 }
 
 /// Lets presence time out until `users` is dropped.
-async fn tick_presence(users: std::sync::Weak<Inner>) {
+async fn tick_presence(users: Weak<Inner>) {
     let mut seconds = tokio::time::interval(PRESENCE_TICK);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         seconds.tick().await;
         let Some(inner) = users.upgrade() else { return };
@@ -186,33 +193,31 @@ async fn tick_presence(users: std::sync::Weak<Inner>) {
     }
 }
 
-/// Keeps the caches of `users` in step with the log until `users` is dropped.
-async fn follow(users: std::sync::Weak<Inner>, store: Store, from: Position) {
-    if let Some(inner) = users.upgrade() {
-        let presence = inner.presence.clone();
-        drop(inner);
-        if let Err(error) = presence.load().await {
-            tracing::warn!(%error, "stored status messages could not be read");
-        }
+/// Keeps the caches of `users` in step with the log until `users` is dropped or the store closed.
+async fn follow(users: Weak<Inner>, mut follower: Follower) {
+    let Some(presence) = users.upgrade().map(|inner| inner.presence.clone()) else { return };
+    if let Err(error) = presence.load().await {
+        tracing::warn!(%error, "stored status messages could not be read");
     }
-    let mut follower = store.follow(from);
+    drop(presence);
     loop {
-        let records = match follower.next().await {
-            Ok(records) => records,
+        let records = follower.next().await;
+        let Some(inner) = users.upgrade() else { return };
+        match records {
+            Ok(records) => inner.apply(&records),
             Err(FollowError::TooOld { .. }) => {
-                let Some(inner) = users.upgrade() else { return };
                 let position = inner.store.published();
                 inner.forget_all(position);
-                follower = store.follow(position);
-                continue;
+                follower = inner.store.follow(position);
             }
+            Err(FollowError::Closed) => return,
             Err(error) => {
-                tracing::debug!(%error, "users stop following the log");
-                return;
+                // Until the next record the caches answer nothing, and everything is read from the tables.
+                tracing::error!(%error, "users could not read the log");
+                drop(inner);
+                tokio::time::sleep(FOLLOW_RETRY).await;
             }
-        };
-        let Some(inner) = users.upgrade() else { return };
-        inner.apply(&records);
+        }
     }
 }
 
@@ -241,7 +246,7 @@ impl Inner {
         match change {
             Change::Account | Change::Deactivated => {
                 if *change == Change::Deactivated {
-                    self.presence.forget(&user);
+                    self.presence.deactivated(&user);
                 }
                 self.sessions.changed(position, user.clone());
                 self.rules.users.changed(position, user.clone());

@@ -202,9 +202,9 @@ impl Presence {
         self.update(|state, now| state.set_remote(user, presence, now));
     }
 
-    /// Forgets a user who was deactivated.
-    pub fn forget(&self, user: &UserId) {
-        self.update(|state, _| state.forget(user));
+    /// A user was deactivated: they are offline and say nothing.
+    pub(crate) fn deactivated(&self, user: &UserId) {
+        self.update(|state, now| state.deactivated(user, now));
     }
 
     /// The presence of one user, if anything is known about it.

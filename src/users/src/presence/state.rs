@@ -165,7 +165,15 @@ impl State {
         self.review(user, now);
     }
 
-    pub(super) fn forget(&mut self, user: &UserId) {
+    pub(super) fn deactivated(&mut self, user: &UserId, now: u64) {
+        if let Some(entry) = self.users.get_mut(user) {
+            entry.devices.clear();
+            entry.status_msg = None;
+            self.review(user, now);
+        }
+    }
+
+    fn forget(&mut self, user: &UserId) {
         if let Some(entry) = self.users.remove(user) {
             self.changes.remove(&entry.sequence);
             if let Some(timer) = entry.timer {

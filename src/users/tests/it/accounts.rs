@@ -192,3 +192,25 @@ async fn deactivation_deletes_all_but_the_name() {
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
     assert!(matches!(world.users.deactivate(&user("nobody"), Erasure::Keep).await, Err(Error::UnknownUser)));
 }
+
+/// Handlers run on any thread, so what they await must be able to move between threads.
+#[tokio::test]
+async fn operations_can_move_between_threads() {
+    fn moves<T: Send>(_: &T) {}
+    let world = world();
+    let (users, view, alice) = (&world.users, &world.view(), &user("alice"));
+    let content = &to_raw_value(&json!({})).unwrap();
+    let mut batch = store::Batch::new();
+    moves(&users.create_account(new_account("alice")));
+    moves(&users.login(alice, &Login::default()));
+    moves(&users.refresh("x"));
+    moves(&users.authenticate("x"));
+    moves(&users.change_password(alice, "x", users::OtherDevices::Keep));
+    moves(&users.delete_all_devices(alice));
+    moves(&users.set_account_data(alice, None, "x", content));
+    moves(&users.account_data_all(view, alice));
+    moves(&users.set_push_rule_enabled(alice, ruma::push::RuleKind::Room, "x", true));
+    moves(&users.prepare_deactivate(view, &mut batch, alice, Erasure::Keep));
+    moves(&users.set_admin(alice, true));
+    moves(&users.search_directory(view, "x", 1, |_| std::future::ready(Ok::<_, Error>(true))));
+}

@@ -1,7 +1,7 @@
 //! Presence.
 
 use ruma::{DeviceId, UserId};
-use users::{Config, Error, PresenceConfig, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX};
+use users::{Config, Erasure, Error, PresenceConfig, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX};
 
 use crate::world::{World, another, config, user, world, world_with};
 
@@ -192,4 +192,18 @@ async fn presence_can_be_switched_off() {
     presence.set(&alice, phone(), Online, Some("Hello")).await.unwrap();
     assert_eq!(presence.get_one(&alice), None);
     assert_eq!(presence.sequence(), 0);
+}
+
+#[tokio::test]
+async fn who_is_deactivated_goes_offline() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let presence = world.users.presence();
+    presence.set(&alice, phone(), Online, Some("Hello")).await.unwrap();
+    let mut told = presence.subscribe();
+    told.mark_unchanged();
+    world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
+    told.changed().await.unwrap();
+    let info = presence.get_one(&alice).unwrap();
+    assert_eq!((info.state, info.status_msg), (Offline, None));
 }
