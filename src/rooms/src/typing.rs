@@ -3,7 +3,7 @@
 //! Specification: client-server API, "Typing Notifications".
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -39,6 +39,8 @@ pub struct Typing {
 #[derive(Default)]
 struct State {
     rooms: HashMap<OwnedRoomId, RoomTyping>,
+    /// Rooms in which somebody types.
+    active: BTreeSet<OwnedRoomId>,
     /// Rooms by the number of their last change.
     changes: BTreeMap<u64, OwnedRoomId>,
     /// The number of the last change.
@@ -73,6 +75,7 @@ impl Typing {
         }
         let before = typing.until.insert(user.to_owned(), until);
         if before.is_none() {
+            state.active.insert(room.to_owned());
             self.changed(&mut state, room);
         }
     }
@@ -133,7 +136,9 @@ impl Typing {
         let mut state = self.lock();
         let mut ended = Vec::new();
         let mut next: Option<u64> = None;
-        for (room, typing) in &mut state.rooms {
+        let State { rooms, active, .. } = &mut *state;
+        active.retain(|room| {
+            let Some(typing) = rooms.get_mut(room) else { return false };
             let before = typing.until.len();
             typing.until.retain(|_, until| *until > now);
             if typing.until.len() < before {
@@ -141,7 +146,8 @@ impl Typing {
             }
             let first = typing.until.values().min().copied();
             next = [next, first].into_iter().flatten().min();
-        }
+            !typing.until.is_empty()
+        });
         for room in ended {
             self.changed(&mut state, &room);
         }
@@ -159,6 +165,7 @@ impl Typing {
         while state.changes.len() > TYPING_ROOMS_MAX {
             let Some((oldest, room)) = state.changes.pop_first() else { break };
             state.rooms.remove(&room);
+            state.active.remove(&room);
             state.forgotten = oldest;
         }
         // Under the lock, so that the numbers that followers see only go up.

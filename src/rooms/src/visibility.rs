@@ -4,7 +4,7 @@
 //! is [`event::visibility::for_user`]; every reader of events goes through here.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     sync::{Arc, LazyLock},
 };
 
@@ -278,9 +278,4 @@ fn membership_state(membership: Membership) -> MembershipState {
         Membership::Join => MembershipState::Join,
         Membership::Ban => MembershipState::Ban,
     }
-}
-
-/// The senders of these events, each once.
-pub(crate) fn senders<'a>(events: impl Iterator<Item = &'a StoredEvent>) -> BTreeSet<&'a UserId> {
-    events.map(|event| event.pdu.sender()).collect()
 }

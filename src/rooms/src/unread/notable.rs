@@ -72,18 +72,13 @@ fn mentions(content: &RawValue) -> bool {
 }
 
 /// Puts an event into the index of what notifies, if it does.
-pub(crate) fn prepare(
-    batch: &mut Batch,
-    event: &StoredEvent,
-    index: TimelineIndex,
-    relation: Option<&RelatesTo>,
-) {
+pub(crate) fn prepare(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex) {
     let mut flags = flags(&event.pdu);
     if flags == 0 {
         return;
     }
     let mut thread = String::new();
-    match relation {
+    match relation_of(&event.pdu) {
         Some(relation) if relation.rel_type == THREAD => thread = relation.parent.as_str().to_owned(),
         Some(_) => flags |= RELATES,
         None => {}
