@@ -1,7 +1,7 @@
 //! Account data: contents by type, for the whole account or for one room.
 //!
-//! Each row knows the position of its last change, and a second table orders the rows of a user by it, so that a sync reads
-//! what changed and nothing else.
+//! Each row knows the position of its last change, and a second table orders the rows of a user by it, so
+//! that a sync reads what changed and nothing else.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -59,7 +59,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::ServerManagedType`], [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    /// [`Error::ServerManagedType`], [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`],
+    /// [`Error::Contended`].
     pub async fn set_account_data(
         &self,
         user: &UserId,
@@ -81,7 +82,8 @@ impl Users {
         }
     }
 
-    /// Writes account data of any type, server-managed ones as well. At most one write for each (room, type) in a batch.
+    /// Writes account data of any type, server-managed ones as well. At most one write for each (room,
+    /// type) in a batch.
     ///
     /// # Errors
     ///
@@ -141,8 +143,8 @@ impl Users {
         row.map(|(_, content)| raw(content)).transpose()
     }
 
-    /// What changed after `from` and not after `to`, in the order of the last changes. What changed again after `to` isn't there:
-    /// the next range has it.
+    /// What changed after `from` and not after `to`, in the order of the last changes. What changed again
+    /// after `to` isn't there: the next range has it.
     ///
     /// # Errors
     ///
@@ -265,7 +267,8 @@ impl Users {
         batch.delete::<tables::AccountDataCounts>(&user);
     }
 
-    /// Whom the user ignores (`m.ignored_user_list`). Entries that aren't user ids are passed over, and so is the user themselves.
+    /// Whom the user ignores (`m.ignored_user_list`). Entries that aren't user ids are passed over, and so
+    /// is the user themselves.
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
 //! Accounts: names, creation, flags, deactivation.
 //!
-//! Specification: client-server API, "Account registration" and "Account management"; appendices, "User Identifiers".
+//! Specification: client-server API, "Account registration" and "Account management"; appendices, "User
+//! Identifiers".
 
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
@@ -118,7 +119,8 @@ pub enum AccountFlag {
     Suspended,
 }
 
-/// The user id for a name that somebody wants to register: ASCII upper case is lowered, the rest must fit the grammar.
+/// The user id for a name that somebody wants to register: ASCII upper case is lowered, the rest must fit
+/// the grammar.
 ///
 /// # Errors
 ///
@@ -200,8 +202,9 @@ impl Users {
         Ok(accounts.collect())
     }
 
-    /// The id of the account that somebody names at login: a localpart or a whole id of this server. An account of exactly that
-    /// name comes first (names that older rules allowed); otherwise ASCII case doesn't matter.
+    /// The id of the account that somebody names at login: a localpart or a whole id of this server. An
+    /// account of exactly that name comes first (names that older rules allowed); otherwise ASCII case
+    /// doesn't matter.
     ///
     /// # Errors
     ///
@@ -250,7 +253,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// The errors of names, of new passwords and of logins; [`Error::InvalidRegistrationToken`]; [`Error::Contended`].
+    /// The errors of names, of new passwords and of logins; [`Error::InvalidRegistrationToken`];
+    /// [`Error::Contended`].
     pub async fn create_account(&self, new: NewAccount) -> Result<Created> {
         check_new_user_id(&new.user_id)?;
         let checked = matches!(new.origin, Origin::Registration | Origin::Token(_));
@@ -385,8 +389,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllowed`] if `actor` isn't an administrator, is the target, or the target is another administrator;
-    /// [`Error::UnknownUser`] if the target doesn't exist or was deactivated.
+    /// [`Error::NotAllowed`] if `actor` isn't an administrator, is the target, or the target is another
+    /// administrator; [`Error::UnknownUser`] if the target doesn't exist or was deactivated.
     pub async fn set_flag(&self, actor: &UserId, target: &UserId, flag: AccountFlag, value: bool) -> Result<()> {
         let view = self.inner.store.view();
         self.flag_target(&view, actor, target).await?;
@@ -445,8 +449,9 @@ impl Users {
         }
     }
 
-    /// Writes the users' part of deactivation: the account is marked, and password, devices, tokens, profile, account data, filters
-    /// and directory entry are deleted. Leaving rooms is for the caller. Does nothing to an account that is deactivated already.
+    /// Writes the users' part of deactivation: the account is marked, and password, devices, tokens,
+    /// profile, account data, filters and directory entry are deleted. Leaving rooms is for the caller.
+    /// Does nothing to an account that is deactivated already.
     ///
     /// Returns the devices that are deleted.
     ///

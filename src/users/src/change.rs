@@ -28,7 +28,8 @@ pub enum Change {
         /// Devices that are gone.
         deleted: Vec<OwnedDeviceId>,
     },
-    /// Account data of one type was set (`room`: of that room only). The entry's position is the row's position.
+    /// Account data of one type was set (`room`: of that room only). The entry's position is the row's
+    /// position.
     AccountData {
         /// The room, or the whole account.
         room: Option<OwnedRoomId>,

@@ -1,6 +1,7 @@
 //! Devices and logging in and out.
 //!
-//! A session is a device: logging in creates one or takes over an existing one with new tokens, logging out deletes it.
+//! A session is a device: logging in creates one or takes over an existing one with new tokens, logging out
+//! deletes it.
 
 use std::collections::HashMap;
 
@@ -77,12 +78,13 @@ fn check_device_name(name: Option<&str>) -> Result<()> {
 }
 
 impl Users {
-    /// Logs a user in, without asking for a proof of who they are: on the device given, whose tokens are replaced, or on a new one.
+    /// Logs a user in, without asking for a proof of who they are: on the device given, whose tokens are
+    /// replaced, or on a new one.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidDeviceId`], [`Error::TooManyDevices`],
-    /// [`Error::TooLarge`], [`Error::Contended`].
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidDeviceId`],
+    /// [`Error::TooManyDevices`], [`Error::TooLarge`], [`Error::Contended`].
     pub async fn login(&self, user: &UserId, login: &Login) -> Result<IssuedSession> {
         let mut attempts = self.attempts();
         loop {
@@ -212,8 +214,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::InvalidDeviceId`], [`Error::TooManyDevices`], [`Error::TooLarge`],
-    /// [`Error::Contended`].
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::InvalidDeviceId`],
+    /// [`Error::TooManyDevices`], [`Error::TooLarge`], [`Error::Contended`].
     pub async fn put_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<PutDevice> {
         let mut attempts = self.attempts();
         loop {

@@ -1,8 +1,8 @@
 //! The user directory: finding local users by parts of their names.
 //!
-//! Every word of a localpart or display name is indexed with its tails, so that a part from anywhere in a word is a prefix
-//! of a row. Text without spaces between words (Chinese, Japanese) is found by any part of it this way. A row is a hint; the
-//! user's present names decide.
+//! Every word of a localpart or display name is indexed with its tails, so that a part from anywhere in a
+//! word is a prefix of a row. Text without spaces between words (Chinese, Japanese) is found by any part of
+//! it this way. A row is a hint; the user's present names decide.
 
 use std::collections::BTreeSet;
 
@@ -103,8 +103,8 @@ pub(crate) fn unindex(batch: &mut Batch, user: &UserId, display_name: Option<&st
     }
 }
 
-/// How well a name fits: 0 for a whole localpart or display name, 1 for its start, 2 for any other place; none if a word of the search
-/// isn't in it.
+/// How well a name fits: 0 for a whole localpart or display name, 1 for its start, 2 for any other place;
+/// none if a word of the search isn't in it.
 fn rank(search: &str, wanted: &[String], user: &UserId, display_name: Option<&str>) -> Option<u8> {
     let rows = all_indexed(user, display_name);
     for word in wanted {
@@ -137,10 +137,12 @@ fn search_text(term: &str) -> String {
 }
 
 impl Users {
-    /// Active local users whose localpart or display name contains every word of `term`, as far as `visible` allows: at most `limit`,
-    /// best first, of the first [`DIRECTORY_CANDIDATES_MAX`] that match. Without a word in `term` nobody is found.
+    /// Active local users whose localpart or display name contains every word of `term`, as far as
+    /// `visible` allows: at most `limit`, best first, of the first [`DIRECTORY_CANDIDATES_MAX`] that match.
+    /// Without a word in `term` nobody is found.
     ///
-    /// `visible` says whether the searcher may find a user (shares a room with them or they are in a public one).
+    /// `visible` says whether the searcher may find a user (shares a room with them or they are in a public
+    /// one).
     ///
     /// # Errors
     ///

@@ -23,7 +23,8 @@ pub enum Error {
     /// The account is locked by an administrator.
     #[error("the account is locked")]
     Locked,
-    /// The actor may not do this to that account (not an administrator, themselves, or another administrator).
+    /// The actor may not do this to that account (not an administrator, themselves, or another
+    /// administrator).
     #[error("this is not allowed on that account")]
     NotAllowed,
 

@@ -30,7 +30,8 @@ impl FilterCache {
 }
 
 impl Users {
-    /// Stores a filter definition, whose form the caller checked, and gives its id. The same definition has the same id.
+    /// Stores a filter definition, whose form the caller checked, and gives its id. The same definition has
+    /// the same id.
     ///
     /// # Errors
     ///

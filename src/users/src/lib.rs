@@ -1,13 +1,13 @@
 //! Local users: accounts, sessions and devices, profiles, account data, push rules, filters, presence and
 //! the user directory.
 //!
-//! [`Users`] is a cheap handle with one module of operations per area. An operation that changes something comes in
-//! two forms: `prepare_…(&View, &mut Batch, …)` decides from one view and writes into the caller's batch, so
-//! that it can be part of a larger change; the plain form prepares, commits, and tries again when somebody else
-//! changed the same rows meanwhile. Each change leaves a [`UserChanged`] entry in the log.
+//! [`Users`] is a cheap handle with one module of operations per area. An operation that changes something
+//! comes in two forms: `prepare_…(&View, &mut Batch, …)` decides from one view and writes into the caller's
+//! batch, so that it can be part of a larger change; the plain form prepares, commits, and tries again when
+//! somebody else changed the same rows meanwhile. Each change leaves a [`UserChanged`] entry in the log.
 //!
-//! What is cached in memory (sessions, rulesets, ignore lists) is a projection that follows the log, and is used only
-//! when it has followed as far as the view that is read from.
+//! What is cached in memory (sessions, rulesets, ignore lists) is a projection that follows the log, and is
+//! used only when it has followed as far as the view that is read from.
 
 mod account_data;
 mod accounts;
@@ -91,8 +91,8 @@ struct Inner {
 impl Users {
     /// Users of `store` (opened with [`TABLES`]).
     ///
-    /// Starts a task that keeps the caches and presence up to date until the last clone is gone, so it must be called
-    /// inside a tokio runtime.
+    /// Starts a task that keeps the caches and presence up to date until the last clone is gone, so it must
+    /// be called inside a tokio runtime.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Guards the rows of `user`'s account, devices and tokens: no two batches that change them and were decided from the
-/// same state both succeed.
+/// Guards the rows of `user`'s account, devices and tokens: no two batches that change them and were
+/// decided from the same state both succeed.
 async fn bump_version(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
     let old = view.get::<tables::Versions>(&user).await?;
     batch.expect::<tables::Versions>(&user, old.as_ref());

@@ -136,13 +136,14 @@ impl Users {
         self.inner.passwords.check_new(password)
     }
 
-    /// The account of `user` if `password` is theirs. An unknown user, an account without a password and a wrong password take the
-    /// same time and give the same error. Whether a locked account may go on is for the caller to decide.
+    /// The account of `user` if `password` is theirs. An unknown user, an account without a password and a
+    /// wrong password take the same time and give the same error. Whether a locked account may go on is for
+    /// the caller to decide.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongPassword`]; [`Error::Deactivated`], told only to who knows the password; [`Error::Busy`] if too many
-    /// checks wait.
+    /// [`Error::WrongPassword`]; [`Error::Deactivated`], told only to who knows the password;
+    /// [`Error::Busy`] if too many checks wait.
     pub async fn check_password(&self, user: &UserId, password: &str) -> Result<Account> {
         let view = self.inner.store.view();
         let stored = view.get::<tables::Passwords>(&user).await?;
@@ -190,7 +191,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownUser`], [`Error::Deactivated`], the errors of new passwords, [`Error::Busy`], [`Error::Contended`].
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], the errors of new passwords, [`Error::Busy`],
+    /// [`Error::Contended`].
     pub async fn change_password(&self, user: &UserId, new: &str, others: OtherDevices) -> Result<()> {
         let hash = self.inner.passwords.hash(new).await?;
         let mut attempts = self.attempts();

@@ -30,11 +30,15 @@ pub struct Profile {
 
 impl PartialEq for Profile {
     fn eq(&self, other: &Self) -> bool {
-        let same =
-            |((key, value), (other_key, other_value)): ((&String, &Box<RawValue>), (&String, &Box<RawValue>))| {
-                key == other_key && value.get() == other_value.get()
-            };
-        self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
+        if self.fields.len() != other.fields.len() {
+            return false;
+        }
+        for (key, value) in &self.fields {
+            if other.get(key).is_none_or(|other| other.get() != value.get()) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -191,12 +195,13 @@ impl Users {
         parse(view.get::<tables::Profiles>(&user).await?.as_ref())
     }
 
-    /// Writes a change of a local user's profile and of their entry in the user directory. Membership events are for the caller.
+    /// Writes a change of a local user's profile and of their entry in the user directory. Membership
+    /// events are for the caller.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidProfileKey`], [`Error::ProfileKeyTooLarge`], [`Error::InvalidProfileValue`], [`Error::TooLarge`],
-    /// [`Error::ProfileTooLarge`].
+    /// [`Error::InvalidProfileKey`], [`Error::ProfileKeyTooLarge`], [`Error::InvalidProfileValue`],
+    /// [`Error::TooLarge`], [`Error::ProfileTooLarge`].
     pub async fn prepare_profile_change(
         &self,
         view: &View,

@@ -1,8 +1,9 @@
 //! A bounded cache that follows the log in order.
 //!
-//! Entries belong to a group (a user), and a change of the group makes all its earlier entries invalid. An answer is given only if
-//! the projection has seen the log up to the view that the caller reads from, so it is never older than that view; otherwise the
-//! caller reads the tables. Nothing has to be invalidated by those who write.
+//! Entries belong to a group (a user), and a change of the group makes all its earlier entries invalid. An
+//! answer is given only if the projection has seen the log up to the view that the caller reads from, so it
+//! is never older than that view; otherwise the caller reads the tables. Nothing has to be invalidated by
+//! those who write.
 
 use std::{collections::HashMap, hash::Hash, num::NonZeroUsize};
 

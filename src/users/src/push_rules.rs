@@ -1,7 +1,8 @@
-//! Push rules: which events notify a user. Stored as the account data `m.push_rules`, so that clients see changes in their sync.
+//! Push rules: which events notify a user. Stored as the account data `m.push_rules`, so that clients see
+//! changes in their sync.
 //!
-//! Specification: client-server API, "Push Rules". Who never changed a rule has no row; stored rulesets are brought up to the server's
-//! present defaults when they are read.
+//! Specification: client-server API, "Push Rules". Who never changed a rule has no row; stored rulesets are
+//! brought up to the server's present defaults when they are read.
 
 use std::sync::{Arc, OnceLock};
 
@@ -153,8 +154,8 @@ fn place_among(ids: &[String], place: RulePlace<'_>) -> Result<Option<usize>> {
     }
 }
 
-/// Adds or replaces a rule and puts it in its place. A rule that is replaced stays as enabled as it was, and where it was unless a
-/// place is given.
+/// Adds or replaces a rule and puts it in its place. A rule that is replaced stays as enabled as it was,
+/// and where it was unless a place is given.
 fn put_rule(ruleset: &mut Ruleset, rule: NewPushRule, place: RulePlace<'_>) -> Result<()> {
     let kind = rule.kind();
     let id = rule.rule_id().to_owned();
@@ -185,7 +186,8 @@ impl Users {
         }
     }
 
-    /// The push rules of a user, compiled. Costs one look-up in memory, or one point read and the compilation.
+    /// The push rules of a user, compiled. Costs one look-up in memory, or one point read and the
+    /// compilation.
     ///
     /// # Errors
     ///
@@ -233,8 +235,8 @@ impl Users {
         }
     }
 
-    /// Adds a rule or replaces one of the same kind and name. A new rule is enabled and, without a place, the highest of the user's
-    /// own rules of its kind.
+    /// Adds a rule or replaces one of the same kind and name. A new rule is enabled and, without a place,
+    /// the highest of the user's own rules of its kind.
     ///
     /// # Errors
     ///

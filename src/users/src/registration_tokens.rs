@@ -1,7 +1,9 @@
-//! Registration tokens, with which administrators let people in, and the bootstrap token for the first administrator.
+//! Registration tokens, with which administrators let people in, and the bootstrap token for the first
+//! administrator.
 //!
-//! Specification: client-server API, "Token-authenticated registration". A registration reserves a use of its token in memory while
-//! it goes on; the use is counted in the batch that creates the account, which also checks that it is still allowed.
+//! Specification: client-server API, "Token-authenticated registration". A registration reserves a use of
+//! its token in memory while it goes on; the use is counted in the batch that creates the account, which
+//! also checks that it is still allowed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -110,8 +112,8 @@ fn check_token(token: &str) -> Result<()> {
 }
 
 impl Users {
-    /// The token of this process with which the first account can be registered and becomes an administrator; none if there are
-    /// accounts already.
+    /// The token of this process with which the first account can be registered and becomes an
+    /// administrator; none if there are accounts already.
     ///
     /// # Errors
     ///

@@ -37,15 +37,16 @@ pub struct Session {
     pub suspended: bool,
     /// When the token expires, in Unix milliseconds.
     pub expires_ms: Option<u64>,
-    /// When it was last written down that the device was seen, in Unix milliseconds; 0 if not since the start.
+    /// When it was last written down that the device was seen, in Unix milliseconds; 0 if not since the
+    /// start.
     seen_ms: AtomicU64,
 }
 
 impl Users {
     /// The session of an access token.
     ///
-    /// Costs one look-up in memory, or two point reads. The first use of a token that came from a refresh revokes the
-    /// tokens before it.
+    /// Costs one look-up in memory, or two point reads. The first use of a token that came from a refresh
+    /// revokes the tokens before it.
     ///
     /// # Errors
     ///
@@ -110,8 +111,9 @@ impl Users {
         Ok(account)
     }
 
-    /// Notes that the session's device was seen now at `address`. Most calls do nothing: it is written down at most once in the
-    /// configured interval, without waiting for the disk, and lost if the device changes at that moment.
+    /// Notes that the session's device was seen now at `address`. Most calls do nothing: it is written down
+    /// at most once in the configured interval, without waiting for the disk, and lost if the device
+    /// changes at that moment.
     ///
     /// # Errors
     ///

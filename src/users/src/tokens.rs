@@ -1,8 +1,9 @@
 //! Access tokens, refresh tokens and single-use login tokens. Stored are only their SHA-256 hashes.
 //!
-//! Specification: client-server API, "Refreshing access tokens": the old refresh token stays valid until a token of the new pair is
-//! used. So the old refresh token remembers the pair that it was last exchanged for, the new access token remembers the refresh token
-//! that it came from, and its first use deletes the old pair.
+//! Specification: client-server API, "Refreshing access tokens": the old refresh token stays valid until a
+//! token of the new pair is used. So the old refresh token remembers the pair that it was last exchanged
+//! for, the new access token remembers the refresh token that it came from, and its first use deletes the
+//! old pair.
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
@@ -167,7 +168,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`]; [`Error::ExpiredToken`]; [`Error::Locked`] if the account is locked; [`Error::Contended`].
+    /// [`Error::UnknownToken`]; [`Error::ExpiredToken`]; [`Error::Locked`] if the account is locked;
+    /// [`Error::Contended`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedSession> {
         let old = hash(refresh_token);
         let mut attempts = self.attempts();
@@ -211,7 +213,8 @@ impl Users {
         Ok(session)
     }
 
-    /// The first use of an access token that a refresh gave: the old pair is revoked. Does nothing if the token is gone.
+    /// The first use of an access token that a refresh gave: the old pair is revoked. Does nothing if the
+    /// token is gone.
     pub(crate) async fn confirm_refresh(&self, access: TokenHash) -> Result<()> {
         let mut attempts = self.attempts();
         loop {

@@ -1,8 +1,9 @@
-//! Presence: who is online, and how recently they did something. Kept in memory; only status messages are stored.
+//! Presence: who is online, and how recently they did something. Kept in memory; only status messages are
+//! stored.
 //!
-//! Specification: client-server API, "Presence". Each device of a local user is online, idle or gone; the user is what their most present
-//! device is, and idle when no device did anything for a while. Changes have a sequence number of their own, valid in this process
-//! only, beside the log.
+//! Specification: client-server API, "Presence". Each device of a local user is online, idle or gone; the
+//! user is what their most present device is, and idle when no device did anything for a while. Changes
+//! have a sequence number of their own, valid in this process only, beside the log.
 
 mod state;
 
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 use crate::{Error, PresenceConfig, Result, tables};
 use state::State;
 
-/// The greatest number of users whose presence is kept; beyond it those who changed longest ago are forgotten.
+/// The greatest number of users whose presence is kept; beyond it those who changed longest ago are
+/// forgotten.
 pub const PRESENCE_ENTRIES_MAX: usize = 100_000;
 /// The greatest number of bytes of a status message.
 pub const STATUS_MSG_BYTES_MAX: usize = 2048;
@@ -151,7 +153,8 @@ impl Presence {
 
     /// A device syncs and says how present it is (`set_presence`), until the answer is dropped.
     ///
-    /// Only a first sync, or one that says something else than the one before, counts as something that the user did.
+    /// Only a first sync, or one that says something else than the one before, counts as something that the
+    /// user did.
     pub fn begin_sync(&self, user: &UserId, device: &DeviceId, state: PresenceState) -> Syncing {
         let begun = self.update(|states, now| states.begin_sync(user, device, state, now));
         let session = begun.map(|()| (user.to_owned(), device.to_owned()));
@@ -239,7 +242,8 @@ impl Presence {
         self.shared.state.lock().changed_since(sequence)
     }
 
-    /// Lets time pass: those whose time is up become idle or offline. The users' own task does it every second.
+    /// Lets time pass: those whose time is up become idle or offline. The users' own task does it every
+    /// second.
     pub fn tick(&self) {
         self.update(|state, now| state.tick(now));
     }
