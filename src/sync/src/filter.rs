@@ -78,6 +78,9 @@ impl Filter {
         if json.len() > FILTER_BYTES_MAX {
             return Err(SyncError::BadFilter("too long".to_owned()));
         }
+        if !json.trim_start().starts_with('{') {
+            return Err(SyncError::BadFilter("not an object".to_owned()));
+        }
         serde_json::from_str(json).map_err(|error| SyncError::BadFilter(error.to_string()))
     }
 

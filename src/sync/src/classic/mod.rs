@@ -241,8 +241,10 @@ impl Answer<'_> {
         }
         for room in paths.keys() {
             let hints = rooms.entry(room).or_insert(Hints::UNKNOWN);
-            // Where the membership moved, so did the room.
+            // What happened while the user was out of the room was not routed to them.
             hints.timeline = true;
+            hints.receipts = true;
+            hints.unknown = true;
         }
         for room in account_data.keys().flatten() {
             rooms.entry(room).or_insert(Hints::UNKNOWN);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::{Direction, MessagesQuery, TimelineToken, Viewer, filter::RoomEventFilter};
+use rooms::{Direction, MessagesQuery, RoomEventFilter, TimelineToken, Viewer};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::Value;
 use sync::{SyncRequest, Token};

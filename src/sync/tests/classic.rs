@@ -1,0 +1,385 @@
+//! The rules of classic `/sync`, one test each, through the public interface.
+
+mod world;
+
+use rooms::{NewReceipt, ReceiptType};
+use serde_json::json;
+use world::{World, client::*, raw, user};
+
+#[tokio::test]
+async fn a_first_sync_shows_state_up_to_the_timeline_and_the_newest_events() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    for n in 0..12 {
+        world.send(&alice, &room, &format!("{n}")).await;
+    }
+    let mut client = Client::new(&alice, "A").with_filter(json!({"room": {"timeline": {"limit": 3}}}));
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["9", "10", "11"]);
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert!(keys(&joined["state"]["events"]).contains(&"m.room.create/".to_owned()));
+    assert!(keys(&joined["state"]["events"]).contains(&format!("m.room.member/{alice}")));
+    assert_eq!(joined["summary"]["m.joined_member_count"], 1);
+    assert_eq!(joined["unread_notifications"]["notification_count"], 0);
+    // Events don't name their room, and have an age.
+    let event = &joined["timeline"]["events"][0];
+    assert!(event.get("room_id").is_none());
+    assert!(event["unsigned"]["age"].is_number());
+    assert_eq!(event["unsigned"]["membership"], "join");
+}
+
+#[tokio::test]
+async fn a_room_that_fits_the_timeline_has_no_state_beside_it() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A").with_filter(json!({"room": {"timeline": {"limit": 50}}}));
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["timeline"]["limited"], false);
+    assert_eq!(joined["state"]["events"], json!([]));
+    assert_eq!(joined["timeline"]["events"][0]["type"], "m.room.create");
+}
+
+#[tokio::test]
+async fn later_syncs_tell_what_is_new_once() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    let quiet = client.sync(&world, 0).await;
+    assert!(quiet.get("rooms").is_none(), "{quiet}");
+    world.send(&alice, &room, "one").await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "t"})).await;
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["timeline"]["events"].as_array().unwrap().len(), 2);
+    assert_eq!(joined["timeline"]["limited"], false);
+    assert_eq!(joined["state"]["events"], json!([]));
+    assert!(joined.get("summary").is_none());
+    assert_eq!(joined["unread_notifications"]["notification_count"], 1);
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn a_gap_gives_the_newest_events_and_the_state_that_changed_before_them() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A").with_filter(json!({"room": {"timeline": {"limit": 2}}}));
+    client.sync(&world, 0).await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "early"})).await;
+    for n in 0..4 {
+        world.send(&alice, &room, &format!("{n}")).await;
+    }
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["2", "3"]);
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert_eq!(keys(&joined["state"]["events"]), ["m.room.topic/"]);
+}
+
+#[tokio::test]
+async fn state_that_the_timeline_filter_hides_is_told_as_state() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let filter = json!({"room": {"timeline": {"types": ["m.room.message"]}}});
+    let mut client = Client::new(&alice, "A").with_filter(filter);
+    client.sync(&world, 0).await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "t"})).await;
+    world.send(&alice, &room, "x").await;
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["x"]);
+    assert_eq!(keys(&joined["state"]["events"]), ["m.room.topic/"]);
+}
+
+#[tokio::test]
+async fn with_state_after_the_state_is_that_at_the_end() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A");
+    client.use_state_after = true;
+    client.sync(&world, 0).await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "t"})).await;
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert!(joined.get("state").is_none());
+    assert_eq!(keys(&joined["timeline"]["events"]), ["m.room.topic/"]);
+    assert_eq!(keys(&joined["state_after"]["events"]), ["m.room.topic/"]);
+}
+
+#[tokio::test]
+async fn joining_shows_the_whole_room_and_leaving_its_end() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.send(&alice, &room, "before").await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.join(&bob, &room).await;
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["before"]);
+    assert_eq!(joined["summary"]["m.joined_member_count"], 2);
+    assert_eq!(joined["summary"]["m.heroes"], json!([alice]));
+
+    world.send(&alice, &room, "seen").await;
+    world.leave(&bob, &room).await;
+    world.send(&alice, &room, "unseen").await;
+    let body = client.sync(&world, 0).await;
+    assert!(body["rooms"].get("join").is_none());
+    let left = &body["rooms"]["leave"][room.as_str()];
+    assert_eq!(bodies(&left["timeline"]["events"]), ["seen"]);
+    assert_eq!(keys(&json!([left["timeline"]["events"][1]])), [format!("m.room.member/{bob}")]);
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn leaving_and_coming_back_between_two_syncs_loses_nothing() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.leave(&bob, &room).await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "t"})).await;
+    world.join(&bob, &room).await;
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert!(body["rooms"].get("leave").is_none());
+    assert_eq!(joined["timeline"]["events"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn rooms_left_before_come_if_the_filter_asks() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    let forgotten = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    world.join(&bob, &forgotten).await;
+    world.send(&alice, &room, "seen").await;
+    world.leave(&bob, &room).await;
+    world.leave(&bob, &forgotten).await;
+    world.rooms.forget(&bob, &forgotten).await.unwrap();
+    world.send(&alice, &room, "unseen").await;
+    let body = Client::new(&bob, "B").sync(&world, 0).await;
+    assert!(body.get("rooms").is_none(), "{body}");
+    let filter = json!({"room": {"include_leave": true}});
+    let body = Client::new(&bob, "B").with_filter(filter).sync(&world, 0).await;
+    let left = object(&body["rooms"]["leave"]);
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].0, room.as_str());
+    assert_eq!(bodies(&left[0].1["timeline"]["events"]), ["seen"]);
+}
+
+#[tokio::test]
+async fn invites_come_with_stripped_state_and_their_refusal_ends_them() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.set(&alice, &room, "m.room.name", json!({"name": "Tea"})).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.rooms.invite(&alice, &room, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let stripped = &body["rooms"]["invite"][room.as_str()]["invite_state"]["events"];
+    let kinds = keys(stripped);
+    for kind in ["m.room.create/", "m.room.name/", "m.room.join_rules/"] {
+        assert!(kinds.contains(&kind.to_owned()), "{kinds:?}");
+    }
+    assert_eq!(kinds.last(), Some(&format!("m.room.member/{bob}")));
+    assert!(stripped[0].get("event_id").is_none());
+    // A first sync shows it as well.
+    let body = Client::new(&bob, "B2").sync(&world, 0).await;
+    assert!(body["rooms"]["invite"].get(room.as_str()).is_some());
+
+    world.leave(&bob, &room).await;
+    let body = client.sync(&world, 0).await;
+    let left = &body["rooms"]["leave"][room.as_str()];
+    assert_eq!(keys(&left["timeline"]["events"]), [format!("m.room.member/{bob}")]);
+    assert_eq!(left["state"]["events"], json!([]));
+}
+
+#[tokio::test]
+async fn ignored_users_are_not_heard() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    let other = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let ignore = raw(&json!({"ignored_users": {alice.as_str(): {}}}));
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.users.set_account_data(&bob, None, "m.ignored_user_list", &ignore).await.unwrap();
+    world.send(&alice, &room, "noise").await;
+    world.set(&alice, &room, "m.room.topic", json!({"topic": "t"})).await;
+    world.rooms.invite(&alice, &other, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let events = &body["rooms"]["join"][room.as_str()]["timeline"]["events"];
+    // State is told all the same.
+    assert_eq!(keys(events), ["m.room.topic/"]);
+    assert!(body["rooms"].get("invite").is_none());
+    assert_eq!(body["account_data"]["events"][0]["type"], "m.ignored_user_list");
+}
+
+#[tokio::test]
+async fn receipts_reach_the_room_and_private_ones_their_owner() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let event = world.send(&alice, &room, "x").await;
+    let mut client_a = Client::new(&alice, "A");
+    let mut client_b = Client::new(&bob, "B");
+    client_a.sync(&world, 0).await;
+    let body = client_b.sync(&world, 0).await;
+    let unread = &body["rooms"]["join"][room.as_str()]["unread_notifications"];
+    assert_eq!(unread["notification_count"], 1);
+    let mut receipt =
+        NewReceipt { user: &bob, room: &room, receipt_type: ReceiptType::ReadPrivate, event: &event, thread: None };
+    world.rooms.set_receipt(receipt).await.unwrap();
+    let body = client_b.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["unread_notifications"]["notification_count"], 0);
+    let content = &joined["ephemeral"]["events"][0]["content"];
+    assert!(content[event.as_str()]["m.read.private"].get(bob.as_str()).is_some());
+    assert!(client_a.sync(&world, 0).await.get("rooms").is_none());
+
+    receipt.receipt_type = ReceiptType::Read;
+    world.rooms.set_receipt(receipt).await.unwrap();
+    let body = client_a.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    let content = &joined["ephemeral"]["events"][0]["content"];
+    assert!(content[event.as_str()]["m.read"].get(bob.as_str()).is_some());
+    // Somebody else's receipt changes nothing for the reader's own counts.
+    assert!(joined.get("unread_notifications").is_none());
+}
+
+#[tokio::test]
+async fn typing_comes_and_goes_and_is_taken_back_after_a_restart() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    let typing = |body: &serde_json::Value| {
+        let events = &body["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
+        list(events).iter().find(|event| event["type"] == "m.typing").cloned()
+    };
+    world.rooms.typing().start(&room, &alice, 10_000);
+    let body = client.sync(&world, 60_000).await;
+    assert_eq!(typing(&body).unwrap()["content"]["user_ids"], json!([alice]));
+    assert!(typing(&client.sync(&world, 0).await).is_none());
+    let world = world.restart().await;
+    let body = client.sync(&world, 0).await;
+    assert_eq!(typing(&body).unwrap()["content"]["user_ids"], json!([]));
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn account_data_comes_when_it_changes() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A");
+    let body = client.sync(&world, 0).await;
+    // Push rules are there even if nobody set them.
+    assert_eq!(body["account_data"]["events"][0]["type"], "m.push_rules");
+    let tags = raw(&json!({"tags": {"m.favourite": {}}}));
+    world.users.set_account_data(&alice, Some(&room), "m.tag", &tags).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["account_data"]["events"][0]["type"], "m.tag");
+    assert!(body.get("account_data").is_none());
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+    let mut filtered = Client::new(&alice, "A2")
+        .with_filter(json!({"account_data": {"types": []}, "room": {"account_data": {"types": []}}}));
+    let body = filtered.sync(&world, 0).await;
+    assert!(body.get("account_data").is_none());
+    assert!(body["rooms"]["join"][room.as_str()].get("account_data").is_none());
+}
+
+#[tokio::test]
+async fn lazy_loading_tells_the_members_that_are_needed_once() {
+    let world = World::new().await;
+    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+    let room = world.room(&alice).await;
+    world.set(&alice, &room, "m.room.name", json!({"name": "named, so that nobody is a hero"})).await;
+    world.join(&bob, &room).await;
+    world.join(&carol, &room).await;
+    world.send(&alice, &room, "one").await;
+    let filter = json!({"room": {"state": {"lazy_load_members": true}, "timeline": {"limit": 1}}});
+    let mut client = Client::new(&carol, "C").with_filter(filter);
+    let members = |body: &serde_json::Value| {
+        let mut keys = keys(&body["rooms"]["join"][room.as_str()]["state"]["events"]);
+        keys.retain(|key| key.starts_with("m.room.member/"));
+        keys
+    };
+    let body = client.sync(&world, 0).await;
+    let member = |user| format!("m.room.member/{user}");
+    assert_eq!(members(&body), [member(&alice), member(&carol)]);
+    world.send(&alice, &room, "two").await;
+    assert_eq!(members(&client.sync(&world, 0).await), Vec::<String>::new());
+    world.send(&bob, &room, "three").await;
+    // The answer is lost, so the member comes again.
+    assert_eq!(members(&client.ask(&world, 0, false).await), [member(&bob)]);
+    assert_eq!(members(&client.sync(&world, 0).await), [member(&bob)]);
+    world.send(&bob, &room, "four").await;
+    assert_eq!(members(&client.sync(&world, 0).await), Vec::<String>::new());
+    client.filter["room"]["state"]["include_redundant_members"] = json!(true);
+    world.send(&bob, &room, "five").await;
+    assert_eq!(members(&client.sync(&world, 0).await), [member(&bob)]);
+}
+
+#[tokio::test]
+async fn full_state_comes_at_once_and_leaves_the_timeline_as_it_is() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A");
+    client.sync(&world, 0).await;
+    let body = client.ask(&world, 600_000, true).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["timeline"]["events"], json!([]));
+    assert_eq!(joined["timeline"]["limited"], false);
+    assert!(keys(&joined["state"]["events"]).contains(&"m.room.create/".to_owned()));
+}
+
+#[tokio::test]
+async fn fields_and_format_are_as_the_filter_says() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    world.send(&alice, &room, "x").await;
+    let filter = json!({"event_fields": ["type", "content.body"], "room": {"timeline": {"limit": 1}}});
+    let body = Client::new(&alice, "A").with_filter(filter).ask(&world, 0, false).await;
+    let events = &body["rooms"]["join"][room.as_str()]["timeline"]["events"];
+    assert_eq!(*events, json!([{"type": "m.room.message", "content": {"body": "x"}}]));
+    let filter = json!({"event_format": "federation", "room": {"timeline": {"limit": 1}}});
+    let body = Client::new(&alice, "A").with_filter(filter).ask(&world, 0, false).await;
+    let events = &body["rooms"]["join"][room.as_str()]["timeline"]["events"];
+    assert!(events[0].get("auth_events").is_some());
+    assert!(events[0].get("event_id").is_none());
+}
+
+#[tokio::test]
+async fn rooms_can_be_left_out() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let one = world.room(&alice).await;
+    let two = world.room(&alice).await;
+    let filter = json!({"room": {"not_rooms": [one]}});
+    let body = Client::new(&alice, "A").with_filter(filter).sync(&world, 0).await;
+    let rooms: Vec<_> = object(&body["rooms"]["join"]).into_iter().map(|(room, _)| room.clone()).collect();
+    assert_eq!(rooms, [two.to_string()]);
+}

@@ -1,0 +1,173 @@
+//! However a client cuts the time into syncs, it ends up knowing what one first sync at the end tells.
+//!
+//! Random histories (messages, state, joins, leaves, kicks, bans, invites, receipts, account data) and clients that sync at random
+//! moments with random limits, across restarts of the server. HAIMA_SYNC_SEED replays one seed, HAIMA_SYNC_SEEDS runs that many.
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use rooms::{NewReceipt, ReceiptType};
+use ruma::{OwnedRoomId, OwnedUserId};
+use serde_json::{Value, json};
+use world::{Seeded, World, client::*, raw, user};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 60;
+
+/// Things that happen in one history.
+const STEPS: usize = 120;
+
+/// Percent of steps at which a client syncs.
+const SYNC_CHANCE: usize = 25;
+
+/// Percent of steps at which the server restarts.
+const RESTART_CHANCE: usize = 2;
+
+struct History {
+    world: World,
+    dice: Seeded,
+    users: Vec<OwnedUserId>,
+    rooms: Vec<OwnedRoomId>,
+    clients: Vec<Client>,
+    sent: usize,
+}
+
+impl History {
+    async fn new(seed: u64) -> Self {
+        let world = World::seeded(seed).await;
+        let users: Vec<OwnedUserId> = ["alice", "bob", "carol", "dan"].map(user).to_vec();
+        let mut rooms = Vec::new();
+        for creator in &users[..2] {
+            rooms.push(world.room(creator).await);
+        }
+        let mut clients = Vec::new();
+        for (n, user) in users.iter().enumerate() {
+            for device in ["ONE", "TWO"] {
+                let mut client = Client::new(user, device);
+                client.use_state_after = n % 2 == 1 && device == "TWO";
+                clients.push(client);
+            }
+        }
+        Self { world, dice: Seeded::new(seed), users, rooms, clients, sent: 0 }
+    }
+
+    fn any_user(&self) -> OwnedUserId {
+        self.users[self.dice.below(self.users.len())].clone()
+    }
+
+    /// Something happens. What isn't allowed at the moment fails, and that is fine.
+    async fn happen(&mut self) {
+        self.world.clock.advance(1 + self.dice.next() % 1_000);
+        let (one, other) = (self.any_user(), self.any_user());
+        let room = self.rooms[self.dice.below(self.rooms.len())].clone();
+        let rooms = &self.world.rooms;
+        let view = self.world.store.view();
+        let joined = rooms.joined_rooms(&view, &one).await.unwrap().contains(&room);
+        self.sent += 1;
+        let text = format!("{}", self.sent);
+        match self.dice.below(16) {
+            0..5 if joined => drop(self.world.send(&one, &room, &text).await),
+            5 | 6 => {
+                let key = ["m.room.topic", "m.room.name", "org.example.state"][self.dice.below(3)];
+                let content = json!({ "topic": text, "name": text });
+                drop(self.world.try_set(&one, &room, key, content).await);
+            }
+            7..10 => drop(rooms.join(&one, &room, None).await),
+            10 => drop(rooms.leave(&one, &room, None).await),
+            11 => drop(rooms.kick(&one, &room, &other, None).await),
+            12 => drop(rooms.ban(&one, &room, &other, None).await),
+            13 => {
+                drop(rooms.unban(&one, &room, &other, None).await);
+                drop(rooms.invite(&one, &room, &other, None).await);
+            }
+            14 if joined => self.read(&one, &room).await,
+            15 => {
+                let content = raw(&json!({ "n": text }));
+                self.world.users.set_account_data(&one, None, "org.example", &content).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+
+    async fn read(&self, user: &OwnedUserId, room: &OwnedRoomId) {
+        let view = self.world.store.view();
+        let Some(head) = self.world.rooms.head(&view, room).await.unwrap() else {
+            return;
+        };
+        let event = head.extremities[0].event_id.clone();
+        let receipt_type = ReceiptType::Read;
+        let receipt = NewReceipt { user, room, receipt_type, event: &event, thread: None };
+        self.world.rooms.set_receipt(receipt).await.unwrap();
+    }
+
+    async fn sync_somebody(&mut self) {
+        let n = self.dice.below(self.clients.len());
+        let limit = 1 + self.dice.below(12);
+        let client = &mut self.clients[n];
+        client.filter = json!({ "room": { "timeline": { "limit": limit } } });
+        client.sync(&self.world, 0).await;
+    }
+
+    async fn run(mut self) {
+        for _ in 0..STEPS {
+            self.happen().await;
+            while self.dice.chance(SYNC_CHANCE) {
+                self.sync_somebody().await;
+            }
+            if self.dice.chance(RESTART_CHANCE) {
+                self.world = self.world.restart().await;
+            }
+        }
+        let Self { world, clients, .. } = self;
+        for mut client in clients {
+            client.sync(&world, 0).await;
+            let mut fresh =
+                Client::new(&client.user, "FRESH").with_filter(json!({ "room": { "timeline": { "limit": 400 } } }));
+            fresh.sync(&world, 0).await;
+            compare(&client, &fresh);
+            let quiet = client.sync(&world, 0).await;
+            assert!(quiet.get("rooms").is_none(), "nothing happened, but {quiet}");
+        }
+    }
+}
+
+fn compare(client: &Client, fresh: &Client) {
+    let who = format!("{} on {}", client.user, client.device);
+    let rooms = |client: &Client| client.joined.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(rooms(client), rooms(fresh), "rooms of {who}");
+    assert_eq!(client.invited, fresh.invited, "invites of {who}");
+    for (room, known) in &client.joined {
+        let expected = &fresh.joined[room];
+        assert_eq!(known.state, expected.state, "state of {room} for {who}");
+        assert_eq!(known.timeline, expected.timeline, "timeline of {room} for {who}");
+    }
+    let data = |client: &Client| -> BTreeMap<String, Value> {
+        client.account_data.iter().map(|(kind, content)| (kind.clone(), content.clone())).collect()
+    };
+    for (kind, content) in data(client) {
+        assert_eq!(fresh.account_data.get(&kind), Some(&content), "{kind} of {who}");
+    }
+    for ((room, user), event) in &fresh.receipts {
+        let key = (room.clone(), user.clone());
+        assert_eq!(client.receipts.get(&key), Some(event), "receipt of {user} in {room} for {who}");
+    }
+}
+
+#[test]
+fn every_way_to_cut_a_history_tells_the_same() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("HAIMA_SYNC_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HAIMA_SYNC_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let run = || runtime.block_on(async { History::new(seed).await.run().await });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        if let Err(panic) = result {
+            eprintln!("replay with HAIMA_SYNC_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
