@@ -1,0 +1,15 @@
+//! What tests of several crates need: time and chance under control, events made by hand, and a network that misbehaves by plan.
+//!
+//! Nothing here sleeps, reads a clock or draws real random numbers: a test that fails with a seed fails with it again.
+
+mod clock;
+mod events;
+mod network;
+mod random;
+
+pub use self::{
+    clock::ManualClock,
+    events::EventFactory,
+    network::{Delivery, Faults, Network},
+    random::SeededRandom,
+};
