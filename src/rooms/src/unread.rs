@@ -3,9 +3,10 @@
 //! Specification: client-server API, "Receiving notifications", "Marking notifications as read", "Threaded
 //! read receipts".
 //!
-//! Nobody counts for users who don't ask. A user's tally of a room lists the unread events that notify them,
-//! up to an index; asking again looks at newer events only, and a receipt that moves just drops what it
-//! passes. With the default rules the events need not be read at all: an index says which events notify
+//! Nobody counts for users who don't ask. A user's tally of a room counts by thread the unread events that
+//! notify them, up to an index; asking again looks at newer events only. A receipt usually passes all that is
+//! unread of a thread, which then is dropped; only where it lies in the midst the events behind it are counted
+//! again. With the default rules the events need not be read at all: an index says which events notify
 //! everybody (`notable`).
 
 mod count;
@@ -22,8 +23,11 @@ use store::{NoPrevious, Versioned, View};
 pub(crate) use self::tally::TallyCache;
 use crate::{Rooms, RoomsError, visibility::Viewer};
 
-/// Unread events that are counted for one user in one room; more count no further.
-pub const UNREAD_EVENTS_MAX: usize = 1_000;
+/// The highest count that is shown for one thread.
+pub const UNREAD_EVENTS_MAX: u64 = 1_000;
+
+/// Threads with something unread that are remembered for one user in one room: those with the newest events.
+pub const UNREAD_THREADS_MAX: usize = 200;
 
 /// Events that are looked at to count anew, from the newest back. What lies further back counts as read.
 pub const UNREAD_EVENTS_LOOKED_AT_MAX: usize = 1_000;
@@ -58,16 +62,30 @@ impl UnreadCounts {
     }
 }
 
-/// A tally as it is stored.
+/// A tally as it is stored. Indices are era, major and minor.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StoredCounts {
-    /// Era, major and minor of the index up to which events were looked at.
+    /// Where counting began.
+    pub(crate) start: (u8, u64, u32),
+    /// The index up to which events were looked at.
     pub(crate) counted_to: (u8, u64, u32),
-    /// The roots of the threads that `unread` speaks of.
-    pub(crate) threads: Vec<OwnedEventId>,
-    /// Unread events in order: era, major and minor of the index; the thread (1 + its place in `threads`, 0
-    /// for the main timeline); whether it is highlighted.
-    pub(crate) unread: Vec<(u8, u64, u32, u32, bool)>,
+    /// What is unread.
+    pub(crate) threads: Vec<StoredThread>,
+}
+
+/// What is unread of a thread.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoredThread {
+    /// Its root; `None` for the main timeline.
+    pub(crate) root: Option<OwnedEventId>,
+    /// Unread events that notify.
+    pub(crate) notifications: u32,
+    /// Those that are highlighted.
+    pub(crate) highlights: u32,
+    /// The index of the oldest of them.
+    pub(crate) first: (u8, u64, u32),
+    /// The index of the newest of them.
+    pub(crate) last: (u8, u64, u32),
 }
 
 impl Versioned for StoredCounts {

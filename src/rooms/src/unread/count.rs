@@ -67,7 +67,7 @@ impl Rooms {
             None => self.stored_tally(view, viewer.user, room).await?.map(Arc::new),
         };
         if let Some(tally) = &known
-            && TimelineIndex::live(row.position) > tally.counted_to
+            && row.position > tally.counted_to.major
             && self.joined_at(view, viewer.user, room).await? > tally.counted_to
         {
             // Of an earlier stay: what was unread then doesn't matter any more.
@@ -77,7 +77,7 @@ impl Rooms {
         let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
         if let Some(tally) = &known
             && tally.marks.as_of == newest_receipt
-            && self.newest_index(view, room).await?.is_none_or(|newest| newest <= tally.counted_to)
+            && self.last_position(view, room).await?.is_none_or(|last| last <= tally.counted_to.major)
         {
             return Ok(tally.counts());
         }

@@ -1,4 +1,4 @@
-//! A user's tally of a room: the unread events that notify them, up to an index.
+//! A user's tally of a room: how many unread events notify them, by thread, up to an index.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,30 +6,34 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use store::Position;
 
-use super::{Count, StoredCounts, UNREAD_EVENTS_MAX, UnreadCounts};
-use crate::{receipts::Receipt, types::TimelineIndex};
+use super::{Count, StoredCounts, StoredThread, UNREAD_EVENTS_MAX, UNREAD_THREADS_MAX, UnreadCounts};
+use crate::{
+    receipts::{MAIN, Receipt},
+    types::TimelineIndex,
+};
 
 /// Memory for tallies, in bytes.
-const TALLIES_BYTES_MAX: u64 = 8 << 20;
-/// What a tally weighs beside its lists, in bytes.
-const TALLY_OVERHEAD_BYTES: u64 = 250;
-/// What an unread event or a mark weighs, in bytes.
-const ENTRY_BYTES: u64 = 48;
+const TALLIES_BYTES_MAX: u64 = 16 << 20;
+/// What a tally weighs beside its threads, in bytes.
+const TALLY_OVERHEAD_BYTES: u64 = 300;
+/// What a thread or a mark weighs, in bytes.
+const THREAD_BYTES: u64 = 160;
 
-/// An unread event that notifies.
+/// What is unread of one thread, or of the main timeline.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-struct Unread {
-    index: TimelineIndex,
-    /// 1 + the thread's place in [`Tally::threads`]; 0 for the main timeline.
-    thread: u32,
-    highlighted: bool,
+struct Pile {
+    notifications: u32,
+    highlights: u32,
+    /// The oldest and the newest event counted.
+    first: TimelineIndex,
+    last: TimelineIndex,
 }
 
 /// Up to where a user has read, by what they said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Marks {
     /// The position of the newest receipt that is in here.
-    pub(crate) as_of: Position,
+    pub(super) as_of: Position,
     /// In all threads.
     unthreaded: Option<TimelineIndex>,
     main: Option<TimelineIndex>,
@@ -41,7 +45,7 @@ impl Marks {
     pub(super) fn add(&mut self, receipt: &Receipt, index: TimelineIndex) {
         let mark = match receipt.thread.as_deref() {
             None => self.unthreaded.get_or_insert(index),
-            Some(crate::receipts::MAIN) => self.main.get_or_insert(index),
+            Some(MAIN) => self.main.get_or_insert(index),
             Some(root) => match OwnedEventId::try_from(root) {
                 Ok(root) => self.threads.entry(root).or_insert(index),
                 // Checked when it was stored; without a meaning it marks nothing.
@@ -69,41 +73,66 @@ impl Marks {
 /// The unread events of one user in one room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tally {
+    /// Events up to this index are out of the question: they are from before the user's stay.
+    pub(super) start: TimelineIndex,
     /// Events up to this index were looked at.
     pub(super) counted_to: TimelineIndex,
     pub(super) marks: Marks,
     /// Events looked at since the tally was stored.
     pub(super) unstored: usize,
-    threads: Vec<OwnedEventId>,
-    unread: Vec<Unread>,
+    main: Option<Pile>,
+    threads: BTreeMap<OwnedEventId, Pile>,
 }
 
 impl Tally {
     /// Nothing unread up to an index.
-    pub(super) fn new(counted_to: TimelineIndex) -> Self {
-        Self { counted_to, marks: Marks::default(), unstored: 0, threads: Vec::new(), unread: Vec::new() }
+    pub(super) fn new(start: TimelineIndex) -> Self {
+        Self {
+            start,
+            counted_to: start,
+            marks: Marks::default(),
+            unstored: 0,
+            main: None,
+            threads: BTreeMap::new(),
+        }
     }
 
     /// Reads back a stored tally.
     pub(super) fn from_stored(stored: StoredCounts) -> Self {
-        let index = |(era, major, minor)| TimelineIndex { era, major: Position::from_u64(major), minor };
-        let mut tally = Self::new(index(stored.counted_to));
-        for (era, major, minor, thread, highlighted) in stored.unread {
-            tally.unread.push(Unread { index: index((era, major, minor)), thread, highlighted });
+        let mut tally = Self::new(index(stored.start));
+        tally.counted_to = index(stored.counted_to);
+        for thread in stored.threads {
+            let pile = Pile {
+                notifications: thread.notifications,
+                highlights: thread.highlights,
+                first: index(thread.first),
+                last: index(thread.last),
+            };
+            match thread.root {
+                None => tally.main = Some(pile),
+                Some(root) => {
+                    tally.threads.insert(root, pile);
+                }
+            }
         }
-        tally.threads = stored.threads;
         tally
     }
 
     /// The form in which it is stored.
     pub(super) fn to_stored(&self) -> StoredCounts {
-        let parts = |index: TimelineIndex| (index.era, index.major.get(), index.minor);
-        let mut unread = Vec::with_capacity(self.unread.len());
-        for event in &self.unread {
-            let (era, major, minor) = parts(event.index);
-            unread.push((era, major, minor, event.thread, event.highlighted));
+        let mut threads = Vec::with_capacity(self.threads.len() + 1);
+        let main = self.main.iter().map(|pile| (None, pile));
+        let others = self.threads.iter().map(|(root, pile)| (Some(root.clone()), pile));
+        for (root, pile) in main.chain(others) {
+            threads.push(StoredThread {
+                root,
+                notifications: pile.notifications,
+                highlights: pile.highlights,
+                first: parts(pile.first),
+                last: parts(pile.last),
+            });
         }
-        StoredCounts { counted_to: parts(self.counted_to), threads: self.threads.clone(), unread }
+        StoredCounts { start: parts(self.start), counted_to: parts(self.counted_to), threads }
     }
 
     /// Notes an event that notifies. Events come in order.
@@ -111,92 +140,81 @@ impl Tally {
         if self.marks.of(thread.as_ref()).is_some_and(|mark| index <= mark) {
             return;
         }
-        let thread = match thread {
-            None => 0,
-            Some(root) => self.place_of(root),
+        let empty = Pile { notifications: 0, highlights: 0, first: index, last: index };
+        let pile = match thread {
+            None => self.main.get_or_insert(empty),
+            Some(root) => {
+                if self.threads.len() >= UNREAD_THREADS_MAX && !self.threads.contains_key(&root) {
+                    self.forget_oldest_thread();
+                }
+                self.threads.entry(root).or_insert(empty)
+            }
         };
-        if self.unread.len() >= UNREAD_EVENTS_MAX {
-            self.unread.remove(0);
+        pile.notifications = pile.notifications.saturating_add(1);
+        pile.highlights = pile.highlights.saturating_add(u32::from(highlighted));
+        pile.last = index;
+    }
+
+    fn forget_oldest_thread(&mut self) {
+        let oldest = self.threads.iter().min_by_key(|(_, pile)| pile.last);
+        if let Some((root, _)) = oldest {
+            let root = root.clone();
+            self.threads.remove(&root);
         }
-        self.unread.push(Unread { index, thread, highlighted });
     }
 
     /// Notes that the user sent something to a thread, so has read it.
     pub(super) fn sent_to(&mut self, thread: Option<&OwnedEventId>) {
-        let place = match thread {
-            None => Some(0),
-            Some(root) => self.find(root),
-        };
-        if let Some(place) = place {
-            self.unread.retain(|event| event.thread != place);
+        match thread {
+            None => self.main = None,
+            Some(root) => {
+                self.threads.remove(root);
+            }
         }
     }
 
-    /// Takes new marks, and drops what they pass.
+    /// Takes new marks, and drops what they pass. Where a mark lies in the midst of what is unread, all is
+    /// to be counted again.
     pub(super) fn mark(&mut self, marks: Marks) {
-        self.marks = marks;
-        let (marks, threads) = (&self.marks, &self.threads);
-        self.unread.retain(|event| {
-            let mark = marks.of(thread_at(threads, event.thread));
-            mark.is_none_or(|mark| event.index > mark)
-        });
-        if self.unread.is_empty() {
-            self.threads.clear();
+        let mut in_the_midst = false;
+        let mut keeps = |pile: &Pile, mark: Option<TimelineIndex>| {
+            let Some(mark) = mark else { return true };
+            in_the_midst |= pile.first <= mark && mark < pile.last;
+            mark < pile.last
+        };
+        self.main = self.main.filter(|pile| keeps(pile, marks.of(None)));
+        self.threads.retain(|root, pile| keeps(pile, marks.of(Some(root))));
+        if in_the_midst {
+            *self = Self::new(self.start);
         }
+        self.marks = marks;
     }
 
     /// The counts.
     pub(super) fn counts(&self) -> UnreadCounts {
-        let mut counts = UnreadCounts::default();
-        for event in &self.unread {
-            let count: &mut Count = match thread_at(&self.threads, event.thread) {
-                None => &mut counts.main,
-                Some(root) => counts.threads.entry(root.clone()).or_default(),
-            };
-            count.notifications += 1;
-            count.highlights += u64::from(event.highlighted);
+        let count = |pile: &Pile| Count {
+            notifications: u64::from(pile.notifications).min(UNREAD_EVENTS_MAX),
+            highlights: u64::from(pile.highlights).min(UNREAD_EVENTS_MAX),
+        };
+        let mut counts = UnreadCounts { main: self.main.iter().map(count).next().unwrap_or_default(), ..UnreadCounts::default() };
+        for (root, pile) in &self.threads {
+            counts.threads.insert(root.clone(), count(pile));
         }
         counts
     }
 
-    fn find(&self, root: &OwnedEventId) -> Option<u32> {
-        let at = self.threads.iter().position(|known| known == root)?;
-        u32::try_from(at + 1).ok()
-    }
-
-    /// The number of a thread in `unread`. There are never more threads than events that were added between
-    /// two moments at which nothing was unread, each bounded by the limits of a count.
-    fn place_of(&mut self, root: OwnedEventId) -> u32 {
-        if let Some(place) = self.find(&root) {
-            return place;
-        }
-        if self.threads.len() >= 2 * UNREAD_EVENTS_MAX {
-            self.forget_empty_threads();
-        }
-        self.threads.push(root);
-        u32::try_from(self.threads.len()).unwrap_or(u32::MAX)
-    }
-
-    fn forget_empty_threads(&mut self) {
-        let old = std::mem::take(&mut self.threads);
-        let mut unread = std::mem::take(&mut self.unread);
-        for event in &mut unread {
-            if let Some(root) = thread_at(&old, event.thread) {
-                event.thread = self.place_of(root.clone());
-            }
-        }
-        self.unread = unread;
-    }
-
     fn weight(&self) -> u64 {
-        let entries = self.threads.len() + self.marks.threads.len() + self.unread.len();
-        TALLY_OVERHEAD_BYTES + ENTRY_BYTES * entries as u64
+        let threads = self.threads.len() + self.marks.threads.len();
+        TALLY_OVERHEAD_BYTES + THREAD_BYTES * threads as u64
     }
 }
 
-fn thread_at(threads: &[OwnedEventId], place: u32) -> Option<&OwnedEventId> {
-    let at = usize::try_from(place).ok()?.checked_sub(1)?;
-    threads.get(at)
+fn index((era, major, minor): (u8, u64, u32)) -> TimelineIndex {
+    TimelineIndex { era, major: Position::from_u64(major), minor }
+}
+
+fn parts(index: TimelineIndex) -> (u8, u64, u32) {
+    (index.era, index.major.get(), index.minor)
 }
 
 type Key = (OwnedUserId, OwnedRoomId);
@@ -234,16 +252,31 @@ impl TallyCache {
 
 #[cfg(test)]
 mod tests {
-    use ruma::owned_event_id;
+    use ruma::{owned_event_id, owned_user_id};
 
     use super::*;
+    use crate::receipts::ReceiptType;
 
     fn at(major: u64) -> TimelineIndex {
         TimelineIndex::live(Position::from_u64(major))
     }
 
+    fn marks(thread: Option<&str>, major: u64) -> Marks {
+        let receipt = Receipt {
+            user: owned_user_id!("@a:h"),
+            receipt_type: ReceiptType::Read,
+            thread: thread.map(str::to_owned),
+            event: owned_event_id!("$e:h"),
+            ts: 1,
+            position: Position::from_u64(major),
+        };
+        let mut marks = Marks::default();
+        marks.add(&receipt, at(major));
+        marks
+    }
+
     #[test]
-    fn counts_are_bounded_and_go_by_thread() {
+    fn counts_go_by_thread_and_are_stored() {
         let mut tally = Tally::new(TimelineIndex::MIN);
         let root = owned_event_id!("$root:h");
         tally.add(at(1), None, false);
@@ -253,24 +286,44 @@ mod tests {
         assert_eq!(counts.main, Count { notifications: 1, highlights: 0 });
         assert_eq!(counts.threads[&root], Count { notifications: 2, highlights: 1 });
         assert_eq!(counts.total(), Count { notifications: 3, highlights: 1 });
-        assert_eq!(Tally::from_stored(tally.to_stored()).counts(), counts);
-
+        assert_eq!(Tally::from_stored(tally.to_stored()), tally);
         tally.sent_to(Some(&root));
         assert!(tally.counts().threads.is_empty());
-        for major in 4..4 + 2 * UNREAD_EVENTS_MAX as u64 {
-            tally.add(at(major), None, false);
-        }
-        assert_eq!(tally.counts().main.notifications, UNREAD_EVENTS_MAX as u64);
     }
 
     #[test]
-    fn threads_that_are_read_are_forgotten_in_time() {
+    fn marks_drop_what_they_pass() {
         let mut tally = Tally::new(TimelineIndex::MIN);
-        for major in 1..5 * UNREAD_EVENTS_MAX as u64 {
+        let root = owned_event_id!("$root:h");
+        tally.add(at(1), None, false);
+        tally.add(at(2), Some(root.clone()), false);
+        tally.add(at(5), None, false);
+        tally.counted_to = at(6);
+        tally.mark(marks(Some("$root:h"), 4));
+        assert_eq!((tally.counts().main.notifications, tally.counts().threads.len()), (2, 0));
+        tally.mark(marks(Some(MAIN), 5));
+        assert_eq!((tally.counts(), tally.counted_to), (UnreadCounts::default(), at(6)));
+        tally.add(at(7), None, false);
+        tally.add(at(9), None, false);
+        tally.counted_to = at(9);
+        // In the midst: to be counted again.
+        tally.mark(marks(None, 8));
+        assert_eq!((tally.counts(), tally.counted_to), (UnreadCounts::default(), TimelineIndex::MIN));
+        tally.add(at(7), None, false);
+        tally.add(at(9), None, false);
+        assert_eq!(tally.counts().main.notifications, 1);
+    }
+
+    #[test]
+    fn what_is_kept_and_shown_is_bounded() {
+        let mut tally = Tally::new(TimelineIndex::MIN);
+        for major in 0..2 * UNREAD_EVENTS_MAX {
+            tally.add(at(major), None, true);
             let root = OwnedEventId::try_from(format!("$r{major}:h")).expect("an event id");
             tally.add(at(major), Some(root), false);
         }
-        assert_eq!(tally.counts().threads.len(), UNREAD_EVENTS_MAX);
-        assert!(tally.threads.len() <= 2 * UNREAD_EVENTS_MAX);
+        let counts = tally.counts();
+        assert_eq!(counts.main, Count { notifications: UNREAD_EVENTS_MAX, highlights: UNREAD_EVENTS_MAX });
+        assert_eq!(counts.threads.len(), UNREAD_THREADS_MAX);
     }
 }

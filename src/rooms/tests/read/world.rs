@@ -1,11 +1,8 @@
 //! A server with a few users, whose clock stands still until it is moved.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-use event::{Clock, Random};
+use event::Clock;
 use rooms::{
     ClientEvent, Config, CreateRoom, Direction, MessagesPage, MessagesQuery, Ports, Preset, RoomEventFilter,
     Rooms, SendOptions, Sender, TABLES, TimelineToken, Viewer,
@@ -16,6 +13,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use store::{Store, View};
+use testkit::{ManualClock, SeededRandom};
 
 pub fn alice() -> &'static UserId {
     user_id!("@alice:here")
@@ -29,35 +27,10 @@ pub fn carol() -> &'static UserId {
     user_id!("@carol:here")
 }
 
-/// When the world begins, in Unix ms.
-const START_MS: u64 = 1_600_000_000_000;
-
-pub struct Hands(pub AtomicU64);
-
-impl Clock for Hands {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Not random at all, but never twice the same.
-struct Counted(AtomicU64);
-
-impl Random for Counted {
-    fn fill(&self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            let mut number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(number ^ (number >> 31)).to_be_bytes()[..chunk.len()]);
-        }
-    }
-}
-
 pub struct World {
     pub rooms: Rooms,
     pub store: Store,
-    pub clock: Arc<Hands>,
+    pub clock: Arc<ManualClock>,
 }
 
 pub fn raw(value: Value) -> Box<RawValue> {
@@ -82,8 +55,8 @@ pub fn bodies(events: &[ClientEvent]) -> Vec<String> {
 impl World {
     pub async fn new() -> Self {
         let store = Store::in_memory(&[TABLES]).expect("a store");
-        let clock = Arc::new(Hands(AtomicU64::new(START_MS)));
-        let random = Arc::new(Counted(AtomicU64::new(1)));
+        let clock = Arc::new(ManualClock::new());
+        let random = Arc::new(SeededRandom::new(1));
         let config = Config::new(server_name!("here").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random, Ports::no_federation());
         Self { rooms: rooms.await.expect("rooms"), store, clock }
@@ -91,7 +64,7 @@ impl World {
 
     /// The same store, opened by a new process.
     pub async fn restarted(&self) -> Self {
-        let random = Arc::new(Counted(AtomicU64::new(1_000_000)));
+        let random = Arc::new(SeededRandom::new(2));
         let config = Config::new(server_name!("here").to_owned());
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random, Ports::no_federation());
@@ -107,7 +80,7 @@ impl World {
     }
 
     pub fn pass(&self, ms: u64) {
-        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        self.clock.advance(ms);
     }
 
     /// A public room with everybody named in it.
