@@ -250,7 +250,7 @@ impl Committer {
     }
 
     fn try_recover(&mut self, attempt: u32, error: &EngineError) -> Result<(), EngineError> {
-        // A full disk gets free without reopening, and reading goes on meanwhile.
+        // While the disk is full opening would fail, too, and reading would stop.
         let full = matches!(error, EngineError::NoSpace(_));
         if attempt <= RESUME_ATTEMPTS || full {
             self.engine.resume()?;

@@ -32,7 +32,7 @@ pub enum DecodeError {
 /// A failure of the engine below the store, in the engine's words.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The device has no space left; it may come back without reopening.
+    /// The device has no space left.
     #[error("no space left: {0}")]
     NoSpace(String),
     /// Any other failure of input or output, or corrupt files.

@@ -21,7 +21,7 @@ use crate::{
     options::{Budget, Options},
     position::Position,
     shared::Shared,
-    table::{Cursors, Identities, Log, TableInfo},
+    table::{Cursors, Identities, Log, Meta, TableInfo},
     view::View,
 };
 
@@ -198,10 +198,21 @@ impl Store {
         }
         let mut batch = Batch::new();
         batch.relaxed();
+        batch.expect::<Meta>(&LOG_OLDEST, view.get::<Meta>(&LOG_OLDEST).await?.as_ref());
         batch.delete_between::<Log>(&(oldest,), &(before,));
         put_meta_number(&mut batch, LOG_OLDEST, before.get());
-        self.commit(batch).await?;
-        Ok(())
+        match self.commit(batch).await {
+            // Somebody else trims; what is left over goes the next time.
+            Ok(_) | Err(CommitError::Conflict) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a copy of everything, as of some moment during the call, into the directory `path`, which
+    /// must not exist and should be on the same file system (files are linked, not copied). Opening the
+    /// copy is a [restore](Store::restore).
+    pub async fn backup(&self, path: &Path) -> Result<(), StoreError> {
+        self.view().backup(path.to_owned()).await
     }
 
     /// Accepts nothing more, writes what was submitted and closes the engine. Its files stay open

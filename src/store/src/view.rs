@@ -1,6 +1,6 @@
 //! Views: reads that all see one position.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::Semaphore;
 
@@ -198,21 +198,38 @@ impl View {
         Ok(())
     }
 
-    /// Goes on with a scan on a blocking thread: a part that fills the cache, then one that doesn't.
-    async fn scan_disk(&self, mut rows: Rows, mut span: ScanSpan, limit: usize) -> Result<Rows, StoreError> {
+    /// Goes on with a scan on blocking threads: a part that fills the cache, then one that doesn't and that
+    /// waits for its turn among the big scans.
+    async fn scan_disk(&self, rows: Rows, span: ScanSpan, limit: usize) -> Result<Rows, StoreError> {
+        let limits = &self.published.limits;
+        let rows = self.scan_part(rows, span.clone(), limit.min(SCAN_CACHED_ROWS), &limits.points).await?;
+        if !rows.is_full() || rows.len() >= limit {
+            return Ok(rows);
+        }
+        let span = ScanSpan { fill_cache: false, ..span };
+        self.scan_part(rows, span, limit, &limits.scans).await
+    }
+
+    async fn scan_part(
+        &self,
+        mut rows: Rows,
+        mut span: ScanSpan,
+        rows_max: usize,
+        turn: &Arc<Semaphore>,
+    ) -> Result<Rows, StoreError> {
         let snapshot = Arc::clone(&self.published.snapshot);
-        on_blocking_thread(&self.published.limits.scans, move || {
-            for (rows_max, fill_cache) in [(limit.min(SCAN_CACHED_ROWS), true), (limit, false)] {
-                rows.continue_to(rows_max, &mut span);
-                span.fill_cache = fill_cache;
-                rows.fill(&snapshot, &span, Tier::Disk)?;
-                if !rows.is_full() {
-                    break;
-                }
-            }
+        on_blocking_thread(turn, move || {
+            rows.continue_to(rows_max, &mut span);
+            rows.fill(&snapshot, &span, Tier::Disk)?;
             Ok(rows)
         })
         .await
+    }
+
+    /// See [`Store::backup`](crate::Store::backup).
+    pub(crate) async fn backup(&self, path: PathBuf) -> Result<(), StoreError> {
+        let snapshot = Arc::clone(&self.published.snapshot);
+        on_blocking_thread(&self.published.limits.scans, move || Ok(snapshot.backup(&path)?)).await
     }
 }
 

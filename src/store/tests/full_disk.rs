@@ -18,8 +18,9 @@ const TABLES: &[TableInfo] = &[TableInfo::of::<Rows>()];
 
 /// In the environment of the limited process: the store's directory.
 const DIRECTORY: &str = "HAIMA_STORE_FULL_DISK_TEST_DIRECTORY";
-/// The largest file that the process may write, in KiB.
-const FILE_KIB_MAX: u64 = 2048;
+/// The largest file that the process may write, in KiB: the write-ahead log reaches the first limit, the
+/// files that compaction writes the second one.
+const FILE_KIB_MAX: [u64; 2] = [600, 2048];
 /// Failures that the process lives through.
 const FAILURES: u32 = 3;
 /// More than the process needs for that.
@@ -105,9 +106,15 @@ fn child() {
 
 #[test]
 fn failed_writes_lose_nothing_that_was_acknowledged() {
+    for kib_max in FILE_KIB_MAX {
+        with_files_up_to(kib_max);
+    }
+}
+
+fn with_files_up_to(kib_max: u64) {
     let directory = tempfile::tempdir().unwrap();
     // `ulimit -f` counts in units of 512 bytes in some shells and of 1 KiB in bash.
-    let script = format!("trap '' XFSZ; ulimit -f {FILE_KIB_MAX}; exec \"$0\" \"$@\"");
+    let script = format!("trap '' XFSZ; ulimit -f {kib_max}; exec \"$0\" \"$@\"");
     let output = Command::new("bash")
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())
@@ -144,6 +151,79 @@ fn failed_writes_lose_nothing_that_was_acknowledged() {
         }
         assert!(acknowledged.iter().all(|number| logged.contains(number)));
         drop(view);
+        store.close().await;
+    });
+}
+
+/// A small file system, if this process may mount one.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Small> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(directory.path());
+        mount.stderr(Stdio::null()).status().ok()?.success().then(|| Small(directory))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Whoever can mount can unmount; a failure leaves an empty directory behind.
+        Command::new("umount").arg("-l").arg(self.0.path()).status().ok();
+    }
+}
+
+#[test]
+fn full_disk_is_read_from_and_recovers_when_there_is_room() {
+    let Some(small) = Small::mount() else {
+        println!("not tested: a file system can't be mounted here");
+        return;
+    };
+    let ballast = small.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 12 * 1024 * 1024]).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let path = small.0.path().join("store");
+        let store = open(&path);
+        let mut number = 0;
+        loop {
+            let mut batch = Batch::new();
+            batch.put::<Rows>(&(number % 64), &content(number));
+            match store.commit(batch).await {
+                Ok(_) => number += 1,
+                Err(CommitError::Failed(reason)) => {
+                    println!("{number} rows, then {reason}");
+                    break;
+                }
+                Err(error) => panic!("{error}"),
+            }
+            assert!(number < ROWS_MAX, "the disk never got full");
+        }
+        let newest = content(number - 1);
+        let read = || async { store.view().get::<Rows>(&((number - 1) % 64)).await.unwrap() };
+        assert_eq!(read().await, Some(newest.clone()));
+        std::fs::remove_file(&ballast).unwrap();
+        let mut marker = store.commit(Batch::new()).await.unwrap();
+        loop {
+            assert_eq!(read().await, Some(newest.clone()), "reading goes on");
+            let mut batch = Batch::new();
+            let _ = batch.log(&Wrote(number));
+            match store.commit(batch).await {
+                Ok(position) => {
+                    assert!(position > marker);
+                    marker = position;
+                    break;
+                }
+                Err(CommitError::Failed(_)) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(store.published(), marker);
+        store.close().await;
+
+        let store = open(&path);
+        assert_eq!(store.view().get::<Rows>(&((number - 1) % 64)).await.unwrap(), Some(newest));
         store.close().await;
     });
 }

@@ -2,6 +2,7 @@
 
 use std::{
     ops::{Bound, ControlFlow},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -155,5 +156,9 @@ impl Snapshot for Maps {
             }
         }
         Ok(Reach::Complete)
+    }
+
+    fn backup(&self, _: &Path) -> Result<(), EngineError> {
+        Err(EngineError::Failed("a store in memory has no files".to_owned()))
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod faulty;
 pub(crate) mod memory;
 pub(crate) mod rocksdb;
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use crate::{error::EngineError, table::Family};
 
@@ -76,6 +76,9 @@ pub(crate) trait Snapshot: Send + Sync {
 
     /// Visits the rows of `span` in its order until the visitor breaks or a row is out of reach.
     fn scan(&self, span: &ScanSpan, tier: Tier, visit: &mut RowVisitor<'_>) -> Result<Reach, EngineError>;
+
+    /// Copies the engine (as it is now, not as of the snapshot) into a new directory.
+    fn backup(&self, path: &Path) -> Result<(), EngineError>;
 }
 
 /// A store of sorted bytes. Only the committer has it; readers have its snapshots.
@@ -116,6 +119,10 @@ impl Snapshot for NoSnapshot {
     }
 
     fn scan(&self, _: &ScanSpan, _: Tier, _: &mut RowVisitor<'_>) -> Result<Reach, EngineError> {
+        Err(EngineError::Unavailable)
+    }
+
+    fn backup(&self, _: &Path) -> Result<(), EngineError> {
         Err(EngineError::Unavailable)
     }
 }

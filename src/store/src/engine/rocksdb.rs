@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     DataBlockIndexType, ErrorKind, LogLevel, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
@@ -39,6 +40,8 @@ const INFO_LOGS_MAX: usize = 4;
 const WAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Write-ahead log files that are written over instead of made anew, which makes syncing cheaper.
 const WAL_FILES_RECYCLED: usize = 2;
+/// Free room, besides that for tables in memory, with which it makes sense to open a full disk again.
+const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The key, in the default column family, that is written to find out whether writing works.
 const PROBE_KEY: &[u8] = b"probe";
 
@@ -56,6 +59,15 @@ impl Rocks {
         std::fs::create_dir_all(path).map_err(|error| EngineError::Failed(error.to_string()))?;
         let db = open_db(path, options)?;
         Ok(Rocks { path: path.to_owned(), options: options.clone(), db: Some(Arc::new(db)) })
+    }
+
+    /// Whether the disk has room for what opening the database writes.
+    fn has_room(&self) -> bool {
+        let memtable_bytes = Budget::of(self.options.memory_budget_bytes).memtable_bytes as u64;
+        match rustix::fs::statvfs(&self.path) {
+            Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize) >= memtable_bytes + ROOM_BYTES_MIN,
+            Err(_) => false,
+        }
     }
 
     fn db(&self) -> Result<&Arc<DB>, EngineError> {
@@ -91,9 +103,13 @@ impl Engine for Rocks {
     }
 
     fn resume(&mut self) -> Result<(), EngineError> {
-        // RocksDB recovers from many failures by itself; until then it refuses writes.
-        let db = self.db()?;
-        db.put_opt(PROBE_KEY, [], &write_options(Durability::Synced)).map_err(engine_error)
+        // RocksDB recovers from some failures by itself; until then it refuses writes.
+        let probe = self.db()?.put_opt(PROBE_KEY, [], &write_options(Durability::Synced));
+        match probe.map_err(engine_error) {
+            // It never takes up writing again after the write-ahead log could not be written.
+            Err(EngineError::NoSpace(message)) if self.has_room() => Err(EngineError::Failed(message)),
+            other => other,
+        }
     }
 
     fn reopen(&mut self) -> Result<(), EngineError> {
@@ -240,6 +256,11 @@ impl Snapshot for RocksSnapshot {
             Ok(()) => Ok(Reach::Complete),
             Err(error) => out_of_reach(error),
         }
+    }
+
+    fn backup(&self, path: &Path) -> Result<(), EngineError> {
+        let checkpoint = Checkpoint::new(self.borrow_owner()).map_err(engine_error)?;
+        checkpoint.create_checkpoint(path).map_err(engine_error)
     }
 }
 

@@ -212,3 +212,28 @@ pub fn closed_store_refuses_batches(backend: &impl Backend) {
         store.close().await;
     });
 }
+
+#[test]
+fn backup_is_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let (original, copy) = (directory.path().join("store"), directory.path().join("copy"));
+    run(async {
+        let store = store::Store::open_rocksdb(&original, &small(), &[TABLES]).unwrap();
+        let mut batch = Batch::new();
+        batch.put::<Kept>(&"a", &1);
+        batch.put::<OneTime>(&("key", 1), &());
+        store.commit(batch).await.unwrap();
+        store.backup(&copy).await.unwrap();
+        assert!(store.backup(&copy).await.is_err(), "a copy is never written over");
+        let mut batch = Batch::new();
+        batch.put::<Kept>(&"a", &2);
+        let position = store.commit(batch).await.unwrap();
+        store.close().await;
+
+        let store = store::Store::restore(&copy, &small(), &[TABLES]).unwrap();
+        assert_eq!(store.view().get::<Kept>(&"a").await.unwrap(), Some(1));
+        assert!(!store.view().contains::<OneTime>(&("key", 1)).await.unwrap());
+        assert!(store.published() > position);
+        store.close().await;
+    });
+}
