@@ -69,8 +69,7 @@ impl Rooms {
         format: ClientFormat,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let limit = CHILDREN_SUMMED_UP_MAX;
-        let mut children =
-            self.children(view, event.num, None, None, Direction::Backward, limit).await?;
+        let mut children = self.children(view, event.num, None, None, Direction::Backward, limit).await?;
         children.retain(|child| !is_ignored(viewer, &child.sender));
         let edit = self.newest_edit(view, viewer, event, &children, format).await?;
         let references = self.references(view, viewer, event, &children).await?;

@@ -53,12 +53,7 @@ impl Rooms {
     /// Gives a room a name on this server, for one of its members.
     ///
     /// Fails with [`RoomsError::BadAlias`] for aliases of other servers and with [`RoomsError::AliasTaken`].
-    pub async fn create_alias(
-        &self,
-        user: &UserId,
-        alias: &RoomAliasId,
-        room: &RoomId,
-    ) -> Result<(), RoomsError> {
+    pub async fn create_alias(&self, user: &UserId, alias: &RoomAliasId, room: &RoomId) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         if !self.is_joined(&view, user, room).await? {
@@ -107,19 +102,13 @@ impl Rooms {
 
     /// Takes an alias away: for who made it, for those who may set the room's canonical alias, and for admins.
     /// If the room's canonical alias names it and the user may, it is removed there as well.
-    pub async fn delete_alias(
-        &self,
-        user: &UserId,
-        alias: &RoomAliasId,
-        as_admin: bool,
-    ) -> Result<(), RoomsError> {
+    pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId, as_admin: bool) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         let row = view.get::<Aliases>(&alias).await?.ok_or(RoomsError::AliasNotFound)?;
         let (Text(room), Text(creator)) = &row;
         let may_name = match self.head(&view, room).await? {
             Some(head) => {
-                self.is_joined(&view, user, room).await?
-                    && self.may_name(&view, user, room, head.root).await?
+                self.is_joined(&view, user, room).await? && self.may_name(&view, user, room, head.root).await?
             }
             None => false,
         };
@@ -199,8 +188,7 @@ impl Rooms {
         room: &RoomId,
     ) -> Result<Vec<OwnedRoomAliasId>, RoomsError> {
         let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let readable =
-            self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable;
+        let readable = self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable;
         if !readable && !self.is_joined(view, user, room).await? {
             return Err(RoomsError::NotJoined);
         }
@@ -212,11 +200,7 @@ impl Rooms {
     /// Checks the aliases that an `m.room.canonical_alias` would add: each must be one, and name the room.
     ///
     /// Fails with [`RoomsError::BadAlias`]. Aliases that the room's event has already aren't looked at again.
-    pub(crate) async fn check_canonical_alias(
-        &self,
-        room: &RoomId,
-        content: &RawValue,
-    ) -> Result<(), RoomsError> {
+    pub(crate) async fn check_canonical_alias(&self, room: &RoomId, content: &RawValue) -> Result<(), RoomsError> {
         let new: Canonical = serde_json::from_str(content.get())
             .map_err(|error| RoomsError::BadEvent(format!("m.room.canonical_alias: {error}")))?;
         if new.alt_aliases.len() > CANONICAL_ALIASES_MAX {
@@ -230,8 +214,8 @@ impl Rooms {
             if old.names(alias) {
                 continue;
             }
-            let parsed = RoomAliasId::parse(alias)
-                .map_err(|_| RoomsError::BadEvent(format!("{alias} is not a room alias")))?;
+            let parsed =
+                RoomAliasId::parse(alias).map_err(|_| RoomsError::BadEvent(format!("{alias} is not a room alias")))?;
             let target = view.get::<Aliases>(&parsed).await?;
             if target.is_none_or(|(Text(target), _)| target != room) {
                 return Err(RoomsError::BadAlias(format!("{alias} does not name this room")));

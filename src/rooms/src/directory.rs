@@ -9,9 +9,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::{Deserialize, Serialize};
 use store::{Batch, NoPrevious, Range, Record, Versioned, View};
 
-use crate::{
-    Rooms, RoomsError, summary::RoomDescription, tables::Directory, timeline::Direction,
-};
+use crate::{Rooms, RoomsError, summary::RoomDescription, tables::Directory, timeline::Direction};
 
 /// Rooms that can be published.
 pub const PUBLISHED_ROOMS_MAX: usize = 10_000;
@@ -225,11 +223,7 @@ impl Rooms {
     }
 
     /// A page of the directory.
-    pub async fn public_rooms(
-        &self,
-        view: &View,
-        query: &PublicRoomsQuery,
-    ) -> Result<PublicRoomsPage, RoomsError> {
+    pub async fn public_rooms(&self, view: &View, query: &PublicRoomsQuery) -> Result<PublicRoomsPage, RoomsError> {
         let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
         let mut rooms = Vec::new();
         for (room, Record(published)) in view.scan::<Directory>(rows).await? {
@@ -339,11 +333,8 @@ mod tests {
     #[test]
     fn search_looks_at_words_and_types() {
         let wants = |search: &str, types: Option<Vec<Option<String>>>| {
-            let query = PublicRoomsQuery {
-                search: Some(search.to_owned()),
-                room_types: types,
-                ..PublicRoomsQuery::default()
-            };
+            let query =
+                PublicRoomsQuery { search: Some(search.to_owned()), room_types: types, ..PublicRoomsQuery::default() };
             query.wants(&room(1, "!a:h"))
         };
         assert!(wants("rOOm", None));

@@ -63,9 +63,7 @@ impl RoomEventFilter {
     /// Whether the event is wanted, judged by what stands in it. The room is not looked at
     /// ([`RoomEventFilter::wants_room`]), nor are relations ([`RoomEventFilter::by_relations`]).
     pub fn wants(&self, event: &Pdu) -> bool {
-        self.wants_type(event.event_type())
-            && self.wants_sender(event.sender().as_str())
-            && self.wants_url(event)
+        self.wants_type(event.event_type()) && self.wants_sender(event.sender().as_str()) && self.wants_url(event)
     }
 
     /// Whether events of this type are wanted.
@@ -98,10 +96,10 @@ impl RoomEventFilter {
 
     /// Whether this relation to an event makes the event wanted: one child must fit both lists.
     pub fn wants_related(&self, rel_type: &str, sender: &str) -> bool {
-        let sender_fits = self.related_by_senders.is_empty()
-            || self.related_by_senders.iter().any(|wanted| wanted == sender);
-        let type_fits = self.related_by_rel_types.is_empty()
-            || self.related_by_rel_types.iter().any(|wanted| wanted == rel_type);
+        let sender_fits =
+            self.related_by_senders.is_empty() || self.related_by_senders.iter().any(|wanted| wanted == sender);
+        let type_fits =
+            self.related_by_rel_types.is_empty() || self.related_by_rel_types.iter().any(|wanted| wanted == rel_type);
         sender_fits && type_fits
     }
 }

@@ -310,10 +310,8 @@ impl Rooms {
             _ => None,
         };
         let relations = self.relations_of(view, viewer, event, meta, format).await?;
-        let special = own.is_some()
-            || relations.is_some()
-            || meta.redacted_by.is_some()
-            || formatted.replaces.is_some();
+        let special =
+            own.is_some() || relations.is_some() || meta.redacted_by.is_some() || formatted.replaces.is_some();
         if !special {
             return self.shared_rendering(&formatted, sight.membership, format);
         }
@@ -422,13 +420,9 @@ impl Rooms {
         if format.form == EventForm::Federation {
             return Ok(pdu.json().to_owned().into());
         }
-        let unsigned = Unsigned {
-            age: self.age_ms(&pdu),
-            membership: membership.map(membership_name),
-            ..Unsigned::default()
-        };
-        let erased =
-            Formatted { pdu, content: None, redacts: None, replaces: None, shared: Mutex::default() };
+        let unsigned =
+            Unsigned { age: self.age_ms(&pdu), membership: membership.map(membership_name), ..Unsigned::default() };
+        let erased = Formatted { pdu, content: None, redacts: None, replaces: None, shared: Mutex::default() };
         Ok(render(&erased, format.with_room_id, unsigned)?.into())
     }
 
@@ -514,11 +508,7 @@ impl Rooms {
     }
 }
 
-fn render(
-    formatted: &Formatted,
-    with_room_id: bool,
-    unsigned: Unsigned<'_>,
-) -> Result<Box<RawValue>, RoomsError> {
+fn render(formatted: &Formatted, with_room_id: bool, unsigned: Unsigned<'_>) -> Result<Box<RawValue>, RoomsError> {
     let pdu = &formatted.pdu;
     to_json(&ClientShape {
         content: formatted.content(),

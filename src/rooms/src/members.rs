@@ -106,8 +106,7 @@ impl Rooms {
         let mut start: Box<str> = "".into();
         loop {
             let source = source(view, room);
-            let page =
-                self.inner.tree.range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let page = self.inner.tree.range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
             let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
             for event in self.all_present(view, &nums).await? {
                 if membership_of(Some(&event)) == Membership::Join {

@@ -223,12 +223,7 @@ impl Rooms {
     }
 
     /// Whether the user is joined to the room.
-    pub(crate) async fn is_joined(
-        &self,
-        view: &View,
-        user: &ruma::UserId,
-        room: &RoomId,
-    ) -> Result<bool, RoomsError> {
+    pub(crate) async fn is_joined(&self, view: &View, user: &ruma::UserId, room: &RoomId) -> Result<bool, RoomsError> {
         let row = self.membership(view, user, room).await?;
         Ok(row.is_some_and(|row| row.membership == Membership::Join))
     }

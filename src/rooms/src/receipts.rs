@@ -137,12 +137,7 @@ impl Rooms {
     }
 
     /// Checks that a threaded receipt stands on an event of its thread, or on the thread's root.
-    async fn check_thread(
-        &self,
-        view: &View,
-        event: &StoredEvent,
-        thread: Option<&str>,
-    ) -> Result<(), RoomsError> {
+    async fn check_thread(&self, view: &View, event: &StoredEvent, thread: Option<&str>) -> Result<(), RoomsError> {
         let Some(thread) = thread else { return Ok(()) };
         if thread == event.pdu.event_id() {
             return Ok(());
@@ -154,12 +149,7 @@ impl Rooms {
         Ok(())
     }
 
-    async fn move_receipt(
-        &self,
-        receipt: NewReceipt<'_>,
-        index: TimelineIndex,
-        ts: u64,
-    ) -> Result<(), RoomsError> {
+    async fn move_receipt(&self, receipt: NewReceipt<'_>, index: TimelineIndex, ts: u64) -> Result<(), RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
             let kind = receipt.receipt_type.as_str();
@@ -202,12 +192,7 @@ impl Rooms {
     }
 
     /// All receipts of one user in a room, private ones too.
-    pub async fn receipts_of(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<Vec<Receipt>, RoomsError> {
+    pub async fn receipts_of(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Vec<Receipt>, RoomsError> {
         let rows = Range::<Receipts>::prefix(&(room, user)).limit(USER_RECEIPTS_MAX);
         let mut receipts = Vec::new();
         for ((_, user, kind, thread), row) in view.scan::<Receipts>(rows).await? {
@@ -217,12 +202,7 @@ impl Rooms {
     }
 
     /// The receipts of a room that `viewer` may know of: the newest, and all of the viewer's own.
-    pub async fn receipts(
-        &self,
-        view: &View,
-        viewer: &UserId,
-        room: &RoomId,
-    ) -> Result<Vec<Receipt>, RoomsError> {
+    pub async fn receipts(&self, view: &View, viewer: &UserId, room: &RoomId) -> Result<Vec<Receipt>, RoomsError> {
         let rows = Range::<ReceiptLog>::prefix(&(room,)).reverse().limit(ROOM_RECEIPTS_MAX);
         let mut receipts = self.moved(view, room, rows).await?;
         receipts.retain(|receipt| receipt.user != viewer && receipt.receipt_type == ReceiptType::Read);
@@ -251,12 +231,7 @@ impl Rooms {
     }
 
     /// The receipts that rows of the log of receipts speak of.
-    async fn moved(
-        &self,
-        view: &View,
-        room: &RoomId,
-        rows: Range<ReceiptLog>,
-    ) -> Result<Vec<Receipt>, RoomsError> {
+    async fn moved(&self, view: &View, room: &RoomId, rows: Range<ReceiptLog>) -> Result<Vec<Receipt>, RoomsError> {
         let moved = view.scan::<ReceiptLog>(rows).await?;
         let mut keys = Vec::with_capacity(moved.len());
         for (_, (user, kind, thread)) in &moved {
@@ -315,8 +290,7 @@ struct ReceiptEvent<'a> {
     event_type: &'static str,
 }
 
-type ReceiptContent<'a> =
-    BTreeMap<&'a EventId, BTreeMap<&'static str, BTreeMap<&'a UserId, ReceiptData<'a>>>>;
+type ReceiptContent<'a> = BTreeMap<&'a EventId, BTreeMap<&'static str, BTreeMap<&'a UserId, ReceiptData<'a>>>>;
 
 #[derive(Serialize)]
 struct ReceiptData<'a> {

@@ -87,11 +87,7 @@ pub(crate) fn prepare(
     relation: &RelatesTo,
     parent: EventNum,
 ) {
-    let row = (
-        relation.rel_type.clone(),
-        event.pdu.event_type().to_owned(),
-        event.pdu.sender().as_str().to_owned(),
-    );
+    let row = (relation.rel_type.clone(), event.pdu.event_type().to_owned(), event.pdu.sender().as_str().to_owned());
     batch.put::<Relations>(&(parent, index, event.num), &row);
     if relation.rel_type == THREAD && event.pdu.state_key().is_none() {
         let reply = (parent, event.num, event.pdu.sender().as_str().to_owned());
@@ -176,12 +172,7 @@ impl Rooms {
             Direction::Backward => TimelineToken::before(index),
             Direction::Forward => TimelineToken::after(index),
         });
-        Ok(RelationsPage {
-            chunk: shown,
-            next,
-            prev: query.from,
-            recursion_depth: query.recurse.then_some(depth),
-        })
+        Ok(RelationsPage { chunk: shown, next, prev: query.from, recursion_depth: query.recurse.then_some(depth) })
     }
 
     /// Formats children until the page is full. Also gives the index of the last one looked at, if there
@@ -323,11 +314,7 @@ impl Rooms {
 
     /// The root of the thread that an event is in: what it, or what it relates to a few steps away, relates
     /// to by `m.thread`. `None` for the main timeline.
-    pub(crate) async fn thread_of(
-        &self,
-        view: &View,
-        event: &StoredEvent,
-    ) -> Result<Option<OwnedEventId>, RoomsError> {
+    pub(crate) async fn thread_of(&self, view: &View, event: &StoredEvent) -> Result<Option<OwnedEventId>, RoomsError> {
         let mut content = event.pdu.content().to_owned();
         for _ in 0..RELATION_HOPS_MAX {
             let Some(relation) = relates_to(&content) else { return Ok(None) };
@@ -350,8 +337,7 @@ impl Rooms {
         num: EventNum,
         filter: &crate::filter::RoomEventFilter,
     ) -> Result<bool, RoomsError> {
-        let children =
-            self.children(view, num, None, None, Direction::Backward, ROWS_LOOKED_AT_MAX).await?;
+        let children = self.children(view, num, None, None, Direction::Backward, ROWS_LOOKED_AT_MAX).await?;
         Ok(children.iter().any(|child| filter.wants_related(&child.rel_type, &child.sender)))
     }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use event::visibility::history_visibility;
 use quick_cache::sync::Cache;
-use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility,
-};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use store::View;
@@ -121,8 +119,7 @@ impl Rooms {
         let description = Arc::new(RoomDescription {
             room_id: room.to_owned(),
             num_joined_members: head.joined_count,
-            world_readable: history_visibility(history.map(|event| &event.pdu))
-                == HistoryVisibility::WorldReadable,
+            world_readable: history_visibility(history.map(|event| &event.pdu)) == HistoryVisibility::WorldReadable,
             guest_can_join: text(&state, "m.room.guest_access", "guest_access").as_deref() == Some("can_join"),
             canonical_alias: text(&state, "m.room.canonical_alias", "alias"),
             name: text(&state, "m.room.name", "name"),
@@ -139,12 +136,7 @@ impl Rooms {
     }
 
     /// The events of a state that a description is made of.
-    async fn outside_state(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+    async fn outside_state(&self, view: &View, room: &RoomId, root: Root) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
         const KEYS: [(&str, &str); 8] = [
             ("m.room.avatar", ""),
             ("m.room.canonical_alias", ""),

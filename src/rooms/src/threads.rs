@@ -70,10 +70,8 @@ impl Rooms {
         let mut passed: HashSet<EventNum> = HashSet::new();
         let mut looked_at = 0;
         while looked_at < REPLIES_LOOKED_AT_MAX {
-            let rows = Range::<ThreadReplies>::prefix(&(room,))
-                .before(&(room, before))
-                .reverse()
-                .limit(REPLIES_PER_SCAN);
+            let rows =
+                Range::<ThreadReplies>::prefix(&(room,)).before(&(room, before)).reverse().limit(REPLIES_PER_SCAN);
             let rows = view.scan::<ThreadReplies>(rows).await?;
             let full = rows.len() == REPLIES_PER_SCAN;
             looked_at += rows.len();
@@ -135,18 +133,11 @@ impl Rooms {
         root: EventNum,
         index: TimelineIndex,
     ) -> Result<bool, RoomsError> {
-        let newer = self
-            .children(view, root, Some(index), None, Direction::Backward, REPLIES_SEARCHED_MAX)
-            .await?;
+        let newer = self.children(view, root, Some(index), None, Direction::Backward, REPLIES_SEARCHED_MAX).await?;
         Ok(newer.iter().any(|child| child.rel_type == THREAD && !is_ignored(viewer, &child.sender)))
     }
 
-    async fn participates(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        root: &StoredEvent,
-    ) -> Result<bool, RoomsError> {
+    async fn participates(&self, view: &View, viewer: &Viewer<'_>, root: &StoredEvent) -> Result<bool, RoomsError> {
         let limit = REPLIES_SEARCHED_MAX;
         let children = self.children(view, root.num, None, None, Direction::Backward, limit).await?;
         let replies: Vec<&Child> = children.iter().filter(|child| child.rel_type == THREAD).collect();

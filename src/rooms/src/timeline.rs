@@ -184,12 +184,7 @@ impl Rooms {
     ///
     /// Visibility is not applied here. A hole at the event that a forward page starts with lies before
     /// the page and doesn't end it.
-    pub async fn timeline(
-        &self,
-        view: &View,
-        room: &RoomId,
-        range: TimelineRange,
-    ) -> Result<TimelinePage, RoomsError> {
+    pub async fn timeline(&self, view: &View, room: &RoomId, range: TimelineRange) -> Result<TimelinePage, RoomsError> {
         let limit = range.limit.min(TIMELINE_PAGE_EVENTS_MAX);
         if limit == 0 {
             return Ok(TimelinePage::default());
@@ -219,13 +214,10 @@ impl Rooms {
             return Ok(());
         };
         let gaps = match direction {
-            Direction::Backward => Range::<Gaps>::prefix(&(room,))
-                .from(&(room, last.0))
-                .through(&(room, first.0))
-                .reverse(),
-            Direction::Forward => Range::<Gaps>::prefix(&(room,))
-                .after(&(room, first.0))
-                .through(&(room, last.0)),
+            Direction::Backward => {
+                Range::<Gaps>::prefix(&(room,)).from(&(room, last.0)).through(&(room, first.0)).reverse()
+            }
+            Direction::Forward => Range::<Gaps>::prefix(&(room,)).after(&(room, first.0)).through(&(room, last.0)),
         };
         let Some(((_, index), missing)) = view.scan::<Gaps>(gaps.limit(1)).await?.pop() else {
             return Ok(());
@@ -241,11 +233,7 @@ impl Rooms {
     }
 
     /// The index of a room's newest event.
-    pub async fn newest_index(
-        &self,
-        view: &View,
-        room: &RoomId,
-    ) -> Result<Option<TimelineIndex>, RoomsError> {
+    pub async fn newest_index(&self, view: &View, room: &RoomId) -> Result<Option<TimelineIndex>, RoomsError> {
         let rows = Range::<Timeline>::prefix(&(room,)).reverse().limit(1);
         Ok(view.scan::<Timeline>(rows).await?.pop().map(|((_, index), _)| index))
     }

@@ -216,12 +216,7 @@ impl Rooms {
     /// world readable; for those who left, the one that they left behind.
     ///
     /// Fails with [`RoomsError::RoomNotFound`], or with [`RoomsError::NotJoined`] for strangers.
-    pub async fn readable_root(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<Root, RoomsError> {
+    pub async fn readable_root(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Root, RoomsError> {
         let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let row = self.membership(view, user, room).await?;
         if row.is_some_and(|row| row.membership == Membership::Join) {

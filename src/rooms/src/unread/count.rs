@@ -250,9 +250,8 @@ impl Rooms {
         }
         let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let member = self.member_event(view, room, head.root, user).await?;
-        let display_name = member
-            .and_then(|member| member.pdu.content_as::<Member>().ok())
-            .and_then(|content| content.displayname);
+        let display_name =
+            member.and_then(|member| member.pdu.content_as::<Member>().ok()).and_then(|content| content.displayname);
         let create = self.state_event(view, room, head.root, "m.room.create", "").await?;
         let levels = self.state_event(view, room, head.root, "m.room.power_levels", "").await?;
         let rules = self.rules(view, room).await?;
@@ -264,12 +263,7 @@ impl Rooms {
     }
 
     /// The index of the event with which the user's present stay began: earlier events aren't counted.
-    async fn joined_at(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<TimelineIndex, RoomsError> {
+    async fn joined_at(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineIndex, RoomsError> {
         let mut joined_at = TimelineIndex::MIN;
         let mut num = self.membership(view, user, room).await?.and_then(|row| row.event);
         for _ in 0..PROFILE_CHANGES_LOOKED_AT_MAX {
@@ -296,12 +290,7 @@ impl Rooms {
         Ok(marks)
     }
 
-    async fn stored_tally(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<Option<Tally>, RoomsError> {
+    async fn stored_tally(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Option<Tally>, RoomsError> {
         let stored = view.get::<Unread>(&(user, room, "")).await?;
         Ok(stored.map(|Record(stored)| Tally::from_stored(stored)))
     }

@@ -38,8 +38,7 @@ pub(crate) static DEFAULT_RULES: LazyLock<PushRules> = LazyLock::new(|| PushRule
 /// What the default rules make of an event; 0 if it concerns nobody.
 pub(crate) fn flags(event: &Pdu) -> u8 {
     let mut flags = 0;
-    let context =
-        PushContext { user: &NOBODY, display_name: None, member_count: u64::MAX, power_levels: None };
+    let context = PushContext { user: &NOBODY, display_name: None, member_count: u64::MAX, power_levels: None };
     if let Some(outcome) = DEFAULT_RULES.evaluate(&PushEvent::new(event), &context)
         && outcome.notify
     {

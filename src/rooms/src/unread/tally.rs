@@ -87,14 +87,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// Nothing unread up to an index.
     pub(super) fn new(start: TimelineIndex) -> Self {
-        Self {
-            start,
-            counted_to: start,
-            marks: Marks::default(),
-            unstored: 0,
-            main: None,
-            threads: BTreeMap::new(),
-        }
+        Self { start, counted_to: start, marks: Marks::default(), unstored: 0, main: None, threads: BTreeMap::new() }
     }
 
     /// Reads back a stored tally.
@@ -196,7 +189,8 @@ impl Tally {
             notifications: u64::from(pile.notifications).min(UNREAD_EVENTS_MAX),
             highlights: u64::from(pile.highlights).min(UNREAD_EVENTS_MAX),
         };
-        let mut counts = UnreadCounts { main: self.main.iter().map(count).next().unwrap_or_default(), ..UnreadCounts::default() };
+        let mut counts =
+            UnreadCounts { main: self.main.iter().map(count).next().unwrap_or_default(), ..UnreadCounts::default() };
         for (root, pile) in &self.threads {
             counts.threads.insert(root.clone(), count(pile));
         }

@@ -12,8 +12,7 @@ async fn aliases_are_made_resolved_and_deleted() {
     let room = world.room(&[alice(), bob()]).await;
     let alias = room_alias_id!("#tea:here");
     world.rooms.create_alias(bob(), alias, &room).await.expect("made");
-    let (found, servers) =
-        world.rooms.resolve_alias(&world.view(), alias).await.expect("read").expect("resolved");
+    let (found, servers) = world.rooms.resolve_alias(&world.view(), alias).await.expect("read").expect("resolved");
     assert_eq!((found, servers.len()), (room.clone(), 1));
     assert_eq!(world.rooms.local_aliases(&world.view(), alice(), &room).await.expect("read"), [alias]);
     let strange = world.rooms.local_aliases(&world.view(), carol(), &room).await;

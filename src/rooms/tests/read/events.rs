@@ -1,6 +1,6 @@
 //! The form of events (client-server API, "Room event format", "Redactions").
 
-use rooms::{ClientFormat, CreateRoom, EventForm, Preset, Sender, SendOptions, Viewer};
+use rooms::{ClientFormat, CreateRoom, EventForm, Preset, SendOptions, Sender, Viewer};
 use ruma::{RoomVersionId, device_id};
 use serde_json::json;
 
@@ -107,8 +107,7 @@ async fn redacted_in(version: RoomVersionId) -> (serde_json::Value, serde_json::
 
 #[tokio::test]
 async fn redactions_name_their_target_in_both_places() {
-    for version in [RoomVersionId::V1, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12]
-    {
+    for version in [RoomVersionId::V1, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12] {
         let (target, redaction) = redacted_in(version.clone()).await;
         assert_eq!(redaction["redacts"], target, "{version}");
         assert_eq!(redaction["content"]["redacts"], target, "{version}");

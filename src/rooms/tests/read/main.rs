@@ -4,6 +4,7 @@ mod directory;
 mod events;
 mod members;
 mod pages;
+mod random;
 mod receipts;
 mod relations;
 mod unread;

@@ -1,6 +1,6 @@
 //! Members and summaries of members.
 
-use rooms::{Membership, MembersQuery, RoomsError, TimelineToken, Viewer};
+use rooms::{MembersQuery, Membership, RoomsError, TimelineToken, Viewer};
 use ruma::{UserId, user_id};
 use serde_json::json;
 
@@ -25,7 +25,10 @@ async fn members_by_membership_and_time() {
     world.leave(bob(), &room).await;
     world.rooms.invite(alice(), &room, carol(), None).await.expect("invited");
     let all = MembersQuery::default();
-    assert_eq!(members(&world, alice(), &room, all).await, ["@alice:here join", "@bob:here leave", "@carol:here invite"]);
+    assert_eq!(
+        members(&world, alice(), &room, all).await,
+        ["@alice:here join", "@bob:here leave", "@carol:here invite"]
+    );
     let joined = MembersQuery { membership: Some(Membership::Join), ..all };
     assert_eq!(members(&world, alice(), &room, joined).await, ["@alice:here join"]);
     let stayed = MembersQuery { not_membership: Some(Membership::Leave), ..all };

@@ -58,8 +58,7 @@ async fn a_token_between_two_pages_fits_either_way() {
     talk(&world, &room, 10).await;
     let back = world.page(alice(), &room, &MessagesQuery { limit: 4, ..Default::default() }).await;
     assert_eq!(bodies(&back.chunk), ["9", "8", "7", "6"]);
-    let forward =
-        MessagesQuery { from: back.end, direction: Direction::Forward, limit: 100, ..Default::default() };
+    let forward = MessagesQuery { from: back.end, direction: Direction::Forward, limit: 100, ..Default::default() };
     let forward = world.page(alice(), &room, &forward).await;
     assert_eq!(bodies(&forward.chunk), ["6", "7", "8", "9"]);
     assert!(forward.end.is_none());
@@ -120,11 +119,7 @@ async fn lazy_loading_brings_the_members_who_spoke() {
     let world = World::new().await;
     let room = world.room(&[alice(), bob(), carol()]).await;
     world.say(bob(), &room, "hi").await;
-    let query = MessagesQuery {
-        limit: 1,
-        filter: filter(json!({ "lazy_load_members": true })),
-        ..Default::default()
-    };
+    let query = MessagesQuery { limit: 1, filter: filter(json!({ "lazy_load_members": true })), ..Default::default() };
     let page = world.page(alice(), &room, &query).await;
     let members: Vec<_> = page.state.iter().map(|event| value(event)["state_key"].clone()).collect();
     assert_eq!(members, [json!(bob())]);

@@ -49,13 +49,8 @@ async fn each_kind_and_thread_has_its_own_receipt() {
     read(&world, bob(), &room, &root, None).await;
     read(&world, bob(), &room, &root, Some("main")).await;
     read(&world, bob(), &room, &reply, Some(root.as_str())).await;
-    let private = NewReceipt {
-        user: bob(),
-        room: &room,
-        receipt_type: ReceiptType::ReadPrivate,
-        event: &reply,
-        thread: None,
-    };
+    let private =
+        NewReceipt { user: bob(), room: &room, receipt_type: ReceiptType::ReadPrivate, event: &reply, thread: None };
     world.rooms.set_receipt(private).await.expect("a receipt");
     let view = world.view();
     assert_eq!(world.rooms.receipts(&view, bob(), &room).await.expect("receipts").len(), 4);

@@ -18,8 +18,7 @@ async fn bundle(world: &World, user: &UserId, room: &RoomId, event: &EventId) ->
 }
 
 async fn react(world: &World, user: &UserId, room: &RoomId, key: &str, to: &EventId) -> ruma::OwnedEventId {
-    let content =
-        json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": to, "key": key } });
+    let content = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": to, "key": key } });
     world.send(user, room, "m.reaction", content).await
 }
 

@@ -60,8 +60,7 @@ async fn rules_decide_what_counts() {
     world.send(alice(), &room, "m.room.message", json!({ "msgtype": "m.notice", "body": "beep" })).await;
     world.set(alice(), &room, ("m.room.topic", ""), json!({ "topic": "t" })).await;
     assert_eq!(main_of(&world, bob(), &room).await, (1, 0));
-    let mention =
-        json!({ "msgtype": "m.text", "body": "bob!", "m.mentions": { "user_ids": [bob()] } });
+    let mention = json!({ "msgtype": "m.text", "body": "bob!", "m.mentions": { "user_ids": [bob()] } });
     world.send(alice(), &room, "m.room.message", mention).await;
     assert_eq!(main_of(&world, bob(), &room).await, (2, 1));
     let all = json!({ "msgtype": "m.text", "body": "all!", "m.mentions": { "room": true } });

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use event::Clock;
 use rooms::{
-    ClientEvent, Config, CreateRoom, Direction, MessagesPage, MessagesQuery, Ports, Preset, RoomEventFilter,
-    Rooms, SendOptions, Sender, TABLES, TimelineToken, Viewer,
+    ClientEvent, Config, CreateRoom, Direction, MessagesPage, MessagesQuery, Ports, Preset, RoomEventFilter, Rooms,
+    SendOptions, Sender, TABLES, TimelineToken, Viewer,
 };
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId, server_name, user_id};
 use serde_json::{
