@@ -52,6 +52,9 @@ enum Command {
         #[arg(long)]
         admin: bool,
     },
+    /// Say that the database was put back from an older copy. Clients then sync afresh, and nothing that was handed out
+    /// since the copy was made is handed out again. The server must not be running.
+    Restore,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::CreateUser { localpart, admin }) => runtime()?.block_on(create_user(&config, &localpart, admin)),
+        Some(Command::Restore) => runtime()?.block_on(wire::restore(&config)),
         Some(Command::Serve) | None => {
             logging::start(&config)?;
             runtime()?.block_on(wire::serve(config))

@@ -97,6 +97,17 @@ pub async fn create_user(config: &Config, localpart: &str, password: &str, admin
     Ok(user)
 }
 
+/// Opens the database as one that was put back from an older copy.
+pub async fn restore(config: &Config) -> anyhow::Result<()> {
+    let path = &config.database_path;
+    anyhow::ensure!(path.exists(), "there is no database (database_path = {path:?})");
+    let store = Store::restore(path, &store_options(config), TABLES)
+        .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
+    println!("The database is in epoch {} now.", store.epoch());
+    store.close().await;
+    Ok(())
+}
+
 /// While there is no account, the log shows the token with which the first is registered.
 async fn announce_first_token(users: &Users) -> anyhow::Result<()> {
     if let Some(token) = users.bootstrap_token().await? {

@@ -214,3 +214,15 @@ async fn tokens_are_taken_from_header_or_query() {
         server.request_as(Some("made up"), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_UNKNOWN_TOKEN")));
 }
+
+#[tokio::test]
+async fn a_login_token_logs_another_device_in() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let made = confirm(&alice, "alice", Method::POST, "/v1/login/get_token", json!({})).await;
+    let body = json!({ "type": "m.login.token", "token": made["login_token"] });
+    let (status, answer) = server.request(Method::POST, LOGIN, Some(body.clone())).await;
+    assert_eq!((status, &answer["user_id"]), (StatusCode::OK, &json!(alice.id)), "{answer}");
+    let (status, _) = server.request(Method::POST, LOGIN, Some(body)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "it works once");
+}

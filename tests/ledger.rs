@@ -1,5 +1,7 @@
 //! `spec/endpoints.tsv` against the router and against the tests.
 
+use std::collections::HashSet;
+
 use reqwest::Method;
 
 use crate::support::Server;
@@ -64,11 +66,15 @@ fn example(path: &str) -> String {
 #[tokio::test]
 async fn the_server_serves_what_the_ledger_says_and_nothing_else() {
     let server = Server::start();
+    // Two operations can share a method and path (inviting by user id and by third-party id).
+    let places: HashSet<_> =
+        rows().iter().filter(|row| row.status == "served").map(|row| (row.method, row.path)).collect();
     for row in rows() {
+        let expected = places.contains(&(row.method, row.path));
         let method = Method::from_bytes(row.method.as_bytes()).expect("a method");
         let (status, answer) = server.request(method, &example(row.path), None).await;
         let served = answer["errcode"] != "M_UNRECOGNIZED";
         let Row { api, method, path, status: said, .. } = row;
-        assert_eq!(served, said == "served", "{api} {method} {path} is {said}, and answers {status} {answer}");
+        assert_eq!(served, expected, "{api} {method} {path} is {said}, and answers {status} {answer}");
     }
 }

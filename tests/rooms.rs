@@ -308,3 +308,17 @@ async fn a_room_can_be_looked_at_from_outside() {
     assert_eq!(seen(alice.get(&path).await).len(), 3);
     assert_eq!(seen(bob.get(&path).await), ["Sea", "Reef"]);
 }
+
+#[tokio::test]
+async fn mutual_rooms_are_told() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let shared = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.create_room(json!({})).await;
+    bob.join(&shared).await;
+    let answer = alice.get(&format!("/v1/mutual_rooms?user_id={}", encode(&bob.id))).await;
+    assert_eq!((&answer["joined"], &answer["count"]), (&json!([shared]), &json!(1)), "{answer}");
+    let own = format!("/v1/mutual_rooms?user_id={}", encode(&alice.id));
+    alice.fails(Method::GET, &own, None, 400, "M_INVALID_PARAM").await;
+}
