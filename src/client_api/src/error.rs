@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use haima_http::{ApiError, StatusCode};
+use event::PduError;
+use flows::FlowsError;
+use rooms::{RemoteError, RoomsError};
 use store::{CommitError, StoreError};
+use sync::SyncError;
 
 /// What a handler fails with.
 #[derive(Debug)]
@@ -108,5 +112,77 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),
         other => ApiError::internal(other),
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self(ApiError::internal(error))
+    }
+}
+
+impl From<RoomsError> for Failure {
+    fn from(error: RoomsError) -> Self {
+        Self(rooms_error(error))
+    }
+}
+
+fn rooms_error(error: RoomsError) -> ApiError {
+    use RoomsError as E;
+    let message = error.to_string();
+    match error {
+        E::RoomNotFound | E::EventNotFound | E::AliasNotFound => ApiError::not_found(message),
+        E::NotJoined | E::Forbidden(_) | E::CannotRedact(_) | E::Auth(_) => ApiError::forbidden(message),
+        E::BadEvent(_) => bad_request("M_UNKNOWN", message),
+        E::TooLarge(_) => ApiError::too_large(message),
+        E::UnsupportedRoomVersion(_) => bad_request("M_UNSUPPORTED_ROOM_VERSION", message),
+        E::IncompatibleRoomVersion { room_version } => {
+            bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", room_version.as_str())
+        }
+        E::AliasTaken => ApiError::new(StatusCode::CONFLICT, "M_ROOM_IN_USE", message),
+        E::BadAlias(_) => bad_request("M_BAD_ALIAS", message),
+        E::LimitExceeded(_) => ApiError::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message),
+        E::UnknownPos => ApiError::invalid_param(message),
+        E::UnableToAuthoriseJoin => bad_request("M_UNABLE_TO_AUTHORISE_JOIN", message),
+        E::UnableToGrantJoin => bad_request("M_UNABLE_TO_GRANT_JOIN", message),
+        E::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => ApiError::too_large(message),
+        E::Pdu(_) => ApiError::bad_json(message),
+        E::Remote(RemoteError::Refused(_)) => ApiError::forbidden(message),
+        // The room may well exist; this server only can't get there.
+        E::Remote(RemoteError::NotReachable(_)) => ApiError::not_found(message),
+        E::Remote(RemoteError::BadAnswer(_)) => ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
+        E::Store(error) => store_error(error),
+        E::Commit(error) => commit_error(error),
+        E::Busy => busy(),
+        other => ApiError::internal(other),
+    }
+}
+
+impl From<FlowsError> for Failure {
+    fn from(error: FlowsError) -> Self {
+        let message = error.to_string();
+        Self(match error {
+            FlowsError::InviteBlocked => ApiError::new(StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message),
+            FlowsError::GuestForbidden => ApiError::new(StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", message),
+            FlowsError::Contended => busy(),
+            FlowsError::Users(error) => users_error(error),
+            FlowsError::Rooms(error) => rooms_error(error),
+            FlowsError::Store(error) => store_error(error),
+            FlowsError::Commit(error) => commit_error(error),
+            other => ApiError::internal(other),
+        })
+    }
+}
+
+impl From<SyncError> for Failure {
+    fn from(error: SyncError) -> Self {
+        let message = error.to_string();
+        Self(match error {
+            SyncError::BadToken | SyncError::BadFilter(_) | SyncError::UnknownFilter => ApiError::invalid_param(message),
+            SyncError::Store(error) => store_error(error),
+            SyncError::Rooms(error) => rooms_error(error),
+            SyncError::Users(error) => users_error(error),
+            other => ApiError::internal(other),
+        })
     }
 }

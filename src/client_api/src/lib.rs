@@ -4,25 +4,58 @@
 //! of the domain and shapes the answer. Who may call is the type of `caller` (see [`haima_http::Caller`]).
 
 mod account_data;
+mod account_deactivation;
 mod accounts;
+mod banning;
 mod capabilities;
 mod config;
+mod create_room;
 mod device_management;
+mod directory;
 mod error;
+mod event_context;
+mod events;
 mod filter;
+mod inviting;
+mod joining;
+mod kicking;
+mod knocking;
+mod leaving;
+mod list_joined_rooms;
+mod list_public_rooms;
 mod login;
 mod login_token;
 mod logout;
+mod message_pagination;
+mod mutual_rooms;
 mod password_management;
+mod presence;
+mod profile;
 mod pushrules;
+mod read_markers;
+mod reading;
+mod receipts;
+mod redaction;
 mod refresh;
 mod registration;
 mod registration_tokens;
+mod relations;
+mod room_event_by_timestamp;
+mod room_send;
+mod room_state;
+mod room_summary;
+mod room_upgrades;
+mod rooms_module;
 mod routes;
+mod space_hierarchy;
 mod support;
+mod sync_module;
 mod tags;
 mod third_party_lookup;
+mod threads_list;
+mod typing;
 mod uia;
+mod users_module;
 mod versions;
 mod voip;
 mod wellknown;
@@ -33,7 +66,10 @@ use std::{ops::Deref, sync::Arc};
 use event::{Clock, Random};
 use haima_http::{AnyAccount, ApiError, Gate};
 use ruma::UserId;
+use flows::Flows;
+use rooms::Rooms;
 use store::Store;
+use sync::Sync;
 use users::Users;
 
 pub use self::{
@@ -53,6 +89,9 @@ pub struct Inner {
     gate: Arc<Gate>,
     store: Store,
     users: Users,
+    rooms: Rooms,
+    flows: Flows,
+    sync: Sync,
     random: Arc<dyn Random>,
     uia: Uia,
 }
@@ -63,6 +102,12 @@ pub struct Domains {
     pub store: Store,
     /// Accounts and what belongs to them.
     pub users: Users,
+    /// Rooms.
+    pub rooms: Rooms,
+    /// What spans rooms and users.
+    pub flows: Flows,
+    /// News for clients.
+    pub sync: Sync,
 }
 
 impl ClientApi {
@@ -83,7 +128,8 @@ impl ClientApi {
             clock,
             random: random.clone(),
         });
-        Self(Arc::new(Inner { config, gate, store: domains.store, users: domains.users, random, uia }))
+        let Domains { store, users, rooms, flows, sync } = domains;
+        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, random, uia }))
     }
 }
 

@@ -3,15 +3,27 @@
 use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
-    ClientApi, account_data, capabilities, device_management, filter, login, login_token, logout, password_management,
-    pushrules, refresh, registration, registration_tokens, support, tags, third_party_lookup, versions, voip, wellknown,
-    whoami,
+    ClientApi, account_data, account_deactivation, banning, capabilities, create_room, device_management, directory,
+    event_context, filter, inviting, joining, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login,
+    login_token, logout, message_pagination, mutual_rooms, password_management, presence, profile, pushrules,
+    read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp,
+    room_send, room_state, room_summary, room_upgrades, rooms_module, space_hierarchy, support, sync_module, tags,
+    third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
 };
+
+/// `GET` and `PUT` of state with an empty key, whose last part may be left out.
+const STATE_WITHOUT_KEY: [&str; 4] = [
+    "/_matrix/client/r0/rooms/{room_id}/state/{event_type}",
+    "/_matrix/client/r0/rooms/{room_id}/state/{event_type}/",
+    "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
+    "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",
+];
 
 /// The router of the client-server API, and the list of its endpoints.
 pub fn router(api: ClientApi) -> (Router, Vec<Endpoint>) {
     let routes = Routes::new(api.clone(), api.gate.clone());
-    user_data(sessions(discovery(routes))).finish()
+    let routes = user_data(sessions(discovery(routes)));
+    room_reading(room_features(room_writing(memberships(routes)))).finish()
 }
 
 type ApiRoutes = Routes<ClientApi>;
@@ -39,6 +51,7 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
         .on("logout", Class::Write, logout::logout)
         .on("logout_all", Class::Write, logout::logout_all)
         .on("getTokenOwner", Class::Read, whoami::get_token_owner)
+        .on("deactivateAccount", Class::Write, account_deactivation::deactivate_account)
         .on("changePassword", Class::Write, password_management::change_password)
         .on("getDevices", Class::Read, device_management::get_devices)
         .on("getDevice", Class::Read, device_management::get_device)
@@ -49,6 +62,14 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
 
 fn user_data(routes: ApiRoutes) -> ApiRoutes {
     routes
+        .on("sync", Class::Sync, sync_module::sync)
+        .on("setProfileField", Class::Write, profile::set_profile_field)
+        .on("getProfileField", Class::Read, profile::get_profile_field)
+        .on("deleteProfileField", Class::Write, profile::delete_profile_field)
+        .on("getUserProfile", Class::Read, profile::get_user_profile)
+        .on("setPresence", Class::Write, presence::set_presence)
+        .on("getPresence", Class::Read, presence::get_presence)
+        .on("searchUserDirectory", Class::Search, users_module::search_user_directory)
         .on("setAccountData", Class::Write, account_data::set_account_data)
         .on("getAccountData", Class::Read, account_data::get_account_data)
         .on("setAccountDataPerRoom", Class::Write, account_data::set_account_data_per_room)
@@ -67,4 +88,66 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("setPushRuleEnabled", Class::Write, pushrules::set_push_rule_enabled)
         .on("getPushRuleActions", Class::Read, pushrules::get_push_rule_actions)
         .on("setPushRuleActions", Class::Write, pushrules::set_push_rule_actions)
+}
+
+fn memberships(routes: ApiRoutes) -> ApiRoutes {
+    routes
+        .on("createRoom", Class::CreateRoom, create_room::create_room)
+        .on("upgradeRoom", Class::CreateRoom, room_upgrades::upgrade_room)
+        .on("joinRoomById", Class::Join, joining::join_room_by_id)
+        .on("joinRoom", Class::Join, joining::join_room)
+        .on("knockRoom", Class::Join, knocking::knock_room)
+        .on("inviteUser", Class::Invite, inviting::invite_user)
+        .on("leaveRoom", Class::Write, leaving::leave_room)
+        .on("forgetRoom", Class::Write, leaving::forget_room)
+        .on("kick", Class::Write, kicking::kick)
+        .on("ban", Class::Write, banning::ban)
+        .on("unban", Class::Write, banning::unban)
+        .on("getJoinedRooms", Class::Read, list_joined_rooms::get_joined_rooms)
+        .on("getMutualRooms", Class::Read, mutual_rooms::get_mutual_rooms)
+}
+
+fn room_writing(routes: ApiRoutes) -> ApiRoutes {
+    let set_state = room_state::set_room_state_with_key;
+    routes
+        .on("sendMessage", Class::Message, room_send::send_message)
+        .on("setRoomStateWithKey", Class::Message, set_state)
+        .at(&STATE_WITHOUT_KEY, "setRoomStateWithKey", Class::Message, set_state)
+        .on("redactEvent", Class::Message, redaction::redact_event)
+        .on("setTyping", Class::Write, typing::set_typing)
+        .on("postReceipt", Class::Write, receipts::post_receipt)
+        .on("setReadMarker", Class::Write, read_markers::set_read_marker)
+}
+
+fn room_features(routes: ApiRoutes) -> ApiRoutes {
+    routes
+        .on("setRoomAlias", Class::Write, directory::set_room_alias)
+        .on("getRoomIdByAlias", Class::Read, directory::get_room_id_by_alias)
+        .on("deleteRoomAlias", Class::Write, directory::delete_room_alias)
+        .on("getLocalAliases", Class::Read, directory::get_local_aliases)
+        .on("getRoomVisibilityOnDirectory", Class::Read, list_public_rooms::get_room_visibility_on_directory)
+        .on("setRoomVisibilityOnDirectory", Class::Write, list_public_rooms::set_room_visibility_on_directory)
+        .on("getPublicRooms", Class::Search, list_public_rooms::get_public_rooms)
+        .on("queryPublicRooms", Class::Search, list_public_rooms::query_public_rooms)
+        .on("getRoomSummary", Class::Read, room_summary::get_room_summary)
+        .on("getSpaceHierarchy", Class::Search, space_hierarchy::get_space_hierarchy)
+}
+
+fn room_reading(routes: ApiRoutes) -> ApiRoutes {
+    let get_state = rooms_module::get_room_state_with_key;
+    let by_event_type = relations::get_relating_events_with_rel_type_and_event_type;
+    routes
+        .on("getRoomEvents", Class::Read, message_pagination::get_room_events)
+        .on("getEventContext", Class::Read, event_context::get_event_context)
+        .on("getOneRoomEvent", Class::Read, rooms_module::get_one_room_event)
+        .on("getRoomStateWithKey", Class::Read, get_state)
+        .at(&STATE_WITHOUT_KEY, "getRoomStateWithKey", Class::Read, get_state)
+        .on("getRoomState", Class::Read, rooms_module::get_room_state)
+        .on("getMembersByRoom", Class::Read, rooms_module::get_members_by_room)
+        .on("getJoinedMembersByRoom", Class::Read, rooms_module::get_joined_members_by_room)
+        .on("getRelatingEvents", Class::Read, relations::get_relating_events)
+        .on("getRelatingEventsWithRelType", Class::Read, relations::get_relating_events_with_rel_type)
+        .on("getRelatingEventsWithRelTypeAndEventType", Class::Read, by_event_type)
+        .on("getThreadRoots", Class::Read, threads_list::get_thread_roots)
+        .on("getEventByTimestamp", Class::Read, room_event_by_timestamp::get_event_by_timestamp)
 }

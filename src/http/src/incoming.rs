@@ -10,7 +10,7 @@ use ruma::{
     },
     exports::http::{Method, Request},
 };
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -132,6 +132,33 @@ impl<T: IncomingRequest + Send + 'static> Incoming for WithBody<T> {
         check_json(bytes)?;
         let body = serde_json::from_slice(bytes).map_err(|error| json_error(&error, bytes))?;
         Ok(Self { request: T::read(request, path_args)?, body })
+    }
+}
+
+/// A request together with further parameters of its query, for what the request type doesn't hold or holds in part.
+#[derive(Clone, Debug)]
+pub struct WithQuery<T, Q> {
+    /// The request.
+    pub request: T,
+    /// The parameters.
+    pub query: Q,
+}
+
+impl<T, Q> Incoming for WithQuery<T, Q>
+where
+    T: IncomingRequest + Send + 'static,
+    Q: DeserializeOwned + Send + 'static,
+{
+    const METHOD: Method = T::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        T::PATH_BUILDER.all_paths().collect()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
+        let query = request.uri().query().unwrap_or("");
+        let query = serde_html_form::from_str(query).map_err(|error| param_error(&error.to_string()))?;
+        Ok(Self { request: T::read(request, path_args)?, query })
     }
 }
 

@@ -30,7 +30,7 @@ pub use config::{Config, Listen, Tls};
 pub use error::{ApiError, ApiResult, StatusCode};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
-pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, json_object, path_arg};
+pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, WithQuery, json_object, path_arg};
 pub use limit::Class;
 pub use reply::{Json, JsonBytes, Reply};
 pub use routes::{Endpoint, Routes};

@@ -1,0 +1,74 @@
+//! Module "Creation".
+
+use haima_http::{ApiError, Session, Unsuspended};
+use rooms::{CreateRoom, InitialState, Preset, RoomsError};
+use ruma::{
+    RoomAliasId,
+    api::client::room::{
+        Visibility,
+        create_room::v3::{Request, Response, RoomPreset},
+    },
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{ClientApi, error::Result};
+use flows::FlowsError;
+
+/// A state event as the request has it.
+#[derive(Deserialize)]
+struct State {
+    #[serde(rename = "type")]
+    event_type: String,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+/// `POST /_matrix/client/v3/createRoom`
+pub(crate) async fn create_room(api: ClientApi, caller: Unsuspended<Session>, req: Request) -> Result<Response> {
+    let request = domain_request(&api, &caller, req)?;
+    match api.flows.create_room(request).await {
+        Ok(room_id) => Ok(Response::new(room_id)),
+        Err(FlowsError::Rooms(RoomsError::AliasTaken)) => Err(bad("M_ROOM_IN_USE", "The alias is in use").into()),
+        // The creator may do anything, so what is refused is the state that they asked for.
+        Err(FlowsError::Rooms(RoomsError::Auth(error))) => Err(bad("M_INVALID_ROOM_STATE", &error.to_string()).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bad(errcode: &'static str, message: &str) -> ApiError {
+    ApiError::new(haima_http::StatusCode::BAD_REQUEST, errcode, message.to_owned())
+}
+
+fn domain_request(api: &ClientApi, caller: &Unsuspended<Session>, req: Request) -> Result<CreateRoom> {
+    if !req.invite_3pid.is_empty() {
+        return Err(bad("M_THREEPID_DENIED", "This server has no identity server to invite by").into());
+    }
+    let mut request = CreateRoom::new(caller.user.clone());
+    request.version = req.room_version;
+    request.visibility = req.visibility == Visibility::Public;
+    request.preset = match req.preset {
+        None => None,
+        Some(RoomPreset::PrivateChat) => Some(Preset::PrivateChat),
+        Some(RoomPreset::TrustedPrivateChat) => Some(Preset::TrustedPrivateChat),
+        Some(RoomPreset::PublicChat) => Some(Preset::PublicChat),
+        Some(_) => return Err(ApiError::bad_json("Unknown preset").into()),
+    };
+    request.name = req.name;
+    request.topic = req.topic;
+    request.invites = req.invite.into_iter().map(|user| (user, req.is_direct)).collect();
+    request.creation_content = req.creation_content.map(|content| content.into_json());
+    request.power_level_content_override = req.power_level_content_override.map(|content| content.into_json());
+    if let Some(name) = req.room_alias_name {
+        let alias = RoomAliasId::parse(format!("#{name}:{}", api.config.server_name));
+        request.alias = Some(alias.map_err(|error| ApiError::invalid_param(error.to_string()))?);
+    }
+    for state in req.initial_state {
+        let state: State =
+            serde_json::from_str(state.json().get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
+        let State { event_type, state_key, content } = state;
+        request.initial_state.push(InitialState { event_type, state_key, content });
+    }
+    Ok(request)
+}

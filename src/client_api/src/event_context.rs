@@ -1,0 +1,50 @@
+//! Module "Event context".
+
+use haima_http::{Guest, Json, WithQuery};
+use rooms::CONTEXT_LIMIT_MAX;
+use ruma::api::client::context::get_context::v3::Request;
+use serde::Serialize;
+
+use crate::{
+    ClientApi,
+    error::Result,
+    events::{Events, page_size},
+    message_pagination::FilterQuery,
+    reading::Reading,
+};
+
+/// Events around the event if the client doesn't say.
+const CONTEXT_EVENTS_DEFAULT: usize = 10;
+
+/// An event and those around it.
+#[derive(Serialize)]
+pub(crate) struct Context {
+    event: Box<serde_json::value::RawValue>,
+    events_before: Events,
+    events_after: Events,
+    start: String,
+    end: String,
+    state: Events,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
+pub(crate) async fn get_event_context(
+    api: ClientApi,
+    caller: Guest,
+    req: WithQuery<Request, FilterQuery>,
+) -> Result<Json<Context>> {
+    let WithQuery { request, query } = req;
+    let filter = query.parse()?;
+    let limit = page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX);
+    let reading = Reading::begin(&api, &caller).await?;
+    let (room, event) = (&request.room_id, &request.event_id);
+    let found = api.rooms.context(&reading.view, &reading.viewer(), room, event, limit, &filter).await?;
+    Ok(Json(Context {
+        event: (*found.event).to_owned(),
+        events_before: Events(found.events_before),
+        events_after: Events(found.events_after),
+        start: found.start.to_string(),
+        end: found.end.to_string(),
+        state: Events(found.state),
+    }))
+}

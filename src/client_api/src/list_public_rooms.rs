@@ -1,0 +1,126 @@
+//! Module "Published room directory".
+
+use std::sync::Arc;
+
+use haima_http::{Anyone, ApiError, Json, MaybeGuest, Session, StatusCode, Unsuspended};
+use rooms::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
+use ruma::{
+    OwnedServerName, UInt,
+    api::client::{
+        directory::{
+            get_public_rooms as get, get_public_rooms_filtered as query, get_room_visibility as get_visibility,
+            set_room_visibility as set_visibility,
+        },
+        room::Visibility,
+    },
+    directory::RoomNetwork,
+};
+use serde::{Serialize, Serializer};
+
+use crate::{ClientApi, error::Result, events::page_size};
+
+/// Rooms on a page at most.
+const PAGE_ROOMS_MAX: usize = 500;
+/// Rooms on a page if the client doesn't say.
+const PAGE_ROOMS_DEFAULT: usize = 100;
+
+/// `GET /_matrix/client/v3/directory/list/room/{roomId}`
+pub(crate) async fn get_room_visibility_on_directory(
+    api: ClientApi,
+    _: Anyone,
+    req: get_visibility::v3::Request,
+) -> Result<get_visibility::v3::Response> {
+    let published = api.rooms.is_published(&api.store.view(), &req.room_id).await?;
+    let visibility = if published { Visibility::Public } else { Visibility::Private };
+    Ok(get_visibility::v3::Response::new(visibility))
+}
+
+/// `PUT /_matrix/client/v3/directory/list/room/{roomId}`
+pub(crate) async fn set_room_visibility_on_directory(
+    api: ClientApi,
+    caller: Unsuspended<Session>,
+    req: set_visibility::v3::Request,
+) -> Result<set_visibility::v3::Response> {
+    let publish = match req.visibility {
+        Visibility::Public => true,
+        Visibility::Private => false,
+        _ => return Err(ApiError::bad_json("Unknown visibility").into()),
+    };
+    api.rooms.set_published(&caller.user, &req.room_id, publish).await?;
+    Ok(set_visibility::v3::Response::new())
+}
+
+/// A page of the directory.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    #[serde(serialize_with = "descriptions")]
+    chunk: Vec<Arc<RoomDescription>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<String>,
+    total_room_count_estimate: usize,
+}
+
+fn descriptions<S: Serializer>(chunk: &[Arc<RoomDescription>], s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.collect_seq(chunk.iter().map(|room| &**room))
+}
+
+/// `GET /_matrix/client/v3/publicRooms`
+pub(crate) async fn get_public_rooms(
+    api: ClientApi,
+    caller: MaybeGuest,
+    req: get::v3::Request,
+) -> Result<Json<Page>> {
+    if caller.account.is_none() && !api.config.public_rooms_without_auth {
+        return Err(ApiError::missing_token().into());
+    }
+    let query = PublicRoomsQuery { limit: limit(req.limit), since: since(req.since.as_deref())?, ..Default::default() };
+    page(&api, req.server, query).await
+}
+
+/// `POST /_matrix/client/v3/publicRooms`
+pub(crate) async fn query_public_rooms(
+    api: ClientApi,
+    _: Session,
+    req: query::v3::Request,
+) -> Result<Json<Page>> {
+    let room_types = &req.filter.room_types;
+    let types = room_types.iter().map(|kind| kind.as_str().map(ToOwned::to_owned)).collect::<Vec<_>>();
+    let query = PublicRoomsQuery {
+        limit: limit(req.limit),
+        since: since(req.since.as_deref())?,
+        search: req.filter.generic_search_term,
+        room_types: (!types.is_empty()).then_some(types),
+        network: match req.room_network {
+            RoomNetwork::All => Network::All,
+            RoomNetwork::ThirdParty(id) => Network::ThirdParty(id),
+            _ => Network::Matrix,
+        },
+    };
+    page(&api, req.server, query).await
+}
+
+async fn page(api: &ClientApi, server: Option<OwnedServerName>, query: PublicRoomsQuery) -> Result<Json<Page>> {
+    if server.is_some_and(|server| server != api.config.server_name) {
+        let message = "Other servers can't be asked for their rooms";
+        return Err(ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message).into());
+    }
+    let page = api.rooms.public_rooms(&api.store.view(), &query).await?;
+    Ok(Json(Page {
+        chunk: page.chunk,
+        next_batch: page.next.map(|token| token.to_string()),
+        prev_batch: page.prev.map(|token| token.to_string()),
+        total_room_count_estimate: page.total,
+    }))
+}
+
+fn limit(asked: Option<UInt>) -> Option<usize> {
+    Some(page_size(asked, PAGE_ROOMS_DEFAULT, PAGE_ROOMS_MAX))
+}
+
+fn since(token: Option<&str>) -> Result<Option<DirectoryToken>> {
+    let Some(token) = token else { return Ok(None) };
+    let token = token.parse().map_err(|_| ApiError::invalid_param("Unknown pagination token"))?;
+    Ok(Some(token))
+}

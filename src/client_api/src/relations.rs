@@ -1,0 +1,124 @@
+//! Module "Relationships API".
+
+use haima_http::{Guest, Json};
+use rooms::{RELATIONS_LIMIT_MAX, RelationsQuery};
+use ruma::{
+    EventId, RoomId, UInt,
+    api::{
+        Direction,
+        client::relations::{
+            get_relating_events as all, get_relating_events_with_rel_type as by_rel_type,
+            get_relating_events_with_rel_type_and_event_type as by_event_type,
+        },
+    },
+};
+use serde::Serialize;
+
+use crate::{
+    ClientApi,
+    error::Result,
+    events::{Events, optional_token, page_size},
+    message_pagination::direction,
+    reading::Reading,
+};
+
+/// Events on a page if the client doesn't say.
+const PAGE_EVENTS_DEFAULT: usize = 5;
+
+/// A page of events that relate to another.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    chunk: Events,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recursion_depth: Option<usize>,
+}
+
+/// What the three requests have in common.
+struct Asked<'a> {
+    room: &'a RoomId,
+    event: &'a EventId,
+    from: Option<&'a str>,
+    to: Option<&'a str>,
+    dir: Direction,
+    limit: Option<UInt>,
+    recurse: bool,
+}
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}`
+pub(crate) async fn get_relating_events(api: ClientApi, caller: Guest, req: all::v1::Request) -> Result<Json<Page>> {
+    let asked = Asked {
+        room: &req.room_id,
+        event: &req.event_id,
+        from: req.from.as_deref(),
+        to: req.to.as_deref(),
+        dir: req.dir,
+        limit: req.limit,
+        recurse: req.recurse,
+    };
+    page(&api, &caller, asked, RelationsQuery::default()).await
+}
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}`
+pub(crate) async fn get_relating_events_with_rel_type(
+    api: ClientApi,
+    caller: Guest,
+    req: by_rel_type::v1::Request,
+) -> Result<Json<Page>> {
+    let asked = Asked {
+        room: &req.room_id,
+        event: &req.event_id,
+        from: req.from.as_deref(),
+        to: req.to.as_deref(),
+        dir: req.dir,
+        limit: req.limit,
+        recurse: req.recurse,
+    };
+    let query = RelationsQuery { rel_type: Some(req.rel_type.to_string()), ..RelationsQuery::default() };
+    page(&api, &caller, asked, query).await
+}
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}`
+pub(crate) async fn get_relating_events_with_rel_type_and_event_type(
+    api: ClientApi,
+    caller: Guest,
+    req: by_event_type::v1::Request,
+) -> Result<Json<Page>> {
+    let asked = Asked {
+        room: &req.room_id,
+        event: &req.event_id,
+        from: req.from.as_deref(),
+        to: req.to.as_deref(),
+        dir: req.dir,
+        limit: req.limit,
+        recurse: req.recurse,
+    };
+    let query = RelationsQuery {
+        rel_type: Some(req.rel_type.to_string()),
+        event_type: Some(req.event_type.to_string()),
+        ..RelationsQuery::default()
+    };
+    page(&api, &caller, asked, query).await
+}
+
+async fn page(api: &ClientApi, caller: &Guest, asked: Asked<'_>, query: RelationsQuery) -> Result<Json<Page>> {
+    let query = RelationsQuery {
+        from: optional_token(asked.from)?,
+        to: optional_token(asked.to)?,
+        direction: direction(asked.dir),
+        limit: page_size(asked.limit, PAGE_EVENTS_DEFAULT, RELATIONS_LIMIT_MAX),
+        recurse: asked.recurse,
+        ..query
+    };
+    let reading = Reading::begin(api, caller).await?;
+    let page = api.rooms.relations(&reading.view, &reading.viewer(), asked.room, asked.event, &query).await?;
+    Ok(Json(Page {
+        chunk: Events(page.chunk),
+        next_batch: page.next.map(|token| token.to_string()),
+        prev_batch: page.prev.map(|token| token.to_string()),
+        recursion_depth: page.recursion_depth,
+    }))
+}

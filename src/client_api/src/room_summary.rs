@@ -1,0 +1,31 @@
+//! Module "Room summaries".
+
+use std::sync::Arc;
+
+use haima_http::{Json, MaybeGuest};
+use rooms::RoomDescription;
+use ruma::api::client::room::get_summary::v1::Request;
+use serde::{Serialize, Serializer};
+
+use crate::{ClientApi, error::Result, joining::resolve};
+
+/// A room, and the caller's membership of it.
+#[derive(Serialize)]
+pub(crate) struct Summary {
+    #[serde(flatten, serialize_with = "shared")]
+    description: Arc<RoomDescription>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<&'static str>,
+}
+
+fn shared<S: Serializer>(description: &Arc<RoomDescription>, s: S) -> std::result::Result<S::Ok, S::Error> {
+    (**description).serialize(s)
+}
+
+/// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
+pub(crate) async fn get_room_summary(api: ClientApi, caller: MaybeGuest, req: Request) -> Result<Json<Summary>> {
+    let room = resolve(&api, req.room_id_or_alias).await?;
+    let user = caller.account.as_ref().map(|account| &*account.user);
+    let (description, membership) = api.rooms.room_summary(&api.store.view(), user, &room).await?;
+    Ok(Json(Summary { description, membership }))
+}

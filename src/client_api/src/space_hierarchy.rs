@@ -1,0 +1,30 @@
+//! Module "Spaces".
+
+use haima_http::{ApiError, Json, Session};
+use rooms::{HierarchyQuery, HierarchyRoom};
+use ruma::{UInt, api::client::space::get_hierarchy::v1::Request};
+use serde::Serialize;
+
+use crate::{ClientApi, error::Result};
+
+/// A page of a space's rooms.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    rooms: Vec<HierarchyRoom>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
+}
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/hierarchy`
+pub(crate) async fn get_space_hierarchy(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
+    let number = |asked: Option<UInt>| asked.and_then(|asked| usize::try_from(u64::from(asked)).ok());
+    let from = req.from.as_deref().map(str::parse).transpose();
+    let query = HierarchyQuery {
+        suggested_only: req.suggested_only,
+        max_depth: number(req.max_depth),
+        limit: number(req.limit),
+        from: from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?,
+    };
+    let page = api.rooms.hierarchy(&api.store.view(), &caller.user, &req.room_id, &query).await?;
+    Ok(Json(Page { rooms: page.rooms, next_batch: page.next.map(|token| token.to_string()) }))
+}

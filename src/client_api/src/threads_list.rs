@@ -1,0 +1,39 @@
+//! Module "Threading": the threads of a room.
+
+use haima_http::{Json, Session};
+use rooms::ThreadsInclude;
+use ruma::api::client::threads::get_threads::v1::{IncludeThreads, Request};
+use serde::Serialize;
+
+use crate::{
+    ClientApi,
+    error::Result,
+    events::{Events, optional_token, page_size},
+    reading::Reading,
+};
+
+/// Threads on a page if the client doesn't say.
+const PAGE_THREADS_DEFAULT: usize = 20;
+/// Threads on a page at most.
+const PAGE_THREADS_MAX: usize = 100;
+
+/// A page of thread roots.
+#[derive(Serialize)]
+pub(crate) struct Page {
+    chunk: Events,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
+}
+
+/// `GET /_matrix/client/v1/rooms/{roomId}/threads`
+pub(crate) async fn get_thread_roots(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
+    let include = match req.include {
+        IncludeThreads::Participated => ThreadsInclude::Participated,
+        _ => ThreadsInclude::All,
+    };
+    let from = optional_token(req.from.as_deref())?;
+    let limit = page_size(req.limit, PAGE_THREADS_DEFAULT, PAGE_THREADS_MAX);
+    let reading = Reading::begin(&api, &caller).await?;
+    let page = api.rooms.threads(&reading.view, &reading.viewer(), &req.room_id, include, from, limit).await?;
+    Ok(Json(Page { chunk: Events(page.chunk), next_batch: page.next.map(|token| token.to_string()) }))
+}

@@ -1,0 +1,110 @@
+//! Inviting, with respect for what the invited want.
+
+use ruma::{RoomId, UserId};
+use serde::Deserialize;
+use serde_json::{
+    Map,
+    value::{RawValue, to_raw_value},
+};
+use store::View;
+
+use crate::{Flows, FlowsError, profile::put_profile};
+
+const MEMBER: &str = "m.room.member";
+const INVITE_PERMISSION: &str = "m.invite_permission_config";
+
+#[derive(Deserialize)]
+struct InvitePermission {
+    default_action: Option<String>,
+}
+
+impl Flows {
+    /// Invites a user to a room, with their profile if they are a local user.
+    ///
+    /// # Errors
+    /// As [`Flows::check_invite`], and [`FlowsError::Rooms`].
+    pub async fn invite(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        target: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), FlowsError> {
+        let view = self.inner.store.view();
+        self.check_invite(&view, target).await?;
+        let mut content = Map::new();
+        if self.inner.rooms.is_local(target) {
+            put_profile(&mut content, &self.inner.users.profile(&view, target).await?);
+        }
+        if let Some(reason) = reason {
+            content.insert("reason".to_owned(), reason.into());
+        }
+        self.inner.rooms.invite(sender, room, target, Some(&to_raw_value(&content)?)).await?;
+        Ok(())
+    }
+
+    /// Fails if a local user can't be invited.
+    ///
+    /// Somebody who merely ignores the sender is invited all the same and doesn't see it: the sender must not learn of
+    /// being ignored (client-server API, "Ignoring users").
+    ///
+    /// # Errors
+    /// [`FlowsError::InviteBlocked`]; [`users::Error::UnknownUser`], [`users::Error::Deactivated`].
+    pub async fn check_invite(&self, view: &View, target: &UserId) -> Result<(), FlowsError> {
+        if !self.inner.rooms.is_local(target) {
+            return Ok(());
+        }
+        self.inner.users.active_account(view, target).await?;
+        let Some(config) = self.inner.users.account_data(view, target, None, INVITE_PERMISSION).await? else {
+            return Ok(());
+        };
+        // Content of another form sets no permission.
+        let config = serde_json::from_str::<InvitePermission>(config.get());
+        if config.is_ok_and(|config| config.default_action.as_deref() == Some("block")) {
+            return Err(FlowsError::InviteBlocked);
+        }
+        Ok(())
+    }
+}
+
+/// What of a member event's content is looked at before it is sent.
+#[derive(Deserialize)]
+struct MemberContent {
+    membership: String,
+}
+
+impl Flows {
+    /// Fails if a state event that a client sends invites somebody who can't be invited.
+    ///
+    /// # Errors
+    /// As [`Flows::check_invite`].
+    pub async fn check_invite_state(&self, key: (&str, &str), content: &RawValue) -> Result<(), FlowsError> {
+        let (MEMBER, state_key) = key else { return Ok(()) };
+        // What isn't a member event's content the rooms refuse themselves.
+        let Ok(member) = serde_json::from_str::<MemberContent>(content.get()) else { return Ok(()) };
+        let Ok(target) = <&UserId>::try_from(state_key) else { return Ok(()) };
+        if member.membership != "invite" {
+            return Ok(());
+        }
+        self.check_invite(&self.inner.store.view(), target).await
+    }
+
+    /// Fails if a state event that a guest sends lets them into a room that guests may not join.
+    ///
+    /// # Errors
+    /// [`FlowsError::GuestForbidden`].
+    pub async fn check_guest_state(
+        &self,
+        guest: &UserId,
+        room: &RoomId,
+        key: (&str, &str),
+        content: &RawValue,
+    ) -> Result<(), FlowsError> {
+        let (MEMBER, state_key) = key else { return Ok(()) };
+        let Ok(member) = serde_json::from_str::<MemberContent>(content.get()) else { return Ok(()) };
+        if state_key != guest || member.membership != "join" {
+            return Ok(());
+        }
+        self.check_guest_access(&self.inner.store.view(), room).await
+    }
+}

@@ -1,0 +1,145 @@
+//! Joining and knocking with one's profile.
+
+use rooms::{CreateRoom, Membership, UpgradeRoom};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
+use serde::Deserialize;
+use serde_json::{json, value::to_raw_value};
+use store::View;
+use tracing::warn;
+
+use crate::{Flows, FlowsError};
+
+/// The state event that says whether guests may join.
+const GUEST_ACCESS: &str = "m.room.guest_access";
+
+#[derive(Deserialize)]
+struct GuestAccess {
+    guest_access: String,
+}
+
+/// What kind of account joins.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Joiner {
+    User,
+    Guest,
+}
+
+impl Flows {
+    /// Joins a local user to a room; settings of the room that it replaces come along.
+    ///
+    /// # Errors
+    /// [`FlowsError::Rooms`].
+    pub async fn join(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
+        self.join_as(Joiner::User, user, room, reason).await
+    }
+
+    /// Joins a guest.
+    ///
+    /// # Errors
+    /// [`FlowsError::GuestForbidden`] unless the room lets guests in, [`FlowsError::Rooms`].
+    pub async fn join_guest(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
+        self.join_as(Joiner::Guest, user, room, reason).await
+    }
+
+    async fn join_as(
+        &self,
+        joiner: Joiner,
+        user: &UserId,
+        room: &RoomId,
+        reason: Option<&str>,
+    ) -> Result<(), FlowsError> {
+        let view = self.inner.store.view();
+        if joiner == Joiner::Guest {
+            self.check_guest_access(&view, room).await?;
+        }
+        let before = self.inner.rooms.membership(&view, user, room).await?;
+        let was_joined = before.is_some_and(|row| row.membership == Membership::Join);
+        let content = self.member_content(&view, user, reason).await?;
+        self.inner.rooms.join(user, room, Some(&content)).await?;
+        if !was_joined {
+            self.carry_settings(user, room).await;
+        }
+        Ok(())
+    }
+
+    /// Takes a local user out of a room, or declines an invite.
+    ///
+    /// # Errors
+    /// [`FlowsError::Rooms`].
+    pub async fn leave(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
+        let content = reason.map(|reason| to_raw_value(&json!({ "reason": reason }))).transpose()?;
+        Ok(self.inner.rooms.leave(user, room, content.as_deref()).await?)
+    }
+
+    /// Asks for an invite to a room.
+    ///
+    /// # Errors
+    /// [`FlowsError::Rooms`].
+    pub async fn knock(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
+        let content = self.member_content(&self.inner.store.view(), user, reason).await?;
+        self.inner.rooms.knock(user, room, Some(&content)).await?;
+        Ok(())
+    }
+
+    /// Makes a room with the creator's profile.
+    ///
+    /// # Errors
+    /// As [`Flows::check_invite`] for each of the invited, [`FlowsError::Rooms`].
+    pub async fn create_room(&self, mut request: CreateRoom) -> Result<OwnedRoomId, FlowsError> {
+        let view = self.inner.store.view();
+        for (invited, _) in &request.invites {
+            self.check_invite(&view, invited).await?;
+        }
+        request.member_content = Some(self.member_content(&view, &request.creator, None).await?);
+        Ok(self.inner.rooms.create(&request).await?)
+    }
+
+    /// Replaces a room by a new one of another version, and carries the upgrading user's settings over.
+    ///
+    /// # Errors
+    /// [`FlowsError::Rooms`].
+    pub async fn upgrade_room(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        version: RoomVersionId,
+        additional_creators: Vec<OwnedUserId>,
+    ) -> Result<OwnedRoomId, FlowsError> {
+        let member_content = Some(self.member_content(&self.inner.store.view(), user, None).await?);
+        let request = UpgradeRoom { user: user.to_owned(), version, additional_creators, member_content };
+        let new = self.inner.rooms.upgrade(room, &request).await?;
+        self.carry_settings(user, &new).await;
+        Ok(new)
+    }
+
+    /// Forgets a room that the user has left, with what they stored about it.
+    ///
+    /// # Errors
+    /// [`FlowsError::Rooms`], [`FlowsError::Contended`].
+    pub async fn forget(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
+        // Forgetting again changes nothing, so a failure in between is mended by trying again.
+        self.inner.rooms.forget(user, room).await?;
+        self.forget_account_data(user, room).await
+    }
+
+    /// Fails unless the room lets guests in.
+    ///
+    /// # Errors
+    /// [`FlowsError::GuestForbidden`].
+    pub async fn check_guest_access(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {
+        let event = self.inner.rooms.current_event(view, room, GUEST_ACCESS, "").await?;
+        let access = event.and_then(|event| serde_json::from_str::<GuestAccess>(event.pdu.content().get()).ok());
+        if access.is_some_and(|access| access.guest_access == "can_join") {
+            return Ok(());
+        }
+        Err(FlowsError::GuestForbidden)
+    }
+
+    /// Carries tags, push rules and the mark of a direct chat over from the room that this one replaces.
+    async fn carry_settings(&self, user: &UserId, room: &RoomId) {
+        // The join stands; settings can be set by hand.
+        if let Err(error) = self.try_carry_settings(user, room).await {
+            warn!(%user, %room, %error, "can't carry settings into an upgraded room");
+        }
+    }
+}

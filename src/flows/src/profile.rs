@@ -1,0 +1,123 @@
+//! A user's profile in the rooms that they are in.
+//!
+//! Specification: client-server API, "Events on Change of Profile Information".
+
+use ruma::{OwnedRoomId, RoomId, UserId};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+use store::{Batch, CommitError, View};
+use tracing::warn;
+use users::{Profile, ProfileChange};
+
+use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner, tables::ProfileJobs};
+
+/// Rooms told in one step of a job.
+const ROOMS_PER_STEP: usize = 32;
+
+impl Flows {
+    /// Changes a local user's profile. Display name and avatar reach their rooms in the background.
+    ///
+    /// # Errors
+    /// As [`users::Users::change_profile`].
+    pub async fn change_profile(&self, user: &UserId, change: &ProfileChange) -> Result<(), FlowsError> {
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let view = self.inner.store.view();
+            let mut batch = Batch::new();
+            let delta = self.inner.users.prepare_profile_change(&view, &mut batch, user, change).await?;
+            if delta.concerns_rooms() {
+                let old = view.get::<ProfileJobs>(&user).await?;
+                let version = old.as_ref().map_or(0, |(version, _)| *version) + 1;
+                batch.expect::<ProfileJobs>(&user, old.as_ref());
+                batch.put::<ProfileJobs>(&user, &(version, String::new()));
+            }
+            match self.inner.store.commit(batch).await {
+                Ok(_) => {
+                    self.inner.jobs.wake();
+                    return Ok(());
+                }
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FlowsError::Contended)
+    }
+
+    /// The content of a local user's own member event: their profile, and a reason.
+    ///
+    /// # Errors
+    /// Fails only if the store does.
+    pub async fn member_content(
+        &self,
+        view: &View,
+        user: &UserId,
+        reason: Option<&str>,
+    ) -> Result<Box<RawValue>, FlowsError> {
+        let profile = self.inner.users.profile(view, user).await?;
+        let mut content = Map::new();
+        put_profile(&mut content, &profile);
+        if let Some(reason) = reason {
+            content.insert("reason".to_owned(), reason.into());
+        }
+        Ok(to_raw_value(&content)?)
+    }
+}
+
+/// Display name and avatar as a member event has them.
+pub(crate) fn put_profile(content: &mut Map<String, Value>, profile: &Profile) {
+    let fields = [("displayname", profile.display_name()), ("avatar_url", profile.avatar_url())];
+    for (name, value) in fields {
+        match value {
+            Some(value) => content.insert(name.to_owned(), value.into()),
+            None => content.remove(name),
+        };
+    }
+}
+
+impl Inner {
+    /// Tells a few more of a user's rooms about their profile, and notes how far it came.
+    pub(crate) async fn profile_step(&self, user: &UserId) -> Result<(), FlowsError> {
+        let view = self.store.view();
+        let Some(job) = view.get::<ProfileJobs>(&user).await? else { return Ok(()) };
+        let (version, last) = &job;
+        let mut rooms = self.rooms.joined_rooms(&view, user).await?;
+        rooms.sort_unstable();
+        let begin = rooms.partition_point(|room| room.as_str() <= last.as_str());
+        let step: Vec<OwnedRoomId> = rooms[begin..].iter().take(ROOMS_PER_STEP).cloned().collect();
+        let profile = self.users.profile(&view, user).await?;
+        // Together, so that they share one flush to disk.
+        let told = step.iter().map(|room| self.tell_room(&view, user, room, &profile));
+        for (room, told) in step.iter().zip(futures_util::future::join_all(told).await) {
+            if let Err(error) = told {
+                warn!(%user, %room, %error, "can't tell a room about a changed profile");
+            }
+        }
+        let mut batch = Batch::new();
+        batch.relaxed();
+        batch.expect::<ProfileJobs>(&user, Some(&job));
+        match step.last() {
+            Some(last) if step.len() == ROOMS_PER_STEP => {
+                batch.put::<ProfileJobs>(&user, &(*version, last.as_str().to_owned()));
+            }
+            _ => batch.delete::<ProfileJobs>(&user),
+        }
+        match self.store.commit(batch).await {
+            // A newer change has written the job anew; it begins from the first room.
+            Ok(_) | Err(CommitError::Conflict) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn tell_room(&self, view: &View, user: &UserId, room: &RoomId, profile: &Profile) -> Result<(), FlowsError> {
+        let Some(member) = self.rooms.current_event(view, room, "m.room.member", user.as_str()).await? else {
+            return Ok(());
+        };
+        let mut content: Map<String, Value> = serde_json::from_str(member.pdu.content().get())?;
+        // Why the user once joined is not why their name changes.
+        content.remove("reason");
+        put_profile(&mut content, profile);
+        self.rooms.join(user, room, Some(&to_raw_value(&content)?)).await?;
+        Ok(())
+    }
+}
