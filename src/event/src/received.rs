@@ -2,6 +2,7 @@
 //!
 //! Specification: server-server API, "Checks performed on receipt of a PDU", steps 1 to 3.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::canonical_json::redact_in_place;
@@ -71,9 +72,11 @@ impl ReceivedPdu {
     /// The servers that must have signed the event, each with the ids of the keys that it used.
     /// A server without a signature has an empty set; the event can't be verified then.
     pub fn required_keys(&self) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, VerifyError> {
-        let signers =
-            ruma::signatures::required_server_signatures_to_verify_event(&self.object, &self.rules.signatures)
-                .map_err(|error| VerifyError::Signature(error.to_string()))?;
+        let signers = ruma::signatures::required_server_signatures_to_verify_event(
+            &self.object,
+            &self.signing_rules().signatures,
+        )
+        .map_err(|error| VerifyError::Signature(error.to_string()))?;
         let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
         let mut required = BTreeMap::new();
         for server in signers {
@@ -84,12 +87,25 @@ impl ReceivedPdu {
         Ok(required)
     }
 
+    /// The rules that say who must have signed this event. The server that authorises a restricted
+    /// join signs memberships; in the content of any other event its name means nothing.
+    ///
+    /// Specification: "Authorization rules" of room version 8, 4.2.
+    fn signing_rules(&self) -> Cow<'static, RoomVersionRules> {
+        if *self.pdu.kind() == TimelineEventType::RoomMember {
+            return Cow::Borrowed(self.rules);
+        }
+        let mut rules = self.rules.clone();
+        rules.signatures.check_join_authorised_via_users_server = false;
+        Cow::Owned(rules)
+    }
+
     /// Checks the required signatures and the content hash.
     ///
     /// `keys` holds the public keys of the required servers; where the room version enforces it,
     /// only those valid at the event's `origin_server_ts`.
     pub fn verify(self, keys: &PublicKeyMap) -> Result<Verified, VerifyError> {
-        let verdict = ruma::signatures::verify_event(keys, &self.object, self.rules)
+        let verdict = ruma::signatures::verify_event(keys, &self.object, &self.signing_rules())
             .map_err(|error| VerifyError::Signature(error.to_string()))?;
         match verdict {
             ruma::signatures::Verified::All => Ok(Verified::Valid(self.pdu)),

@@ -159,6 +159,13 @@ fn required_signatures() {
     assert!(required.values().all(|ids| ids.contains("ed25519:1")));
     assert!(matches!(received.verify(&keys()), Ok(Verified::Valid(_))));
 
+    for name in [json!(ALICE), json!(5)] {
+        let message = room.event(BOB, "m.room.message", None, json!({"join_authorised_via_users_server": name}));
+        assert_eq!(signers(&as_value(&message)), BTreeSet::from(["b.org".to_owned()]));
+        let verified = receive(&room, &as_value(&message)).expect("format").verify(&keys());
+        assert!(matches!(verified, Ok(Verified::Valid(_))));
+    }
+
     let server = user(BOB).server_name().to_owned();
     let odd = add_signature(&signed, &server, "ed25519:policy_server", "x".to_owned()).expect("room for a signature");
     assert_eq!(as_value(&odd)["signatures"]["b.org"]["ed25519:policy_server"], "x");
