@@ -5,7 +5,7 @@
 
 use ruma::canonical_json::{CanonicalJsonObjectExt, RedactingSerializer};
 use ruma::room_version_rules::RoomVersionRules;
-use ruma::signatures::add_content_hash_to_event;
+use ruma::signatures::{JsonError, add_content_hash_to_event};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -27,7 +27,10 @@ pub(crate) fn hash_and_sign(
     key: &SigningKey,
     server: &ServerName,
 ) -> Result<ReferenceDigest, PduError> {
-    add_content_hash_to_event(object).map_err(|error| PduError::Json(error.to_string()))?;
+    add_content_hash_to_event(object).map_err(|error| match error {
+        JsonError::PduTooLarge => PduError::TooLarge,
+        error => PduError::Json(error.to_string()),
+    })?;
     let signed = signed_bytes(object, rules)?;
     insert_signature(object, server, key.id(), key.sign_base64(signed.as_bytes()))?;
     Ok(Sha256::digest(signed.as_bytes()).into())

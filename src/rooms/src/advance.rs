@@ -49,7 +49,7 @@ pub(crate) struct Placed {
 }
 
 impl Turn {
-    /// Puts an event into the room and moves the head to `extremities` and `root`.
+    /// Puts an event of this turn into the room and moves the head to `extremities` and `root`.
     pub(crate) async fn place(
         &mut self,
         placed: &Placed,
@@ -57,7 +57,6 @@ impl Turn {
         root: Root,
     ) -> Result<(), RoomsError> {
         let event = &placed.event;
-        self.add_event(event);
         self.batch.put::<Bodies>(&event.num, &crate::events::Body::of(event));
         let stamp = self.move_root(Some(event), root).await?;
 

@@ -222,6 +222,8 @@ impl Turn {
         behind: &HashSet<EventNum>,
     ) -> Result<(), RoomsError> {
         let event = &placed.event;
+        // The resolution below reads it already.
+        self.add_event(event);
         let mut extremities = self.head.extremities.clone();
         extremities.retain(|extremity| !behind.contains(&extremity.num));
         extremities.push(Extremity {

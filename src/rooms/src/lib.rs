@@ -63,7 +63,7 @@ use store::Store;
 pub use self::{
     append::{Extra, Sender, Sent},
     context::{CONTEXT_LIMIT_MAX, Context},
-    create::{CreateRoom, InitialState, Preset},
+    create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Preset},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     error::RoomsError,
     filter::RoomEventFilter,
@@ -72,7 +72,9 @@ pub use self::{
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
     handshake::{JoinTemplate, RoomState},
-    inbox::{InboxProgress, Inboxed},
+    inbox::{
+        INBOX_ATTEMPTS_MAX, INBOX_ORIGIN_EVENTS_MAX, INBOX_ROOM_EVENTS_MAX, InboxProgress, Inboxed, TRANSACTION_EVENTS_MAX,
+    },
     ports::{
         MissingEvents, NoFederation, PolicySigner, Ports, RemoteError, RemoteRooms, ServerKeys, StateIds,
     },
@@ -92,6 +94,9 @@ pub use self::{
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
     unread::{Count, UnreadCounts},
+    txn_ids::TXN_KEPT_MS,
+    serve::SERVED_EVENTS_MAX,
+    snapshot::Root,
     upgrade::UpgradeRoom,
     visibility::{Sight, Viewer},
 };

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use event::Pdu;
+use event::{Pdu, RoomVersionRules};
 use ruma::{EventId, OwnedEventId};
 use store::{Batch, CommitError, View};
 
@@ -25,8 +25,7 @@ const AUTH_EVENTS_FETCHED_MAX: usize = 500;
 impl Intake<'_> {
     /// Makes sure that the auth events of an event are held, and theirs.
     pub(super) async fn fetch_authority(&self, pdu: &Pdu) -> Result<(), RoomsError> {
-        let named: Vec<OwnedEventId> = pdu.auth_events().map(ToOwned::to_owned).collect();
-        let missing = self.not_held(&self.view(), named).await?;
+        let missing = self.not_held(&self.view(), pdu.all_auth_events(self.rules)).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -68,11 +67,10 @@ impl Intake<'_> {
                     self.fetch(&id).await?
                 }
             };
-            let named: Vec<OwnedEventId> = pdu.auth_events().map(ToOwned::to_owned).collect();
-            open.extend(self.not_held(&view, named).await?);
+            open.extend(self.not_held(&view, pdu.all_auth_events(self.rules)).await?);
             needed.insert(id, pdu);
         }
-        for pdu in by_authority(needed) {
+        for pdu in by_authority(needed, self.rules) {
             self.keep_outlier(pdu).await?;
         }
         Ok(())
@@ -171,8 +169,8 @@ impl Intake<'_> {
 }
 
 /// Events in an order in which each comes after those of them that authorise it.
-pub(super) fn by_authority(events: HashMap<OwnedEventId, Pdu>) -> Vec<Pdu> {
-    sorted(events, |pdu| pdu.auth_events().map(ToOwned::to_owned).collect())
+fn by_authority(events: HashMap<OwnedEventId, Pdu>, rules: &RoomVersionRules) -> Vec<Pdu> {
+    sorted(events, |pdu| pdu.all_auth_events(rules))
 }
 
 /// Events in an order in which each comes after those of them that it leads back to. Events that lead back to themselves, which no

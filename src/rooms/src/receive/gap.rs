@@ -46,7 +46,7 @@ impl Intake<'_> {
     }
 
     /// The events before `pdu` after which the state isn't known.
-    async fn without_state(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomsError> {
+    pub(super) async fn without_state(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomsError> {
         let view = self.view();
         let mut missing = Vec::new();
         for id in pdu.prev_events() {
@@ -90,7 +90,7 @@ impl Intake<'_> {
     }
 
     /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
-    async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
+    pub(super) async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
         let ids = self.rooms.inner.ports.remote.state_ids(self.origin, self.room, id).await?;
         if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
             return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
@@ -134,7 +134,7 @@ impl Intake<'_> {
         Ok(self.rooms.inner.tree.apply(&source(&view, self.room), Root::EMPTY, &entries, overlay).await?)
     }
 
-    async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
+    pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
         let event = self.name_event(pdu).await?;
         let view = self.view();
         let by_own = self.check_by_auth_events(&view, &event.pdu).await?;

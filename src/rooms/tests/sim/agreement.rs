@@ -1,0 +1,99 @@
+//! What servers must agree about in the end.
+
+use std::collections::BTreeMap;
+
+use rooms::{EventStatus, Root};
+use ruma::{EventId, OwnedEventId};
+
+use crate::{play::Game, world::World};
+
+type State = BTreeMap<(String, String), OwnedEventId>;
+
+/// A server's word about an event: whether it rejected it, and the state before and after it.
+type Word = (bool, State, State);
+
+pub async fn check(game: &Game, last: Option<&EventId>) {
+    let present = game.present().await;
+    let mut words: BTreeMap<OwnedEventId, (String, Word)> = BTreeMap::new();
+    for world in &game.worlds {
+        for event in &game.events {
+            let Some(word) = word_of(game, world, event).await else { continue };
+            match words.get(event) {
+                None => {
+                    words.insert(event.clone(), (world.name.to_string(), word));
+                }
+                Some((other, first)) => {
+                    assert_eq!(first, &word, "seed {}: {other} and {} about {event}", game.seed, world.name);
+                }
+            }
+        }
+    }
+    if let Some(last) = last
+        && game.creator_is_in().await
+    {
+        for world in &present {
+            let status = world.status(last).await;
+            // A server may hold the last event against its own current state, but it has its place.
+            assert!(
+                matches!(status, EventStatus::Accepted | EventStatus::SoftFailed),
+                "seed {}: {} has the last event as {status:?}",
+                game.seed,
+                world.name
+            );
+        }
+    }
+    check_heads(game, &present).await;
+}
+
+/// Servers with the same extremities have the same current state, and rows that follow from it.
+async fn check_heads(game: &Game, present: &[&World]) {
+    let mut states: BTreeMap<Vec<OwnedEventId>, (State, String)> = BTreeMap::new();
+    for world in present {
+        let view = world.view();
+        let head = world.rooms.head(&view, &game.room).await.expect("a read").expect("a head");
+        let mut ids: Vec<OwnedEventId> = head.extremities.iter().map(|extremity| extremity.event_id.clone()).collect();
+        ids.sort();
+        let state = state_of(game, world, head.root).await;
+        let joined = world.rooms.joined_members(&view, &game.room).await.expect("a read");
+        assert_eq!(head.joined_count, joined.len() as u64, "seed {}: count of {}", game.seed, world.name);
+        let servers = world.rooms.joined_servers(&view, &game.room).await.expect("a read");
+        let counted: u64 = servers.iter().map(|(_, count)| count).sum();
+        assert_eq!(counted, head.joined_count, "seed {}: servers of {}", game.seed, world.name);
+        let local = world.rooms.local_members(&view, &game.room).await.expect("a read");
+        let expected: Vec<_> = joined.into_iter().filter(|user| user.server_name() == world.name).collect();
+        assert_eq!(local, expected, "seed {}: local members of {}", game.seed, world.name);
+        let position = view.position();
+        let root = world.rooms.root_at(&view, &game.room, position).await.expect("a read");
+        assert_eq!(root, Some(head.root), "seed {}: roots of {}", game.seed, world.name);
+        match states.get(&ids) {
+            None => {
+                states.insert(ids, (state, world.name.to_string()));
+            }
+            Some((first, other)) => {
+                assert_eq!(first, &state, "seed {}: current state of {other} and {}", game.seed, world.name);
+            }
+        }
+    }
+}
+
+async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {
+    let view = world.view();
+    let num = world.rooms.num(&view, event).await.expect("a read")?;
+    let meta = world.rooms.meta(&view, num).await.expect("a read");
+    let rejected = match meta.status {
+        EventStatus::Missing | EventStatus::Outlier => return None,
+        EventStatus::Accepted | EventStatus::SoftFailed => false,
+        EventStatus::Rejected(_) => true,
+    };
+    if meta.before.is_empty() {
+        // Rejected by its own auth events, before its place was known.
+        return None;
+    }
+    Some((rejected, state_of(game, world, meta.before).await, state_of(game, world, meta.after).await))
+}
+
+async fn state_of(game: &Game, world: &World, root: Root) -> State {
+    let events = world.rooms.state_events(&world.view(), &game.room, root).await.expect("a state");
+    let key = |pdu: &event::Pdu| (pdu.event_type().to_owned(), pdu.state_key().unwrap_or_default().to_owned());
+    events.iter().map(|event| (key(&event.pdu), event.pdu.owned_event_id())).collect()
+}

@@ -1,0 +1,315 @@
+//! One game: servers, their users, what they do and what the network makes of it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use rooms::{CreateRoom, Membership, Preset, RoomsError, Sender};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use serde_json::json;
+use testkit::{Delivery, Faults, ManualClock, Network, SeededRandom};
+
+use crate::{
+    agreement,
+    world::{Others, World},
+};
+
+/// Things that users do before the network is mended.
+const ACTIONS: usize = 36;
+
+/// Times that everybody speaks after the network is mended.
+const CLOSING_ROUNDS: usize = 3;
+
+/// Longer than any wait before another attempt, in milliseconds.
+const LONG_MS: u64 = 700_000;
+
+/// What goes wrong before the network is mended.
+const FAULTS: Faults = Faults { drop_percent: 10, duplicate_percent: 10, delay_steps_max: 4 };
+
+pub struct Game {
+    pub seed: u64,
+    pub random: SeededRandom,
+    pub worlds: Vec<World>,
+    pub room: OwnedRoomId,
+    /// All events that anybody sent.
+    pub events: BTreeSet<OwnedEventId>,
+    creator: OwnedUserId,
+    users: Vec<(usize, OwnedUserId)>,
+    network: Network<Vec<OwnedEventId>>,
+}
+
+/// Prints the seed of a game that doesn't come to its end.
+struct Tell(u64);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with HAIMA_SIM_SEED={}", self.0);
+        }
+    }
+}
+
+pub async fn play(seed: u64) {
+    let tell = Tell(seed);
+    let mut game = Game::start(seed).await;
+    game.network.set_faults(FAULTS);
+    for _ in 0..ACTIONS {
+        if game.random.chance(8) {
+            game.split();
+        }
+        if game.random.chance(12) {
+            game.mend();
+        }
+        game.act().await;
+        if game.random.chance(60) {
+            game.step().await;
+        }
+    }
+    game.mend();
+    game.network.set_faults(Faults::NONE);
+    game.settle().await;
+    for _ in 0..CLOSING_ROUNDS {
+        for index in 0..game.users.len() {
+            let (at, user) = game.users[index].clone();
+            game.say(at, &user).await;
+        }
+        game.settle().await;
+    }
+    let creator = game.creator.clone();
+    let last = game.say(0, &creator).await;
+    game.settle().await;
+    agreement::check(&game, last.as_deref()).await;
+    drop(tell);
+}
+
+impl Game {
+    async fn start(seed: u64) -> Self {
+        let random = SeededRandom::new(seed);
+        let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+        let servers = 3 + random.below(3) + if random.chance(10) { 2 } else { 0 };
+        let mut worlds = Vec::new();
+        for number in 0..servers {
+            worlds.push(World::named(&format!("s{number}"), others.clone(), clock.clone()).await);
+        }
+        let mut users = Vec::new();
+        for (number, world) in worlds.iter().enumerate() {
+            for name in ["anna", "bert"].into_iter().take(1 + random.below(2)) {
+                users.push((number, world.user(name)));
+            }
+        }
+        let creator = users[0].1.clone();
+        let versions = event::SUPPORTED_ROOM_VERSIONS;
+        let mut request = CreateRoom::new(creator.clone());
+        request.version = Some(random.pick(&versions).clone());
+        request.preset = Some(Preset::PublicChat);
+        let room = worlds[0].rooms.create(&request).await.expect("a room");
+        let network = Network::new(servers, Faults::NONE);
+        let mut game = Self { seed, random, worlds, room, events: BTreeSet::new(), creator, users, network };
+        for (number, user) in game.users.clone().into_iter().skip(1) {
+            game.join(number, &user).await;
+            game.settle().await;
+        }
+        let mut levels = game.worlds[0].state(&game.room, "m.room.power_levels", "").await.expect("levels");
+        for (_, user) in game.users.iter().skip(1) {
+            if game.random.chance(40) {
+                levels["users"][user.as_str()] = (*game.random.pick(&[50, 75, 99])).into();
+            }
+        }
+        let creator = game.creator.clone();
+        let set = game.worlds[0].set(&creator, &game.room, ("m.room.power_levels", ""), levels).await;
+        game.tell(0, set.expect("levels set")).await;
+        game.settle().await;
+        game
+    }
+
+    /// Lets the network fall into parts, for transactions and for questions.
+    fn split(&mut self) {
+        self.network.partition(&self.random, 2);
+        self.wire();
+    }
+
+    fn mend(&mut self) {
+        self.network.heal();
+        self.wire();
+    }
+
+    fn wire(&self) {
+        let mut cut = self.worlds[0].others.cut.lock().expect("not poisoned");
+        cut.clear();
+        for (a, one) in self.worlds.iter().enumerate() {
+            for (b, other) in self.worlds.iter().enumerate() {
+                if !self.network.connects(a, b) {
+                    cut.insert((one.name.clone(), other.name.clone()));
+                }
+            }
+        }
+    }
+
+    /// A server's new event goes to the servers that it sees in the room.
+    async fn tell(&mut self, from: usize, event: OwnedEventId) {
+        let world = &self.worlds[from];
+        let servers = world.rooms.joined_servers(&world.view(), &self.room).await.expect("a read");
+        self.events.insert(event.clone());
+        for (to, other) in self.worlds.iter().enumerate() {
+            if to != from && servers.iter().any(|(server, _)| *server == other.name) {
+                self.network.send(&self.random, from, to, vec![event.clone()]);
+            }
+        }
+    }
+
+    async fn step(&mut self) {
+        for Delivery { from, to, message } in self.network.step() {
+            let mut pdus = Vec::new();
+            for event in &message {
+                pdus.push(self.worlds[from].event(event).await);
+            }
+            let rooms = &self.worlds[to].rooms;
+            rooms.receive(&self.worlds[from].name, &self.room, &pdus).await.expect("received");
+            rooms.work_inbox(&self.room).await.expect("worked");
+        }
+    }
+
+    /// Until nothing is on its way and nothing waits.
+    async fn settle(&mut self) {
+        while !self.network.is_idle() {
+            self.step().await;
+        }
+        self.worlds[0].clock.advance(LONG_MS);
+        for world in &self.worlds {
+            world.rooms.work_inbox(&self.room).await.expect("worked");
+        }
+    }
+
+    async fn say(&mut self, at: usize, user: &OwnedUserId) -> Option<OwnedEventId> {
+        let said = self.worlds[at].say(user, &self.room, "hello").await;
+        self.done(at, said).await
+    }
+
+    /// Tells the others what came of an action. Refusals are part of the game; faults are not.
+    async fn done(&mut self, at: usize, result: Result<OwnedEventId, RoomsError>) -> Option<OwnedEventId> {
+        match result {
+            Ok(event) => {
+                self.tell(at, event.clone()).await;
+                Some(event)
+            }
+            Err(
+                RoomsError::Forbidden(_)
+                | RoomsError::NotJoined
+                | RoomsError::RoomNotFound
+                | RoomsError::EventNotFound
+                | RoomsError::Remote(_)
+                | RoomsError::UnableToGrantJoin
+                | RoomsError::UnableToAuthoriseJoin,
+            ) => None,
+            Err(error) => panic!("seed {}: {error}", self.seed),
+        }
+    }
+
+    async fn join(&mut self, at: usize, user: &OwnedUserId) {
+        let world = &self.worlds[at];
+        if !world.rooms.needs_remote_join(&world.view(), &self.room).await.expect("a read") {
+            let joined = world.rooms.join(user, &self.room, None).await.map(|sent| sent.event_id);
+            self.done(at, joined).await;
+            return;
+        }
+        let reachable: Vec<usize> =
+            (0..self.worlds.len()).filter(|other| *other != at && self.network.connects(at, *other)).collect();
+        if reachable.is_empty() {
+            return;
+        }
+        let resident = *self.random.pick(&reachable);
+        let joined = self.join_through(at, resident, user).await;
+        if let Some(event) = self.done(at, joined).await {
+            // The resident server tells the others.
+            self.tell(resident, event).await;
+        }
+    }
+
+    async fn join_through(
+        &self,
+        at: usize,
+        resident: usize,
+        user: &OwnedUserId,
+    ) -> Result<OwnedEventId, RoomsError> {
+        let (world, resident) = (&self.worlds[at], &self.worlds[resident]);
+        let versions = event::SUPPORTED_ROOM_VERSIONS;
+        let template = resident.rooms.make_join(&self.room, user, &versions).await?;
+        let join = world.rooms.complete_join(&self.room, user, &template, None)?;
+        let answer = resident.rooms.send_join(&world.name, &self.room, join.json()).await?;
+        let sent = world.rooms.enter(&resident.name, &self.room, &template.version, &answer).await?;
+        Ok(sent.event_id)
+    }
+
+    /// Somebody does something.
+    async fn act(&mut self) {
+        self.worlds[0].clock.advance(u64::try_from(self.random.below(3)).expect("small"));
+        let (at, user) = self.random.pick(&self.users).clone();
+        let target = self.random.pick(&self.users).1.clone();
+        let room = self.room.clone();
+        let kind = self.random.below(100);
+        let rooms = self.worlds[at].rooms.clone();
+        let result = match kind {
+            0..20 => self.worlds[at].say(&user, &room, "something").await,
+            20..40 => {
+                let (event_type, field) = *self.random.pick(&[("m.room.topic", "topic"), ("m.room.name", "name")]);
+                let value = self.random.below(1_000).to_string();
+                self.worlds[at].set(&user, &room, (event_type, ""), json!({ field: value })).await
+            }
+            40..50 => return self.join(at, &user).await,
+            50..55 => match rooms.leave(&user, &room, None).await {
+                Ok(()) => match self.worlds[at].rooms.current_event(
+                    &self.worlds[at].view(),
+                    &room,
+                    "m.room.member",
+                    user.as_str(),
+                ).await.expect("a read") {
+                    Some(event) => Ok(event.pdu.owned_event_id()),
+                    None => return,
+                },
+                Err(error) => Err(error),
+            },
+            55..63 => rooms.ban(&user, &room, &target, None).await.map(|sent| sent.event_id),
+            63..70 => rooms.unban(&user, &room, &target, None).await.map(|sent| sent.event_id),
+            70..75 => rooms.kick(&user, &room, &target, None).await.map(|sent| sent.event_id),
+            75..85 => {
+                let Some(mut levels) = self.worlds[at].state(&room, "m.room.power_levels", "").await else { return };
+                if target == self.creator {
+                    return;
+                }
+                levels["users"][target.as_str()] = (*self.random.pick(&[0, 50, 75, 99])).into();
+                self.worlds[at].set(&user, &room, ("m.room.power_levels", ""), levels).await
+            }
+            85..92 => {
+                let rule = *self.random.pick(&["public", "invite"]);
+                self.worlds[at].set(&user, &room, ("m.room.join_rules", ""), json!({ "join_rule": rule })).await
+            }
+            _ => {
+                let known: Vec<OwnedEventId> = self.events.iter().cloned().collect();
+                let event = self.random.pick(&known).clone();
+                let redacted = rooms.redact(&Sender::user(&user), &room, &event, None, &|_| {}).await;
+                redacted.map(|sent| sent.event_id)
+            }
+        };
+        self.done(at, result).await;
+    }
+
+    /// The servers that the creator's server sees in the room at the end, and that see themselves in it.
+    pub async fn present(&self) -> Vec<&World> {
+        let first = &self.worlds[0];
+        let mut present = Vec::new();
+        for world in &self.worlds {
+            let mut joined = true;
+            for eyes in [first, world] {
+                let view = eyes.view();
+                joined &= eyes.rooms.is_server_joined(&view, &self.room, &world.name).await.expect("a read");
+            }
+            if joined {
+                present.push(world);
+            }
+        }
+        present
+    }
+
+    /// Whether the creator is in the room, as their server sees it.
+    pub async fn creator_is_in(&self) -> bool {
+        self.worlds[0].membership(&self.room, &self.creator).await == Membership::Join
+    }
+}

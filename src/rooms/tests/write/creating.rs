@@ -1,0 +1,147 @@
+//! Making and replacing rooms.
+
+use rooms::{CreateRoom, InitialState, Membership, Preset, RoomsError, UpgradeRoom};
+use ruma::{RoomVersionId, room_alias_id};
+use serde_json::{Value, json};
+
+use crate::world::{World, raw};
+
+#[tokio::test]
+async fn presets_decide_the_defaults() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let cases = [
+        (Preset::PrivateChat, "invite", "can_join"),
+        (Preset::TrustedPrivateChat, "invite", "can_join"),
+        (Preset::PublicChat, "public", "forbidden"),
+    ];
+    for (preset, join_rule, guest_access) in cases {
+        let room = world.room(&alice, preset, &RoomVersionId::V11).await;
+        let field = |state: Option<Value>, field: &str| state.expect("a state event")[field].clone();
+        assert_eq!(field(world.state(&room, "m.room.join_rules", "").await, "join_rule"), join_rule);
+        assert_eq!(field(world.state(&room, "m.room.guest_access", "").await, "guest_access"), guest_access);
+        let history = world.state(&room, "m.room.history_visibility", "").await;
+        assert_eq!(field(history, "history_visibility"), "shared");
+    }
+}
+
+#[tokio::test]
+async fn everything_asked_for_is_in_the_new_room() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let mut request = CreateRoom::new(alice.clone());
+    request.name = Some("Reef".to_owned());
+    request.topic = Some("Seahorses".to_owned());
+    request.invites = vec![(bob.clone(), true)];
+    request.alias = Some(room_alias_id!("#reef:here").to_owned());
+    request.visibility = true;
+    request.creation_content = Some(raw(json!({ "type": "m.space", "creator": "@mallory:here", "room_version": "1" })));
+    request.member_content = Some(raw(json!({ "displayname": "Alice", "membership": "ban" })));
+    request.initial_state = vec![
+        InitialState {
+            event_type: "m.room.name".to_owned(),
+            state_key: String::new(),
+            content: raw(json!({ "name": "overridden" })),
+        },
+        InitialState {
+            event_type: "m.room.history_visibility".to_owned(),
+            state_key: String::new(),
+            content: raw(json!({ "history_visibility": "world_readable" })),
+        },
+    ];
+    let room = world.rooms.create(&request).await.expect("a room");
+    assert_eq!(world.state(&room, "m.room.name", "").await.expect("a name")["name"], "Reef");
+    let topic = world.state(&room, "m.room.topic", "").await.expect("a topic");
+    assert_eq!(topic["topic"], "Seahorses");
+    assert_eq!(topic["m.topic"]["m.text"][0]["body"], "Seahorses");
+    let create = world.state(&room, "m.room.create", "").await.expect("a create event");
+    assert_eq!(create, json!({ "type": "m.space", "room_version": "12" }));
+    let member = world.state(&room, "m.room.member", bob.as_str()).await.expect("an invite");
+    assert_eq!(member, json!({ "membership": "invite", "is_direct": true }));
+    let member = world.state(&room, "m.room.member", alice.as_str()).await.expect("a member");
+    assert_eq!(member, json!({ "membership": "join", "displayname": "Alice" }));
+    let history = world.state(&room, "m.room.history_visibility", "").await.expect("history visibility");
+    assert_eq!(history["history_visibility"], "world_readable");
+    assert_eq!(world.state(&room, "m.room.canonical_alias", "").await.expect("an alias")["alias"], "#reef:here");
+    // Version 12: tombstones need more than other state, and creators have no number.
+    let levels = world.state(&room, "m.room.power_levels", "").await.expect("levels");
+    assert_eq!(levels["events"]["m.room.tombstone"], 150);
+    assert_eq!(levels["users"], json!({}));
+    // The room's events are one batch; its rows are there.
+    let view = world.view();
+    let row = world.rooms.membership(&view, &bob, &room).await.expect("a read").expect("a row");
+    assert_eq!(row.membership, Membership::Invite);
+    let head = world.rooms.head(&view, &room).await.expect("a read").expect("a head");
+    assert_eq!((head.joined_count, head.invited_count), (1, 1));
+    let info = world.rooms.info(&view, &room).await.expect("a read").expect("info");
+    assert_eq!(info.room_type.as_deref(), Some("m.space"));
+    assert!(world.rooms.is_published(&view, &room).await.expect("a read"));
+
+    request.invites.clear();
+    let taken = world.rooms.create(&request).await;
+    assert!(matches!(taken, Err(RoomsError::AliasTaken)), "{taken:?}");
+}
+
+#[tokio::test]
+async fn trusted_invitees_have_the_creators_power() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    for (version, numbers) in [(RoomVersionId::V11, true), (RoomVersionId::V12, false)] {
+        let mut request = CreateRoom::new(alice.clone());
+        request.version = Some(version);
+        request.preset = Some(Preset::TrustedPrivateChat);
+        request.invites = vec![(bob.clone(), false)];
+        let room = world.rooms.create(&request).await.expect("a room");
+        let levels = world.state(&room, "m.room.power_levels", "").await.expect("levels");
+        let create = world.state(&room, "m.room.create", "").await.expect("a create event");
+        if numbers {
+            assert_eq!(levels["users"][bob.as_str()], 100);
+        } else {
+            assert_eq!(create["additional_creators"], json!([bob]));
+        }
+        world.rooms.join(&bob, &room, None).await.expect("joined");
+        world.set(&bob, &room, ("m.room.power_levels", ""), levels).await.expect("bob has the power");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_version_or_too_much_state_is_refused() {
+    let world = World::new().await;
+    let mut request = CreateRoom::new(world.user("alice"));
+    request.version = Some(RoomVersionId::try_from("org.example.99").expect("a version"));
+    let refused = world.rooms.create(&request).await;
+    assert!(matches!(refused, Err(RoomsError::UnsupportedRoomVersion(_))), "{refused:?}");
+    request.version = None;
+    let state = InitialState { event_type: "a.b".to_owned(), state_key: String::new(), content: raw(json!({})) };
+    request.initial_state = vec![state; rooms::INITIAL_STATE_MAX + 1];
+    let refused = world.rooms.create(&request).await;
+    assert!(matches!(refused, Err(RoomsError::TooLarge(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_upgrade_moves_the_state_and_closes_the_old_room() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let room = world.room(&alice, Preset::PublicChat, &RoomVersionId::V10).await;
+    world.set(&alice, &room, ("m.room.name", ""), json!({ "name": "Reef" })).await.expect("named");
+    world.rooms.join(&bob, &room, None).await.expect("joined");
+    let request = |user: &ruma::UserId| UpgradeRoom {
+        user: user.to_owned(),
+        version: RoomVersionId::V12,
+        additional_creators: Vec::new(),
+        member_content: None,
+    };
+    let refused = world.rooms.upgrade(&room, &request(&bob)).await;
+    assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
+
+    let new_room = world.rooms.upgrade(&room, &request(&alice)).await.expect("upgraded");
+    let tombstone = world.state(&room, "m.room.tombstone", "").await.expect("a tombstone");
+    assert_eq!(tombstone["replacement_room"], new_room.as_str());
+    let create = world.state(&new_room, "m.room.create", "").await.expect("a create event");
+    assert_eq!(create["predecessor"]["room_id"], room.as_str());
+    assert_eq!(world.state(&new_room, "m.room.name", "").await.expect("a name")["name"], "Reef");
+    assert_eq!(world.state(&new_room, "m.room.join_rules", "").await.expect("rules")["join_rule"], "public");
+    let closed = world.say(&bob, &room, "anybody here?").await;
+    assert!(matches!(closed, Err(RoomsError::Forbidden(_))), "{closed:?}");
+    world.rooms.join(&bob, &new_room, None).await.expect("joined");
+}

@@ -1,0 +1,9 @@
+//! The write side of rooms through its public interface, on the memory engine.
+
+mod appending;
+mod creating;
+mod history;
+mod members;
+mod receiving;
+mod redacting;
+mod world;

@@ -1,0 +1,197 @@
+//! Events of other servers.
+
+use std::sync::Arc;
+
+use rooms::{EventStatus, Membership, Preset, RoomsError};
+use ruma::RoomVersionId;
+use serde_json::{Value, json, value::RawValue};
+use testkit::ManualClock;
+
+use crate::world::{Others, World};
+
+async fn two() -> (World, World) {
+    let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+    let here = World::named("here", others.clone(), clock.clone()).await;
+    let there = World::named("there", others, clock).await;
+    (here, there)
+}
+
+/// A public room of both servers, with alice here and bob there.
+async fn shared(here: &World, there: &World, version: &RoomVersionId) -> ruma::OwnedRoomId {
+    let room = here.room(&here.user("alice"), Preset::PublicChat, version).await;
+    there.join_from(here, &room, &there.user("bob")).await;
+    room
+}
+
+#[tokio::test]
+async fn a_join_over_federation_gives_both_the_same_state() {
+    let (here, there) = two().await;
+    for version in event::SUPPORTED_ROOM_VERSIONS {
+        let room = shared(&here, &there, &version).await;
+        for world in [&here, &there] {
+            assert_eq!(world.membership(&room, &there.user("bob")).await, Membership::Join);
+            assert_eq!(world.membership(&room, &here.user("alice")).await, Membership::Join);
+            let servers = world.rooms.joined_servers(&world.view(), &room).await.expect("a read");
+            assert_eq!(servers, [(here.name.clone(), 1), (there.name.clone(), 1)]);
+        }
+        let row = there.rooms.membership(&there.view(), &there.user("bob"), &room).await.expect("a read");
+        assert_eq!(row.expect("a row").membership, Membership::Join);
+    }
+}
+
+#[tokio::test]
+async fn events_go_both_ways_and_gaps_are_filled() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let lost = here.say(&alice, &room, "one").await.expect("sent");
+    let topic = here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "two" })).await.expect("set");
+    let third = here.say(&alice, &room, "three").await.expect("sent");
+    here.deliver(&there, &room, &[&third]).await;
+    for id in [&lost, &topic, &third] {
+        assert_eq!(there.status(id).await, EventStatus::Accepted);
+    }
+    assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "two");
+    let answer = there.say(&bob, &room, "four").await.expect("sent");
+    there.deliver(&here, &room, &[&answer, &answer]).await;
+    assert_eq!(here.status(&answer).await, EventStatus::Accepted);
+    let head = |world: &World| {
+        let (rooms, view, room) = (world.rooms.clone(), world.view(), room.clone());
+        async move {
+            let head = rooms.head(&view, &room).await.expect("a read").expect("a head");
+            head.extremities.into_iter().map(|extremity| extremity.event_id).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(head(&here).await, [answer.clone()]);
+    assert_eq!(head(&there).await, [answer]);
+}
+
+#[tokio::test]
+async fn a_gap_too_long_to_fill_is_bridged() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V11).await;
+    let alice = here.user("alice");
+    here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "early" })).await.expect("set");
+    for number in 0..120 {
+        here.say(&alice, &room, &number.to_string()).await.expect("sent");
+    }
+    let last = here.say(&alice, &room, "last").await.expect("sent");
+    here.deliver(&there, &room, &[&last]).await;
+    assert_eq!(there.status(&last).await, EventStatus::Accepted);
+    assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "early");
+}
+
+#[tokio::test]
+async fn forged_events_are_dropped_or_redacted() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let id = here.say(&here.user("alice"), &room, "true words").await.expect("sent");
+    let mut json: Value = serde_json::from_str(here.event(&id).await.get()).expect("JSON");
+    json["content"]["body"] = "other words".into();
+    let changed: Box<RawValue> = serde_json::value::to_raw_value(&json).expect("JSON");
+    let answers = there.rooms.receive(&here.name, &room, &[changed]).await.expect("received");
+    answers.into_iter().for_each(|answer| answer.result.expect("taken"));
+    there.rooms.work_inbox(&room).await.expect("worked");
+    let event = there.rooms.event_by_id(&there.view(), &id).await.expect("a read").expect("the redacted event");
+    assert_eq!(event.pdu.content().get(), "{}");
+
+    json["depth"] = 999.into();
+    let forged: Box<RawValue> = serde_json::value::to_raw_value(&json).expect("JSON");
+    let answers = there.rooms.receive(&here.name, &room, &[forged]).await.expect("received");
+    let id = answers[0].event_id.clone().expect("an id");
+    there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(there.status(&id).await, EventStatus::Missing);
+}
+
+#[tokio::test]
+async fn events_from_before_a_ban_fail_softly() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let ban = here.rooms.ban(&alice, &room, &bob, None).await.expect("banned").event_id;
+    // The other server hasn't heard of it.
+    let evading = there.say(&bob, &room, "still here").await.expect("sent");
+    there.deliver(&here, &room, &[&evading]).await;
+    assert_eq!(here.status(&evading).await, EventStatus::SoftFailed);
+    let next = here.say(&alice, &room, "gone").await.expect("sent");
+    let json: Value = serde_json::from_str(here.event(&next).await.get()).expect("JSON");
+    assert!(!json["prev_events"].to_string().contains(evading.as_str()));
+    here.deliver(&there, &room, &[&ban]).await;
+    assert_eq!(there.membership(&room, &bob).await, Membership::Ban);
+    let refused = there.say(&bob, &room, "still here?").await;
+    assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn forks_are_resolved_alike_on_both_sides() {
+    let (here, there) = two().await;
+    for version in event::SUPPORTED_ROOM_VERSIONS {
+        let room = shared(&here, &there, &version).await;
+        let (alice, bob) = (here.user("alice"), there.user("bob"));
+        let mut levels = here.state(&room, "m.room.power_levels", "").await.expect("levels");
+        levels["users"][bob.as_str()] = 50.into();
+        let powers = here.set(&alice, &room, ("m.room.power_levels", ""), levels).await.expect("set");
+        here.deliver(&there, &room, &[&powers]).await;
+        let one = here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "one" })).await.expect("set");
+        let two = there.set(&bob, &room, ("m.room.topic", ""), json!({ "topic": "two" })).await.expect("set");
+        here.deliver(&there, &room, &[&one]).await;
+        there.deliver(&here, &room, &[&two]).await;
+        for (world, event) in [(&there, &one), (&here, &two), (&there, &powers)] {
+            assert_eq!(world.status(event).await, EventStatus::Accepted, "version {version}");
+        }
+        let topics = (here.state(&room, "m.room.topic", "").await, there.state(&room, "m.room.topic", "").await);
+        assert_eq!(topics.0, topics.1, "version {version}");
+        let joining = here.say(&alice, &room, "together").await.expect("sent");
+        here.deliver(&there, &room, &[&joining]).await;
+        let head = there.rooms.head(&there.view(), &room).await.expect("a read").expect("a head");
+        assert_eq!(head.extremities.len(), 1);
+        assert_eq!(there.state(&room, "m.room.topic", "").await, topics.0);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_tried_again_and_ends_in_quarantine() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let alice = here.user("alice");
+    here.say(&alice, &room, "lost").await.expect("sent");
+    let waiting = here.say(&alice, &room, "waiting").await.expect("sent");
+    let pdu = here.event(&waiting).await;
+    here.others.down.lock().expect("not poisoned").insert(here.name.clone());
+    there.rooms.receive(&here.name, &room, &[pdu.clone()]).await.expect("received");
+    let progress = there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!((progress.done, progress.waiting), (0, 1));
+    // Nothing happens before it is due.
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").next_ms, progress.next_ms);
+    here.others.down.lock().expect("not poisoned").clear();
+    there.clock.set(progress.next_ms.expect("due"));
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 1);
+    assert_eq!(there.status(&waiting).await, EventStatus::Accepted);
+
+    here.say(&alice, &room, "lost").await.expect("sent");
+    let poison = here.say(&alice, &room, "poison").await.expect("sent");
+    let pdu = here.event(&poison).await;
+    here.others.down.lock().expect("not poisoned").insert(here.name.clone());
+    there.rooms.receive(&here.name, &room, &[pdu]).await.expect("received");
+    for _ in 1..rooms::INBOX_ATTEMPTS_MAX {
+        let progress = there.rooms.work_inbox(&room).await.expect("worked");
+        there.clock.set(progress.next_ms.expect("due"));
+    }
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 1);
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked"), rooms::InboxProgress::default());
+    assert_ne!(there.status(&poison).await, EventStatus::Accepted);
+}
+
+#[tokio::test]
+async fn servers_that_the_room_forbids_are_not_heard() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let acl = json!({ "allow": ["*"], "deny": ["there"] });
+    here.set(&here.user("alice"), &room, ("m.room.server_acl", ""), acl).await.expect("set");
+    let event = there.say(&there.user("bob"), &room, "hello").await.expect("sent");
+    let pdu = there.event(&event).await;
+    let answers = here.rooms.receive(&there.name, &room, &[pdu]).await.expect("received");
+    assert!(matches!(answers[0].result, Err(RoomsError::Forbidden(_))));
+    let refused = here.rooms.serve_event(&there.name, &event).await;
+    assert!(refused.is_err());
+}

@@ -1,0 +1,266 @@
+//! One server or several in one process, with a clock that stands still.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, Weak},
+};
+
+use async_trait::async_trait;
+use event::{Clock, PublicKeyMap};
+use rooms::{
+    Config, CreateRoom, MissingEvents, PolicySigner, Ports, Preset, RemoteError, RemoteRooms, Rooms, RoomsError,
+    SendOptions, Sender, ServerKeys, StateIds, TABLES,
+};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    serde::Base64,
+};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use store::{Store, View};
+use testkit::{ManualClock, SeededRandom};
+
+pub fn raw(value: Value) -> Box<RawValue> {
+    to_raw_value(&value).expect("JSON")
+}
+
+pub fn user(name: &str) -> OwnedUserId {
+    UserId::parse(name).expect("a user id")
+}
+
+/// What one server sees of the others: their rooms, directly.
+#[derive(Default)]
+pub struct Others {
+    servers: Mutex<HashMap<OwnedServerName, (Rooms, String, Base64)>>,
+    /// Servers that nobody reaches.
+    pub down: Mutex<BTreeSet<OwnedServerName>>,
+    /// Pairs of servers that don't reach each other.
+    pub cut: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
+}
+
+/// The ports of one server.
+struct Port {
+    own: OwnedServerName,
+    others: Weak<Others>,
+}
+
+impl Port {
+    fn reach(&self, server: &ServerName) -> Result<Rooms, RemoteError> {
+        let unreachable = || RemoteError::NotReachable(server.to_owned());
+        let others = self.others.upgrade().ok_or_else(unreachable)?;
+        let down = others.down.lock().expect("not poisoned");
+        if down.contains(server) || down.contains(&self.own) {
+            return Err(unreachable());
+        }
+        let cut = others.cut.lock().expect("not poisoned");
+        if cut.iter().any(|(from, to)| *from == self.own && to == server) {
+            return Err(unreachable());
+        }
+        let servers = others.servers.lock().expect("not poisoned");
+        servers.get(server).map(|(rooms, _, _)| rooms.clone()).ok_or_else(unreachable)
+    }
+}
+
+fn refused(error: RoomsError) -> RemoteError {
+    RemoteError::Refused(error.to_string())
+}
+
+#[async_trait]
+impl RemoteRooms for Port {
+    async fn event(&self, from: &ServerName, _: &RoomId, event: &EventId) -> Result<Box<RawValue>, RemoteError> {
+        self.reach(from)?.serve_event(&self.own, event).await.map_err(refused)
+    }
+
+    async fn missing_events(
+        &self,
+        from: &ServerName,
+        room: &RoomId,
+        request: MissingEvents,
+    ) -> Result<Vec<Box<RawValue>>, RemoteError> {
+        self.reach(from)?.serve_missing_events(&self.own, room, &request).await.map_err(refused)
+    }
+
+    async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError> {
+        self.reach(from)?.serve_state_ids(&self.own, room, event).await.map_err(refused)
+    }
+
+    async fn invite(
+        &self,
+        to: &ServerName,
+        _: &RoomVersionId,
+        _: &RawValue,
+        _: &[Box<RawValue>],
+    ) -> Result<Box<RawValue>, RemoteError> {
+        Err(RemoteError::NotReachable(to.to_owned()))
+    }
+
+    async fn event_auth(
+        &self,
+        from: &ServerName,
+        room: &RoomId,
+        event: &EventId,
+    ) -> Result<Vec<Box<RawValue>>, RemoteError> {
+        self.reach(from)?.serve_event_auth(&self.own, room, event).await.map_err(refused)
+    }
+
+    async fn backfill(
+        &self,
+        from: &ServerName,
+        room: &RoomId,
+        events: &[OwnedEventId],
+        limit: usize,
+    ) -> Result<Vec<Box<RawValue>>, RemoteError> {
+        self.reach(from)?.serve_backfill(&self.own, room, events, limit).await.map_err(refused)
+    }
+}
+
+#[async_trait]
+impl ServerKeys for Port {
+    async fn public_keys(
+        &self,
+        needed: &BTreeMap<OwnedServerName, BTreeSet<String>>,
+        _: Option<u64>,
+    ) -> PublicKeyMap {
+        let mut keys = PublicKeyMap::new();
+        let Some(others) = self.others.upgrade() else { return keys };
+        let servers = others.servers.lock().expect("not poisoned");
+        for server in needed.keys() {
+            if let Some((_, id, key)) = servers.get(server) {
+                keys.entry(server.to_string()).or_default().insert(id.clone(), key.clone());
+            }
+        }
+        keys
+    }
+}
+
+#[async_trait]
+impl PolicySigner for Port {
+    async fn sign(&self, server: &ServerName, _: &RawValue) -> Result<String, RemoteError> {
+        Err(RemoteError::NotReachable(server.to_owned()))
+    }
+}
+
+pub struct World {
+    pub name: OwnedServerName,
+    pub rooms: Rooms,
+    pub store: Store,
+    pub clock: Arc<ManualClock>,
+    pub others: Arc<Others>,
+}
+
+impl World {
+    /// A server alone in the world.
+    pub async fn new() -> Self {
+        Self::named("here", Arc::default(), Arc::default()).await
+    }
+
+    /// A server among others.
+    pub async fn named(name: &str, others: Arc<Others>, clock: Arc<ManualClock>) -> Self {
+        let store = Store::in_memory(&[TABLES]).expect("a store");
+        Self::on(name, others, clock, store).await
+    }
+
+    /// A server on a store that may have been used before.
+    pub async fn on(name: &str, others: Arc<Others>, clock: Arc<ManualClock>, store: Store) -> Self {
+        let name: OwnedServerName = name.try_into().expect("a server name");
+        let seed = name.as_str().bytes().fold(11, |seed, byte| seed * 31 + u64::from(byte)) ^ store.boot_id();
+        let port = || Port { own: name.clone(), others: Arc::downgrade(&others) };
+        let ports = Ports { remote: Arc::new(port()), keys: Arc::new(port()), policy: Arc::new(port()) };
+        let random = Arc::new(SeededRandom::new(seed));
+        let rooms = Rooms::open(Config::new(name.clone()), store.clone(), clock.clone(), random, ports).await;
+        let rooms = rooms.expect("rooms open");
+        let key = rooms.signing_key();
+        let public = (rooms.clone(), key.id().to_owned(), Base64::new(key.public_key().to_vec()));
+        others.servers.lock().expect("not poisoned").insert(name.clone(), public);
+        Self { name, rooms, store, clock, others }
+    }
+
+    pub fn view(&self) -> View {
+        self.store.view()
+    }
+
+    pub fn user(&self, localpart: &str) -> OwnedUserId {
+        user(&format!("@{localpart}:{}", self.name))
+    }
+
+    pub async fn room(&self, creator: &UserId, preset: Preset, version: &RoomVersionId) -> OwnedRoomId {
+        let mut request = CreateRoom::new(creator.to_owned());
+        request.preset = Some(preset);
+        request.version = Some(version.clone());
+        self.rooms.create(&request).await.expect("a room")
+    }
+
+    pub async fn public_room(&self, creator: &UserId) -> OwnedRoomId {
+        self.room(creator, Preset::PublicChat, &RoomVersionId::V12).await
+    }
+
+    pub async fn say(&self, sender: &UserId, room: &RoomId, text: &str) -> Result<OwnedEventId, RoomsError> {
+        self.clock.advance(1);
+        let content = raw(json!({ "msgtype": "m.text", "body": text }));
+        let sender = Sender::user(sender);
+        let sent = self.rooms.send(&sender, room, "m.room.message", content, SendOptions::default()).await?;
+        Ok(sent.event_id)
+    }
+
+    pub async fn set(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        key: (&str, &str),
+        content: Value,
+    ) -> Result<OwnedEventId, RoomsError> {
+        self.clock.advance(1);
+        let sent = self.rooms.send_state(&Sender::user(sender), room, key, raw(content), SendOptions::default()).await?;
+        Ok(sent.event_id)
+    }
+
+    /// The content of a state event now.
+    pub async fn state(&self, room: &RoomId, event_type: &str, state_key: &str) -> Option<Value> {
+        let event = self.rooms.current_event(&self.view(), room, event_type, state_key).await.expect("a read");
+        event.map(|event| event.pdu.content_as().expect("JSON"))
+    }
+
+    pub async fn membership(&self, room: &RoomId, user: &UserId) -> rooms::Membership {
+        self.rooms.membership_in(&self.view(), room, None, user).await.expect("a read")
+    }
+
+    /// Joins a user of this server to a room of another.
+    pub async fn join_from(&self, resident: &World, room: &RoomId, user: &UserId) {
+        let template = resident.rooms.make_join(room, user, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
+        let join = self.rooms.complete_join(room, user, &template, None).expect("a join");
+        let answer = resident.rooms.send_join(&self.name, room, join.json()).await.expect("joined");
+        self.rooms.enter(&resident.name, room, &template.version, &answer).await.expect("entered");
+    }
+
+    /// All events of this server in a room that others should get, in order.
+    pub async fn event(&self, event_id: &EventId) -> Box<RawValue> {
+        let event = self.rooms.event_by_id(&self.view(), event_id).await.expect("a read").expect("an event");
+        event.pdu.json().to_owned()
+    }
+
+    /// Sends events to another server and lets it work.
+    pub async fn deliver(&self, to: &World, room: &RoomId, events: &[&EventId]) {
+        let mut pdus = Vec::new();
+        for event in events {
+            pdus.push(self.event(event).await);
+        }
+        for answer in to.rooms.receive(&self.name, room, &pdus).await.expect("received") {
+            answer.result.expect("taken");
+        }
+        to.rooms.work_inbox(room).await.expect("worked");
+    }
+
+    pub async fn status(&self, event_id: &EventId) -> rooms::EventStatus {
+        let view = self.view();
+        let Some(num) = self.rooms.num(&view, event_id).await.expect("a read") else {
+            return rooms::EventStatus::Missing;
+        };
+        self.rooms.meta(&view, num).await.expect("a read").status
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+}
