@@ -15,9 +15,17 @@ use ruma::push::{AnyPushRuleRef, Ruleset};
 use serde_json::Value;
 
 use crate::auth::PowerLevels;
+use crate::glob::Glob;
 
 use self::condition::Condition;
 pub use self::event::PushEvent;
+pub use crate::glob::GLOB_LEN_MAX;
+
+/// Whether a pattern is too long to match anything: it has wildcards and more than
+/// [`GLOB_LEN_MAX`] other characters.
+pub fn is_pattern_too_long(pattern: &str) -> bool {
+    Glob::new(pattern) == Glob::TooLong
+}
 
 /// What the rules ask about the room and the user, at the time of the event.
 #[derive(Debug, Clone, Copy)]

@@ -6,10 +6,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use event::push::PushRules;
+use event::push::{GLOB_LEN_MAX, PushRules, is_pattern_too_long};
 use ruma::{
     OwnedUserId, RoomId, UserId,
-    push::{Action, NewPushRule, NewSimplePushRule, RuleKind, Ruleset},
+    push::{Action, NewPushRule, NewSimplePushRule, PushCondition, RuleKind, Ruleset},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -108,6 +108,21 @@ fn check_rule_id(id: &str) -> Result<()> {
     Ok(())
 }
 
+/// Refuses patterns that would never match.
+fn check_patterns(rule: &NewPushRule) -> Result<()> {
+    let too_long = match rule {
+        NewPushRule::Override(rule) | NewPushRule::Underride(rule) => rule.conditions.iter().any(
+            |condition| matches!(condition, PushCondition::EventMatch(data) if is_pattern_too_long(&data.pattern)),
+        ),
+        NewPushRule::Content(rule) => is_pattern_too_long(&rule.pattern),
+        _ => false,
+    };
+    if too_long {
+        return Err(Error::TooLarge { what: "the pattern of a push rule", max: GLOB_LEN_MAX });
+    }
+    Ok(())
+}
+
 /// The names of the rules of a kind, highest first; none for a kind that doesn't exist.
 fn rule_ids(ruleset: &Ruleset, kind: &RuleKind) -> Vec<String> {
     fn ids<'r>(names: impl Iterator<Item = &'r str>) -> Vec<String> {
@@ -160,6 +175,7 @@ fn put_rule(ruleset: &mut Ruleset, rule: NewPushRule, place: RulePlace<'_>) -> R
     let kind = rule.kind();
     let id = rule.rule_id().to_owned();
     check_rule_id(&id)?;
+    check_patterns(&rule)?;
     let mut others = rule_ids(ruleset, &kind);
     others.retain(|known| *known != id);
     let to = place_among(&others, place)?;

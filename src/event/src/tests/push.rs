@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::room::{ALICE, BOB, CAROL, Room, user};
 use crate::Pdu;
 use crate::auth::PowerLevels;
-use crate::push::{PushContext, PushEvent, PushOutcome, PushRules};
+use crate::push::{GLOB_LEN_MAX, PushContext, PushEvent, PushOutcome, PushRules, is_pattern_too_long};
 
 struct World {
     room: Room,
@@ -227,4 +227,15 @@ fn actions_are_kept_for_push_gateways() {
     let outcome = world.evaluate(&rules, &world.message(json!({})), BOB).expect("matches");
     assert!(outcome.notify && !outcome.highlight && outcome.sound.is_none());
     assert!(outcome.actions.contains(&json!({"set_tweak": "light", "value": "red"})));
+}
+
+#[test]
+fn patterns_that_are_too_long() {
+    let long = "x".repeat(GLOB_LEN_MAX);
+    for pattern in [format!("*{long}*"), format!("{long}x")] {
+        assert!(!is_pattern_too_long(&pattern), "{pattern}");
+    }
+    for pattern in [format!("{long}?"), format!("*{long}x")] {
+        assert!(is_pattern_too_long(&pattern), "{pattern}");
+    }
 }

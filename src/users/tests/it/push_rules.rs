@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use event::push::GLOB_LEN_MAX;
 use ruma::{
     UserId,
-    push::{Action, NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule, RuleKind, Ruleset},
+    push::{
+        Action, EventMatchConditionData, NewConditionalPushRule, NewPatternedPushRule, NewPushRule, NewSimplePushRule,
+        RuleKind, Ruleset,
+    },
     room_id,
 };
 use serde_json::json;
@@ -100,6 +104,26 @@ async fn what_cannot_be_put() {
     let inverted = RulePlace { after: Some("a"), before: Some("c") };
     assert!(matches!(put(&world, "d", inverted).await, Err(Error::ContradictoryPushRuleOrder)));
     assert_eq!(own(&world).await, "c b a");
+}
+
+#[tokio::test]
+async fn patterns_that_could_never_match_are_refused() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let pattern = |length: usize| format!("*{}", "x".repeat(length));
+    let rules = |length: usize| {
+        let matching = EventMatchConditionData::new("content.topic".into(), pattern(length));
+        [
+            NewPushRule::Content(NewPatternedPushRule::new("c".into(), pattern(length), vec![])),
+            NewPushRule::Override(NewConditionalPushRule::new("o".into(), vec![matching.into()], vec![])),
+        ]
+    };
+    for rule in rules(GLOB_LEN_MAX) {
+        world.users.set_push_rule(&alice, rule, TOP).await.unwrap();
+    }
+    for rule in rules(GLOB_LEN_MAX + 1) {
+        assert!(matches!(world.users.set_push_rule(&alice, rule, TOP).await, Err(Error::TooLarge { .. })));
+    }
 }
 
 #[tokio::test]
