@@ -3,7 +3,7 @@
 //! A session is a device: logging in creates one or takes over an existing one with new tokens, logging out
 //! deletes it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde::{Deserialize, Serialize};
@@ -243,15 +243,15 @@ impl Users {
     ///
     /// [`Error::Contended`].
     pub async fn delete_devices(&self, user: &UserId, ids: &[OwnedDeviceId]) -> Result<()> {
+        let wanted: HashSet<&str> = ids.iter().map(|id| id.as_str()).collect();
         let mut attempts = self.attempts();
         loop {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut there = Vec::new();
-            for id in ids.iter().take(DEVICES_PER_USER_MAX) {
-                let known = view.contains::<tables::Devices>(&(user, id.as_str())).await?;
-                if known && !there.contains(id) {
-                    there.push(id.clone());
+            for ((_, id), _) in view.scan(Range::<tables::Devices>::prefix(&(user,))).await? {
+                if wanted.contains(id.as_str()) {
+                    there.push(id.into());
                 }
             }
             if there.is_empty() {

@@ -1,5 +1,6 @@
 //! Devices.
 
+use ruma::OwnedDeviceId;
 use users::{Change, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Error, Login, PutDevice, UserChanged};
 
 use crate::world::{World, user, world};
@@ -84,6 +85,20 @@ async fn deleting_devices_deletes_their_tokens_alone() {
     world.users.delete_all_devices(&alice).await.unwrap();
     assert!(names(&world, &alice).await.is_empty());
     assert!(matches!(world.users.authenticate(&laptop.access_token).await, Err(Error::UnknownToken)));
+}
+
+#[tokio::test]
+async fn a_device_is_deleted_however_many_unknown_ones_are_named_with_it() {
+    let world = world();
+    let alice = world.register("alice").await;
+    world.login(&alice, "PHONE").await;
+    let mut ids: Vec<OwnedDeviceId> = Vec::new();
+    for number in 0..=DEVICES_PER_USER_MAX {
+        ids.push(format!("GONE{number}").into());
+    }
+    ids.push("PHONE".into());
+    world.users.delete_devices(&alice, &ids).await.unwrap();
+    assert!(names(&world, &alice).await.is_empty());
 }
 
 #[tokio::test]
