@@ -244,16 +244,24 @@ impl Users {
         user: &UserId,
         room: &RoomId,
     ) -> Result<()> {
-        let range = Range::<tables::AccountData>::prefix(&(user, Some(room)));
-        let rows = view.scan(range).await?;
-        if rows.is_empty() {
+        let mut range = Range::<tables::AccountData>::prefix(&(user, Some(room))).limit(PAGE_ROWS);
+        let mut deleted = 0;
+        loop {
+            let page = view.scan(range.clone()).await?;
+            let last = page.len() < PAGE_ROWS;
+            deleted += page.len() as u64;
+            for ((_, _, event_type), (position, _)) in page {
+                batch.delete::<tables::AccountDataChanges>(&(user, position));
+                range = range.after(&(user, Some(room), event_type.as_str()));
+            }
+            if last {
+                break;
+            }
+        }
+        if deleted == 0 {
             return Ok(());
         }
-        let deleted = rows.len() as u64;
         batch.delete_prefix::<tables::AccountData>(&(user, Some(room)));
-        for (_, (position, _)) in rows {
-            batch.delete::<tables::AccountDataChanges>(&(user, position));
-        }
         let count = view.get::<tables::AccountDataCounts>(&user).await?;
         let left = count.unwrap_or(0).saturating_sub(deleted);
         batch.expect::<tables::AccountDataCounts>(&user, count.as_ref());

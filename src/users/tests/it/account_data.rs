@@ -168,6 +168,24 @@ async fn a_forgotten_room_takes_its_data_along() {
     assert_eq!(shown(&all), left);
 }
 
+/// More than one scan may return.
+#[tokio::test]
+async fn a_room_with_much_data_is_forgotten_as_well() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let start = world.store.published();
+    let large = raw(json!({"text": "x".repeat(ACCOUNT_DATA_BYTES_MAX - 100)}));
+    let count = store::SCAN_BYTES_MAX / ACCOUNT_DATA_BYTES_MAX + 10;
+    for number in 0..count {
+        world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &large).await.unwrap();
+    }
+    let (view, mut batch) = (world.view(), Batch::new());
+    world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
+    world.store.commit(batch).await.unwrap();
+    assert!(since(&world, start).await.is_empty());
+    assert!(shown(&world.users.account_data_all(&world.view(), &alice).await.unwrap()).is_empty());
+}
+
 #[tokio::test]
 async fn tags_are_set_removed_and_checked() {
     let world = world();
