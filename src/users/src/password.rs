@@ -142,19 +142,19 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongPassword`]; [`Error::Deactivated`], told only to who knows the password;
-    /// [`Error::Busy`] if too many checks wait.
+    /// [`Error::WrongPassword`]; [`Error::Deactivated`], whatever the password, of which nothing is left to
+    /// compare with; [`Error::Busy`] if too many checks wait.
     pub async fn check_password(&self, user: &UserId, password: &str) -> Result<Account> {
         let view = self.inner.store.view();
         let stored = view.get::<tables::Passwords>(&user).await?;
         let account = self.account(&view, user).await?;
         let right = self.inner.passwords.verify(password, stored.clone()).await?;
+        if account.as_ref().is_some_and(|account| account.deactivated) {
+            return Err(Error::Deactivated);
+        }
         let (Some(account), Some(stored), true) = (account, stored, right) else {
             return Err(Error::WrongPassword);
         };
-        if account.deactivated {
-            return Err(Error::Deactivated);
-        }
         if self.inner.passwords.is_outdated(&stored) {
             self.upgrade_hash(user, password, &stored).await;
         }
