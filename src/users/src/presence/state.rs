@@ -149,7 +149,10 @@ impl State {
             known.state = state;
             known.seen_ms = now;
         }
-        entry.last_active_ms = Some(now);
+        // Going away isn't something that one does.
+        if state == PresenceState::Online {
+            entry.last_active_ms = Some(now);
+        }
         self.review(user, now);
         differs
     }

@@ -103,6 +103,24 @@ async fn a_state_that_was_set_stays_until_the_device_says_something_else() {
 }
 
 #[tokio::test]
+async fn going_away_is_not_an_action() {
+    let world = world();
+    let alice = user("alice");
+    let presence = world.users.presence();
+    let last_active = || presence.get_one(&alice).unwrap().last_active_ago_ms;
+    presence.set(&alice, phone(), Unavailable, None).await.unwrap();
+    assert_eq!(last_active(), None);
+    presence.set(&alice, phone(), Online, None).await.unwrap();
+    for away in [Unavailable, Offline] {
+        pass(&world, SECOND_MS);
+        presence.set(&alice, phone(), away, None).await.unwrap();
+    }
+    assert_eq!(last_active(), Some(2 * SECOND_MS));
+    presence.set(&alice, phone(), Online, None).await.unwrap();
+    assert_eq!(last_active(), Some(0));
+}
+
+#[tokio::test]
 async fn each_change_is_told_once_with_a_rising_number() {
     let world = world();
     let (alice, bob) = (user("alice"), user("bob"));
