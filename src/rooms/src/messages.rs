@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedUserId, RoomId};
+use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use store::View;
 
 use crate::{
@@ -79,10 +79,11 @@ impl Rooms {
         query: &MessagesQuery,
     ) -> Result<MessagesPage, RoomsError> {
         let root = self.readable_root(view, viewer.user, room).await?;
-        let start = query.from.unwrap_or(match query.direction {
-            Direction::Backward => TimelineToken::at(view.position()),
-            Direction::Forward => TimelineToken::before(TimelineIndex::MIN),
-        });
+        let start = match (query.from, query.direction) {
+            (Some(from), _) => from,
+            (None, Direction::Backward) => self.newest_visible(view, viewer.user, room).await?,
+            (None, Direction::Forward) => TimelineToken::before(TimelineIndex::MIN),
+        };
         let nothing = MessagesPage { chunk: Vec::new(), start, end: None, state: Vec::new() };
         if !query.filter.wants_room(room) {
             return Ok(nothing);
@@ -92,6 +93,8 @@ impl Rooms {
             None => query.limit,
         };
         let limit = limit.clamp(1, MESSAGES_LIMIT_MAX);
+        let filled = self.fill_before(view, room, query.direction, start).await?;
+        let view = filled.as_ref().unwrap_or(view);
         let walk = self.walk(view, viewer, room, query, start, limit).await?;
 
         let end = match (walk.done, walk.last, query.direction) {
@@ -105,6 +108,34 @@ impl Rooms {
         };
         let chunk = walk.delivered.into_iter().map(|delivered| delivered.json).collect();
         Ok(MessagesPage { chunk, start, end, state })
+    }
+
+    /// The point after which nothing is visible to a user: now, or the end of their last stay. What of later
+    /// history is world readable is left out, for pages that would be empty otherwise.
+    async fn newest_visible(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineToken, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let readable = self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable;
+        match self.end_of_stay(view, user, room).await? {
+            Some(end) if !readable => Ok(TimelineToken::after(end)),
+            _ => Ok(TimelineToken::at(view.position())),
+        }
+    }
+
+    /// If a backward page starts at a hole, asks other servers for what is missing. The view in which the
+    /// events are, if any came.
+    async fn fill_before(
+        &self,
+        view: &View,
+        room: &RoomId,
+        direction: Direction,
+        start: TimelineToken,
+    ) -> Result<Option<View>, RoomsError> {
+        if direction != Direction::Backward {
+            return Ok(None);
+        }
+        let Some(hole) = self.gap_at(view, room, start.upper()).await? else { return Ok(None) };
+        let filled = self.fill_hole(room, &hole).await?;
+        Ok(filled.then(|| self.inner.store.view()))
     }
 
     /// Reads on from `start` until there are `limit` events, the timeline ends, or enough was looked at.
@@ -223,7 +254,7 @@ impl Rooms {
     }
 
     /// Whether the user is joined to the room.
-    pub(crate) async fn is_joined(&self, view: &View, user: &ruma::UserId, room: &RoomId) -> Result<bool, RoomsError> {
+    pub(crate) async fn is_joined(&self, view: &View, user: &UserId, room: &RoomId) -> Result<bool, RoomsError> {
         let row = self.membership(view, user, room).await?;
         Ok(row.is_some_and(|row| row.membership == Membership::Join))
     }

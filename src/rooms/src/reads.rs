@@ -1,16 +1,54 @@
 //! What the readers keep in memory.
 
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use ruma::{OwnedRoomId, RoomId};
+
 use crate::{format::FormatCache, summary::HeroCache, unread::TallyCache};
+
+/// Rooms for which other servers are asked for history at one time.
+const FILLING_ROOMS_MAX: usize = 50;
 
 /// The caches of the readers: of what can't change, and of tallies that say how far they go.
 pub(crate) struct Reads {
     pub(crate) formats: FormatCache,
     pub(crate) heroes: HeroCache,
     pub(crate) tallies: TallyCache,
+    /// Rooms for which history is being asked for.
+    filling: Mutex<HashSet<OwnedRoomId>>,
+}
+
+/// The right to ask for a room's history; one at a time has it.
+pub(crate) struct Filling<'a> {
+    reads: &'a Reads,
+    room: OwnedRoomId,
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.reads.filling.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.room);
+    }
 }
 
 impl Reads {
     pub(crate) fn new() -> Self {
-        Self { formats: FormatCache::new(), heroes: HeroCache::new(), tallies: TallyCache::new() }
+        Self {
+            formats: FormatCache::new(),
+            heroes: HeroCache::new(),
+            tallies: TallyCache::new(),
+            filling: Mutex::default(),
+        }
+    }
+
+    /// Begins to ask for a room's history, unless somebody does already or too many rooms are at it.
+    pub(crate) fn start_filling(&self, room: &RoomId) -> Option<Filling<'_>> {
+        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        if filling.len() >= FILLING_ROOMS_MAX || !filling.insert(room.to_owned()) {
+            return None;
+        }
+        Some(Filling { reads: self, room: room.to_owned() })
     }
 }

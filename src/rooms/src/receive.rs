@@ -7,6 +7,7 @@
 
 mod authority;
 mod gap;
+mod history;
 mod merge;
 mod verify;
 

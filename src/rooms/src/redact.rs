@@ -22,7 +22,6 @@ use crate::{
     turn::Turn,
     txn_ids::TxnKey,
     types::{EventNum, EventStatus, StoredEvent, TimelineIndex},
-    unread,
     unread::notable,
 };
 

@@ -232,6 +232,17 @@ impl Rooms {
         Ok(())
     }
 
+    /// The hole before the event at an index, if there is one.
+    pub(crate) async fn gap_at(
+        &self,
+        view: &View,
+        room: &RoomId,
+        index: TimelineIndex,
+    ) -> Result<Option<Gap>, RoomsError> {
+        let missing = view.get::<Gaps>(&(room, index)).await?;
+        Ok(missing.map(|missing| Gap { index, missing: missing.0 }))
+    }
+
     /// The index of a room's newest event.
     pub async fn newest_index(&self, view: &View, room: &RoomId) -> Result<Option<TimelineIndex>, RoomsError> {
         let rows = Range::<Timeline>::prefix(&(room,)).reverse().limit(1);

@@ -12,7 +12,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::View;
 use tokio::sync::watch;
 
-use crate::{Rooms, RoomsError, types::Membership};
+use crate::{Rooms, RoomsError, types::Membership, visibility::membership_of};
 
 /// How long one notification lasts if the client doesn't say.
 pub const TYPING_TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -201,6 +201,26 @@ impl Rooms {
         match timeout_ms {
             Some(timeout_ms) => self.typing().start(room, user, timeout_ms),
             None => self.typing().stop(room, user),
+        }
+        Ok(())
+    }
+
+    /// Notes what another server says of one of its users. Dropped if the user isn't in the room.
+    pub async fn receive_typing(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        typing: bool,
+    ) -> Result<(), RoomsError> {
+        let Some(head) = self.head(view, room).await? else { return Ok(()) };
+        let member = self.member_event(view, room, head.root, user).await?;
+        if membership_of(member.as_deref()) != Membership::Join {
+            return Ok(());
+        }
+        match typing {
+            true => self.typing().start(room, user, TYPING_TIMEOUT_MS_DEFAULT),
+            false => self.typing().stop(room, user),
         }
         Ok(())
     }

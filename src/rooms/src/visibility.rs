@@ -152,6 +152,19 @@ impl Rooms {
         })
     }
 
+    /// The index of the event that ended a user's last stay; `None` if they are in the room or never were.
+    pub(crate) async fn end_of_stay(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<TimelineIndex>, RoomsError> {
+        match self.stay(view, user, room).await? {
+            Stay::EndedAt(end) => Ok(Some(end)),
+            Stay::Lasting | Stay::Never | Stay::Unknown => Ok(None),
+        }
+    }
+
     /// Finds the end of the user's last stay by going back through their member events.
     async fn stay(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Stay, RoomsError> {
         let Some(row) = self.membership(view, user, room).await? else { return Ok(Stay::Never) };
