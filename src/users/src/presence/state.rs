@@ -149,10 +149,8 @@ impl State {
             known.state = state;
             known.seen_ms = now;
         }
-        // Going away isn't something that one does.
-        if state == PresenceState::Online {
-            entry.last_active_ms = Some(now);
-        }
+        // Setting any state is an activity (`PUT /presence/{userId}/status`).
+        entry.last_active_ms = Some(now);
         self.review(user, now);
         differs
     }

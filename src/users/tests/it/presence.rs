@@ -93,31 +93,15 @@ async fn a_state_that_was_set_stays_until_the_device_says_something_else() {
     let presence = world.users.presence();
     let _syncing = presence.begin_sync(&alice, phone(), Online);
     for set in [Unavailable, Offline] {
+        pass(&world, SECOND_MS);
         presence.set(&alice, phone(), set, None).await.unwrap();
+        assert_eq!(presence.get_one(&alice).unwrap().last_active_ago_ms, Some(0), "setting is an activity");
         let _again = presence.begin_sync(&alice, phone(), Online);
         assert_eq!(state(&world, &alice), Some(set));
     }
     drop(presence.begin_sync(&alice, phone(), Unavailable));
     drop(presence.begin_sync(&alice, phone(), Online));
     assert_eq!(state(&world, &alice), Some(Online));
-}
-
-#[tokio::test]
-async fn going_away_is_not_an_action() {
-    let world = world();
-    let alice = user("alice");
-    let presence = world.users.presence();
-    let last_active = || presence.get_one(&alice).unwrap().last_active_ago_ms;
-    presence.set(&alice, phone(), Unavailable, None).await.unwrap();
-    assert_eq!(last_active(), None);
-    presence.set(&alice, phone(), Online, None).await.unwrap();
-    for away in [Unavailable, Offline] {
-        pass(&world, SECOND_MS);
-        presence.set(&alice, phone(), away, None).await.unwrap();
-    }
-    assert_eq!(last_active(), Some(2 * SECOND_MS));
-    presence.set(&alice, phone(), Online, None).await.unwrap();
-    assert_eq!(last_active(), Some(0));
 }
 
 #[tokio::test]
