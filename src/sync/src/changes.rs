@@ -70,15 +70,21 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// Reads an inbox. Volatile sequences mean nothing to a token of another run of the server.
-    pub(crate) fn new(inbox: &Inbox, since: &Token, boot: u64) -> Self {
+    /// Reads an inbox. Volatile sequences mean nothing to a token of another run of the server; presence is passed over if
+    /// nobody wants it.
+    pub(crate) fn new(inbox: &Inbox, since: &Token, boot: u64, presence: bool) -> Self {
         let list = |shelf: &Shelf, since| shelf.since(since).map(Iterator::collect::<Vec<_>>);
         let shelves = inbox.shelves();
         let same_run = since.boot == boot;
+        let listed_presence = match (presence, same_run) {
+            (false, _) => Some(Vec::new()),
+            (true, false) => None,
+            (true, true) => list(&shelves.presence, since.presence),
+        };
         Self {
             log: list(&shelves.log, since.position.get()),
             typing: same_run.then(|| list(&shelves.typing, since.typing)).flatten(),
-            presence: same_run.then(|| list(&shelves.presence, since.presence)).flatten(),
+            presence: listed_presence,
         }
     }
 
@@ -105,6 +111,8 @@ pub(crate) struct Search<'a> {
     pub(crate) user: &'a UserId,
     pub(crate) number: u32,
     pub(crate) boot: u64,
+    /// Whether presence is wanted.
+    pub(crate) presence: bool,
 }
 
 impl Search<'_> {
@@ -244,6 +252,9 @@ impl Search<'_> {
     }
 
     fn add_all_presence(&self, state: &State, changes: &mut Changes) {
+        if !self.presence {
+            return;
+        }
         for number in state.sharers(self.number) {
             changes.presence.extend(state.user_id(number).map(ToOwned::to_owned));
         }

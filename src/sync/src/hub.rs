@@ -294,7 +294,7 @@ impl State {
         }
     }
 
-    /// Routes a change of a local user's presence to everybody who shares a room with them, and to themselves.
+    /// Routes a change of a local user's presence to everybody else who shares a room with them.
     pub(crate) fn presence(&self, user: &UserId, sequence: u64, touched: &mut Vec<Touched>) {
         let Some(subject) = self.user_numbers.get(user).copied() else {
             return;
@@ -308,10 +308,10 @@ impl State {
         }
     }
 
-    /// Numbers of the local users who share a room with a user, and their own, ascending.
+    /// Numbers of the other local users who share a room with a user, ascending.
     pub(crate) fn sharers(&self, user: u32) -> Vec<u32> {
         let mut seen = vec![false; self.users.len()];
-        let mut sharers = vec![user];
+        let mut sharers = Vec::new();
         seen[user as usize] = true;
         for room in &self.users[user as usize].rooms {
             for member in &self.rooms[*room as usize].members {

@@ -40,28 +40,33 @@ pub(crate) enum Standing {
     Refused(Step),
 }
 
-/// Judges the changes of one room in a range, oldest first, given the membership before them. `None` if there is none.
+/// Judges the changes of one room in a range, oldest first, given the membership before them. `None` if there is nothing to say.
+///
+/// A step that leaves the membership as it was (a new profile, an invite that is repeated) is no change.
 pub(crate) fn standing(before: Membership, steps: &[Step]) -> Option<Standing> {
-    let last = *steps.last()?;
-    let fresh = before != Membership::Join;
-    match last.membership {
-        Membership::Join => return Some(Standing::Joined { fresh }),
-        Membership::Invite => return Some(Standing::Invited(last)),
-        Membership::Knock => return Some(Standing::Knocked(last)),
-        Membership::Leave | Membership::Ban => {}
-    }
-    let mut joined = !fresh;
+    let mut now = before;
+    let mut last = None;
     let mut end = None;
     for step in steps {
-        let joins = step.membership == Membership::Join;
-        if joined && !joins {
+        if step.membership == now {
+            continue;
+        }
+        if now == Membership::Join {
             end = Some(step.position);
         }
-        joined = joins;
+        now = step.membership;
+        last = Some(*step);
     }
-    Some(match end {
-        Some(end) => Standing::Left { end, fresh, last },
-        None => Standing::Refused(last),
+    let fresh = before != Membership::Join;
+    if now == Membership::Join {
+        return Some(Standing::Joined { fresh });
+    }
+    let last = last?;
+    Some(match (now, end) {
+        (Membership::Invite, _) => Standing::Invited(last),
+        (Membership::Knock, _) => Standing::Knocked(last),
+        (_, Some(end)) => Standing::Left { end, fresh, last },
+        (_, None) => Standing::Refused(last),
     })
 }
 
@@ -89,7 +94,9 @@ mod tests {
     #[test]
     fn every_way_in_and_out_is_told_apart() {
         let end = Position::from_u64;
-        assert_eq!(standing(Join, &[]), None);
+        assert_eq!(standing(Leave, &[]), None);
+        assert_eq!(standing(Invite, &steps(&[Invite])), None);
+        check(Join, &[Join], |_| Standing::Joined { fresh: false });
         check(Leave, &[Join], |_| Standing::Joined { fresh: true });
         check(Invite, &[Join], |_| Standing::Joined { fresh: true });
         check(Join, &[Leave, Join], |_| Standing::Joined { fresh: false });

@@ -81,7 +81,8 @@ impl Answer<'_> {
         }
     }
 
-    /// Presence of those whose presence changed; in a first sync of those about whom there is something to say.
+    /// Presence of those whose presence changed; to a client that knows nothing of this run of the server, of those about whom
+    /// there is something to say.
     pub(super) fn presence(&self, changes: &Changes) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter;
         if changes.presence.is_empty() || !filter.wants_presence() {
@@ -91,8 +92,11 @@ impl Answer<'_> {
         let users = wanted.map(|user| &**user);
         let mut events = Vec::new();
         for info in self.session.inner.users.presence().get(users) {
-            let silent = info.state == PresenceState::Offline && info.status_msg.is_none();
-            if self.since.is_none() && silent {
+            let news = match self.presence_since {
+                Some(since) => info.sequence > since,
+                None => info.state != PresenceState::Offline || info.status_msg.is_some(),
+            };
+            if !news {
                 continue;
             }
             events.push(presence_event(&info)?);

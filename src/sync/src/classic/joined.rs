@@ -13,7 +13,7 @@ use crate::{
     changes::Hints,
     response::Events,
     slice::{Slice, SliceRange},
-    state::{LazyMembers, MEMBER, Roots, StateDelta},
+    state::{MEMBER, Roots, StateDelta},
     tail::TailRange,
 };
 
@@ -128,7 +128,7 @@ impl Answer<'_> {
             true => self.reader.state_after(room, roots, lazy.as_ref()).await?,
             false => self.reader.state_before(room, roots, &slice, lazy.as_ref()).await?,
         };
-        let state = Events { events: self.state(room, delta, &slice, lazy.as_ref()).await? };
+        let state = Events { events: self.state(room, delta, &slice, lazy.is_some(), roots.known.is_none()).await? };
         let eventful = slice.eventful;
         let timeline = Timeline {
             events: self.timeline_events(&slice.events, slice.limited).await?,
@@ -173,21 +173,23 @@ impl Answer<'_> {
         Some(members)
     }
 
-    /// Formats state, leaving out members that the device has.
+    /// Formats state, leaving out members that the device has, if it loads them lazily. `anew`: the client starts with nothing
+    /// in this room, whatever it was told before.
     async fn state(
         &self,
         room: &RoomId,
         delta: StateDelta,
         slice: &Slice,
-        lazy: LazyMembers<'_>,
+        lazy: bool,
+        anew: bool,
     ) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter.room.state;
         if !filter.wants_room(room) {
             return Ok(Vec::new());
         }
         let StateDelta { changed: mut nums, mut members } = delta;
-        if lazy.is_some() && !filter.include_redundant_members {
-            self.drop_redundant(room, &mut members);
+        if lazy && !filter.include_redundant_members {
+            self.drop_redundant(room, anew, &mut members);
             // What the client gets in other ways it has as well.
             let mut sent: Vec<EventNum> = Vec::new();
             for seen in &slice.events {
@@ -195,17 +197,16 @@ impl Answer<'_> {
                     sent.push(seen.event.num);
                 }
             }
-            self.drop_redundant(room, &mut sent);
+            self.drop_redundant(room, anew, &mut sent);
         }
         nums.extend(members);
         self.state_events(&nums).await
     }
 
-    fn drop_redundant(&self, room: &RoomId, members: &mut Vec<EventNum>) {
+    fn drop_redundant(&self, room: &RoomId, anew: bool, members: &mut Vec<EventNum>) {
         let request = &self.session.request;
         let device = (request.user, request.device);
-        // With the full state everything is told anew.
-        let since = self.since.filter(|_| !request.full_state);
+        let since = self.since.filter(|_| !anew);
         self.session.inner.sent_members.keep_new(device, room, since, self.reader.now(), members);
     }
 

@@ -160,7 +160,8 @@ impl Inner {
 impl Session<'_> {
     fn news(&self, inbox: &Inbox, since: Option<&Token>) -> News {
         let Some(since) = since else { return News::Urgent };
-        let listed = Listed::new(inbox, since, self.inner.store.boot_id());
+        let presence = self.filter.wants_presence();
+        let listed = Listed::new(inbox, since, self.inner.store.boot_id(), presence);
         if listed.is_urgent() {
             News::Urgent
         } else if listed.is_empty() {
@@ -180,19 +181,21 @@ impl Session<'_> {
         let Inner { rooms, users, store, hub, .. } = self.inner;
         let user = self.request.user;
         let view = &published.view;
+        let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
         let ignored = users.ignored_users(view, user).await?;
         let viewer = Viewer { device: Some(self.request.device), ignored: &ignored, ..Viewer::new(user) };
         let answer = Answer {
             session: self,
             reader: Reader { rooms, view, viewer },
             since: since.map(|since| since.position),
+            presence_since: since.filter(|since| since.boot == boot).map(|since| since.presence),
             rules: users.compiled_push_rules(view, user).await?,
         };
-        let boot = store.boot_id();
-        let search = Search { hub, rooms, published, user, number: self.number, boot };
+        let number = self.number;
+        let search = Search { hub, rooms, published, user, number, boot, presence };
         let mut changes = match since {
             None => search.all().await?,
-            Some(since) => search.since(since, Listed::new(inbox, since, boot)).await?,
+            Some(since) => search.since(since, Listed::new(inbox, since, boot, presence)).await?,
         };
         if self.request.full_state && since.is_some() {
             search.add_joined(&mut changes, |_, hints| hints.full = true).await?;
@@ -218,6 +221,8 @@ pub(crate) struct Answer<'a> {
     reader: Reader<'a>,
     /// What the client has seen everything up to; `None` in a first sync.
     since: Option<Position>,
+    /// What of presence the client has seen; `None` if nothing of this run of the server.
+    presence_since: Option<u64>,
     rules: Arc<PushRules>,
 }
 

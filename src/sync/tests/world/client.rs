@@ -17,6 +17,8 @@ pub struct Known {
     pub timeline: Vec<String>,
     /// State events by type and state key.
     pub state: BTreeMap<(String, String), String>,
+    /// Who sent what came in timelines.
+    pub senders: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,6 +28,7 @@ pub struct Client {
     pub since: Option<String>,
     pub filter: Value,
     pub use_state_after: bool,
+    pub lazy: bool,
     pub joined: BTreeMap<OwnedRoomId, Known>,
     pub left: BTreeMap<OwnedRoomId, Known>,
     pub invited: BTreeSet<OwnedRoomId>,
@@ -42,6 +45,7 @@ impl Client {
             since: None,
             filter: serde_json::json!({}),
             use_state_after: false,
+            lazy: false,
             joined: BTreeMap::new(),
             left: BTreeMap::new(),
             invited: BTreeSet::new(),
@@ -65,6 +69,11 @@ impl Client {
 
     /// The answer to the next request, which the client forgets.
     pub async fn ask(&self, world: &World, timeout_ms: u64, full_state: bool) -> Value {
+        self.ask_of(&world.sync, timeout_ms, full_state).await
+    }
+
+    /// As [`Client::ask`], of any instance.
+    pub async fn ask_of(&self, sync: &sync::Sync, timeout_ms: u64, full_state: bool) -> Value {
         let filter = self.filter.to_string();
         let request = SyncRequest {
             user: &self.user,
@@ -76,7 +85,7 @@ impl Client {
             timeout_ms,
             use_state_after: self.use_state_after,
         };
-        let response = world.sync.classic(request).await.unwrap();
+        let response = sync.classic(request).await.unwrap();
         serde_json::from_slice(&response.to_json().unwrap()).unwrap()
     }
 
@@ -134,6 +143,7 @@ impl Client {
             assert!(!known.timeline.contains(&id), "{id} came twice in {room}");
             known.timeline.push(id);
         }
+        known.senders.extend(list(&timeline["events"]).iter().map(|event| text(event, "sender")));
         if self.use_state_after {
             apply(&mut known.state, list(&update["state_after"]["events"]));
         } else {

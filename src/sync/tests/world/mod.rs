@@ -112,6 +112,13 @@ impl World {
         Self::open(disk, clock, random).await
     }
 
+    /// Another instance of sync beside the one that clients use, which knows of nothing that was before.
+    pub async fn another_sync(&self) -> Sync {
+        let config = sync::Config::default();
+        let (store, rooms, users) = (self.store.clone(), self.rooms.clone(), self.users.clone());
+        Sync::start(config, store, rooms, users, self.clock.clone()).await.unwrap()
+    }
+
     /// A public room whose history its members see from the start.
     pub async fn room(&self, creator: &UserId) -> OwnedRoomId {
         // The id of a room of the newest version comes from what its create event says.
