@@ -53,6 +53,6 @@ pub use crate::{
     range::{Range, SCAN_LIMIT},
     store::{Pending, QUEUE_BYTES_MAX, Store},
     table::{Family, Table, TableInfo},
-    value::{Json, NoPrevious, Record, Value, Versioned},
+    value::{Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
     view::{Page, SCAN_BYTES_MAX, View},
 };

@@ -19,6 +19,13 @@ pub trait Value: Sized {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 
+/// The stored form of a value, for example to hash or to compare it. Stamps are not replaced.
+pub fn encode_value_to_vec(value: &impl Value) -> Vec<u8> {
+    let mut writer = Writer::new();
+    value.encode_value(&mut writer);
+    writer.bytes
+}
+
 macro_rules! tuple_coded {
     ($([$($generics:tt)*] $value:ty),* $(,)?) => {$(
         impl<$($generics)*> Value for $value {

@@ -19,6 +19,8 @@ use crate::{
 const DISK_READS_MAX: usize = 32;
 /// Scans that may wait for the disk at one time.
 const DISK_SCANS_MAX: usize = 4;
+/// Keys that are looked up at one time on the caller's thread, if they are in memory.
+const KEYS_INLINE_MAX: usize = 1024;
 /// Rows that a scan reads on the caller's thread, if they are in memory.
 const SCAN_INLINE_ROWS: usize = 256;
 /// Rows of one scan that may enter the block cache; what comes after would only push out others.
@@ -108,21 +110,9 @@ impl View {
         let mut values: Vec<Option<T::Value>> = Vec::with_capacity(stored.len());
         values.resize_with(stored.len(), || None);
 
-        let missing = {
-            let sorted: Vec<&[u8]> = order.iter().map(|index| stored[*index].as_slice()).collect();
-            let mut answered = vec![false; sorted.len()];
-            let mut failure = None;
-            self.published.snapshot.get_many(T::FAMILY, &sorted, Tier::Cached, &mut |at, bytes| {
-                answered[at] = true;
-                match bytes.map(T::Value::decode_value).transpose() {
-                    Ok(value) => values[order[at]] = value,
-                    Err(error) => failure = Some(error),
-                }
-            })?;
-            if let Some(error) = failure {
-                return Err(decode_error::<T>(error));
-            }
-            order.iter().zip(answered).filter(|(_, done)| !done).map(|(at, _)| *at).collect()
+        let missing = match order.len() > KEYS_INLINE_MAX {
+            true => order,
+            false => self.get_cached::<T>(&stored, &order, &mut values)?,
         };
         self.get_missing::<T>(&stored, missing, &mut values).await?;
         Ok(values)
@@ -168,6 +158,29 @@ impl View {
             Ok(value)
         })
         .await
+    }
+
+    /// Reads what is in memory; `order` sorts the keys. Returns the indices of what isn't, sorted likewise.
+    fn get_cached<T: Table>(
+        &self,
+        stored: &[Vec<u8>],
+        order: &[usize],
+        values: &mut [Option<T::Value>],
+    ) -> Result<Vec<usize>, StoreError> {
+        let sorted: Vec<&[u8]> = order.iter().map(|index| stored[*index].as_slice()).collect();
+        let mut answered = vec![false; sorted.len()];
+        let mut failure = None;
+        self.published.snapshot.get_many(T::FAMILY, &sorted, Tier::Cached, &mut |at, bytes| {
+            answered[at] = true;
+            match bytes.map(T::Value::decode_value).transpose() {
+                Ok(value) => values[order[at]] = value,
+                Err(error) => failure = Some(error),
+            }
+        })?;
+        match failure {
+            Some(error) => Err(decode_error::<T>(error)),
+            None => Ok(order.iter().zip(answered).filter(|(_, done)| !done).map(|(index, _)| *index).collect()),
+        }
     }
 
     /// Reads from the disk what is missing (indices in the order of the keys).

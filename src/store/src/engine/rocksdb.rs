@@ -38,8 +38,6 @@ const INFO_LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 const INFO_LOGS_MAX: usize = 4;
 /// The write-ahead log is replayed at start, so it is kept short, whatever the budget.
 const WAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Write-ahead log files that are written over instead of made anew, which makes syncing cheaper.
-const WAL_FILES_RECYCLED: usize = 2;
 /// Free room, besides that for tables in memory, with which it makes sense to open a full disk again.
 const ROOM_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The key, in the default column family, that is written to find out whether writing works.
@@ -302,7 +300,6 @@ fn open_db(path: &Path, options: &Options) -> Result<DB, EngineError> {
     db.set_write_buffer_manager(&memtables);
     db.set_max_background_jobs(i32::from(options.background_jobs));
     db.set_max_total_wal_size(WAL_BYTES_MIN.max(budget.memtable_bytes as u64));
-    db.set_recycle_log_file_num(WAL_FILES_RECYCLED);
     // What was synced is there; after what was lost of the rest, nothing is taken.
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     // There is one writer.

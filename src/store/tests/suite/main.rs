@@ -2,6 +2,7 @@
 
 mod backend;
 mod codec;
+mod concurrent;
 mod follow;
 mod lifecycle;
 mod model;
@@ -33,6 +34,7 @@ macro_rules! on_every_engine {
 
 on_every_engine!(
     model::agrees_with_a_model,
+    concurrent::no_update_is_lost_and_no_view_is_torn,
     follow::follower_reads_stored_records_then_live_ones,
     follow::follower_behind_the_tail_reads_from_the_disk,
     follow::trimmed_log_sends_the_follower_to_rebuild,

@@ -138,6 +138,10 @@ pub fn large_scans_are_paged(backend: &impl Backend) {
             assert!(rows.into_iter().eq(numbers.map(expected)), "{limit} backwards");
         }
         assert_eq!(view.scan(Range::<Numbers>::prefix(&(1,)).limit(usize::MAX)).await.unwrap().len(), SCAN_LIMIT);
+        let keys: Vec<_> = (0..2 * ROWS).rev().map(|number| (1, number)).collect();
+        let values = view.get_many::<Numbers>(&keys).await.unwrap();
+        let stored = |number: u64| (number < ROWS).then_some(number * 2);
+        assert!(values.into_iter().eq((0..2 * ROWS).rev().map(stored)));
         let rest = Range::<Numbers>::between(&(1, ROWS - 2), &(2,)).after(&(1, ROWS - 2));
         assert_eq!(view.scan(rest).await.unwrap(), [expected(ROWS - 1)]);
         let nothing = Range::<Numbers>::between(&(2,), &(1,));
