@@ -142,6 +142,19 @@ fn check_new_user_id(user: &UserId) -> Result<()> {
     Ok(())
 }
 
+fn new_account(kind: Kind, created_ms: u64) -> Account {
+    Account {
+        kind,
+        admin: false,
+        deactivated: false,
+        erased: false,
+        locked: false,
+        suspended: false,
+        created_ms,
+        appservice: None,
+    }
+}
+
 /// Localparts of digits alone are kept for guests.
 fn is_guest_name(localpart: &str) -> bool {
     localpart.bytes().all(|c| c.is_ascii_digit())
@@ -263,40 +276,67 @@ impl Users {
         }
         // A taken name needs no hash. Whether it is still free at the commit the batch expects.
         self.check_free(&self.inner.store.view(), &new.user_id).await?;
-        let hash = match &new.password {
-            Some(password) => Some(self.inner.passwords.hash(password).await?),
-            None => None,
-        };
+        let hash = self.new_hash(&new).await?;
         let mut attempts = self.attempts();
         loop {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let created = self.prepare_create(view, batch, &new, hash.as_ref()).await?;
+            self.check_free(view, &new.user_id).await?;
+            batch.expect::<tables::Accounts>(&new.user_id, None);
+            let account = new_account(new.kind, self.now_ms());
+            let created = self.prepare_account(view, batch, &new, account, hash.as_ref()).await?;
             if attempt.commit().await? {
                 return Ok(created);
             }
         }
     }
 
-    async fn prepare_create(
+    /// Turns the guest `new.user_id` into an ordinary user, who keeps the name, the devices and all that the
+    /// guest stored. That the guest wants it is for the caller to check.
+    ///
+    /// Specification: client-server API, "Guest Access" (`guest_access_token` of `POST /register`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`]; [`Error::UserNameTaken`] if it isn't
+    /// a guest; the errors of new passwords and of logins; [`Error::InvalidRegistrationToken`];
+    /// [`Error::Contended`].
+    pub async fn upgrade_guest(&self, new: NewAccount) -> Result<Created> {
+        let hash = self.new_hash(&new).await?;
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let mut account = self.usable_account(view, &new.user_id).await?;
+            if account.kind != Kind::Guest {
+                return Err(Error::UserNameTaken);
+            }
+            account.kind = Kind::User;
+            let created = self.prepare_account(view, batch, &new, account, hash.as_ref()).await?;
+            if attempt.commit().await? {
+                return Ok(created);
+            }
+        }
+    }
+
+    async fn new_hash(&self, new: &NewAccount) -> Result<Option<String>> {
+        match &new.password {
+            Some(password) => Ok(Some(self.inner.passwords.hash(password).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes `account` with all that belongs to a registration.
+    async fn prepare_account(
         &self,
         view: &View,
         batch: &mut Batch,
         new: &NewAccount,
+        mut account: Account,
         hash: Option<&String>,
     ) -> Result<Created> {
         let user: &UserId = &new.user_id;
-        self.check_free(view, user).await?;
-        let mut account = Account {
-            kind: new.kind,
-            admin: new.admin,
-            deactivated: false,
-            erased: false,
-            locked: false,
-            suspended: false,
-            created_ms: self.now_ms(),
-            appservice: None,
-        };
+        account.admin |= new.admin;
         match &new.origin {
             Origin::Token(reservation) => {
                 let grants_admin = self.prepare_use_reservation(view, batch, reservation).await?;
@@ -308,7 +348,6 @@ impl Users {
         if account.kind == Kind::User && account.appservice.is_none() {
             self.prepare_first_account(view, batch).await?;
         }
-        batch.expect::<tables::Accounts>(&user, None);
         batch.put::<tables::Accounts>(&user, &Record(account.clone()));
         bump_version(view, batch, user).await?;
         log(batch, user, Change::Account);

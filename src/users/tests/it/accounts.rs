@@ -70,6 +70,28 @@ async fn guests_get_a_number_and_a_session() {
 }
 
 #[tokio::test]
+async fn a_guest_becomes_an_ordinary_user() {
+    let world = world();
+    let guest = world.users.create_guest(server_name!("example.org"), None).await.unwrap();
+    let token = guest.session.unwrap().access_token;
+    let upgrade = || NewAccount { user_id: guest.user_id.clone(), ..new_account("x") };
+    assert_eq!(world.users.authenticate(&token).await.unwrap().kind, Kind::Guest);
+
+    let login = Some(Login { device_id: Some("PHONE".into()), ..Login::default() });
+    let upgraded = world.users.upgrade_guest(NewAccount { login, ..upgrade() }).await.unwrap();
+    assert_eq!(upgraded.user_id, guest.user_id);
+    for token in [token, upgraded.session.unwrap().access_token] {
+        assert_eq!(world.users.authenticate(&token).await.unwrap().kind, Kind::User);
+    }
+    assert!(world.users.check_password(&guest.user_id, PASSWORD).await.is_ok());
+    assert_eq!(world.users.devices(&world.view(), &guest.user_id).await.unwrap().len(), 2);
+    assert!(world.users.has_accounts(&world.view()).await.unwrap());
+
+    assert!(matches!(world.users.upgrade_guest(upgrade()).await, Err(Error::UserNameTaken)));
+    assert!(matches!(world.users.upgrade_guest(new_account("nobody")).await, Err(Error::UnknownUser)));
+}
+
+#[tokio::test]
 async fn registration_can_log_in_in_the_same_step() {
     let world = world();
     let login = Login { device_id: Some("PHONE".into()), display_name: Some("Phone".into()), refreshable: false };
