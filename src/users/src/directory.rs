@@ -38,10 +38,16 @@ pub struct DirectoryMatch {
     pub avatar_url: Option<String>,
 }
 
+impl DirectoryMatch {
+    fn has_no_profile(&self) -> bool {
+        self.display_name.is_none() && self.avatar_url.is_none()
+    }
+}
+
 /// What a search found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirectoryResults {
-    /// The users, best matches first.
+    /// The users, best matches first, and of those equally good the ones with a profile first.
     pub matches: Vec<DirectoryMatch>,
     /// Whether there may be more.
     pub limited: bool,
@@ -161,7 +167,10 @@ impl Users {
     {
         let search = search_text(term);
         let (mut ranked, mut limited) = self.directory_candidates(view, &search).await?;
-        ranked.sort_by(|(a, found_a), (b, found_b)| a.cmp(b).then_with(|| found_a.user_id.cmp(&found_b.user_id)));
+        ranked.sort_by(|(a, found_a), (b, found_b)| {
+            let (no_profile_a, no_profile_b) = (found_a.has_no_profile(), found_b.has_no_profile());
+            (a, no_profile_a, &found_a.user_id).cmp(&(b, no_profile_b, &found_b.user_id))
+        });
         let mut matches = Vec::new();
         for (_, found) in ranked {
             if !visible(found.user_id.clone()).await? {

@@ -93,6 +93,17 @@ async fn a_match_has_the_profile() {
 }
 
 #[tokio::test]
+async fn of_equal_matches_those_with_a_profile_come_first() {
+    let world = world();
+    for name in ["worker1", "worker2", "worker3"] {
+        world.register(name).await;
+    }
+    let named = crate::world::user("worker2");
+    world.users.change_profile(&named, &ProfileChange::display_name("Bob")).await.unwrap();
+    assert_eq!(search(&world, "worker").await, ["worker2", "worker1", "worker3"]);
+}
+
+#[tokio::test]
 async fn the_caller_says_who_is_visible() {
     let world = people().await;
     let found = search_as(&world, "smith", 10, |user| user.localpart() != "smithy").await;
