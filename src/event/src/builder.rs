@@ -12,7 +12,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, O
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::canonical::{self, Numbers, to_canonical_string};
+use crate::canonical::{self, to_canonical_string};
 use crate::pdu::{
     AUTH_EVENTS_MAX, DEPTH_MAX, ID_SIZE_BYTES_MAX, Inner, PDU_SIZE_BYTES_MAX, PREV_EVENTS_MAX, Pdu, create_event_id,
     created_room_id,
@@ -82,7 +82,7 @@ impl PduBuilder {
     pub fn build(mut self, rules: &RoomVersionRules, key: &SigningKey, server: &ServerName) -> Result<Pdu, PduError> {
         self.check(rules)?;
         self.depth = self.depth.min(DEPTH_MAX);
-        let mut content = canonical::parse_object(self.content.get().as_bytes(), Numbers::Strict)?;
+        let mut content = canonical::parse_content(self.content.get().as_bytes())?;
         if let Some(redacts) = &self.redacts
             && rules.redaction.content_field_redacts
         {

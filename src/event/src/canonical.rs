@@ -39,17 +39,31 @@ impl Numbers {
 /// Reads a JSON object. Fails with [`PduError::Json`] if it isn't canonical JSON (order of keys and
 /// white space aside).
 pub fn parse_object(text: &[u8], numbers: Numbers) -> Result<CanonicalJsonObject, PduError> {
-    match parse_value(text, numbers)? {
+    into_object(parse_value(text, numbers)?)
+}
+
+/// Reads the content of an event that is to be built around it: the event may be as deep as any text,
+/// so its content must be less deep by one. Otherwise like [`parse_object`] with [`Numbers::Strict`].
+pub(crate) fn parse_content(text: &[u8]) -> Result<CanonicalJsonObject, PduError> {
+    let reader = Reader { numbers: Numbers::Strict, depth_left: JSON_DEPTH_MAX - 1 };
+    into_object(read(text, reader)?)
+}
+
+/// Reads any JSON value; see [`parse_object`].
+pub fn parse_value(text: &[u8], numbers: Numbers) -> Result<CanonicalJsonValue, PduError> {
+    read(text, Reader { numbers, depth_left: JSON_DEPTH_MAX })
+}
+
+fn into_object(value: CanonicalJsonValue) -> Result<CanonicalJsonObject, PduError> {
+    match value {
         CanonicalJsonValue::Object(object) => Ok(object),
         _ => Err(PduError::Json("not an object".to_owned())),
     }
 }
 
-/// Reads any JSON value; see [`parse_object`].
-pub fn parse_value(text: &[u8], numbers: Numbers) -> Result<CanonicalJsonValue, PduError> {
+fn read(text: &[u8], reader: Reader) -> Result<CanonicalJsonValue, PduError> {
     let text = std::str::from_utf8(text).map_err(|error| PduError::Json(error.to_string()))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let reader = Reader { numbers, depth_left: JSON_DEPTH_MAX };
     let value = reader
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))

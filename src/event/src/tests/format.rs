@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::room::{ALICE, BOB, Room, build_error, key, number, user};
 use crate::{
     AUTH_EVENTS_MAX, DEPTH_MAX, PREV_EVENTS_MAX, Pdu, PduBuilder, PduError, PublicKeyMap, ReceivedPdu,
-    SUPPORTED_ROOM_VERSIONS, Verified, VerifyError, add_signature, countersign, create_event_id, reference_hash,
+    SUPPORTED_ROOM_VERSIONS, Verified, VerifyError, add_signature, canonical::JSON_DEPTH_MAX, countersign,
+    create_event_id, redact, reference_hash,
 };
 
 fn keys() -> PublicKeyMap {
@@ -128,6 +129,22 @@ fn numbers_that_are_not_canonical() {
             }
         }
     }
+}
+
+/// What is built can be read again by all who work on the whole event.
+#[test]
+fn contents_are_as_deep_as_events_allow() {
+    let room = Room::new(&RoomVersionId::V11);
+    let nested = |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let build = |depth: usize| {
+        let mut builder = room.builder(ALICE, "m.room.message", None, json!({}));
+        builder.content = serde_json::value::RawValue::from_string(nested(depth)).expect("JSON");
+        builder.build(room.rules, &key(), user(ALICE).server_name())
+    };
+    let deep = build(JSON_DEPTH_MAX - 1).expect("valid");
+    assert!(receive(&room, &as_value(&deep)).is_ok());
+    assert!(redact(&deep, room.rules).is_ok());
+    assert!(matches!(build(JSON_DEPTH_MAX), Err(PduError::Json(_))));
 }
 
 #[test]
