@@ -13,7 +13,7 @@ use crate::{
     log::RoomAdvanced,
     snapshot::{Entry, Root},
     tables::{
-        Bodies, Gaps, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline, Timestamps,
+        Bodies, Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
@@ -74,6 +74,11 @@ impl Turn {
         }
         if !placed.gap.is_empty() {
             self.batch.put::<Gaps>(&(&self.room, index), &Json(placed.gap.clone()));
+            for (num, meta) in event.prev.iter().zip(self.rooms.metas(&self.view, &event.prev).await?) {
+                if meta.after.is_empty() {
+                    self.batch.put::<Holes>(num, &());
+                }
+            }
         }
         self.batch.put::<Metas>(&event.num, &meta);
         self.batch.put::<Timeline>(&(&self.room, index), &event.num);

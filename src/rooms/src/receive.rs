@@ -25,6 +25,7 @@ use crate::{
     ports::RemoteError,
     snapshot::{Entry, Overlay, Root},
     state::source,
+    tables::Holes,
     types::{EventStatus, StoredEvent},
 };
 
@@ -44,6 +45,15 @@ enum Gap {
     Fill,
     /// They were: what is still missing is bridged by asking for the state.
     Bridge,
+}
+
+/// Where an event goes.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Place {
+    /// To the head of the room.
+    Head,
+    /// Behind events that the room has already.
+    History,
 }
 
 /// What all steps of taking one event in need to know.
@@ -72,7 +82,7 @@ impl Rooms {
             Ok(pdu) => pdu,
             Err(reason) => return Ok(Received::Dropped(reason)),
         };
-        intake.take(pdu, Gap::Fill, inbox).await.map(Received::Stored)
+        intake.take(pdu, Gap::Fill, Place::Head, inbox).await.map(Received::Stored)
     }
 
     /// As [`Rooms::take_in`], for an event that has been verified already.
@@ -84,7 +94,7 @@ impl Rooms {
     ) -> Result<EventStatus, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
         let intake = Intake { rooms: self, room, rules, origin };
-        intake.take(pdu, Gap::Fill, None).await
+        intake.take(pdu, Gap::Fill, Place::Head, None).await
     }
 
     /// An event of `origin`, if its format, signatures and hash are right.
@@ -157,7 +167,13 @@ impl Intake<'_> {
     }
 
     /// Takes in a verified event.
-    async fn take(&self, pdu: Pdu, gap: Gap, inbox: Option<u64>) -> Result<EventStatus, RoomsError> {
+    async fn take(
+        &self,
+        pdu: Pdu,
+        gap: Gap,
+        place: Place,
+        inbox: Option<u64>,
+    ) -> Result<EventStatus, RoomsError> {
         if let Some(status) = self.decided(pdu.event_id()).await? {
             return Ok(status);
         }
@@ -191,6 +207,9 @@ impl Intake<'_> {
             return self.store_rejected(&event, before, reason, &overlay, inbox).await;
         }
         let after = self.apply(&view, before, &event, &mut overlay).await?;
+        if place == Place::History || self.is_history(&view, &event).await? {
+            return self.store_behind(event, (before, after), EventStatus::Accepted, overlay, inbox).await;
+        }
         self.merge(Prepared { event, before, after, overlay, gap: bridged, inbox }).await
     }
 
@@ -208,6 +227,11 @@ impl Intake<'_> {
         Ok(placed.then_some(meta.status))
     }
 
+    /// Whether an event comes before others that the room has already.
+    async fn is_history(&self, view: &View, event: &StoredEvent) -> Result<bool, RoomsError> {
+        Ok(event.prev.is_empty() || view.contains::<Holes>(&event.num).await?)
+    }
+
     /// The state before an event: the resolution of the states after those before it. `None` if one of these is unknown.
     async fn state_before(
         &self,
@@ -223,7 +247,8 @@ impl Intake<'_> {
             roots.push(meta.after);
         }
         if roots.is_empty() {
-            return Ok(None);
+            // Nothing comes before the create event; anything else fails by its auth events.
+            return Ok(Some(Root::EMPTY));
         }
         let source = source(view, self.room);
         self.rooms.resolve(&source, &|_| None, self.rules, &roots, overlay).await.map(Some)

@@ -145,6 +145,12 @@ table! {
     pub(crate) Notable = 50, Ranges: (Room, TimelineIndex) => (u8, EventNum, String, String)
 }
 
+table! {
+    /// Events that an event of the graph names as predecessors and that have no place in the graph themselves: when they come,
+    /// they are history and not news.
+    pub(crate) Holes = 60, Points: EventNum => ()
+}
+
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<crate::snapshot::Nodes>(),
@@ -179,6 +185,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<SigningKeys>(),
     TableInfo::of::<Secrets>(),
     TableInfo::of::<Quarantine>(),
+    TableInfo::of::<Holes>(),
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),
 ];

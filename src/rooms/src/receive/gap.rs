@@ -1,12 +1,15 @@
 //! The events before an event: asked for where they are missing, and bridged by a state where they can't be had.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use event::Pdu;
 use ruma::{EventId, OwnedEventId};
 use store::{Batch, CommitError};
 
-use super::{Gap, Intake, authority::sorted};
+use super::{Gap, Intake, Place, authority::sorted};
 use crate::{
     RoomsError,
     append::ATTEMPTS_MAX,
@@ -14,8 +17,8 @@ use crate::{
     ports::{MissingEvents, RemoteError},
     snapshot::{Entry, Overlay, Root, StateKey},
     state::source,
-    tables::{Bodies, Metas},
-    types::{EventMeta, EventStatus},
+    tables::{Bodies, Holes, Inbox, Metas},
+    types::{EventMeta, EventStatus, StoredEvent},
 };
 
 /// Events asked for at once between what we have and a new event.
@@ -83,10 +86,33 @@ impl Intake<'_> {
                 events.insert(event.owned_event_id(), event);
             }
         }
+        let history = self.history_of(&events).await?;
         for event in sorted(events, |pdu| pdu.prev_events().map(ToOwned::to_owned).collect()) {
-            Box::pin(self.take(event, Gap::Bridge, None)).await?;
+            let place = if history.contains(event.event_id()) { Place::History } else { Place::Head };
+            Box::pin(self.take(event, Gap::Bridge, place, None)).await?;
         }
         Ok(())
+    }
+
+    /// Those of the events that come before events which the room has: what fills a hole, and all that this leads back to.
+    async fn history_of(&self, events: &HashMap<OwnedEventId, Pdu>) -> Result<HashSet<OwnedEventId>, RoomsError> {
+        let view = self.view();
+        let mut open = Vec::new();
+        for id in events.keys() {
+            if let Some(num) = self.rooms.num(&view, id).await?
+                && view.contains::<Holes>(&num).await?
+            {
+                open.push(id.clone());
+            }
+        }
+        let mut history = HashSet::new();
+        while let Some(id) = open.pop() {
+            let Some(pdu) = events.get(&id) else { continue };
+            if history.insert(id) {
+                open.extend(pdu.prev_events().map(ToOwned::to_owned));
+            }
+        }
+        Ok(history)
     }
 
     /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
@@ -134,6 +160,7 @@ impl Intake<'_> {
         Ok(self.rooms.inner.tree.apply(&source(&view, self.room), Root::EMPTY, &entries, overlay).await?)
     }
 
+    /// Keeps an event whose state before it is known from elsewhere.
     pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
         let event = self.name_event(pdu).await?;
         let view = self.view();
@@ -146,24 +173,52 @@ impl Intake<'_> {
             Ok(()) => (EventStatus::Accepted, self.apply(&view, before, &event, &mut overlay).await?),
             Err(reason) => (EventStatus::Rejected(reason), before),
         };
+        self.store_behind(event, (before, after), status, overlay, None).await?;
+        Ok(())
+    }
+
+    /// Keeps an event behind those that the room has: with its state, without touching the head or the timeline.
+    pub(super) async fn store_behind(
+        &self,
+        event: Arc<StoredEvent>,
+        state: (Root, Root),
+        status: EventStatus,
+        mut overlay: Overlay,
+        inbox: Option<u64>,
+    ) -> Result<EventStatus, RoomsError> {
+        self.store_nodes(&mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
-            let read = self.view().get::<Metas>(&event.num).await?;
-            if read.as_ref().is_some_and(|meta| !meta.after.is_empty()) {
-                return Ok(());
+            let view = self.view();
+            let read = view.get::<Metas>(&event.num).await?;
+            if let Some(meta) = &read
+                && !meta.after.is_empty()
+            {
+                return Ok(meta.status.clone());
             }
             let mut meta = EventMeta::outlier(status.clone());
-            (meta.before, meta.after) = (before, after);
+            (meta.before, meta.after) = state;
             if let Some(read) = &read {
                 (meta.redacted_by, meta.has_relations) = (read.redacted_by, read.has_relations);
             }
-            self.store_nodes(&mut overlay).await?;
             let mut batch = Batch::new();
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
             batch.put::<Bodies>(&event.num, &Body::of(&event));
+            batch.delete::<Holes>(&event.num);
+            for (num, meta) in event.prev.iter().zip(self.rooms.metas(&view, &event.prev).await?) {
+                if meta.after.is_empty() {
+                    batch.put::<Holes>(num, &());
+                }
+            }
+            if let Some(sequence) = inbox {
+                batch.delete::<Inbox>(&(self.room, sequence));
+            }
             batch.relaxed();
             match self.rooms.inner.store.commit(batch).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.rooms.inner.events.remember(&event);
+                    return Ok(status);
+                }
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -14,19 +14,22 @@ type Word = (bool, State, State);
 
 pub async fn check(game: &Game, last: Option<&EventId>) {
     let present = game.present().await;
-    let mut words: BTreeMap<OwnedEventId, (String, Word)> = BTreeMap::new();
-    for world in &game.worlds {
-        for event in &game.events {
-            let Some(word) = word_of(game, world, event).await else { continue };
-            match words.get(event) {
-                None => {
-                    words.insert(event.clone(), (world.name.to_string(), word));
-                }
-                Some((other, first)) => {
-                    assert_eq!(first, &word, "seed {}: {other} and {} about {event}", game.seed, world.name);
-                }
+    let mut disputed: Vec<(u64, String)> = Vec::new();
+    for event in &game.events {
+        let mut words: Vec<(&World, Word)> = Vec::new();
+        for world in &game.worlds {
+            if let Some(word) = word_of(game, world, event).await {
+                words.push((world, word));
             }
         }
+        let Some((first, word)) = words.first() else { continue };
+        for (other, different) in words.iter().filter(|(_, different)| different != word) {
+            disputed.push(dispute(event, (first, word), (other, different)).await);
+        }
+    }
+    disputed.sort();
+    if let Some((_, first)) = disputed.first() {
+        panic!("seed {}: {} disputes, the first about {first}", game.seed, disputed.len());
     }
     if let Some(last) = last
         && game.creator_is_in().await
@@ -74,6 +77,23 @@ async fn check_heads(game: &Game, present: &[&World]) {
             }
         }
     }
+}
+
+/// How two servers differ about an event, with its depth.
+async fn dispute(event: &EventId, one: (&World, &Word), other: (&World, &Word)) -> (u64, String) {
+    let (world, _) = one;
+    let stored = world.rooms.event_by_id(&world.view(), event).await.expect("a read").expect("an event");
+    let mut text = format!("{event}: {}\n", stored.pdu.json().get());
+    for (world, word) in [one, other] {
+        text += &format!("{} has it as {:?}\n", world.name, world.status(event).await);
+        for (when, state, states) in [("before", &word.1, [&one.1.1, &other.1.1]), ("after", &word.2, [&one.1.2, &other.1.2])] {
+            let alone = state.iter().filter(|entry| states.iter().any(|state| state.get(entry.0) != Some(entry.1)));
+            for (key, id) in alone {
+                text += &format!("  {when}: {key:?} {id}\n");
+            }
+        }
+    }
+    (stored.pdu.depth(), text)
 }
 
 async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {

@@ -218,7 +218,11 @@ impl World {
 
     /// The content of a state event now.
     pub async fn state(&self, room: &RoomId, event_type: &str, state_key: &str) -> Option<Value> {
-        let event = self.rooms.current_event(&self.view(), room, event_type, state_key).await.expect("a read");
+        let event = match self.rooms.current_event(&self.view(), room, event_type, state_key).await {
+            Ok(event) => event,
+            Err(RoomsError::RoomNotFound) => None,
+            Err(error) => panic!("{error}"),
+        };
         event.map(|event| event.pdu.content_as().expect("JSON"))
     }
 
