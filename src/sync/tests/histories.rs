@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use rooms::{NewReceipt, ReceiptType};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
-use world::{Seeded, World, client::*, raw, user};
+use testkit::SeededRandom;
+use world::{World, client::*, raw, user};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
@@ -29,7 +30,7 @@ const COLD_CHANCE: usize = 50;
 
 struct History {
     world: World,
-    dice: Seeded,
+    dice: SeededRandom,
     users: Vec<OwnedUserId>,
     rooms: Vec<OwnedRoomId>,
     clients: Vec<Client>,
@@ -53,7 +54,7 @@ impl History {
                 clients.push(client);
             }
         }
-        Self { world, dice: Seeded::new(seed), users, rooms, clients, sent: 0 }
+        Self { world, dice: SeededRandom::new(seed), users, rooms, clients, sent: 0 }
     }
 
     fn any_user(&self) -> OwnedUserId {

@@ -2,74 +2,27 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod client;
+pub mod far;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-use event::{Clock, Random};
-use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use rooms::{CreateRoom, Preset, Rooms, SendOptions, Sender};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde_json::{Value, json, value::RawValue};
 use store::{MemoryDisk, Options, Store};
 use sync::Sync;
+use testkit::{ManualClock, SeededRandom};
 use users::Users;
+
+use far::Servers;
 
 pub const SERVER: &str = "haima.test";
 
-/// A clock that goes on by hand.
-pub struct Hands(AtomicU64);
-
-impl Hands {
-    pub fn advance(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::Relaxed);
-    }
-}
-
-impl Clock for Hands {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A generator that always gives the same (splitmix64).
-pub struct Seeded(AtomicU64);
-
-impl Seeded {
-    pub fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
-    }
-
-    pub fn next(&self) -> u64 {
-        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
-    }
-
-    pub fn chance(&self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
-
-impl Random for Seeded {
-    fn fill(&self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            let next = self.next().to_le_bytes();
-            chunk.copy_from_slice(&next[..chunk.len()]);
-        }
-    }
-}
-
 pub struct World {
     disk: MemoryDisk,
-    pub clock: Arc<Hands>,
-    pub random: Arc<Seeded>,
+    pub servers: Arc<Servers>,
+    pub clock: Arc<ManualClock>,
+    pub random: Arc<SeededRandom>,
     pub store: Store,
     pub rooms: Rooms,
     pub users: Users,
@@ -82,34 +35,37 @@ impl World {
     }
 
     pub async fn seeded(seed: u64) -> Self {
-        let clock = Arc::new(Hands(AtomicU64::new(1_700_000_000_000)));
-        let random = Arc::new(Seeded::new(seed));
-        Self::open(MemoryDisk::new(), clock, random).await
+        let clock = Arc::new(ManualClock::new());
+        let random = Arc::new(SeededRandom::new(seed));
+        Self::open(MemoryDisk::new(), Arc::default(), clock, random).await
     }
 
-    async fn open(disk: MemoryDisk, clock: Arc<Hands>, random: Arc<Seeded>) -> Self {
+    async fn open(disk: MemoryDisk, servers: Arc<Servers>, clock: Arc<ManualClock>, random: Arc<SeededRandom>) -> Self {
         let tables = [rooms::TABLES, users::TABLES];
         let store = Store::open_memory(&disk, &Options::default(), &tables).unwrap();
-        let config = rooms::Config::new(SERVER.try_into().unwrap());
-        let ports = Ports::no_federation();
+        let name: OwnedServerName = SERVER.try_into().unwrap();
+        let ports = servers.ports(&name);
+        let config = rooms::Config::new(name);
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports);
         let rooms = rooms.await.unwrap();
+        servers.add(&rooms);
         let config = users::Config::default();
         let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
         let config = sync::Config::default();
         let sync = Sync::start(config, store.clone(), rooms.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
-        Self { disk, clock, random, store, rooms, users, sync }
+        Self { disk, servers, clock, random, store, rooms, users, sync }
     }
 
     /// Stops the server and starts it again with what was stored.
     pub async fn restart(self) -> Self {
-        let Self { disk, clock, random, store, rooms, users, sync } = self;
+        let Self { disk, servers, clock, random, store, rooms, users, sync } = self;
         sync.shut_down();
+        servers.remove(&rooms);
         drop((rooms, users, sync));
         store.close().await;
         drop(store);
-        Self::open(disk, clock, random).await
+        Self::open(disk, servers, clock, random).await
     }
 
     /// Another instance of sync beside the one that clients use, which knows of nothing that was before.
