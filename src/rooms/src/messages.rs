@@ -110,15 +110,23 @@ impl Rooms {
         Ok(MessagesPage { chunk, start, end, state })
     }
 
-    /// The point after which nothing is visible to a user: now, or the end of their last stay. What of later
-    /// history is world readable is left out, for pages that would be empty otherwise.
+    /// A point after which nothing is visible to a user: now, or the end of their last stay if the history visibility is
+    /// still the same and shows nothing to strangers. So those who left long ago don't page through what they can't see.
     async fn newest_visible(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineToken, RoomsError> {
+        let now = TimelineToken::at(view.position());
         let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let readable = self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable;
-        match self.end_of_stay(view, user, room).await? {
-            Some(end) if !readable => Ok(TimelineToken::after(end)),
-            _ => Ok(TimelineToken::at(view.position())),
+        let Some((end, then)) = self.end_of_stay(view, user, room).await? else { return Ok(now) };
+        if self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable {
+            return Ok(now);
         }
+        let setting = async |root| {
+            let event = self.state_event(view, room, root, "m.room.history_visibility", "").await?;
+            Ok::<_, RoomsError>(event.map(|event| event.num))
+        };
+        if setting(then).await? != setting(head.root).await? {
+            return Ok(now);
+        }
+        Ok(TimelineToken::after(end))
     }
 
     /// If a backward page starts at a hole, asks other servers for what is missing. The view in which the

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, str::FromStr, sync::Arc};
 
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use store::View;
@@ -19,6 +19,9 @@ use crate::{
 
 /// The type of the events that name a space's children.
 const CHILD: &str = "m.space.child";
+
+/// The type of rooms that are spaces.
+const SPACE: &str = "m.space";
 
 /// Rooms in one page of a hierarchy.
 pub const HIERARCHY_LIMIT_MAX: usize = 50;
@@ -96,6 +99,22 @@ pub struct HierarchyPage {
     pub next: Option<HierarchyToken>,
 }
 
+/// A space and its children as another server may know them (server-server API, `GET /hierarchy/{roomId}`).
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerHierarchy {
+    /// The room asked for.
+    pub room: HierarchyRoom,
+    /// Its children that the other server could join or read.
+    #[serde(serialize_with = "all_shared")]
+    pub children: Vec<Arc<RoomDescription>>,
+    /// Its children that this server holds and the other one can't come into.
+    pub inaccessible_children: Vec<OwnedRoomId>,
+}
+
+fn all_shared<S: Serializer>(rooms: &[Arc<RoomDescription>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(rooms.iter().map(Arc::as_ref))
+}
+
 /// A child of a space.
 #[derive(Clone, Debug)]
 struct SpaceChild {
@@ -143,7 +162,7 @@ impl Rooms {
                 continue;
             };
             let children = match description.room_type.as_deref() {
-                Some("m.space") => self.space_children(view, &room, query.suggested_only).await?,
+                Some(SPACE) => self.space_children(view, &room, query.suggested_only).await?,
                 _ => Vec::new(),
             };
             if depth < depth_max {
@@ -166,6 +185,41 @@ impl Rooms {
             page.rooms.push(HierarchyRoom { description, children_state });
         }
         Ok(page)
+    }
+
+    /// A space with its children, one level deep, for another server.
+    ///
+    /// Fails with [`RoomsError::RoomNotFound`] alike if there is no such room and if the server may not know of it.
+    pub async fn hierarchy_for_server(
+        &self,
+        view: &View,
+        server: &ServerName,
+        room: &RoomId,
+        suggested_only: bool,
+    ) -> Result<ServerHierarchy, RoomsError> {
+        let description = self.describe(view, room).await?;
+        if !self.may_preview_for_server(view, server, &description).await? {
+            return Err(RoomsError::RoomNotFound);
+        }
+        let is_space = description.room_type.as_deref() == Some(SPACE);
+        let found = if is_space { self.space_children(view, room, suggested_only).await? } else { Vec::new() };
+        let mut children_state = Vec::with_capacity(found.len());
+        let mut children = Vec::new();
+        let mut inaccessible_children = Vec::new();
+        for child in found {
+            children_state.push(stripped_with_time(&child.event.pdu)?);
+            let description = match self.describe(view, &child.room).await {
+                Ok(description) => description,
+                Err(RoomsError::RoomNotFound) => continue,
+                Err(error) => return Err(error),
+            };
+            match self.may_preview_for_server(view, server, &description).await? {
+                true => children.push(description),
+                false => inaccessible_children.push(child.room),
+            }
+        }
+        let room = HierarchyRoom { description, children_state };
+        Ok(ServerHierarchy { room, children, inaccessible_children })
     }
 
     /// The description of a room if this server holds it and the user may have it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use event::visibility::history_visibility;
 use quick_cache::sync::Cache;
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use store::View;
@@ -71,6 +71,13 @@ pub struct RoomDescription {
     pub encryption: Option<String>,
     /// The room version.
     pub room_version: String,
+}
+
+impl RoomDescription {
+    /// Whether anybody could join, ask to join, or read it.
+    fn is_open(&self) -> bool {
+        self.world_readable || ["public", "knock", "knock_restricted"].contains(&&*self.join_rule)
+    }
 }
 
 /// `summary` of a room in `/sync`.
@@ -162,8 +169,7 @@ impl Rooms {
         user: Option<&UserId>,
         description: &RoomDescription,
     ) -> Result<bool, RoomsError> {
-        let open = ["public", "knock", "knock_restricted"].contains(&&*description.join_rule);
-        if open || description.world_readable {
+        if description.is_open() {
             return Ok(true);
         }
         let Some(user) = user else { return Ok(false) };
@@ -176,6 +182,28 @@ impl Rooms {
         }
         for room in &description.allowed_room_ids {
             if self.is_joined(view, user, room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether another server may be told what a room looks like: it is in the room, or its users could come in or
+    /// read it.
+    pub(crate) async fn may_preview_for_server(
+        &self,
+        view: &View,
+        server: &ServerName,
+        description: &RoomDescription,
+    ) -> Result<bool, RoomsError> {
+        if description.is_open() || self.is_server_joined(view, &description.room_id, server).await? {
+            return Ok(true);
+        }
+        if description.join_rule != "restricted" {
+            return Ok(false);
+        }
+        for room in &description.allowed_room_ids {
+            if self.is_server_joined(view, room, server).await? {
                 return Ok(true);
             }
         }

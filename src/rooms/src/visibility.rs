@@ -72,8 +72,8 @@ enum Stay {
     Unknown,
     /// Joined now.
     Lasting,
-    /// The last stay ended with the event at this index.
-    EndedAt(TimelineIndex),
+    /// The last stay ended with the event at this index, which left this state behind.
+    EndedAt(TimelineIndex, Root),
     Never,
 }
 
@@ -147,20 +147,21 @@ impl Rooms {
         }
         Ok(match stay {
             Stay::Lasting => true,
-            Stay::EndedAt(end) => index.is_some_and(|index| index < *end),
+            Stay::EndedAt(end, _) => index.is_some_and(|index| index < *end),
             Stay::Unknown | Stay::Never => false,
         })
     }
 
-    /// The index of the event that ended a user's last stay; `None` if they are in the room or never were.
+    /// The index of the event that ended a user's last stay, and the state after it; `None` if they are in the room or
+    /// never were.
     pub(crate) async fn end_of_stay(
         &self,
         view: &View,
         user: &UserId,
         room: &RoomId,
-    ) -> Result<Option<TimelineIndex>, RoomsError> {
+    ) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
         match self.stay(view, user, room).await? {
-            Stay::EndedAt(end) => Ok(Some(end)),
+            Stay::EndedAt(end, root) => Ok(Some((end, root))),
             Stay::Lasting | Stay::Never | Stay::Unknown => Ok(None),
         }
     }
@@ -177,7 +178,7 @@ impl Rooms {
             let meta = self.meta(view, end).await?;
             let before = self.member_event(view, room, meta.before, user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
-                return Ok(meta.index.map_or(Stay::Never, Stay::EndedAt));
+                return Ok(meta.index.map_or(Stay::Never, |index| Stay::EndedAt(index, meta.after)));
             }
             num = before.map(|event| event.num);
         }

@@ -194,3 +194,25 @@ async fn spaces_are_walked_depth_first_in_their_order() {
     let refused = world.rooms.hierarchy(&world.view(), bob(), &hidden, &HierarchyQuery::default()).await;
     assert!(matches!(refused, Err(RoomsError::Forbidden(_))));
 }
+
+#[tokio::test]
+async fn another_server_learns_what_it_could_join() {
+    let world = World::new().await;
+    let top = publish(&world, "top", Some("m.space")).await;
+    let open = publish(&world, "open", None).await;
+    let hidden = world.create(&CreateRoom::new(alice().to_owned())).await;
+    let via = json!(["here"]);
+    child(&world, &top, &open, json!({ "via": via })).await;
+    child(&world, &top, &hidden, json!({ "via": via })).await;
+    child(&world, &top, ruma::room_id!("!elsewhere:there"), json!({ "via": ["there"] })).await;
+    let (view, there) = (world.view(), ruma::server_name!("there"));
+    let answer = world.rooms.hierarchy_for_server(&view, there, &top, false).await.expect("an answer");
+    let answer = serde_json::to_value(&answer).expect("JSON");
+    assert_eq!(answer["room"]["name"], "top");
+    assert_eq!(answer["room"]["children_state"].as_array().map(Vec::len), Some(3));
+    assert_eq!(answer["children"][0]["name"], "open");
+    assert_eq!(answer["children"].as_array().map(Vec::len), Some(1));
+    assert_eq!(answer["inaccessible_children"], json!([hidden]));
+    let refused = world.rooms.hierarchy_for_server(&view, there, &hidden, false).await;
+    assert!(matches!(refused, Err(RoomsError::RoomNotFound)));
+}
