@@ -48,6 +48,33 @@ pub async fn check(game: &Game, last: Option<&EventId>) {
     check_heads(game, &present).await;
 }
 
+/// What a game was about, to see that games aren't all alike.
+pub async fn statistics(game: &Game) -> String {
+    let (mut accepted, mut soft_failed, mut rejected) = (0, 0, 0);
+    let mut forked = 0;
+    for world in &game.worlds {
+        for event in &game.events {
+            match world.status(event).await {
+                EventStatus::Missing | EventStatus::Outlier => {}
+                EventStatus::Accepted => accepted += 1,
+                EventStatus::SoftFailed => soft_failed += 1,
+                EventStatus::Rejected(_) => rejected += 1,
+            }
+            let view = world.view();
+            if let Some(stored) = world.rooms.event_by_id(&view, event).await.expect("a read") {
+                forked += usize::from(stored.prev.len() > 1);
+            }
+        }
+    }
+    format!(
+        "seed {}: {} servers, {} at the end, {} events; accepted {accepted}, soft-failed {soft_failed}, rejected {rejected}, merging {forked}",
+        game.seed,
+        game.worlds.len(),
+        game.present().await.len(),
+        game.events.len(),
+    )
+}
+
 /// Servers with the same extremities have the same current state, and rows that follow from it.
 async fn check_heads(game: &Game, present: &[&World]) {
     let mut states: BTreeMap<Vec<OwnedEventId>, (State, String)> = BTreeMap::new();

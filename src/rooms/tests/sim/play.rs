@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Things that users do before the network is mended.
-const ACTIONS: usize = 36;
+const ACTIONS: usize = 42;
 
 /// Times that everybody speaks after the network is mended.
 const CLOSING_ROUNDS: usize = 3;
@@ -77,6 +77,9 @@ pub async fn play(seed: u64) {
     let last = game.say(0, &creator).await;
     game.settle().await;
     agreement::check(&game, last.as_deref()).await;
+    if std::env::var("HAIMA_SIM_STATS").is_ok() {
+        println!("{}", agreement::statistics(&game).await);
+    }
     drop(tell);
 }
 
@@ -244,7 +247,7 @@ impl Game {
         let (at, user) = self.random.pick(&self.users).clone();
         let target = self.random.pick(&self.users).1.clone();
         let room = self.room.clone();
-        let kind = self.random.below(100);
+        let kind = self.random.below(112);
         let rooms = self.worlds[at].rooms.clone();
         let result = match kind {
             0..20 => self.worlds[at].say(&user, &room, "something").await,
@@ -254,6 +257,7 @@ impl Game {
                 self.worlds[at].set(&user, &room, (event_type, ""), json!({ field: value })).await
             }
             40..50 => return self.join(at, &user).await,
+            50..55 if user == self.creator => return,
             50..55 => match rooms.leave(&user, &room, None).await {
                 Ok(()) => match self.worlds[at].rooms.current_event(
                     &self.worlds[at].view(),
@@ -266,6 +270,7 @@ impl Game {
                 },
                 Err(error) => Err(error),
             },
+            55..75 if target == self.creator => return,
             55..63 => rooms.ban(&user, &room, &target, None).await.map(|sent| sent.event_id),
             63..70 => rooms.unban(&user, &room, &target, None).await.map(|sent| sent.event_id),
             70..75 => rooms.kick(&user, &room, &target, None).await.map(|sent| sent.event_id),
@@ -281,6 +286,7 @@ impl Game {
                 let rule = *self.random.pick(&["public", "invite"]);
                 self.worlds[at].set(&user, &room, ("m.room.join_rules", ""), json!({ "join_rule": rule })).await
             }
+            100.. => return self.cheat(at, &user, &target).await,
             _ => {
                 let known: Vec<OwnedEventId> = self.events.iter().cloned().collect();
                 let event = self.random.pick(&known).clone();
@@ -289,6 +295,32 @@ impl Game {
             }
         };
         self.done(at, result).await;
+    }
+
+    /// A server sends what it shouldn't: an event anywhere in the graph, authorised by the state of some other time.
+    async fn cheat(&mut self, at: usize, user: &OwnedUserId, target: &OwnedUserId) {
+        let known: Vec<OwnedEventId> = self.events.iter().cloned().collect();
+        let prev = self.random.pick(&known).clone();
+        let authority = self.random.pick(&known).clone();
+        let kinds = [
+            ("m.room.topic", Some(String::new()), json!({ "topic": "cheated" })),
+            ("m.room.message", None, json!({ "body": "cheated" })),
+            ("m.room.member", Some(target.to_string()), json!({ "membership": "ban" })),
+            ("m.room.member", Some(user.to_string()), json!({ "membership": "join" })),
+            ("m.room.join_rules", Some(String::new()), json!({ "join_rule": "public" })),
+        ];
+        let (event_type, state_key, content) = self.random.pick(&kinds).clone();
+        let world = &self.worlds[at];
+        let event = world.forge(&self.room, user, (event_type, state_key), content, (&prev, &authority)).await;
+        let Some(event) = event else { return };
+        self.events.insert(event.event_id().to_owned());
+        for (to, other) in self.worlds.iter().enumerate() {
+            if to == at || self.network.connects(at, to) {
+                let pdus = [event.json().to_owned()];
+                other.rooms.receive(&self.worlds[at].name, &self.room, &pdus).await.expect("received");
+                other.rooms.work_inbox(&self.room).await.expect("worked");
+            }
+        }
     }
 
     /// The servers that the creator's server sees in the room at the end, and that see themselves in it.

@@ -256,6 +256,41 @@ impl World {
         to.rooms.work_inbox(room).await.expect("worked");
     }
 
+    /// An event signed by this server that follows one event and is authorised by the state after another. `None` if either is
+    /// unknown here.
+    pub async fn forge(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        key: (&str, Option<String>),
+        content: Value,
+        at: (&EventId, &EventId),
+    ) -> Option<event::Pdu> {
+        let view = self.view();
+        let rules = self.rooms.rules(&view, room).await.ok()?;
+        let (event_type, state_key) = key;
+        let prev = self.rooms.event_by_id(&view, at.0).await.expect("a read")?;
+        let (_, authority) = self.rooms.state_around(&view, at.1).await.ok()?;
+        let content = raw(content);
+        let types = event::auth::auth_types(&event_type.into(), sender, state_key.as_deref(), &content, rules).ok()?;
+        let mut builder = event::PduBuilder::new(sender.to_owned(), event_type.to_owned(), content);
+        builder.room_id = Some(room.to_owned());
+        builder.state_key = state_key;
+        builder.prev_events = vec![prev.pdu.owned_event_id()];
+        builder.depth = prev.pdu.depth() + 1;
+        builder.origin_server_ts = self.now_ms();
+        let hash = |pdu: &event::Pdu| event::reference_hash(pdu, rules).expect("a hash");
+        builder.reference_hashes.insert(prev.pdu.owned_event_id(), hash(&prev.pdu));
+        for (kind, state_key) in types {
+            let event = self.rooms.state_event(&view, room, authority, &kind.to_string(), &state_key).await;
+            if let Some(event) = event.expect("a read") {
+                builder.auth_events.push(event.pdu.owned_event_id());
+                builder.reference_hashes.insert(event.pdu.owned_event_id(), hash(&event.pdu));
+            }
+        }
+        Some(builder.build(rules, self.rooms.signing_key(), &self.name).expect("an event"))
+    }
+
     pub async fn status(&self, event_id: &EventId) -> rooms::EventStatus {
         let view = self.view();
         let Some(num) = self.rooms.num(&view, event_id).await.expect("a read") else {
