@@ -82,7 +82,7 @@ pub use self::{
     relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     receive::Received,
     room::RoomInfo,
-    spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken},
+    spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
     state::SendOptions,
     summary::{MemberSummary, RoomDescription},
     tables::TABLES,
