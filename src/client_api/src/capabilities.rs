@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use event::{DEFAULT_ROOM_VERSION, SUPPORTED_ROOM_VERSIONS};
+use event::SUPPORTED_ROOM_VERSIONS;
 use haima_http::{Json, Session};
 use ruma::api::client::discovery::get_capabilities::v3::Request;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub(crate) async fn get_capabilities(api: ClientApi, _: Session, _: Request) -> 
     let passwords = api.config.login_with_password;
     Ok(Json(json!({ "capabilities": {
         "m.change_password": { "enabled": passwords },
-        "m.room_versions": { "default": DEFAULT_ROOM_VERSION, "available": available },
+        "m.room_versions": { "default": api.config.default_room_version, "available": available },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.profile_fields": { "enabled": true },

@@ -1,6 +1,6 @@
 //! What an admin decides about the client-server API.
 
-use ruma::{OwnedServerName, OwnedUserId, api::client::discovery::discover_support};
+use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, api::client::discovery::discover_support};
 use serde::{Deserialize, Serialize};
 
 /// Who may register.
@@ -21,6 +21,8 @@ pub enum Registration {
 pub struct Config {
     /// This server's name.
     pub server_name: OwnedServerName,
+    /// The room version of new rooms whose creator names none, as [`rooms::Config`] has it.
+    pub default_room_version: RoomVersionId,
     /// Who may register.
     pub registration: Registration,
     /// A registration token that holds without limit, besides those that admins make.
@@ -40,6 +42,8 @@ pub struct Config {
     pub sync_timeout_ms_max: u64,
     /// The base URL that `/.well-known/matrix/client` tells; without it the document is not served.
     pub well_known_client: Option<String>,
+    /// The host and port that `/.well-known/matrix/server` tells; without it the document is not served.
+    pub well_known_server: Option<String>,
     /// The page of `/.well-known/matrix/support`.
     pub support_page: Option<String>,
     /// The contacts of `/.well-known/matrix/support`.
@@ -51,6 +55,7 @@ impl Config {
     pub fn new(server_name: OwnedServerName) -> Self {
         Self {
             server_name,
+            default_room_version: event::DEFAULT_ROOM_VERSION,
             registration: Registration::Closed,
             registration_token: None,
             guests: false,
@@ -60,6 +65,7 @@ impl Config {
             search_all_users: false,
             sync_timeout_ms_max: 300_000,
             well_known_client: None,
+            well_known_server: None,
             support_page: None,
             support_contacts: Vec::new(),
         }

@@ -131,7 +131,9 @@ fn rooms_error(error: RoomsError) -> ApiError {
     use RoomsError as E;
     let message = error.to_string();
     match error {
-        E::RoomNotFound | E::EventNotFound | E::AliasNotFound => ApiError::not_found(message),
+        E::EventNotFound | E::AliasNotFound => ApiError::not_found(message),
+        // Who isn't in a room doesn't learn whether there is one.
+        E::RoomNotFound => ApiError::forbidden(E::NotJoined.to_string()),
         E::NotJoined | E::Forbidden(_) | E::CannotRedact(_) | E::Auth(_) => ApiError::forbidden(message),
         E::BadEvent(_) => bad_request("M_UNKNOWN", message),
         E::TooLarge(_) => ApiError::too_large(message),
@@ -155,6 +157,14 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::Commit(error) => commit_error(error),
         E::Busy => busy(),
         other => ApiError::internal(other),
+    }
+}
+
+/// For endpoints that are asked by those who aren't in the room: 404 where there is none.
+pub(crate) fn or_no_room(error: FlowsError) -> Failure {
+    match error {
+        FlowsError::Rooms(RoomsError::RoomNotFound) => ApiError::not_found("There is no such room").into(),
+        other => other.into(),
     }
 }
 

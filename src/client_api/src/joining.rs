@@ -6,7 +6,7 @@ use ruma::{
     api::client::membership::{join_room_by_id as by_id, join_room_by_id_or_alias as by_name},
 };
 
-use crate::{ClientApi, error::Result};
+use crate::{ClientApi, error::{Result, or_no_room}};
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 pub(crate) async fn join_room_by_id(
@@ -30,12 +30,12 @@ pub(crate) async fn join_room(
 }
 
 async fn join(api: &ClientApi, caller: &Unsuspended<Guest>, room: &RoomId, reason: Option<&str>) -> Result<()> {
-    if caller.guest {
-        api.flows.join_guest(&caller.user, room, reason).await?;
+    let joined = if caller.guest {
+        api.flows.join_guest(&caller.user, room, reason).await
     } else {
-        api.flows.join(&caller.user, room, reason).await?;
-    }
-    Ok(())
+        api.flows.join(&caller.user, room, reason).await
+    };
+    joined.map_err(or_no_room)
 }
 
 /// The room of a name.

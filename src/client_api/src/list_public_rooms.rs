@@ -17,7 +17,7 @@ use ruma::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::{ClientApi, error::Result, events::page_size};
+use crate::{ClientApi, error::{Result, or_no_room}, events::page_size};
 
 /// Rooms on a page at most.
 const PAGE_ROOMS_MAX: usize = 500;
@@ -30,7 +30,11 @@ pub(crate) async fn get_room_visibility_on_directory(
     _: Anyone,
     req: get_visibility::v3::Request,
 ) -> Result<get_visibility::v3::Response> {
-    let published = api.rooms.is_published(&api.store.view(), &req.room_id).await?;
+    let view = api.store.view();
+    if api.rooms.info(&view, &req.room_id).await?.is_none() {
+        return Err(ApiError::not_found("There is no such room").into());
+    }
+    let published = api.rooms.is_published(&view, &req.room_id).await?;
     let visibility = if published { Visibility::Public } else { Visibility::Private };
     Ok(get_visibility::v3::Response::new(visibility))
 }
@@ -46,7 +50,8 @@ pub(crate) async fn set_room_visibility_on_directory(
         Visibility::Private => false,
         _ => return Err(ApiError::bad_json("Unknown visibility").into()),
     };
-    api.rooms.set_published(&caller.user, &req.room_id, publish).await?;
+    let done = api.rooms.set_published(&caller.user, &req.room_id, publish).await;
+    done.map_err(|error| or_no_room(error.into()))?;
     Ok(set_visibility::v3::Response::new())
 }
 

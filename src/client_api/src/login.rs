@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haima_http::{Anyone, ApiError, Class};
+use haima_http::{Anyone, ApiError, Class, Incoming, json_object};
 use ruma::{
     OwnedUserId,
     api::client::{
@@ -18,6 +18,7 @@ use ruma::{
         },
         uiaa::UserIdentifier,
     },
+    exports::http::{Method, Request},
 };
 use users::{Error, Login};
 
@@ -39,8 +40,27 @@ pub(crate) async fn get_login_flows(
     Ok(get_login_types::v3::Response::new(flows))
 }
 
+/// A request to log in. Its type panics on a body without `type`, which is looked for before.
+pub(crate) struct LoginRequest(login::v3::Request);
+
+impl Incoming for LoginRequest {
+    const METHOD: Method = Method::POST;
+
+    fn paths() -> Vec<&'static str> {
+        <login::v3::Request as Incoming>::paths()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
+        if !json_object(request.body())?.contains_key("type") {
+            return Err(ApiError::bad_json("missing field `type`"));
+        }
+        Ok(Self(<login::v3::Request as Incoming>::read(request, path_args)?))
+    }
+}
+
 /// `POST /_matrix/client/v3/login`
-pub(crate) async fn login(api: ClientApi, _: Anyone, req: login::v3::Request) -> Result<login::v3::Response> {
+pub(crate) async fn login(api: ClientApi, _: Anyone, req: LoginRequest) -> Result<login::v3::Response> {
+    let LoginRequest(req) = req;
     let user = match &req.login_info {
         LoginInfo::Password(password) => by_password(&api, password).await?,
         LoginInfo::Token(token) => match api.users.use_login_token(&token.token).await {

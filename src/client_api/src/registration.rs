@@ -15,7 +15,7 @@ use users::{Created, Kind, Login, NewAccount, Origin, user_id_for};
 use crate::{
     ClientApi, Registration,
     error::Result,
-    uia::{Ask, Binding, Stage},
+    uia::{Ask, Binding, Passed, Stage},
 };
 
 /// Characters of a name that the server picks for somebody who names none.
@@ -27,35 +27,40 @@ pub(crate) async fn register(
     _: Anyone,
     req: Interactive<register::v3::Request>,
 ) -> Result<register::v3::Response> {
-    if req.request.kind == RegistrationKind::Guest {
-        return register_guest(&api, req.request).await;
+    let Interactive { request, fingerprint } = req;
+    if request.kind == RegistrationKind::Guest {
+        return register_guest(&api, request).await;
     }
     let flows = flows(&api).await?;
-    let request = req.request;
     let user_id = wanted_name(&api, request.username.as_deref()).await?;
     if let Some(password) = &request.password {
         api.users.check_new_password(password)?;
     }
-    let ask = Ask { flows, binding: Binding::Operation(req.fingerprint.operation), user: None };
+    let ask = Ask { flows, binding: Binding::Operation(fingerprint.operation), user: None };
     let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
+    let new = new_account(user_id, request, passed)?;
+    Ok(shape(api.users.create_account(new).await?))
+}
+
+/// The account that a completed request asks for.
+fn new_account(user_id: OwnedUserId, request: register::v3::Request, passed: Passed) -> Result<NewAccount> {
     let Some(password) = request.password else {
         return Err(ApiError::missing_param("Missing password").into());
     };
-    let login = (!request.inhibit_login).then_some(Login {
+    let login = Login {
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
         refreshable: request.refresh_token,
-    });
-    let new = NewAccount {
+    };
+    Ok(NewAccount {
         user_id,
         password: Some(password),
         kind: Kind::User,
         admin: false,
         origin: passed.token.map_or(Origin::Registration, Origin::Token),
         display_name: None,
-        login,
-    };
-    Ok(shape(api.users.create_account(new).await?))
+        login: (!request.inhibit_login).then_some(login),
+    })
 }
 
 /// `GET /_matrix/client/v3/register/available`

@@ -33,6 +33,7 @@ fn discovery(routes: ApiRoutes) -> ApiRoutes {
         .on("health", Class::Free, versions::health)
         .on("getVersions", Class::Free, versions::get_versions)
         .on("getWellknown", Class::Free, wellknown::get_wellknown)
+        .on("getWellKnown", Class::Free, wellknown::get_well_known)
         .on("getWellknownSupport", Class::Free, support::get_wellknown_support)
         .on("getCapabilities", Class::Read, capabilities::get_capabilities)
         .on("getProtocols", Class::Read, third_party_lookup::get_protocols)
@@ -81,6 +82,8 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("getFilter", Class::Read, filter::get_filter)
         .on("getPushRules", Class::Read, pushrules::get_push_rules)
         .on("getPushRulesGlobal", Class::Read, pushrules::get_push_rules_global)
+        // Many clients leave out the slash.
+        .at(&["/_matrix/client/v3/pushrules"], "getPushRules", Class::Read, pushrules::get_push_rules)
         .on("getPushRule", Class::Read, pushrules::get_push_rule)
         .on("setPushRule", Class::Write, pushrules::set_push_rule)
         .on("deletePushRule", Class::Write, pushrules::delete_push_rule)

@@ -1,7 +1,11 @@
 //! Module "Server discovery".
 
-use haima_http::{Anyone, ApiError};
-use ruma::api::client::discovery::discover_homeserver::{HomeserverInfo, Request, Response};
+use haima_http::{Anyone, ApiError, Incoming, Json};
+use ruma::{
+    api::client::discovery::discover_homeserver::{HomeserverInfo, Request, Response},
+    exports::http,
+};
+use serde_json::{Value, json};
 
 use crate::{ClientApi, error::Result};
 
@@ -11,4 +15,28 @@ pub(crate) async fn get_wellknown(api: ClientApi, _: Anyone, _: Request) -> Resu
         return Err(ApiError::not_found("This server doesn't tell where it is").into());
     };
     Ok(Response::new(HomeserverInfo::new(base_url.clone())))
+}
+
+/// Asks where other servers reach this one (server-server API, "Server discovery"). Here because it is served beside the
+/// clients' document.
+pub(crate) struct ServerLocation;
+
+impl Incoming for ServerLocation {
+    const METHOD: http::Method = http::Method::GET;
+
+    fn paths() -> Vec<&'static str> {
+        vec!["/.well-known/matrix/server"]
+    }
+
+    fn read(_: http::Request<&[u8]>, _: &[&str]) -> std::result::Result<Self, ApiError> {
+        Ok(Self)
+    }
+}
+
+/// `GET /.well-known/matrix/server`
+pub(crate) async fn get_well_known(api: ClientApi, _: Anyone, _: ServerLocation) -> Result<Json<Value>> {
+    let Some(server) = &api.config.well_known_server else {
+        return Err(ApiError::not_found("This server doesn't tell where it is").into());
+    };
+    Ok(Json(json!({ "m.server": server })))
 }

@@ -101,3 +101,142 @@ where
     let page = inner.store.view().scan(Range::<T>::all().limit(USERS_PER_ROUND)).await?;
     Ok(page.into_iter().map(|(Text(user), _)| user).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use event::{Clock, SystemRandom};
+    use rooms::{CreateRoom, Ports, Rooms};
+    use ruma::{OwnedRoomId, OwnedUserId, server_name};
+    use store::{Batch, Store};
+    use users::{Kind, NewAccount, Origin, PasswordConfig, ProfileChange, Users, user_id_for};
+
+    use crate::{
+        Flows,
+        tables::{LeaveJobs, ProfileJobs},
+    };
+
+    /// A time that goes on with each look at it, so that no two rooms are made at the same moment.
+    #[derive(Default)]
+    struct Ticks(AtomicU64);
+
+    impl Clock for Ticks {
+        fn now_ms(&self) -> u64 {
+            1_700_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed)
+        }
+    }
+
+    struct World {
+        store: Store,
+        users: Users,
+        rooms: Rooms,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let store = Store::in_memory(&[rooms::TABLES, users::TABLES, crate::TABLES]).unwrap();
+            let (clock, random) = (Arc::new(Ticks::default()), Arc::new(SystemRandom));
+            let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
+            let config = users::Config { password, ..users::Config::default() };
+            let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
+            let config = rooms::Config::new(server_name!("example.org").to_owned());
+            let rooms = Rooms::open(config, store.clone(), clock, random, Ports::no_federation()).await.unwrap();
+            Self { store, users, rooms }
+        }
+
+        /// Background jobs begin with this, as after a restart.
+        fn flows(&self) -> Flows {
+            Flows::new(self.store.clone(), self.users.clone(), self.rooms.clone())
+        }
+
+        async fn user(&self, name: &str) -> OwnedUserId {
+            let new = NewAccount {
+                user_id: user_id_for(name, server_name!("example.org")).unwrap(),
+                password: None,
+                kind: Kind::User,
+                admin: false,
+                origin: Origin::Administrator,
+                display_name: None,
+                login: None,
+            };
+            self.users.create_account(new).await.unwrap().user_id
+        }
+
+        async fn room(&self, creator: &OwnedUserId) -> OwnedRoomId {
+            self.rooms.create(&CreateRoom::new(creator.clone())).await.unwrap()
+        }
+
+        async fn display_name(&self, room: &OwnedRoomId, user: &OwnedUserId) -> Option<String> {
+            let view = self.store.view();
+            let member = self.rooms.current_event(&view, room, "m.room.member", user.as_str()).await.unwrap().unwrap();
+            let content: serde_json::Value = serde_json::from_str(member.pdu.content().get()).unwrap();
+            content["displayname"].as_str().map(ToOwned::to_owned)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_profile_reaches_more_rooms_than_one_step_tells() {
+        let world = World::new().await;
+        let alice = world.user("alice").await;
+        let mut rooms = Vec::new();
+        for _ in 0..70 {
+            rooms.push(world.room(&alice).await);
+        }
+        let flows = world.flows();
+        flows.change_profile(&alice, &ProfileChange::display_name("First")).await.unwrap();
+        flows.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
+        flows.finish_jobs().await;
+        for room in &rooms {
+            assert_eq!(world.display_name(room, &alice).await.as_deref(), Some("Alice"));
+        }
+        assert_eq!(world.store.view().get::<ProfileJobs>(&alice).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_job_goes_on_after_a_restart_where_it_was() {
+        let world = World::new().await;
+        let alice = world.user("alice").await;
+        let mut rooms = [world.room(&alice).await, world.room(&alice).await];
+        rooms.sort_unstable();
+        world.users.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
+        let mut batch = Batch::new();
+        batch.put::<ProfileJobs>(&alice, &(1, rooms[0].as_str().to_owned()));
+        world.store.commit(batch).await.unwrap();
+        world.flows().finish_jobs().await;
+        // The first was done before.
+        assert_eq!(world.display_name(&rooms[0], &alice).await, None);
+        assert_eq!(world.display_name(&rooms[1], &alice).await.as_deref(), Some("Alice"));
+    }
+
+    #[tokio::test]
+    async fn a_room_that_was_left_is_not_joined_again() {
+        let world = World::new().await;
+        let alice = world.user("alice").await;
+        let room = world.room(&alice).await;
+        world.rooms.leave(&alice, &room, None).await.unwrap();
+        let flows = world.flows();
+        flows.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
+        flows.finish_jobs().await;
+        assert!(world.rooms.joined_rooms(&world.store.view(), &alice).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn leaving_goes_on_after_a_restart() {
+        let world = World::new().await;
+        let alice = world.user("alice").await;
+        for _ in 0..40 {
+            world.room(&alice).await;
+        }
+        let mut batch = Batch::new();
+        batch.put::<LeaveJobs>(&alice, &());
+        world.store.commit(batch).await.unwrap();
+        world.flows().finish_jobs().await;
+        let view = world.store.view();
+        assert!(world.rooms.joined_rooms(&view, &alice).await.unwrap().is_empty());
+        assert_eq!(view.get::<LeaveJobs>(&alice).await.unwrap(), None);
+    }
+}

@@ -43,7 +43,7 @@ fn too_large(bytes_max: usize) -> ApiError {
 /// Checks what can be told about JSON before parsing: it is UTF-8 and not nested more than [`JSON_DEPTH_MAX`] deep.
 ///
 /// # Errors
-/// `M_NOT_JSON` or `M_BAD_JSON`.
+/// `M_NOT_JSON`.
 pub fn check_json(bytes: &[u8]) -> Result<(), ApiError> {
     if std::str::from_utf8(bytes).is_err() {
         return Err(ApiError::not_json("The request's body is not UTF-8"));
@@ -66,7 +66,7 @@ pub fn check_json(bytes: &[u8]) -> Result<(), ApiError> {
             b'{' | b'[' => {
                 depth += 1;
                 if depth > JSON_DEPTH_MAX {
-                    return Err(ApiError::bad_json(format!("JSON nested deeper than {JSON_DEPTH_MAX}")));
+                    return Err(ApiError::not_json(format!("JSON nested deeper than {JSON_DEPTH_MAX}")));
                 }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),

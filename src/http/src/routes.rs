@@ -13,6 +13,9 @@ use tracing::{Instrument, debug, debug_span, error};
 
 use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, body};
 
+/// Greatest length of an identifier with a sigil, in bytes (appendices, "Common Identifier Format").
+const IDENTIFIER_BYTES_MAX: usize = 255;
+
 /// One route, for the list of what the server offers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
@@ -122,8 +125,9 @@ where
     let caller = C::identify(gate, &parts, class).await?;
     let params = RawPathParams::from_request_parts(&mut parts, &()).await;
     let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
-    let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    check_identifiers(&args)?;
+    let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
     let req = Req::read(http::Request::from_parts(parts, &bytes[..]), &args)?;
     let handled = handler(caller, req);
     if Req::METHOD == http::Method::GET {
@@ -135,6 +139,16 @@ where
         Ok(answer) => answer.map_err(Into::into)?.into_reply(),
         Err(failed) => Err(ApiError::internal(failed)),
     }
+}
+
+/// Refuses identifiers of users, rooms, aliases and events that are longer than any may be.
+fn check_identifiers(args: &[&str]) -> Result<(), ApiError> {
+    for arg in args {
+        if arg.len() > IDENTIFIER_BYTES_MAX && arg.starts_with(['@', '!', '#', '$']) {
+            return Err(ApiError::invalid_param(format!("An identifier is longer than {IDENTIFIER_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(())
 }
 
 fn too_late() -> ApiError {

@@ -130,7 +130,7 @@ async fn bodies_are_checked() {
     }
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
     let deep = format!("{{\"x\":{deep}}}");
-    check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_BAD_JSON");
+    check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_NOT_JSON");
     let large = format!("{{\"reason\": \"{}\"}}", "x".repeat(2_000));
     check(send(&front, Method::POST, JOIN, Some("alice"), &large).await, 413, "M_TOO_LARGE");
 }
@@ -154,6 +154,8 @@ async fn path_arguments_are_decoded_and_checked() {
     assert_eq!((status, body["user"].as_str()), (StatusCode::OK, Some("@bob:example.org")));
     check(send(&front, Method::GET, &path("bob"), None, "").await, 400, "M_INVALID_PARAM");
     check(send(&front, Method::GET, &path("%ff"), None, "").await, 400, "M_INVALID_PARAM");
+    let long = format!("@{}:example.org", "a".repeat(255));
+    check(send(&front, Method::GET, &path(&long), None, "").await, 400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]

@@ -1,0 +1,166 @@
+//! Registration, login, tokens, devices.
+
+use client_api::Registration;
+use ruma::exports::http::Method;
+use serde_json::{Value, json};
+
+use crate::world::{World, password};
+
+fn login(name: &str) -> Value {
+    json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": name }, "password": password("alice") })
+}
+
+#[tokio::test]
+async fn the_first_account_needs_the_token_of_the_log() {
+    let world = World::with(|_| ()).await;
+    let token = world.users.bootstrap_token().await.unwrap().unwrap();
+    let register = |name: &str| {
+        let auth = json!({ "type": "m.login.registration_token", "token": token });
+        json!({ "username": name, "password": password(name), "auth": auth })
+    };
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(register("alice"))).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(register("bob"))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")));
+}
+
+#[tokio::test]
+async fn names_are_checked_before_authentication() {
+    let world = World::new().await;
+    world.register("alice").await;
+    for (name, errcode) in [("alice", "M_USER_IN_USE"), ("Ümlaut", "M_INVALID_USERNAME"), ("a b", "M_INVALID_USERNAME")] {
+        let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(json!({ "username": name }))).await;
+        assert_eq!((status, answer["errcode"].as_str()), (400, Some(errcode)), "{name}");
+    }
+    let weak = json!({ "username": "bob", "password": "x" });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(weak)).await;
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_WEAK_PASSWORD")));
+}
+
+#[tokio::test]
+async fn a_name_is_picked_for_who_names_none() {
+    let world = World::new().await;
+    let body = json!({ "password": password("x"), "auth": { "type": "m.login.dummy" }, "inhibit_login": true });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["user_id"].as_str().unwrap().ends_with(":example.org"));
+    assert!(answer.get("access_token").is_none());
+}
+
+#[tokio::test]
+async fn logins() {
+    let world = World::with(|config| {
+        config.registration = Registration::Open;
+        config.well_known_client = Some("https://matrix.example.org".to_owned());
+    })
+    .await;
+    let alice = world.register("alice").await;
+    let mut body = login("alice");
+    body["device_id"] = json!("SECOND");
+    body["initial_device_display_name"] = json!("Phone");
+    let (status, answer) = world.ask(None, Method::POST, "/v3/login", Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["well_known"]["m.homeserver"]["base_url"], "https://matrix.example.org");
+    assert_eq!((&answer["user_id"], &answer["device_id"]), (&json!(alice.id), &json!("SECOND")));
+    let old_style = json!({ "type": "m.login.password", "user": "alice", "password": password("alice") });
+    assert_eq!(world.ask(None, Method::POST, "/r0/login", Some(old_style)).await.0, 200);
+    for (body, status, errcode) in [
+        (login("bob"), 403, "M_FORBIDDEN"),
+        (login("@alice:elsewhere.example"), 403, "M_FORBIDDEN"),
+        (json!({ "type": "m.login.password", "password": "x" }), 400, "M_MISSING_PARAM"),
+        (json!({ "type": "m.login.sso" }), 400, "M_UNKNOWN"),
+        (json!({ "type": "m.login.token", "token": "x" }), 403, "M_FORBIDDEN"),
+        (json!({}), 400, "M_BAD_JSON"),
+    ] {
+        let (got, answer) = world.ask(None, Method::POST, "/v3/login", Some(body)).await;
+        assert_eq!((got, answer["errcode"].as_str().unwrap_or("")), (status, errcode), "{answer}");
+    }
+    let devices = alice.get("/v3/devices").await;
+    assert_eq!(devices["devices"].as_array().unwrap().len(), 3);
+    assert_eq!(alice.get("/v3/devices/SECOND").await["display_name"], "Phone");
+    alice.put("/v3/devices/SECOND", json!({ "display_name": "Old phone" })).await;
+    assert_eq!(alice.get("/v3/devices/SECOND").await["display_name"], "Old phone");
+    alice.fails(Method::GET, "/v3/devices/NONE", None, (404, "M_NOT_FOUND")).await;
+    alice.fails(Method::PUT, "/v3/devices/NONE", Some(json!({ "display_name": "x" })), (404, "M_NOT_FOUND")).await;
+}
+
+#[tokio::test]
+async fn a_client_logs_in_another() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let identifier = json!({ "type": "m.id.user", "user": "alice" });
+    let auth = json!({ "type": "m.login.password", "identifier": identifier, "password": password("alice") });
+    let token = alice.post("/v1/login/get_token", json!({ "auth": auth })).await;
+    assert!(token["expires_in_ms"].as_u64().unwrap() > 0);
+    let body = json!({ "type": "m.login.token", "token": token["login_token"] });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/login", Some(body.clone())).await;
+    assert_eq!((status, &answer["user_id"]), (200, &json!(alice.id)));
+    assert_eq!(world.ask(None, Method::POST, "/v3/login", Some(body)).await.0, 403);
+}
+
+#[tokio::test]
+async fn guests() {
+    let world = World::with(|config| config.guests = true).await;
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let token = answer["access_token"].as_str();
+    let (_, who) = world.ask(token, Method::GET, "/v3/account/whoami", None).await;
+    assert_eq!(who["is_guest"], true);
+    let (status, answer) = world.ask(token, Method::POST, "/v3/createRoom", Some(json!({}))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_GUEST_ACCESS_FORBIDDEN")));
+    let closed = World::new().await;
+    assert_eq!(closed.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await.0, 403);
+}
+
+#[tokio::test]
+async fn locked_accounts_can_only_log_out() {
+    let world = World::with(|config| config.registration = Registration::Open).await;
+    let admin = world.register("admin").await;
+    let alice = world.register("alice").await;
+    let admin_id = <&ruma::UserId>::try_from(&*admin.id).unwrap();
+    let alice_id = <&ruma::UserId>::try_from(&*alice.id).unwrap();
+    world.users.set_admin(admin_id, true).await.unwrap();
+    world.users.set_flag(admin_id, alice_id, users::AccountFlag::Suspended, true).await.unwrap();
+    alice.fails(Method::POST, "/v3/createRoom", Some(json!({})), (403, "M_USER_SUSPENDED")).await;
+    alice.get("/v3/sync").await;
+    world.users.set_flag(admin_id, alice_id, users::AccountFlag::Locked, true).await.unwrap();
+    let answer = alice.fails(Method::GET, "/v3/sync", None, (401, "M_USER_LOCKED")).await;
+    assert_eq!(answer["soft_logout"], true);
+    alice.post("/v3/logout", json!({})).await;
+}
+
+#[tokio::test]
+async fn a_changed_password_logs_out_others() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let (_, second) = world.ask(None, Method::POST, "/v3/login", Some(login("alice"))).await;
+    let identifier = json!({ "type": "m.id.user", "user": "alice" });
+    let auth = json!({ "type": "m.login.password", "identifier": identifier, "password": password("alice") });
+    let body = json!({ "new_password": "another secret", "auth": auth });
+    alice.post("/v3/account/password", body).await;
+    alice.get("/v3/account/whoami").await;
+    let second = second["access_token"].as_str();
+    assert_eq!(world.ask(second, Method::GET, "/v3/account/whoami", None).await.0, 401);
+    assert_eq!(world.ask(None, Method::POST, "/v3/login", Some(login("alice"))).await.0, 403);
+}
+
+#[tokio::test]
+async fn deactivation_ends_everything() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
+    let identifier = json!({ "type": "m.id.user", "user": "alice" });
+    let auth = json!({ "type": "m.login.password", "identifier": identifier, "password": password("alice") });
+    let answer = alice.post("/v3/account/deactivate", json!({ "auth": auth })).await;
+    assert_eq!(answer["id_server_unbind_result"], "success");
+    alice.fails(Method::GET, "/v3/account/whoami", None, (401, "M_UNKNOWN_TOKEN")).await;
+    world.flows.finish_jobs().await;
+    let joined = bob.get(&format!("/v3/rooms/{room}/joined_members")).await;
+    assert_eq!(joined["joined"].as_object().unwrap().keys().collect::<Vec<_>>(), [&bob.id]);
+    let (status, answer) = world.ask(None, Method::POST, "/v3/login", Some(login("alice"))).await;
+    assert_eq!(status, 403, "{answer}");
+    let (status, answer) = world.ask(None, Method::GET, "/v3/register/available?username=alice", None).await;
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_USER_IN_USE")));
+}

@@ -1,0 +1,8 @@
+//! The client-server API through its router, with every domain in memory behind it.
+
+mod accounts;
+mod room_flows;
+mod rooms;
+mod uia;
+mod user_data;
+mod world;

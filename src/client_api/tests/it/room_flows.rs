@@ -1,0 +1,134 @@
+//! Memberships, and what of users goes along with them.
+
+use ruma::exports::http::Method;
+use serde_json::json;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn memberships() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let me = format!("/v3/profile/{}", bob.id);
+    bob.put(&format!("{me}/displayname"), json!({ "displayname": "Bob" })).await;
+    let room = alice.create_room(json!({})).await;
+    let path = |what: &str| format!("/v3/rooms/{room}/{what}");
+    let member = path(&format!("state/m.room.member/{}", bob.id));
+    let target = json!({ "user_id": bob.id, "reason": "because" });
+    bob.fails(Method::POST, &path("join"), Some(json!({})), (403, "M_FORBIDDEN")).await;
+    alice.post(&path("invite"), target.clone()).await;
+    let invited = alice.get(&member).await;
+    assert_eq!(invited, json!({ "membership": "invite", "displayname": "Bob", "reason": "because" }));
+    let answer = bob.post(&path("join"), json!({ "reason": "gladly" })).await;
+    assert_eq!(answer["room_id"], json!(room.replace("%21", "!")));
+    let joined = alice.get(&member).await;
+    assert_eq!((&joined["displayname"], &joined["reason"]), (&json!("Bob"), &json!("gladly")));
+    bob.fails(Method::POST, &path("kick"), Some(json!({ "user_id": alice.id })), (403, "M_FORBIDDEN")).await;
+    alice.post(&path("kick"), target.clone()).await;
+    alice.fails(Method::POST, &path("unban"), Some(target.clone()), (403, "M_FORBIDDEN")).await;
+    alice.post(&path("ban"), target.clone()).await;
+    bob.fails(Method::POST, &path("join"), Some(json!({})), (403, "M_FORBIDDEN")).await;
+    alice.post(&path("unban"), target.clone()).await;
+    alice.post(&path("invite"), target).await;
+    bob.post(&path("leave"), json!({})).await;
+    bob.post(&path("leave"), json!({})).await;
+    alice.fails(Method::POST, &path("forget"), Some(json!({})), (400, "M_UNKNOWN")).await;
+    bob.post(&path("forget"), json!({})).await;
+    assert_eq!(bob.get("/v3/joined_rooms").await, json!({ "joined_rooms": [] }));
+}
+
+#[tokio::test]
+async fn knocks() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": "knock" } }]);
+    let room = alice.create_room(json!({ "initial_state": rules })).await;
+    bob.post(&format!("/v3/knock/{room}"), json!({ "reason": "please" })).await;
+    let member = alice.get(&format!("/v3/rooms/{room}/state/m.room.member/{}", bob.id)).await;
+    assert_eq!((&member["membership"], &member["reason"]), (&json!("knock"), &json!("please")));
+}
+
+#[tokio::test]
+async fn who_wants_no_invites_gets_none() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let config = format!("/v3/user/{}/account_data/m.invite_permission_config", bob.id);
+    bob.put(&config, json!({ "default_action": "block" })).await;
+    let room = alice.create_room(json!({})).await;
+    let blocked = (403, "M_INVITE_BLOCKED");
+    let invite = format!("/v3/rooms/{room}/invite");
+    alice.fails(Method::POST, &invite, Some(json!({ "user_id": bob.id })), blocked).await;
+    alice.fails(Method::POST, "/v3/createRoom", Some(json!({ "invite": [bob.id] })), blocked).await;
+    let state = format!("/v3/rooms/{room}/state/m.room.member/{}", bob.id);
+    alice.fails(Method::PUT, &state, Some(json!({ "membership": "invite" })), blocked).await;
+    bob.put(&config, json!({})).await;
+    alice.post(&invite, json!({ "user_id": bob.id })).await;
+    let nobody = json!({ "user_id": "@nobody:example.org" });
+    alice.fails(Method::POST, &invite, Some(nobody), (404, "M_NOT_FOUND")).await;
+}
+
+#[tokio::test]
+async fn guests_join_where_guests_may() {
+    let world = World::with(|config| {
+        config.registration = client_api::Registration::Open;
+        config.guests = true;
+    })
+    .await;
+    let alice = world.register("alice").await;
+    let (_, guest) = world.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await;
+    let (token, id) = (guest["access_token"].as_str(), guest["user_id"].as_str().unwrap());
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let join = format!("/v3/rooms/{room}/join");
+    let (status, answer) = world.ask(token, Method::POST, &join, Some(json!({}))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_GUEST_ACCESS_FORBIDDEN")));
+    let state = format!("/v3/rooms/{room}/state/m.room.member/{id}");
+    let (status, _) = world.ask(token, Method::PUT, &state, Some(json!({ "membership": "join" }))).await;
+    assert_eq!(status, 403);
+    let access = format!("/v3/rooms/{room}/state/m.room.guest_access");
+    alice.put(&access, json!({ "guest_access": "can_join" })).await;
+    let (status, answer) = world.ask(token, Method::POST, &join, Some(json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn settings_go_along_into_an_upgraded_room() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let old = alice.create_room(json!({ "preset": "public_chat", "room_version": "10", "name": "Reef" })).await;
+    bob.post(&format!("/v3/rooms/{old}/join"), json!({})).await;
+    let user = format!("/v3/user/{}", bob.id);
+    bob.put(&format!("{user}/rooms/{old}/tags/m.favourite"), json!({ "order": 0.1 })).await;
+    let rule = old.replace("%21", "!");
+    bob.put(&format!("/v3/pushrules/global/room/{old}"), json!({ "actions": [] })).await;
+    bob.put(&format!("{user}/account_data/m.direct"), json!({ alice.id.clone(): [rule] })).await;
+    bob.fails(Method::POST, &format!("/v3/rooms/{old}/upgrade"), Some(json!({ "new_version": "12" })), (403, "M_FORBIDDEN"))
+        .await;
+    let bad = json!({ "new_version": "nonsense" });
+    alice.fails(Method::POST, &format!("/v3/rooms/{old}/upgrade"), Some(bad), (400, "M_UNSUPPORTED_ROOM_VERSION")).await;
+    let answer = alice.post(&format!("/v3/rooms/{old}/upgrade"), json!({ "new_version": "12" })).await;
+    let new = answer["replacement_room"].as_str().unwrap().to_owned();
+    let path = new.replace('!', "%21");
+    bob.post(&format!("/v3/rooms/{path}/join"), json!({})).await;
+    assert_eq!(bob.get(&format!("{user}/rooms/{path}/tags")).await["tags"]["m.favourite"]["order"], 0.1);
+    bob.get(&format!("/v3/pushrules/global/room/{path}")).await;
+    let direct = bob.get(&format!("{user}/account_data/m.direct")).await;
+    assert!(direct[&alice.id].as_array().unwrap().contains(&json!(new)), "{direct}");
+    let name = alice.get(&format!("/v3/rooms/{path}/state/m.room.name")).await;
+    assert_eq!(name, json!({ "name": "Reef" }));
+}
+
+#[tokio::test]
+async fn forgetting_deletes_what_was_stored_about_the_room() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let tags = format!("/v3/user/{}/rooms/{room}/tags", alice.id);
+    alice.put(&format!("{tags}/m.favourite"), json!({})).await;
+    alice.post(&format!("/v3/rooms/{room}/leave"), json!({})).await;
+    alice.post(&format!("/v3/rooms/{room}/forget"), json!({})).await;
+    assert_eq!(alice.get(&tags).await, json!({ "tags": {} }));
+}

@@ -1,0 +1,191 @@
+//! Rooms: writing and reading.
+
+use ruma::exports::http::Method;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+#[tokio::test]
+async fn messages_are_sent_once_and_read() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({ "name": "Reef" })).await;
+    let first = alice.send(&room, "1", "hello").await;
+    assert_eq!(alice.send(&room, "1", "hello").await, first);
+    let second = alice.send(&room, "2", "world").await;
+    let page = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1")).await;
+    let newest = &page["chunk"][0];
+    assert_eq!((&newest["event_id"], &newest["unsigned"]["transaction_id"]), (&json!(second), &json!("2")));
+    let end = page["end"].as_str().unwrap();
+    let page = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=1&from={end}")).await;
+    assert_eq!(page["chunk"][0]["event_id"], json!(first));
+    let event = alice.get(&format!("/v3/rooms/{room}/event/{first}")).await;
+    assert_eq!(event["content"]["body"], "hello");
+    let context = alice.get(&format!("/v3/rooms/{room}/context/{first}?limit=2")).await;
+    assert_eq!(context["event"]["event_id"], json!(first));
+    assert_eq!(context["events_after"][0]["event_id"], json!(second));
+    let filter = "%7B%22types%22%3A%5B%22m.room.name%22%5D%7D";
+    let page = alice.get(&format!("/v3/rooms/{room}/messages?dir=f&filter={filter}")).await;
+    assert_eq!(page["chunk"].as_array().unwrap().len(), 1, "{page}");
+    alice.fails(Method::GET, &format!("/v3/rooms/{room}/messages?from=x&dir=b"), None, (400, "M_INVALID_PARAM")).await;
+    alice.fails(Method::GET, &format!("/v3/rooms/{room}/messages"), None, (400, "M_MISSING_PARAM")).await;
+}
+
+#[tokio::test]
+async fn sync_tokens_are_pagination_tokens() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let since = alice.get("/v3/sync").await["next_batch"].as_str().unwrap().to_owned();
+    let sent = alice.send(&room, "1", "hello").await;
+    let page = alice.get(&format!("/v3/rooms/{room}/messages?dir=f&from={since}")).await;
+    assert_eq!(page["chunk"][0]["event_id"], json!(sent));
+    let news = alice.get(&format!("/v3/sync?since={since}&timeout=0")).await;
+    let timeline = &news["rooms"]["join"][room.replace("%21", "!")]["timeline"]["events"];
+    assert_eq!(timeline[0]["event_id"], json!(sent), "{news}");
+    alice.fails(Method::GET, "/v3/sync?since=nonsense", None, (400, "M_INVALID_PARAM")).await;
+}
+
+#[tokio::test]
+async fn state_is_set_and_read() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let room = alice.create_room(json!({})).await;
+    let state = format!("/v3/rooms/{room}/state");
+    for path in ["m.room.name", "m.room.name/"] {
+        alice.put(&format!("{state}/{path}"), json!({ "name": path })).await;
+        assert_eq!(alice.get(&format!("{state}/{path}")).await, json!({ "name": path }));
+    }
+    alice.put(&format!("{state}/org.example/a%2Fb"), json!({ "x": 1 })).await;
+    let event = alice.get(&format!("{state}/org.example/a%2Fb?format=event")).await;
+    assert_eq!((&event["state_key"], &event["sender"]), (&json!("a/b"), &json!(alice.id)));
+    let all = alice.get(&state).await;
+    assert!(all.as_array().unwrap().iter().any(|event| event["type"] == "m.room.create"));
+    alice.fails(Method::GET, &format!("{state}/org.example/none"), None, (404, "M_NOT_FOUND")).await;
+    bob.fails(Method::GET, &state, None, (403, "M_FORBIDDEN")).await;
+    bob.fails(Method::PUT, &format!("{state}/m.room.name"), Some(json!({ "name": "x" })), (403, "M_FORBIDDEN")).await;
+    let members = alice.get(&format!("/v3/rooms/{room}/members")).await;
+    assert_eq!(members["chunk"][0]["state_key"], json!(alice.id));
+}
+
+#[tokio::test]
+async fn redactions_empty_events() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let event = alice.send(&room, "1", "secret").await;
+    let path = format!("/v3/rooms/{room}/redact/{event}/t1");
+    let redaction = alice.put(&path, json!({ "reason": "oops" })).await;
+    assert_eq!(alice.put(&path, json!({ "reason": "oops" })).await, redaction);
+    let shown = alice.get(&format!("/v3/rooms/{room}/event/{event}")).await;
+    assert_eq!(shown["content"], json!({}));
+    assert_eq!(shown["unsigned"]["redacted_because"]["content"]["reason"], "oops");
+}
+
+#[tokio::test]
+async fn relations_and_threads() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let root = alice.send(&room, "1", "root").await;
+    let reply = json!({ "body": "reply", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+    let reply = alice.put(&format!("/v3/rooms/{room}/send/m.room.message/2"), reply).await["event_id"].clone();
+    for path in ["", "/m.thread", "/m.thread/m.room.message"] {
+        let page = alice.get(&format!("/v1/rooms/{room}/relations/{root}{path}")).await;
+        assert_eq!(page["chunk"][0]["event_id"], reply, "{page}");
+    }
+    let threads = alice.get(&format!("/v1/rooms/{room}/threads")).await;
+    assert_eq!(threads["chunk"][0]["event_id"], json!(root));
+    let ts = alice.get(&format!("/v3/rooms/{room}/event/{root}")).await["origin_server_ts"].clone();
+    let found = alice.get(&format!("/v1/rooms/{room}/timestamp_to_event?ts={ts}&dir=f")).await;
+    assert_eq!(found["origin_server_ts"], ts);
+}
+
+#[tokio::test]
+async fn receipts_markers_and_typing() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let event = alice.send(&room, "1", "hello").await;
+    alice.post(&format!("/v3/rooms/{room}/receipt/m.read/{event}"), json!({ "thread_id": "main" })).await;
+    let markers = json!({ "m.fully_read": event, "m.read": event, "m.read.private": event });
+    alice.post(&format!("/v3/rooms/{room}/read_markers"), markers).await;
+    let marker = format!("/v3/user/{}/rooms/{room}/account_data/m.fully_read", alice.id);
+    assert_eq!(alice.get(&marker).await, json!({ "event_id": event }));
+    let fully = format!("/v3/rooms/{room}/receipt/m.fully_read/{event}");
+    alice.post(&fully, json!({})).await;
+    alice.fails(Method::POST, &fully, Some(json!({ "thread_id": "main" })), (400, "M_INVALID_PARAM")).await;
+    let unknown = format!("/v3/rooms/{room}/receipt/org.example/{event}");
+    alice.fails(Method::POST, &unknown, Some(json!({})), (400, "M_INVALID_PARAM")).await;
+    let typing = format!("/v3/rooms/{room}/typing/{}", alice.id);
+    alice.put(&typing, json!({ "typing": true, "timeout": 5000 })).await;
+    alice.put(&typing, json!({ "typing": false })).await;
+    let other = format!("/v3/rooms/{room}/typing/@bob:example.org");
+    alice.fails(Method::PUT, &other, Some(json!({ "typing": false })), (403, "M_FORBIDDEN")).await;
+}
+
+#[tokio::test]
+async fn aliases_and_the_directory() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let room = alice.create_room(json!({ "visibility": "public", "room_alias_name": "reef", "name": "Reef" })).await;
+    let alias = "%23reef:example.org";
+    let (_, found) = world.ask(None, Method::GET, &format!("/v3/directory/room/{alias}"), None).await;
+    assert_eq!(found["room_id"], json!(room.replace("%21", "!")));
+    bob.post(&format!("/v3/join/{alias}"), json!({})).await;
+    let taken = json!({ "room_alias_name": "reef" });
+    alice.fails(Method::POST, "/v3/createRoom", Some(taken), (400, "M_ROOM_IN_USE")).await;
+    let body = Some(json!({ "room_id": found["room_id"] }));
+    alice.fails(Method::PUT, &format!("/v3/directory/room/{alias}"), body, (409, "M_UNKNOWN")).await;
+    let page = alice.get("/v3/publicRooms").await;
+    assert_eq!((&page["chunk"][0]["name"], &page["total_room_count_estimate"]), (&json!("Reef"), &json!(1)), "{page}");
+    let page = alice.post("/v3/publicRooms", json!({ "filter": { "generic_search_term": "desert" } })).await;
+    assert_eq!(page["chunk"], json!([]));
+    assert_eq!(world.ask(None, Method::GET, "/v3/publicRooms", None).await.0, 401);
+    let list = format!("/v3/directory/list/room/{room}");
+    assert_eq!(alice.get(&list).await, json!({ "visibility": "public" }));
+    bob.fails(Method::PUT, &list, Some(json!({ "visibility": "private" })), (403, "M_FORBIDDEN")).await;
+    alice.put(&list, json!({ "visibility": "private" })).await;
+    assert_eq!(alice.get(&list).await, json!({ "visibility": "private" }));
+    assert_eq!(bob.get(&format!("/v3/rooms/{room}/aliases")).await, json!({ "aliases": ["#reef:example.org"] }));
+    bob.fails(Method::DELETE, &format!("/v3/directory/room/{alias}"), None, (403, "M_FORBIDDEN")).await;
+    alice.delete(&format!("/v3/directory/room/{alias}")).await;
+    alice.fails(Method::GET, &format!("/v3/directory/room/{alias}"), None, (404, "M_NOT_FOUND")).await;
+}
+
+#[tokio::test]
+async fn summaries_and_spaces() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "Reef" })).await;
+    let space = alice.create_room(json!({ "creation_content": { "type": "m.space" }, "name": "Sea" })).await;
+    let child = format!("/v3/rooms/{space}/state/m.space.child/{room}");
+    alice.put(&child, json!({ "via": ["example.org"] })).await;
+    let tree = alice.get(&format!("/v1/rooms/{space}/hierarchy")).await;
+    let names: Vec<&Value> = tree["rooms"].as_array().unwrap().iter().map(|room| &room["name"]).collect();
+    assert_eq!(names, [&json!("Sea"), &json!("Reef")], "{tree}");
+    let summary = alice.get(&format!("/v1/room_summary/{room}")).await;
+    assert_eq!((&summary["name"], &summary["membership"]), (&json!("Reef"), &json!("join")));
+    let (status, summary) = world.ask(None, Method::GET, &format!("/v1/room_summary/{room}"), None).await;
+    assert_eq!((status, &summary["name"]), (200, &json!("Reef")));
+    alice.fails(Method::GET, "/v1/room_summary/!none:example.org", None, (404, "M_NOT_FOUND")).await;
+}
+
+#[tokio::test]
+async fn bad_rooms_are_refused() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    for (body, expected) in [
+        (json!({ "room_version": "nonsense" }), (400, "M_UNSUPPORTED_ROOM_VERSION")),
+        (json!({ "preset": "nonsense" }), (400, "M_BAD_JSON")),
+        (json!({ "room_alias_name": "a:b c" }), (400, "M_INVALID_PARAM")),
+        (json!({ "initial_state": [{ "type": "m.room.name" }] }), (400, "M_BAD_JSON")),
+        (json!({ "invite": ["nonsense"] }), (400, "M_BAD_JSON")),
+        (json!([]), (400, "M_BAD_JSON")),
+    ] {
+        alice.fails(Method::POST, "/v3/createRoom", Some(body), expected).await;
+    }
+    alice.fails(Method::POST, "/v3/rooms/!none:example.org/join", Some(json!({})), (404, "M_NOT_FOUND")).await;
+}

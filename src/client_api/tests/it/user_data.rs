@@ -1,0 +1,135 @@
+//! Discovery, profiles, account data, tags, filters, push rules, presence, the user directory.
+
+use std::collections::BTreeSet;
+
+use ruma::exports::http::Method;
+use serde_json::json;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn what_a_client_asks_first() {
+    let world = World::new().await;
+    let (status, versions) = world.ask(None, Method::GET, "/versions", None).await;
+    assert_eq!(status, 200);
+    assert!(versions["versions"].as_array().unwrap().contains(&json!("v1.11")));
+    assert_eq!(world.ask(None, Method::GET, "/_haima/health", None).await.0, 200);
+    assert_eq!(world.ask(None, Method::GET, "/.well-known/matrix/client", None).await.0, 404);
+    let alice = world.register("alice").await;
+    let capabilities = alice.get("/v3/capabilities").await;
+    assert_eq!(capabilities["capabilities"]["m.room_versions"]["available"]["12"], "stable");
+    assert_eq!(alice.get("/v3/thirdparty/protocols").await, json!({}));
+    assert_eq!(alice.get("/v3/voip/turnServer").await, json!({}));
+    assert_eq!(alice.get("/v3/joined_rooms").await, json!({ "joined_rooms": [] }));
+    assert!(alice.get("/v3/pushrules/").await["global"]["override"].is_array());
+    alice.fails(Method::POST, "/v3/keys/nonsense", Some(json!({})), (404, "M_UNRECOGNIZED")).await;
+    alice.fails(Method::POST, "/v3/capabilities", Some(json!({})), (405, "M_UNRECOGNIZED")).await;
+}
+
+#[tokio::test]
+async fn no_route_is_listed_twice() {
+    let world = World::new().await;
+    let routes: BTreeSet<_> = world.endpoints.iter().map(|e| (e.path, e.method)).collect();
+    assert_eq!(routes.len(), world.endpoints.len());
+    assert!(world.endpoints.iter().any(|e| e.operation == "sync" && e.path == "/_matrix/client/v3/sync"));
+}
+
+#[tokio::test]
+async fn profiles_reach_rooms() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let me = format!("/v3/profile/{}", alice.id);
+    assert_eq!(alice.get(&me).await, json!({}));
+    alice.put(&format!("{me}/displayname"), json!({ "displayname": "Alice 海" })).await;
+    alice.put(&format!("{me}/org.example.colour"), json!({ "org.example.colour": [1, 2] })).await;
+    world.flows.finish_jobs().await;
+    let member = alice.get(&format!("/v3/rooms/{room}/state/m.room.member/{}", alice.id)).await;
+    assert_eq!((&member["displayname"], &member["membership"]), (&json!("Alice 海"), &json!("join")));
+    assert_eq!(alice.get(&format!("{me}/displayname")).await, json!({ "displayname": "Alice 海" }));
+    alice.delete(&format!("{me}/displayname")).await;
+    world.flows.finish_jobs().await;
+    let member = alice.get(&format!("/v3/rooms/{room}/state/m.room.member/{}", alice.id)).await;
+    assert!(member.get("displayname").is_none(), "{member}");
+    alice.fails(Method::GET, &format!("{me}/displayname"), None, (404, "M_NOT_FOUND")).await;
+    let (status, answer) = world.ask(None, Method::GET, "/v3/profile/@nobody:example.org", None).await;
+    assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_NOT_FOUND")));
+    for (path, body, expected) in [
+        (format!("{me}/displayname"), json!({}), (400, "M_MISSING_PARAM")),
+        (format!("{me}/displayname"), json!({ "displayname": 1 }), (400, "M_INVALID_PARAM")),
+        (format!("{me}/Bad"), json!({ "Bad": 1 }), (400, "M_INVALID_PARAM")),
+        ("/v3/profile/@bob:example.org/displayname".to_owned(), json!({ "displayname": "x" }), (403, "M_FORBIDDEN")),
+    ] {
+        alice.fails(Method::PUT, &path, Some(body), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn account_data_tags_and_filters() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let user = format!("/v3/user/{}", alice.id);
+    let data = format!("{user}/account_data/org.example");
+    alice.fails(Method::GET, &data, None, (404, "M_NOT_FOUND")).await;
+    alice.put(&data, json!({ "a": 1 })).await;
+    assert_eq!(alice.get(&data).await, json!({ "a": 1 }));
+    alice.fails(Method::PUT, &data, Some(json!([])), (400, "M_BAD_JSON")).await;
+    let rules = format!("{user}/account_data/m.push_rules");
+    alice.fails(Method::PUT, &rules, Some(json!({})), (405, "M_BAD_JSON")).await;
+    alice.fails(Method::GET, "/v3/user/@bob:example.org/account_data/x", None, (403, "M_FORBIDDEN")).await;
+    let in_room = format!("{user}/rooms/!r:example.org/account_data");
+    alice.put(&format!("{in_room}/org.example"), json!({ "b": 1 })).await;
+    alice.fails(Method::PUT, &format!("{in_room}/m.fully_read"), Some(json!({})), (405, "M_BAD_JSON")).await;
+    let tags = format!("{user}/rooms/!r:example.org/tags");
+    alice.put(&format!("{tags}/u.work"), json!({ "order": 0.5, "org.example": true })).await;
+    assert_eq!(alice.get(&tags).await, json!({ "tags": { "u.work": { "order": 0.5, "org.example": true } } }));
+    alice.fails(Method::PUT, &format!("{tags}/u.work"), Some(json!({ "order": 7 })), (400, "M_INVALID_PARAM")).await;
+    alice.delete(&format!("{tags}/u.work")).await;
+    assert_eq!(alice.get(&tags).await, json!({ "tags": {} }));
+    let filter = json!({ "room": { "timeline": { "limit": 5, "related_by_rel_types": ["m.thread"] } } });
+    let id = alice.post(&format!("{user}/filter"), filter.clone()).await;
+    let id = id["filter_id"].as_str().unwrap();
+    assert_eq!(alice.get(&format!("{user}/filter/{id}")).await, filter);
+    alice.fails(Method::GET, &format!("{user}/filter/99"), None, (404, "M_NOT_FOUND")).await;
+    alice.fails(Method::POST, &format!("{user}/filter"), Some(json!({ "room": 1 })), (400, "M_BAD_JSON")).await;
+}
+
+#[tokio::test]
+async fn push_rules() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let rule = "/v3/pushrules/global/content/sea";
+    alice.fails(Method::GET, rule, None, (404, "M_NOT_FOUND")).await;
+    alice.put(rule, json!({ "actions": ["notify"], "pattern": "seahorse" })).await;
+    assert_eq!(alice.get(rule).await["pattern"], "seahorse");
+    alice.put(&format!("{rule}/enabled"), json!({ "enabled": false })).await;
+    assert_eq!(alice.get(&format!("{rule}/enabled")).await, json!({ "enabled": false }));
+    alice.put(&format!("{rule}/actions"), json!({ "actions": [] })).await;
+    assert_eq!(alice.get(&format!("{rule}/actions")).await, json!({ "actions": [] }));
+    alice.delete(rule).await;
+    alice.fails(Method::DELETE, rule, None, (404, "M_NOT_FOUND")).await;
+    let default = "/v3/pushrules/global/override/.m.rule.master";
+    assert_eq!(alice.get(default).await["default"], true);
+}
+
+#[tokio::test]
+async fn presence_and_directory_are_for_those_who_share_a_room() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let status = format!("/v3/presence/{}/status", alice.id);
+    alice.put(&status, json!({ "presence": "online", "status_msg": "diving" })).await;
+    bob.fails(Method::GET, &status, None, (403, "M_FORBIDDEN")).await;
+    bob.fails(Method::PUT, &status, Some(json!({ "presence": "online" })), (403, "M_FORBIDDEN")).await;
+    let search = json!({ "search_term": "alice" });
+    let found = bob.post("/v3/user_directory/search", search.clone()).await;
+    assert_eq!(found, json!({ "results": [], "limited": false }));
+    let room = alice.create_room(json!({ "invite": [bob.id] })).await;
+    bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
+    let seen = bob.get(&status).await;
+    assert_eq!((&seen["presence"], &seen["status_msg"]), (&json!("online"), &json!("diving")));
+    let found = bob.post("/v3/user_directory/search", search).await;
+    assert_eq!(found["results"], json!([{ "user_id": alice.id }]));
+    let mutual = bob.get(&format!("/v1/mutual_rooms?user_id={}", alice.id)).await;
+    assert_eq!(mutual["count"], 1);
+}

@@ -1,0 +1,169 @@
+//! A whole server in memory, asked through its router.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::body::Body;
+use client_api::{Accounts, ClientApi, Config, Domains, Registration, router};
+use event::{Clock, SystemRandom};
+use flows::Flows;
+use haima_http::{CancellationToken, Endpoint, Front, Gate, limit};
+use http_body_util::BodyExt;
+use rooms::{Ports, Rooms};
+use ruma::{
+    exports::http::{Method, Request},
+    server_name,
+};
+use serde_json::{Value, json};
+use store::Store;
+use sync::Sync;
+use tower::ServiceExt;
+use users::{PasswordConfig, Users};
+
+/// Time that stands still until it is moved.
+pub struct Time(AtomicU64);
+
+impl Clock for Time {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The server.
+pub struct World {
+    pub flows: Flows,
+    pub users: Users,
+    pub endpoints: Vec<Endpoint>,
+    pub time: Arc<Time>,
+    front: Front,
+}
+
+impl World {
+    /// Open registration, no limits.
+    pub async fn new() -> Self {
+        Self::with(|config| config.registration = Registration::Open).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let server = server_name!("example.org").to_owned();
+        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES]).unwrap();
+        let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
+        let random = Arc::new(SystemRandom);
+        let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
+        let users_config = users::Config { password, ..users::Config::default() };
+        let users = Users::new(users_config, store.clone(), time.clone(), random.clone()).unwrap();
+        let rooms_config = rooms::Config::new(server.clone());
+        let ports = Ports::no_federation();
+        let rooms = Rooms::open(rooms_config, store.clone(), time.clone(), random.clone(), ports).await.unwrap();
+        let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
+        let sync =
+            Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), time.clone()).await.unwrap();
+        let mut config = Config::new(server);
+        change(&mut config);
+        let accounts = Accounts::new(users.clone(), config.admins.clone());
+        let http = haima_http::Config { limits: limit::Config::off(), ..haima_http::Config::default() };
+        let gate = Arc::new(Gate::new(http, Box::new(accounts), CancellationToken::new()));
+        let domains = Domains { store, users: users.clone(), rooms, flows: flows.clone(), sync };
+        let api = ClientApi::new(config, gate.clone(), domains, time.clone(), random);
+        let (routes, endpoints) = router(api);
+        let front = Front::new(&gate, routes);
+        Self { flows, users, endpoints, time, front }
+    }
+
+    /// Lets milliseconds pass.
+    pub fn pass(&self, ms: u64) {
+        self.time.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// A request; the path is that of `/_matrix/client` unless it begins with `/_` or `/.`.
+    pub async fn ask(&self, token: Option<&str>, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let uri = if path.starts_with("/_") || path.starts_with("/.") {
+            path.to_owned()
+        } else {
+            format!("/_matrix/client{path}")
+        };
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
+        let response = self.front.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Registers a user and logs them in.
+    pub async fn register(&self, name: &str) -> User<'_> {
+        let body = json!({
+            "username": name, "password": password(name), "device_id": "FIRST", "auth": { "type": "m.login.dummy" },
+        });
+        let (status, answer) = self.ask(None, Method::POST, "/v3/register", Some(body)).await;
+        assert_eq!(status, 200, "{answer}");
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        User { world: self, id: text("user_id"), token: text("access_token") }
+    }
+}
+
+/// The password of a test's user.
+pub fn password(name: &str) -> String {
+    format!("the secret of {name}")
+}
+
+/// A logged-in user.
+pub struct User<'w> {
+    pub world: &'w World,
+    pub id: String,
+    pub token: String,
+}
+
+impl User<'_> {
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.world.ask(Some(&self.token), method, path, body).await
+    }
+
+    #[track_caller]
+    fn checked((status, answer): (u16, Value)) -> Value {
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        Self::checked(self.ask(Method::GET, path, None).await)
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Value {
+        Self::checked(self.ask(Method::PUT, path, Some(body)).await)
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        Self::checked(self.ask(Method::POST, path, Some(body)).await)
+    }
+
+    pub async fn delete(&self, path: &str) -> Value {
+        Self::checked(self.ask(Method::DELETE, path, None).await)
+    }
+
+    pub async fn fails(&self, method: Method, path: &str, body: Option<Value>, expected: (u16, &str)) -> Value {
+        let (status, answer) = self.ask(method, path, body).await;
+        assert_eq!((status, answer["errcode"].as_str().unwrap_or("")), expected, "{path}: {answer}");
+        answer
+    }
+
+    /// A new room's id, encoded for a path.
+    pub async fn create_room(&self, body: Value) -> String {
+        let answer = self.post("/v3/createRoom", body).await;
+        answer["room_id"].as_str().unwrap().replace('!', "%21")
+    }
+
+    pub async fn send(&self, room: &str, txn: &str, text: &str) -> String {
+        let path = format!("/v3/rooms/{room}/send/m.room.message/{txn}");
+        let answer = self.put(&path, json!({ "msgtype": "m.text", "body": text })).await;
+        answer["event_id"].as_str().unwrap().to_owned()
+    }
+}
+
