@@ -6,13 +6,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 
+/// Said before the configured filters, which override it: state resolution tells every check that it makes at `info`.
+const QUIET: &str = "ruma_state_res=warn";
+
 /// Starts logging as configured, for the life of the process.
 ///
 /// # Errors
 /// If logging was started before.
 pub fn start(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.log)?)
+        .with_env_filter(EnvFilter::try_new(format!("{QUIET},{}", config.log))?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match config.log_format {
