@@ -136,7 +136,7 @@ impl Rooms {
         let privileged = rules.authorization.explicitly_privilege_room_creators;
         let create_content = create_content(request, &version, rules)?;
         let drafts = first_events(request, privileged)?;
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
             let mut builder = PduBuilder::new(
                 request.creator.clone(),
                 "m.room.create".to_owned(),
@@ -145,7 +145,7 @@ impl Rooms {
             builder.room_id = new_room_id(rules, &*self.inner.random, self.server_name())?;
             builder.state_key = Some(String::new());
             builder.depth = 1;
-            builder.origin_server_ts = self.inner.clock.now_ms();
+            builder.origin_server_ts = self.creation_ms(attempt);
             let pdu = builder.build(rules, &self.inner.signing_key, self.server_name())?;
             auth::check_state_independent(rules, &pdu, |_: &EventId| None)
                 .map_err(|error| RoomsError::BadEvent(error.to_string()))?;
@@ -166,6 +166,18 @@ impl Rooms {
             }
         }
         Err(RoomsError::Busy)
+    }
+
+    /// When a room says that it was made. Where the room's id follows from the create event, two rooms that a user makes alike within a
+    /// millisecond would be one: further attempts say some time of the second before.
+    fn creation_ms(&self, attempt: usize) -> u64 {
+        let now_ms = self.inner.clock.now_ms();
+        if attempt == 0 {
+            return now_ms;
+        }
+        let mut random = [0; 2];
+        self.inner.random.fill(&mut random);
+        now_ms.saturating_sub(1 + u64::from(u16::from_le_bytes(random)) % 1_000)
     }
 
     /// The first turn of a room, with what a room is for ever.

@@ -145,3 +145,14 @@ async fn an_upgrade_moves_the_state_and_closes_the_old_room() {
     assert!(matches!(closed, Err(RoomsError::Forbidden(_))), "{closed:?}");
     world.rooms.join(&bob, &new_room, None).await.expect("joined");
 }
+
+#[tokio::test]
+async fn rooms_made_in_the_same_moment_are_different_rooms() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let mut made = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        made.insert(world.public_room(&alice).await);
+    }
+    assert_eq!(made.len(), 20);
+}

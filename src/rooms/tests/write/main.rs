@@ -6,4 +6,5 @@ mod history;
 mod members;
 mod receiving;
 mod redacting;
+mod throughput;
 mod world;
