@@ -113,7 +113,7 @@ impl Rooms {
         let entries = self.inner.tree.all(&source(view, room), root).await?;
         let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
         let wanted = self.wanted(view, &nums, filter).await?;
-        let events = self.deliver_state(view, viewer, &wanted, ClientFormat::state()).await?;
+        let events = self.deliver_state(view, viewer, &wanted, ClientFormat::members()).await?;
         Ok(events.into_iter().map(|delivered| delivered.json).collect())
     }
 }

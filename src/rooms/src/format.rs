@@ -7,7 +7,7 @@
 //! event. A rendering that depends on nothing but the viewer's membership is shared by all who ask within
 //! [`AGE_SHARED_MS`], so an event that goes to all members of a room at once is written out once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use event::{Pdu, visibility::Visibility};
 use quick_cache::{Weighter, sync::Cache};
@@ -18,6 +18,7 @@ use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    state::source,
     tables::EventTxnIds,
     types::{EventMeta, EventNum, Membership, StoredEvent},
     visibility::{Sight, Viewer},
@@ -64,6 +65,9 @@ pub struct ClientFormat {
     pub with_room_id: bool,
     /// Bundled aggregations.
     pub aggregations: Aggregations,
+    /// Whether state events say what they replaced (`prev_content`, `replaces_state`). To find that out for each event of
+    /// a large state would cost more than all the rest.
+    pub with_replaced: bool,
     /// The form.
     pub form: EventForm,
 }
@@ -72,17 +76,22 @@ impl ClientFormat {
     /// For `/sync`, whose events don't name their room; aggregations only where a timeline is limited.
     pub fn sync(limited: bool) -> Self {
         let aggregations = if limited { Aggregations::All } else { Aggregations::None };
-        Self { with_room_id: false, aggregations, form: EventForm::Client }
+        Self { with_room_id: false, aggregations, with_replaced: true, form: EventForm::Client }
     }
 
     /// For the endpoints about one room.
     pub fn room() -> Self {
-        Self { with_room_id: true, aggregations: Aggregations::All, form: EventForm::Client }
+        Self { with_room_id: true, aggregations: Aggregations::All, with_replaced: true, form: EventForm::Client }
     }
 
     /// For state of a room (no aggregations: state events don't get any).
     pub fn state() -> Self {
-        Self { with_room_id: true, aggregations: Aggregations::None, form: EventForm::Client }
+        Self { aggregations: Aggregations::None, ..Self::room() }
+    }
+
+    /// For many members of a room.
+    pub fn members() -> Self {
+        Self { with_replaced: false, ..Self::state() }
     }
 }
 
@@ -105,8 +114,8 @@ struct Formatted {
     content: Option<Box<RawValue>>,
     /// The top-level `redacts`.
     redacts: Option<OwnedEventId>,
-    /// The state event that this one replaced.
-    replaces: Option<EventNum>,
+    /// The state event that this one replaced, once somebody asked.
+    replaces: OnceLock<Option<EventNum>>,
     /// The last rendering that others can use too.
     shared: Mutex<Option<Rendering>>,
 }
@@ -310,12 +319,15 @@ impl Rooms {
             _ => None,
         };
         let relations = self.relations_of(view, viewer, event, meta, format).await?;
-        let special =
-            own.is_some() || relations.is_some() || meta.redacted_by.is_some() || formatted.replaces.is_some();
+        let replaces = match format.with_replaced {
+            true => self.replaced_num(view, event, meta, &formatted).await?,
+            false => None,
+        };
+        let special = own.is_some() || relations.is_some() || meta.redacted_by.is_some() || replaces.is_some();
         if !special {
             return self.shared_rendering(&formatted, sight.membership, format);
         }
-        let prev = self.replaced(view, viewer, event, &formatted).await?;
+        let prev = self.replaced(view, viewer, event, replaces).await?;
         let because = self.redacted_because(view, meta, format).await?;
         let unsigned = Unsigned {
             age: self.age_ms(&formatted.pdu),
@@ -373,14 +385,7 @@ impl Rooms {
             pdu = event::redact(&pdu, self.rules(view, pdu.room_id()).await?)?;
         }
         let (redacts, content) = self.redaction_fields(view, &pdu).await?;
-        let replaces = match pdu.state_key() {
-            Some(key) => {
-                let replaced = self.state_event(view, pdu.room_id(), meta.before, pdu.event_type(), key);
-                replaced.await?.map(|event| event.num).filter(|num| *num != event.num)
-            }
-            None => None,
-        };
-        let formatted = Formatted { pdu, content, redacts, replaces, shared: Mutex::default() };
+        let formatted = Formatted { pdu, content, redacts, replaces: OnceLock::new(), shared: Mutex::default() };
         let formatted = Arc::new(formatted);
         cache.insert(key, formatted.clone());
         Ok(formatted)
@@ -422,7 +427,8 @@ impl Rooms {
         }
         let unsigned =
             Unsigned { age: self.age_ms(&pdu), membership: membership.map(membership_name), ..Unsigned::default() };
-        let erased = Formatted { pdu, content: None, redacts: None, replaces: None, shared: Mutex::default() };
+        let erased =
+            Formatted { pdu, content: None, redacts: None, replaces: OnceLock::new(), shared: Mutex::default() };
         Ok(render(&erased, format.with_room_id, unsigned)?.into())
     }
 
@@ -455,15 +461,36 @@ impl Rooms {
         Box::pin(self.aggregate(view, viewer, event, format)).await
     }
 
+    /// The number of the state event that this one replaced.
+    async fn replaced_num(
+        &self,
+        view: &View,
+        event: &StoredEvent,
+        meta: &EventMeta,
+        formatted: &Formatted,
+    ) -> Result<Option<EventNum>, RoomsError> {
+        let Some(state_key) = event.pdu.state_key() else { return Ok(None) };
+        if let Some(known) = formatted.replaces.get() {
+            return Ok(*known);
+        }
+        // Never of an event whose state isn't known yet: it may be learnt later.
+        if meta.after.is_empty() {
+            return Ok(None);
+        }
+        let source = source(view, event.pdu.room_id());
+        let entry = self.inner.tree.get(&source, meta.before, event.pdu.event_type(), state_key).await?;
+        Ok(*formatted.replaces.get_or_init(|| entry.map(|entry| entry.event)))
+    }
+
     /// The state event that this one replaced, and whether the viewer may see it.
     async fn replaced(
         &self,
         view: &View,
         viewer: &Viewer<'_>,
         event: &StoredEvent,
-        formatted: &Formatted,
+        replaces: Option<EventNum>,
     ) -> Result<Option<(Arc<Formatted>, bool)>, RoomsError> {
-        let Some(num) = formatted.replaces else { return Ok(None) };
+        let Some(num) = replaces else { return Ok(None) };
         let pairs = self.load(view, &[num]).await?;
         let sights = self.sights(view, viewer, event.pdu.room_id(), &pairs).await?;
         let (Some((prev, meta)), Some(sight)) = (pairs.first(), sights.first()) else {

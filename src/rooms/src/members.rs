@@ -79,7 +79,7 @@ impl Rooms {
                     wanted.push(event.num);
                 }
             }
-            for delivered in self.deliver_state(view, viewer, &wanted, ClientFormat::state()).await? {
+            for delivered in self.deliver_state(view, viewer, &wanted, ClientFormat::members()).await? {
                 found.push(delivered.json);
             }
             match page.next {

@@ -257,7 +257,7 @@ impl Rooms {
             senders.insert(delivered.event.pdu.sender().to_owned());
         }
         let nums = self.member_nums(view, room, root, senders.iter().map(|user| &**user)).await?;
-        let events = self.deliver_state(view, viewer, &nums, ClientFormat::state()).await?;
+        let events = self.deliver_state(view, viewer, &nums, ClientFormat::members()).await?;
         Ok(events.into_iter().map(|delivered| delivered.json).collect())
     }
 

@@ -35,7 +35,7 @@ impl Answer<'_> {
     pub(super) async fn state_events(&self, nums: &[EventNum]) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter.room.state;
         let (rooms, view) = (self.reader.rooms, self.reader.view);
-        let format = self.format(false);
+        let format = ClientFormat { with_replaced: false, ..self.format(false) };
         let mut events = Vec::with_capacity(nums.len());
         let delivered = rooms.deliver_state(view, &self.reader.viewer, nums, format).await?;
         for Delivered { event, json, .. } in delivered {
