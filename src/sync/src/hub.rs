@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -18,6 +19,9 @@ use crate::{
     inbox::{Inbox, Item, Kind},
     tail::{Advance, Tail, TailRange},
 };
+
+/// How long a request waits at its start for the notifier to catch up with what was written before.
+const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What polls read from: everything up to the view's position has been routed to the inboxes.
 pub(crate) struct Published {
@@ -115,22 +119,19 @@ impl Hub {
         self.published.borrow().clone()
     }
 
-    /// Waits until everything up to `position` is routed and published, or the notifier is gone.
+    /// Waits until everything up to `position` is routed and published, but not for ever if the notifier can't go on.
     pub(crate) async fn wait_for(&self, position: Position) {
         if self.published.borrow().view.position() >= position {
             return;
         }
         let mut published = self.published.subscribe();
         let reached = |published: &Arc<Published>| published.view.position() >= position;
-        let mut closing = self.closing.subscribe();
         tokio::select! {
             () = async { drop(published.wait_for(reached).await) } => {}
-            () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
+            () = self.over(Instant::now() + CATCH_UP_WAIT_MAX) => {}
         }
     }
-}
 
-impl Hub {
     /// Waits until a deadline, or until no poll is to wait any more.
     pub(crate) async fn over(&self, deadline: Instant) {
         let mut closing = self.closing.subscribe();

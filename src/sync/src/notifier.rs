@@ -81,6 +81,8 @@ pub(crate) struct Notifier {
     touched: Vec<(Position, Touched)>,
     /// A view that was ahead of what had been routed when it was taken.
     ahead: Option<View>,
+    /// The hub is not complete: it must be filled anew before the log is followed again.
+    behind: bool,
 }
 
 impl Notifier {
@@ -93,7 +95,7 @@ impl Notifier {
         config: Config,
     ) -> Self {
         let follower = store.follow(hub.published().view.position());
-        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None }
+        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None, behind: false }
     }
 
     /// Runs until the store is closed or the sync is shut down.
@@ -111,17 +113,15 @@ impl Notifier {
             tokio::select! {
                 biased;
                 () = closed(&mut closing) => break,
-                records = self.follower.next() => {
-                    if let Err(error) = self.follow(records).await {
-                        tracing::error!(%error, "sync no longer follows the log");
-                        break;
-                    }
-                }
+                records = self.follower.next(), if !self.behind => match records {
+                    Err(FollowError::Closed) => break,
+                    records => self.follow(records).await,
+                },
                 number = changed(&mut typing) => if number { self.route_typing() },
                 number = changed(&mut presence) => if number { self.route_presence() },
                 _ = tick.tick() => {
                     ticks += 1;
-                    self.tick(ticks);
+                    self.tick(ticks).await;
                 }
             }
         }
@@ -129,14 +129,15 @@ impl Notifier {
         self.hub.closing.send_replace(true);
     }
 
-    async fn follow(&mut self, records: Result<Vec<LogRecord>, FollowError>) -> Result<(), SyncError> {
-        match records {
-            Ok(records) => self.route(&records)?,
-            Err(FollowError::TooOld { .. }) => return self.rebuild().await,
-            Err(error) => return Err(error.into()),
+    async fn follow(&mut self, records: Result<Vec<LogRecord>, FollowError>) {
+        let routed = records.map_err(SyncError::from).and_then(|records| Ok(self.route(&records)?));
+        match routed {
+            Ok(()) => self.publish(),
+            Err(error) => {
+                tracing::warn!(%error, "sync can't follow the log and reads the rooms again");
+                self.rebuild().await;
+            }
         }
-        self.publish();
-        Ok(())
     }
 
     /// Puts records into the inboxes.
@@ -167,22 +168,24 @@ impl Notifier {
             }
         };
         let position = view.position();
-        self.hub.published.send_modify(|published| {
-            let Published { typing, presence, .. } = **published;
-            *published = Arc::new(Published { view, typing, presence });
-        });
+        self.publish_view(view);
         let ready = self.touched.partition_point(|(at, _)| *at <= position);
         for (_, touched) in self.touched.drain(..ready) {
             touched.inbox.wake(touched.urgent);
         }
     }
 
-    /// Fills the hub anew: the log no longer holds what was to come next.
-    async fn rebuild(&mut self) -> Result<(), SyncError> {
-        tracing::warn!("sync fell behind the log and reads the rooms again");
+    /// Fills the hub anew, because what the log tells next is gone or can't be read. If that fails, the next tick tries again;
+    /// until then nothing new is published.
+    async fn rebuild(&mut self) {
         let view = self.store.view();
         let position = view.position();
-        load(&self.hub, &self.rooms, &view).await?;
+        if let Err(error) = load(&self.hub, &self.rooms, &view).await {
+            tracing::error!(%error, "sync can't read the rooms");
+            self.behind = true;
+            return;
+        }
+        self.behind = false;
         self.follower = self.store.follow(position);
         self.touched.clear();
         self.ahead = None;
@@ -194,11 +197,10 @@ impl Notifier {
         for inbox in &inboxes {
             inbox.shelves().log.reset(position.get());
         }
-        self.publish();
+        self.publish_view(view);
         for inbox in &inboxes {
             inbox.wake(true);
         }
-        Ok(())
     }
 
     fn route_typing(&self) {
@@ -243,6 +245,13 @@ impl Notifier {
         self.publish_volatile(touched, |published| published.presence = last);
     }
 
+    fn publish_view(&self, view: View) {
+        self.hub.published.send_modify(|published| {
+            let Published { typing, presence, .. } = **published;
+            *published = Arc::new(Published { view, typing, presence });
+        });
+    }
+
     fn publish_volatile(&self, touched: Vec<Touched>, change: impl FnOnce(&mut Published)) {
         self.hub.published.send_modify(|published| {
             let Published { view, typing, presence } = &**published;
@@ -256,8 +265,11 @@ impl Notifier {
         }
     }
 
-    fn tick(&self, ticks: u64) {
+    async fn tick(&mut self, ticks: u64) {
         self.rooms.typing().expire();
+        if self.behind {
+            self.rebuild().await;
+        }
         if ticks.is_multiple_of(IDLE_CHECK_TICKS) {
             let before = self.clock.now_ms().saturating_sub(self.config.inbox_idle_ms);
             self.hub.state().drop_idle_inboxes(before);

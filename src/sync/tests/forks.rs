@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rooms::{CreateRoom, Preset};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::SeededRandom;
 use world::{
     World,
