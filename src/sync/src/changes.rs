@@ -93,7 +93,7 @@ impl Listed {
         let urgent = |items: &Option<Vec<Item>>| {
             items.as_ref().is_none_or(|items| items.iter().any(|item| item.kind.is_urgent()))
         };
-        urgent(&self.log) || urgent(&self.typing) || self.presence.is_none()
+        urgent(&self.log) || urgent(&self.typing)
     }
 
     /// Whether there is nothing.

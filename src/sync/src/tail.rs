@@ -81,3 +81,56 @@ impl Tail {
         Some(range)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use store::{Decode, Reader};
+
+    use super::*;
+
+    fn root(number: u8) -> Root {
+        Root::decode(&mut Reader::new(&[number; 64])).unwrap()
+    }
+
+    proptest! {
+        /// Wherever a tail knows a range, it says what all the advances say.
+        #[test]
+        fn a_tail_knows_the_end_of_history(
+            history in prop::collection::vec((1_u64..4, any::<bool>(), any::<bool>(), any::<u8>()), 1..60),
+            since in 0_u64..150,
+            length in 0_u64..60,
+        ) {
+            let mut at = 5;
+            let mut tail = Tail::new(Position::from_u64(at), root(0));
+            let mut advances = Vec::new();
+            for (number, (step, has_event, local, state)) in history.into_iter().enumerate() {
+                at += step;
+                let event = has_event.then_some(EventNum(number as u64));
+                let advance = Advance { position: Position::from_u64(at), event, local, root: root(state) };
+                tail.push(advance);
+                advances.push(advance);
+            }
+            let (since, until) = (Position::from_u64(since), Position::from_u64(since + length));
+            let Some(range) = tail.range(since, until) else {
+                prop_assert!(since < tail.floor);
+                return Ok(());
+            };
+            let root_at = |position| {
+                let before = advances.iter().rev().find(|advance| advance.position <= position);
+                before.map_or(root(0), |advance| advance.root)
+            };
+            prop_assert_eq!((range.before, range.after), (root_at(since), root_at(until)));
+            let mut events = Vec::new();
+            let mut holes = false;
+            for advance in advances.iter().filter(|advance| advance.position > since && advance.position <= until) {
+                if let Some(event) = advance.event {
+                    events.push((advance.position, event));
+                    holes |= !advance.local;
+                }
+            }
+            prop_assert_eq!(range.events, events);
+            prop_assert_eq!(range.holes, holes);
+        }
+    }
+}

@@ -383,3 +383,66 @@ async fn rooms_can_be_left_out() {
     let rooms: Vec<_> = object(&body["rooms"]["join"]).into_iter().map(|(room, _)| room.clone()).collect();
     assert_eq!(rooms, [two.to_string()]);
 }
+
+#[tokio::test]
+async fn a_ban_after_the_leave_is_told_though_the_room_is_gone() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.leave(&bob, &room).await;
+    world.send(&alice, &room, "unseen").await;
+    world.rooms.ban(&alice, &room, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let events = list(&body["rooms"]["leave"][room.as_str()]["timeline"]["events"]);
+    let memberships: Vec<_> = events.iter().map(|event| event["content"]["membership"].clone()).collect();
+    assert_eq!(memberships, ["leave", "ban"]);
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn who_knocks_sees_what_the_room_is_and_how_it_ends() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.set(&alice, &room, "m.room.join_rules", json!({"join_rule": "knock"})).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.rooms.knock(&bob, &room, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let stripped = &body["rooms"]["knock"][room.as_str()]["knock_state"]["events"];
+    assert!(keys(stripped).contains(&"m.room.create/".to_owned()));
+    assert_eq!(list(stripped).last().unwrap()["content"]["membership"], "knock");
+    world.rooms.kick(&alice, &room, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let left = &body["rooms"]["leave"][room.as_str()];
+    assert_eq!(keys(&left["timeline"]["events"]), [format!("m.room.member/{bob}")]);
+    assert_eq!(left["state"]["events"], json!([]));
+}
+
+#[tokio::test]
+async fn unread_counts_are_split_by_thread_if_the_filter_asks() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let root = world.send(&alice, &room, "root").await;
+    let reply = json!({
+        "msgtype": "m.text", "body": "reply",
+        "m.relates_to": {"rel_type": "m.thread", "event_id": root},
+    });
+    let sender = rooms::Sender::user(&alice);
+    let options = rooms::SendOptions::default();
+    world.rooms.send(&sender, &room, "m.room.message", raw(&reply), options).await.unwrap();
+    let body = Client::new(&bob, "B").sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["unread_notifications"]["notification_count"], 2);
+    assert!(joined.get("unread_thread_notifications").is_none());
+    let filter = json!({"room": {"timeline": {"unread_thread_notifications": true}}});
+    let body = Client::new(&bob, "B2").with_filter(filter).sync(&world, 0).await;
+    let joined = &body["rooms"]["join"][room.as_str()];
+    assert_eq!(joined["unread_notifications"]["notification_count"], 1);
+    assert_eq!(joined["unread_thread_notifications"][root.as_str()]["notification_count"], 1);
+}

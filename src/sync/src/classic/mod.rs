@@ -203,7 +203,8 @@ impl Session<'_> {
         let mut response = answer.build(&changes).await?;
         let token = Token {
             epoch: store.epoch(),
-            position: view.position(),
+            // A view that lags behind must not send the client back.
+            position: view.position().max(since.map_or(Position::ZERO, |since| since.position)),
             to_device: since.map_or(0, |since| since.to_device),
             boot,
             typing: published.typing,
