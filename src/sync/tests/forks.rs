@@ -184,3 +184,30 @@ fn syncs_of_a_forked_room_add_up_to_its_resolved_state() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_timeline_with_a_hole_is_limited_to_what_is_after_it() {
+    let world = World::new().await;
+    let far = Far::new(&world.servers, &world.clock, 1).await;
+    let (alice, xenia) = (user("alice"), far.user("xenia"));
+    let room = world.room(&alice).await;
+    far.join(&world.rooms, &room, &xenia).await;
+    let mut client = Client::new(&alice, "A").with_filter(json!({"room": {"timeline": {"limit": 400}}}));
+    client.sync(&world, 0).await;
+    let mut sent = Vec::new();
+    for n in 0..150 {
+        let content = json!({ "msgtype": "m.text", "body": n.to_string() });
+        sent.extend(far.act(&xenia, &room, ("m.room.message", None), &content).await);
+    }
+    // Far more than are asked for to close a gap.
+    deliver(&far.rooms, &far.store, &world.rooms, &room, &sent[sent.len() - 1..]).await;
+    let body = client.ask(&world, 0, false).await;
+    let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
+    assert_eq!(timeline["limited"], true, "{timeline}");
+    let shown = list(&timeline["events"]).len();
+    assert!(shown < sent.len(), "{shown} events, so there was no hole");
+    // A first sync stops at the hole as well.
+    let body = Client::new(&alice, "B").with_filter(client.filter.clone()).ask(&world, 0, false).await;
+    let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
+    assert_eq!((list(&timeline["events"]).len(), &timeline["limited"]), (shown, &json!(true)));
+}
