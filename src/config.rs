@@ -178,7 +178,7 @@ pub struct WellKnown {
     /// Mail address of the contact.
     pub support_email: Option<String>,
     /// Matrix user id of the contact.
-    pub support_mxid: Option<String>,
+    pub support_mxid: Option<OwnedUserId>,
 }
 
 /// The limits by kind of request; see [`RateLimit`].

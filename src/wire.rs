@@ -8,13 +8,16 @@ use event::{Clock, Random, SystemClock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Front, Gate, Server, limit};
 use rooms::Rooms;
-use ruma::OwnedUserId;
+use ruma::{
+    OwnedUserId,
+    api::client::discovery::discover_support::{Contact, ContactRole},
+};
 use store::Store;
 use sync::Sync;
-use tracing::{info, warn};
-use users::Users;
+use tracing::info;
+use users::{Kind, NewAccount, Origin, Users};
 
-use crate::config::{Config, RateLimit, RateLimits};
+use crate::config::{Config, RateLimit, RateLimits, WellKnown};
 
 /// The domain crates over one store.
 struct Parts {
@@ -36,7 +39,8 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let path = &config.database_path;
     let store = Store::open_rocksdb(path, &options, TABLES)
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
-    store.claim_identity("server_name", config.server_name.as_str()).await.context("server_name can't be changed")?;
+    let name = config.server_name.as_str();
+    store.claim_identity("server_name", name).await.with_context(|| format!("server_name can't be changed to {name:?}"))?;
 
     let caches = store.budget().callers_bytes as u64;
     let mut rooms_config = rooms::Config::new(config.server_name.clone());
@@ -46,7 +50,7 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let ports = rooms::Ports::no_federation();
     let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
-    let flows = Flows::new(store.clone(), rooms.clone(), users.clone());
+    let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
     Ok(Parts { store, rooms, users, flows, clock, random })
 }
 
@@ -56,33 +60,29 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     announce_first_token(&parts.users).await?;
 
     let shutdown = CancellationToken::new();
-    let gate = Gate::new(http_config(&config), Box::new(Accounts::new(parts.users.clone())), shutdown.clone());
-    let gate = Arc::new(gate);
+    let accounts = Accounts::new(parts.users.clone(), config.admins.iter().cloned());
+    let gate = Arc::new(Gate::new(http_config(&config), Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
-    let sync = Sync::new(
-        sync_config(&config),
-        parts.store.clone(),
-        parts.rooms.clone(),
-        parts.users.clone(),
-        parts.clock.clone(),
-    )
-    .await?;
+    let Parts { store, rooms, users, clock, .. } = &parts;
+    let sync =
+        Sync::start(sync_config(&config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
     let domains = Domains {
         store: parts.store.clone(),
         users: parts.users.clone(),
         rooms: parts.rooms.clone(),
         flows: parts.flows.clone(),
-        sync,
+        sync: sync.clone(),
     };
     let api = ClientApi::new(api_config(&config), gate.clone(), domains, parts.clock.clone(), parts.random.clone());
     let (router, _) = client_api::router(api);
     let front = Front::new(&gate, router);
 
     let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let signals = Signals::new().context("can't wait for signals")?;
     for address in listeners.addresses() {
         info!("listening on {scheme}://{address}");
     }
-    tokio::spawn(cancel_on_signal(shutdown));
+    tokio::spawn(stop_on_signal(signals, shutdown, sync));
     listeners.run(front).await;
     parts.store.close().await;
     info!("stopped");
@@ -92,9 +92,19 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 /// Makes an account without a running server.
 pub async fn create_user(config: &Config, localpart: &str, password: &str, admin: bool) -> anyhow::Result<OwnedUserId> {
     let parts = open(config).await?;
-    let user = client_api::create_account(&parts.users, &config.server_name, localpart, password, admin).await?;
+    let user_id = users::user_id_for(localpart, &config.server_name)?;
+    let account = NewAccount {
+        user_id,
+        password: Some(password.to_owned()),
+        kind: Kind::User,
+        admin,
+        origin: Origin::Administrator,
+        display_name: None,
+        login: None,
+    };
+    let created = parts.users.create_account(account).await?;
     parts.store.close().await;
-    Ok(user)
+    Ok(created.user_id)
 }
 
 /// Opens the database as one that was put back from an older copy.
@@ -116,31 +126,49 @@ async fn announce_first_token(users: &Users) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT (Ctrl+C elsewhere than on Unix), then begins the shutdown.
-async fn cancel_on_signal(shutdown: CancellationToken) {
-    if let Err(error) = signalled().await {
-        warn!(%error, "can't wait for signals: stop the server by ending its process");
-        return;
-    }
+/// Begins the shutdown when the process is told to end.
+async fn stop_on_signal(mut signals: Signals, shutdown: CancellationToken, sync: Sync) {
+    signals.next().await;
     info!("stopping");
+    sync.shut_down();
     shutdown.cancel();
 }
 
+/// SIGTERM and SIGINT, caught from [`Signals::new`] on.
 #[cfg(unix)]
-async fn signalled() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
-#[cfg(not(unix))]
-async fn signalled() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Ctrl+C, where there are no Unix signals.
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
 }
 
 fn store_options(config: &Config) -> store::Options {
@@ -180,7 +208,20 @@ fn api_config(config: &Config) -> client_api::Config {
     api.well_known_client.clone_from(&config.well_known.client);
     api.well_known_server.clone_from(&config.well_known.server);
     api.support_page.clone_from(&config.well_known.support_page);
+    api.support_contacts = support_contact(&config.well_known).into_iter().collect();
     api
+}
+
+/// The contact that the configuration names, if it says how to reach them.
+fn support_contact(well_known: &WellKnown) -> Option<Contact> {
+    let role = ContactRole::from(well_known.support_role.as_deref().unwrap_or("m.role.admin"));
+    let mut contact = match (&well_known.support_email, &well_known.support_mxid) {
+        (Some(email), _) => Contact::with_email_address(role, email.clone()),
+        (None, Some(user)) => Contact::with_matrix_id(role, user.clone()),
+        (None, None) => return None,
+    };
+    contact.matrix_id.clone_from(&well_known.support_mxid);
+    Some(contact)
 }
 
 fn http_config(config: &Config) -> haima_http::Config {

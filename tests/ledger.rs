@@ -78,3 +78,51 @@ async fn the_server_serves_what_the_ledger_says_and_nothing_else() {
         assert_eq!(served, expected, "{api} {method} {path} is {said}, and answers {status} {answer}");
     }
 }
+
+#[test]
+fn every_invariant_names_a_test_that_is_there() {
+    let page = include_str!("../docs/architecture.md");
+    let mut count = 0;
+    for row in page.lines().filter(|line| line.ends_with("` |")) {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let &[_, file, test] = cells.as_slice() else { panic!("three cells: {row}") };
+        let source = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(source.contains(&format!("fn {test}")), "{file} has no test {test}");
+        count += 1;
+    }
+    assert!(count > 10, "the table of invariants was not found");
+}
+
+/// The levels of `docs/architecture.md`.
+const LEVELS: &[(&str, u8)] = &[
+    ("event", 0),
+    ("store", 0),
+    ("rooms", 1),
+    ("users", 1),
+    ("flows", 2),
+    ("sync", 2),
+    ("http", 3),
+    ("client_api", 4),
+];
+
+#[test]
+fn crates_depend_only_on_lower_ones() {
+    let level = |name: &str| LEVELS.iter().find(|(other, _)| *other == name).map(|(_, level)| *level);
+    for entry in std::fs::read_dir("src").expect("src") {
+        let path = entry.expect("entry").path();
+        let name = path.file_name().expect("name").to_string_lossy().into_owned();
+        if !path.is_dir() || name == "testkit" {
+            continue;
+        }
+        let own = level(&name).unwrap_or_else(|| panic!("{name} has no level"));
+        let manifest = std::fs::read_to_string(path.join("Cargo.toml")).expect("manifest");
+        let dependencies = manifest.split("[dependencies]").nth(1).expect("dependencies");
+        let dependencies = dependencies.split("\n[").next().expect("section");
+        for line in dependencies.lines() {
+            let dependency = line.split(['.', ' ', '=']).next().unwrap_or_default().replace("haima-", "");
+            if let Some(other) = level(&dependency) {
+                assert!(other < own, "{name} (level {own}) depends on {dependency} (level {other})");
+            }
+        }
+    }
+}

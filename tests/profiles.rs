@@ -116,7 +116,7 @@ async fn push_rules_are_edited() {
     let bad = "/v3/pushrules/global/content/.mine";
     alice.fails(Method::PUT, bad, Some(json!({ "pattern": "a", "actions": [] })), 400, "M_INVALID_PARAM").await;
     let before = "/v3/pushrules/global/content/other?before=nothing";
-    alice.fails(Method::PUT, before, Some(json!({ "pattern": "a", "actions": [] })), 404, "M_NOT_FOUND").await;
+    alice.fails(Method::PUT, before, Some(json!({ "pattern": "a", "actions": [] })), 400, "M_UNKNOWN").await;
     alice.put("/v3/pushrules/global/override/.m.rule.master/enabled", json!({ "enabled": true })).await;
     alice.fails(Method::DELETE, "/v3/pushrules/global/override/.m.rule.master", None, 400, "M_INVALID_PARAM").await;
 }

@@ -278,8 +278,8 @@ async fn typing_and_receipts_reach_the_others() {
     assert!(!alice.sync(None).await.to_string().contains("m.read.private"), "private receipts stay private");
 
     alice.post(&format!("{at}/read_markers"), json!({ "m.fully_read": event, "m.read": event })).await;
-    let data = alice.get(&format!("/v3/user/{}/rooms/{}/account_data/m.fully_read", encode(&alice.id), encode(&room)));
-    assert_eq!(data.await, json!({ "event_id": event }));
+    let path = format!("/v3/user/{}/rooms/{}/account_data/m.fully_read", encode(&alice.id), encode(&room));
+    assert_eq!(alice.get(&path).await, json!({ "event_id": event }));
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ impl Server {
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log: Arc::default(),
-            http: reqwest::Client::builder().timeout(SERVER_PATIENCE).build().expect("client"),
+            http: http_client(),
         };
         server.run();
         server
@@ -130,6 +130,8 @@ impl Server {
     /// Starts it again on the same port and database.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "stop or kill it first");
+        // Connections kept by the old client lead to the old process.
+        self.http = http_client();
         self.run();
     }
 
@@ -201,6 +203,10 @@ pub fn haima() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+fn http_client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(SERVER_PATIENCE).build().expect("client")
 }
 
 /// What a command printed, and whether it succeeded.

@@ -19,8 +19,8 @@ async fn a_long_poll_is_answered_by_a_message() {
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&room).await;
     let since = bob.sync(None).await["next_batch"].as_str().expect("token").to_owned();
-    let wait = bob.get(&format!("/v3/sync?timeout=60000&since={since}"));
-    let (answer, sent) = tokio::join!(wait, alice.say(&room, "1", "hello"));
+    let path = format!("/v3/sync?timeout=60000&since={since}");
+    let (answer, sent) = tokio::join!(bob.get(&path), alice.say(&room, "1", "hello"));
     let timeline = &answer["rooms"]["join"][&room]["timeline"];
     assert_eq!(ids(&timeline["events"]), [sent]);
     assert_eq!(timeline["limited"], false);
@@ -66,7 +66,8 @@ async fn lazy_loading_gives_the_members_that_are_seen() {
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let carol = server.register("carol").await;
-    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    // Without a name, members would be told as the room's heroes.
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "Reef" })).await;
     bob.join(&room).await;
     carol.join(&room).await;
     for n in 0..5 {

@@ -107,10 +107,13 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::ServerManagedType => ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message),
         E::NotAnObject => ApiError::bad_json(message),
         E::TooLarge { .. } => ApiError::too_large(message),
-        E::InvalidTagOrder | E::DefaultPushRule | E::ContradictoryPushRuleOrder => ApiError::invalid_param(message),
+        E::InvalidTagOrder | E::InvalidPushRuleId | E::DefaultPushRule | E::ContradictoryPushRuleOrder => {
+            ApiError::invalid_param(message)
+        }
         E::UnknownRelativePushRule(_) => bad_request("M_UNKNOWN", message),
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),
+        // `Hash` and `Damaged`, and what is added without a thought of this place.
         other => ApiError::internal(other),
     }
 }
@@ -141,6 +144,7 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::IncompatibleRoomVersion { room_version } => {
             bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", room_version.as_str())
         }
+        E::DuplicateAnnotation => bad_request("M_DUPLICATE_ANNOTATION", message),
         E::AliasTaken => ApiError::new(StatusCode::CONFLICT, "M_ROOM_IN_USE", message),
         E::BadAlias(_) => bad_request("M_BAD_ALIAS", message),
         E::LimitExceeded(_) => ApiError::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message),

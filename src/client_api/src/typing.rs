@@ -1,13 +1,43 @@
 //! Module "Typing notifications".
 
-use haima_http::Session;
+use haima_http::{ApiError, Incoming, Session};
 use rooms::TYPING_TIMEOUT_MS_MAX;
-use ruma::api::client::typing::create_typing_event::v3::{Request, Response, Typing};
+use ruma::{
+    api::client::typing::create_typing_event::v3::{Request, Response, Typing},
+    exports::http,
+};
+use serde_json::Value;
 
 use crate::{ClientApi, error::Result, require_self};
 
+/// How long somebody types who doesn't say, in milliseconds.
+const TIMEOUT_MS_DEFAULT: u64 = 30_000;
+
+/// The request. The specification doesn't require `timeout`, the library's type does.
+pub(crate) struct SetTyping(Request);
+
+impl Incoming for SetTyping {
+    const METHOD: http::Method = <Request as Incoming>::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        <Request as Incoming>::paths()
+    }
+
+    fn read(request: http::Request<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let mut bytes = body.to_vec();
+        // What is no JSON object is refused by the library, in its words.
+        if let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) {
+            fields.entry("timeout").or_insert_with(|| TIMEOUT_MS_DEFAULT.into());
+            bytes = Value::Object(fields).to_string().into_bytes();
+        }
+        <Request as Incoming>::read(http::Request::from_parts(parts, &bytes[..]), path_args).map(Self)
+    }
+}
+
 /// `PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}`
-pub(crate) async fn set_typing(api: ClientApi, caller: Session, req: Request) -> Result<Response> {
+pub(crate) async fn set_typing(api: ClientApi, caller: Session, req: SetTyping) -> Result<Response> {
+    let SetTyping(req) = req;
     require_self(&caller, &req.user_id)?;
     let timeout_ms = match req.state {
         Typing::No => None,

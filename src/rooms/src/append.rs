@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use event::{Pdu, PduBuilder, auth};
+use event::{Pdu, PduBuilder, PolicyServer, auth};
 use ruma::{
     DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, UserId,
     room_version_rules::EventsReferenceFormatVersion,
@@ -25,6 +25,9 @@ pub(crate) const ATTEMPTS_MAX: usize = 16;
 
 /// The greatest depth that an event can have: integers beyond it aren't canonical JSON.
 const DEPTH_MAX: u64 = (1 << 53) - 1;
+
+/// The id of the key with which every policy server signs (server-server API, "Validating Policy Server signatures").
+const POLICY_KEY_ID: &str = "ed25519:policy_server";
 
 /// Who sends, and under which transaction.
 #[derive(Copy, Clone, Debug)]
@@ -92,6 +95,8 @@ impl Draft {
 enum Step {
     Queued(crate::turn::InFlight, OwnedEventId),
     Wait(NextAnswer),
+    /// The room's policy server has to sign the event first.
+    Ask(PolicyServer, Pdu),
     Answered(Answered),
 }
 
@@ -108,6 +113,10 @@ impl Rooms {
             match self.append_step(room, draft, txn, extra).await? {
                 Step::Answered(answered) => return Ok(answered.sent),
                 Step::Wait(answer) => answer.wait().await,
+                Step::Ask(policy, pdu) => {
+                    let signed = self.ask_policy_server(room, &policy, pdu).await?;
+                    return self.place_own(room, signed, txn.cloned(), extra).await;
+                }
                 Step::Queued(in_flight, event_id) => match in_flight.await {
                     Ok(position) => return Ok(Sent { event_id, position }),
                     Err(CommitError::Conflict) => {}
@@ -137,13 +146,41 @@ impl Rooms {
         if turn.touches_queued(draft) {
             return Ok(Step::Wait(turn.next_answer()));
         }
+        let annotation = turn.check_annotation(draft).await?;
+        if let Some(policy) = turn.policy_server().await?
+            && !(draft.event_type == "m.room.policy" && draft.state_key.as_deref() == Some(""))
+        {
+            return Ok(Step::Ask(policy, turn.draft_only(draft).await?));
+        }
         let event = turn.append(draft).await?;
+        if let Some(annotation) = &annotation {
+            turn.store_annotation(annotation, &draft.sender, event.num);
+        }
         if let Some(txn) = txn {
             turn.store_answer(txn, event.num).await?;
         }
         extra(&mut turn.batch);
         let event_id = event.pdu.owned_event_id();
         Ok(Step::Queued(turn.submit(false).await?, event_id))
+    }
+}
+
+impl Rooms {
+    /// An event with the signature of the room's policy server, which is asked outside of any turn.
+    async fn ask_policy_server(
+        &self,
+        room: &RoomId,
+        policy: &PolicyServer,
+        pdu: Pdu,
+    ) -> Result<Pdu, RoomsError> {
+        let server = policy.server_name();
+        let signature = self.inner.ports.policy.sign(server, pdu.json()).await?;
+        let signed = event::add_signature(&pdu, server, POLICY_KEY_ID, signature)?;
+        let rules = self.rules(&self.inner.store.view(), room).await?;
+        match policy.verify(&signed, rules) {
+            Ok(()) => Ok(signed),
+            Err(error) => Err(RoomsError::forbidden(format!("the policy server's signature is wrong: {error}"))),
+        }
     }
 }
 

@@ -37,6 +37,9 @@ pub enum RoomsError {
         /// The room's version.
         room_version: RoomVersionId,
     },
+    /// The user has annotated the event like this before.
+    #[error("this annotation was sent already")]
+    DuplicateAnnotation,
     /// The alias already names a room.
     #[error("the alias is in use")]
     AliasTaken,

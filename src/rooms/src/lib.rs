@@ -11,6 +11,7 @@
 mod advance;
 mod aggregations;
 mod aliases;
+mod annotations;
 mod append;
 mod context;
 mod create;

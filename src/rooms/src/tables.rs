@@ -1,7 +1,7 @@
 //! Every table of the crate in one place. Ids 16 and 17 are the state tree's, in `snapshot`.
 
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
-use store::{Json, Position, Record, TableInfo, Text, table};
+use store::{Fixed, Json, Position, Record, TableInfo, Text, table};
 
 use crate::{
     snapshot::Root,
@@ -146,6 +146,11 @@ table! {
 }
 
 table! {
+    /// Annotations by users of this server: what is annotated, by whom, a hash of type and key; the event.
+    pub(crate) Annotations = 52, Points: (EventNum, User, Fixed<32>) => EventNum
+}
+
+table! {
     /// Events that an event of the graph names as predecessors and that have no place in the graph themselves: when they come,
     /// they are history and not news.
     pub(crate) Holes = 60, Points: EventNum => ()
@@ -188,4 +193,5 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Holes>(),
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),
+    TableInfo::of::<Annotations>(),
 ];
