@@ -13,7 +13,7 @@ use store::View;
 use crate::{
     Rooms, RoomsError,
     advance::{MEMBER, Placed},
-    append::{Draft, Sent},
+    append::{Draft, Sent, nothing},
     create::raw,
     membership::member_content,
     ports::RemoteError,
@@ -210,7 +210,7 @@ impl Rooms {
         let pdu = entrance.event.pdu.clone();
         let view = self.inner.store.view();
         if self.head(&view, room).await?.is_some() {
-            let status = self.merge(room, &entrance, false).await?;
+            let status = self.merge(room, &entrance, false, &nothing).await?;
             return self.sent(status, &pdu).await;
         }
         let create = state_id_of_create(&answer.state, rules)?;

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, futures::OwnedNo
 
 use crate::{
     Rooms, RoomsError,
+    room::RoomInfo,
     snapshot::{Overlay, Root},
     tables::{Heads as HeadsTable, LastPositions, Roots},
     txn_ids::TxnKey,
@@ -58,6 +59,8 @@ impl<K: Eq + Hash, V> Queued<K, V> {
 pub(crate) struct PendingRoom {
     /// The head after all queued batches; `None`: read the published one.
     pub(crate) head: Option<RoomHead>,
+    /// What the room is, once it was read: that never changes.
+    pub(crate) info: Option<RoomInfo>,
     /// The number of the next batch; they start at 1.
     pub(crate) next_flight: u64,
     /// Batches up to this one are settled.
@@ -76,6 +79,7 @@ impl PendingRoom {
     fn new() -> Self {
         Self {
             head: None,
+            info: None,
             next_flight: 1,
             settled: 0,
             failed_below: 0,
@@ -91,7 +95,9 @@ impl PendingRoom {
     /// Forgets what queued batches would write, because one of them failed and those behind it will.
     fn reset(&mut self) {
         let next_flight = self.next_flight;
+        let info = self.info.take();
         *self = Self::new();
+        self.info = info;
         self.next_flight = next_flight;
         self.settled = next_flight - 1;
         self.failed_below = next_flight;

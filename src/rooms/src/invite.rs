@@ -3,19 +3,23 @@
 //! Specification: server-server API, "Inviting to a room".
 
 use event::Pdu;
-use ruma::{RoomId, ServerName, UserId};
+use ruma::{RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use store::View;
+use store::{Batch, Json, View};
 
 use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
-    append::{Draft, Sent},
+    append::{ATTEMPTS_MAX, Draft, Sent},
     ports::RemoteError,
     snapshot::Root,
-    types::EventStatus,
+    tables::StrippedStates,
+    types::{EventStatus, Membership},
 };
+
+/// Events of stripped state that are kept of one invite.
+const STRIPPED_EVENTS_MAX: usize = 50;
 
 /// Signatures taken from one server's answer.
 const SIGNATURES_MAX: usize = 10;
@@ -56,6 +60,51 @@ impl Rooms {
         let signed = with_signature_of(&pdu, server, &signed)?;
         let status = self.take_in_verified(server, room, signed.clone()).await?;
         self.sent(status, &signed).await
+    }
+
+    /// Takes an invite of one of our users by another server: signs it, and remembers it with what the other server tells of the room.
+    ///
+    /// Fails with [`RoomsError::UnsupportedRoomVersion`] if we could never take part in the room.
+    pub async fn receive_invite(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        version: &RoomVersionId,
+        json: &RawValue,
+        stripped: &[Box<RawValue>],
+    ) -> Result<Box<RawValue>, RoomsError> {
+        let rules =
+            event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
+        let pdu = self.verify_by(origin, room, rules, json).await?;
+        let target = pdu.state_key().and_then(|key| UserId::parse(key).ok());
+        let target = target.filter(|user| self.is_local(user));
+        let is_invite = pdu.event_type() == MEMBER && Membership::of(&pdu) == Membership::Invite;
+        let (Some(target), true) = (target, is_invite && pdu.sender().server_name() == origin) else {
+            return Err(RoomsError::BadEvent("not an invite of one of our users by one of yours".to_owned()));
+        };
+        let signed = event::countersign(&pdu, rules, &self.inner.signing_key, self.server_name())?;
+        for _ in 0..ATTEMPTS_MAX {
+            let view = self.inner.store.view();
+            if self.head(&view, room).await?.is_some()
+                && self.is_server_joined(&view, room, self.server_name()).await?
+            {
+                // It comes as an event of the room too.
+                return Ok(signed.json().to_owned());
+            }
+            let row = self.membership(&view, &target, room).await?;
+            match row.map(|row| row.membership) {
+                Some(Membership::Join) => return Err(RoomsError::forbidden("the user is in the room")),
+                Some(Membership::Ban | Membership::Leave | Membership::Invite | Membership::Knock) | None => {}
+            }
+            let mut told: Vec<Box<RawValue>> = stripped.iter().take(STRIPPED_EVENTS_MAX).cloned().collect();
+            told.push(signed.json().to_owned());
+            let mut batch = Batch::new();
+            batch.put::<StrippedStates>(&(&target, room), &Json(told));
+            if self.move_membership_with(&target, room, row, Membership::Invite, false, batch).await? {
+                return Ok(signed.json().to_owned());
+            }
+        }
+        Err(RoomsError::Busy)
     }
 
     /// The state of a room that those outside who are invited may see, as whole events.

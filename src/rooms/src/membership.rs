@@ -327,7 +327,19 @@ impl Rooms {
         membership: Membership,
         forgotten: bool,
     ) -> Result<bool, RoomsError> {
-        let mut batch = Batch::new();
+        self.move_membership_with(user, room, old, membership, forgotten, Batch::new()).await
+    }
+
+    /// As [`Rooms::move_membership`], in a batch that holds other writes already.
+    pub(crate) async fn move_membership_with(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        old: Option<MembershipRow>,
+        membership: Membership,
+        forgotten: bool,
+        mut batch: Batch,
+    ) -> Result<bool, RoomsError> {
         let key = (user, room);
         let expected = old.map(|row| (row.membership, row.event, row.position, row.forgotten));
         batch.expect::<Memberships>(&key, expected.as_ref());

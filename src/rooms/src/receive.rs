@@ -21,11 +21,13 @@ use store::View;
 pub(crate) use self::merge::Prepared;
 use crate::{
     Rooms, RoomsError,
+    append::{Extra, Sent},
     handshake::{ROOM_EVENTS_MAX, RoomState},
     ports::RemoteError,
     snapshot::{Entry, Overlay, Root},
     state::source,
     tables::Holes,
+    txn_ids::TxnKey,
     types::{EventStatus, StoredEvent},
 };
 
@@ -97,6 +99,28 @@ impl Rooms {
         intake.take(pdu, Gap::Fill, Place::Head, None).await
     }
 
+    /// Places an event of one of this server's users that was signed before it had its place.
+    pub(crate) async fn place_own(
+        &self,
+        room: &RoomId,
+        pdu: Pdu,
+        answers: Option<TxnKey>,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
+        let view = self.inner.store.view();
+        let rules = self.rules(&view, room).await?;
+        let intake = Intake { rooms: self, room, rules, origin: self.server_name() };
+        let event = intake.name_event(pdu.clone()).await?;
+        let mut overlay = Overlay::new();
+        let view = self.inner.store.view();
+        let before = intake.state_before(&view, &event, &mut overlay).await?;
+        let before = before.ok_or_else(|| RoomsError::corrupt("an event of ours follows unknown ones"))?;
+        let after = intake.apply(&view, before, &event, &mut overlay).await?;
+        let prepared = Prepared { event, before, after, overlay, gap: Vec::new(), inbox: None, answers };
+        let status = self.merge(room, &prepared, false, extra).await?;
+        self.sent(status, &pdu).await
+    }
+
     /// An event of `origin`, if its format, signatures and hash are right.
     pub(crate) async fn verify_for(
         &self,
@@ -105,6 +129,17 @@ impl Rooms {
         json: &RawValue,
     ) -> Result<Pdu, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
+        self.verify_by(origin, room, rules, json).await
+    }
+
+    /// As [`Rooms::verify_for`], also for a room that this server doesn't hold.
+    pub(crate) async fn verify_by(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        rules: &'static RoomVersionRules,
+        json: &RawValue,
+    ) -> Result<Pdu, RoomsError> {
         let intake = Intake { rooms: self, room, rules, origin };
         intake.verify(json).await?.map_err(RoomsError::BadEvent)
     }
@@ -141,7 +176,7 @@ impl Rooms {
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         intake.store_nodes(&mut overlay).await?;
         let gap = event.pdu.prev_events().map(ToOwned::to_owned).collect();
-        Ok(Prepared { event, before, after, overlay: Overlay::new(), gap, inbox: None })
+        Ok(Prepared { event, before, after, overlay: Overlay::new(), gap, inbox: None, answers: None })
     }
 
     /// Servers of a room beside this one, the one given first.
@@ -210,7 +245,7 @@ impl Intake<'_> {
         if place == Place::History || self.is_history(&view, &event).await? {
             return self.store_behind(event, (before, after), EventStatus::Accepted, overlay, inbox).await;
         }
-        self.merge(Prepared { event, before, after, overlay, gap: bridged, inbox }).await
+        self.merge(Prepared { event, before, after, overlay, gap: bridged, inbox, answers: None }).await
     }
 
     /// The status of an event that has its place already.

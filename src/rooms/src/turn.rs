@@ -63,15 +63,18 @@ impl Rooms {
     /// Takes the turn of a room that this server holds.
     pub(crate) async fn turn(&self, room: &RoomId) -> Result<Turn, RoomsError> {
         let slot = self.inner.heads.slot(room);
-        let pending = slot.lock().await;
+        let mut pending = slot.lock().await;
         let view = self.inner.store.view();
         let head = match &pending.head {
             Some(head) => head.clone(),
             None => self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?,
         };
-        let info = self.info(&view, room).await?;
-        // The info is written with the first head; only a room that is being made right now has one and not the other.
-        let info = info.ok_or(RoomsError::RoomNotFound)?;
+        let info = match &pending.info {
+            Some(info) => info.clone(),
+            // Written with the first head.
+            None => self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?,
+        };
+        pending.info.get_or_insert_with(|| info.clone());
         Turn::new(self, room, info, slot, pending, view, Some(head))
     }
 

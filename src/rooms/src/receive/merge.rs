@@ -13,11 +13,12 @@ use super::Intake;
 use crate::{
     Rooms, RoomsError,
     advance::Placed,
-    append::ATTEMPTS_MAX,
+    append::{ATTEMPTS_MAX, Extra, nothing},
     events::Body,
     snapshot::{Overlay, Root},
     tables::{Bodies, Inbox, Metas},
     turn::Turn,
+    txn_ids::TxnKey,
     types::{EventMeta, EventNum, EventStatus, StoredEvent},
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) gap: Vec<OwnedEventId>,
     /// The inbox row that it came from.
     pub(crate) inbox: Option<u64>,
+    /// The client's transaction that it answers.
+    pub(crate) answers: Option<TxnKey>,
 }
 
 /// What the turn makes of a prepared event.
@@ -48,7 +51,7 @@ impl Intake<'_> {
     /// Gives an authorised event its place.
     pub(super) async fn merge(&self, prepared: Prepared) -> Result<EventStatus, RoomsError> {
         let relaxed = prepared.inbox.is_some();
-        self.rooms.merge(self.room, &prepared, relaxed).await
+        self.rooms.merge(self.room, &prepared, relaxed, &nothing).await
     }
 
     /// Keeps an event that was rejected, so that it is known when it is met again.
@@ -98,6 +101,7 @@ impl Rooms {
         room: &ruma::RoomId,
         prepared: &Prepared,
         relaxed: bool,
+        extra: Extra<'_>,
     ) -> Result<EventStatus, RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
             let mut turn = self.turn(room).await?;
@@ -111,6 +115,10 @@ impl Rooms {
                 }
                 Verdict::Accepted => {
                     turn.merge(prepared).await?;
+                    if let Some(txn) = &prepared.answers {
+                        turn.store_answer(txn, prepared.event.num).await?;
+                    }
+                    extra(&mut turn.batch);
                     EventStatus::Accepted
                 }
             };

@@ -195,3 +195,71 @@ async fn servers_that_the_room_forbids_are_not_heard() {
     let refused = here.rooms.serve_event(&there.name, &event).await;
     assert!(refused.is_err());
 }
+
+#[tokio::test]
+async fn an_invite_crosses_servers_with_both_signatures() {
+    let (here, there) = two().await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = here.room(&alice, Preset::PrivateChat, &RoomVersionId::V12).await;
+    here.set(&alice, &room, ("m.room.name", ""), json!({ "name": "Reef" })).await.expect("named");
+    let sent = here.rooms.invite(&alice, &room, &bob, None).await.expect("invited");
+    assert_eq!(here.membership(&room, &bob).await, Membership::Invite);
+    let json: Value = serde_json::from_str(here.event(&sent.event_id).await.get()).expect("JSON");
+    assert!(json["signatures"]["here"].is_object() && json["signatures"]["there"].is_object());
+
+    let view = there.view();
+    let row = there.rooms.membership(&view, &bob, &room).await.expect("a read").expect("a row");
+    assert_eq!((row.membership, row.event), (Membership::Invite, None));
+    let told = there.rooms.stripped_state(&view, &bob, &room).await.expect("a read").expect("stripped state");
+    let told: Vec<Value> = told.iter().map(|event| serde_json::from_str(event.get()).expect("JSON")).collect();
+    assert!(told.iter().any(|event| event["content"]["name"] == "Reef"));
+    assert_eq!(told.last().expect("the invite")["state_key"], bob.as_str());
+
+    there.join_from(&here, &room, &bob).await;
+    assert_eq!(there.membership(&room, &bob).await, Membership::Join);
+    assert!(there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").is_none());
+
+    // One that is declined.
+    let carol = there.user("carol");
+    let other = here.room(&alice, Preset::PrivateChat, &RoomVersionId::V10).await;
+    here.rooms.invite(&alice, &other, &carol, None).await.expect("invited");
+    there.rooms.leave(&carol, &other, None).await.expect("declined");
+    let row = there.rooms.membership(&there.view(), &carol, &other).await.expect("a read").expect("a row");
+    assert_eq!(row.membership, Membership::Leave);
+}
+
+#[tokio::test]
+async fn a_policy_server_decides_what_is_said() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let alice = here.user("alice");
+    let key = event::SigningKey::from_seed(&[7; 32], "policy_server").expect("a key");
+    let content = json!({ "via": "there", "public_keys": { "ed25519": key.public_key_base64() } });
+    let policy = here.set(&alice, &room, ("m.room.policy", ""), content).await.expect("set");
+    here.deliver(&there, &room, &[&policy]).await;
+
+    let refused = here.say(&alice, &room, "spam").await;
+    assert!(matches!(refused, Err(RoomsError::Remote(_))), "{refused:?}");
+    *here.others.policy.lock().expect("not poisoned") = Some(key);
+    let sender = rooms::Sender { user: &alice, device: Some(ruma::device_id!("PHONE")), txn_id: Some("1") };
+    let send = || {
+        let content = crate::world::raw(json!({ "body": "ham" }));
+        here.rooms.send(&sender, &room, "m.room.message", content, rooms::SendOptions::default())
+    };
+    let sent = send().await.expect("sent");
+    assert_eq!(send().await.expect("sent").event_id, sent.event_id);
+    let json: Value = serde_json::from_str(here.event(&sent.event_id).await.get()).expect("JSON");
+    assert!(json["signatures"]["there"]["ed25519:policy_server"].is_string());
+    here.deliver(&there, &room, &[&sent.event_id]).await;
+    assert_eq!(there.status(&sent.event_id).await, EventStatus::Accepted);
+
+    // An event without the signature is not shown.
+    let unsigned = here
+        .forge(&room, &alice, ("m.room.message", None), json!({ "body": "spam" }), (&sent.event_id, &sent.event_id))
+        .await
+        .expect("an event");
+    let pdus = [unsigned.json().to_owned()];
+    there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+    there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(there.status(unsigned.event_id()).await, EventStatus::SoftFailed);
+}

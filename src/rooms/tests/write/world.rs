@@ -36,6 +36,8 @@ pub struct Others {
     servers: Mutex<HashMap<OwnedServerName, (Rooms, String, Base64)>>,
     /// Servers that nobody reaches.
     pub down: Mutex<BTreeSet<OwnedServerName>>,
+    /// The key of the policy server, while it recommends anything.
+    pub policy: Mutex<Option<event::SigningKey>>,
     /// Pairs of servers that don't reach each other.
     pub cut: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
 }
@@ -89,11 +91,13 @@ impl RemoteRooms for Port {
     async fn invite(
         &self,
         to: &ServerName,
-        _: &RoomVersionId,
-        _: &RawValue,
-        _: &[Box<RawValue>],
+        version: &RoomVersionId,
+        event: &RawValue,
+        stripped: &[Box<RawValue>],
     ) -> Result<Box<RawValue>, RemoteError> {
-        Err(RemoteError::NotReachable(to.to_owned()))
+        let json: Value = serde_json::from_str(event.get()).expect("JSON");
+        let room = RoomId::parse(json["room_id"].as_str().expect("a room")).expect("a room id");
+        self.reach(to)?.receive_invite(&self.own, &room, version, event, stripped).await.map_err(refused)
     }
 
     async fn event_auth(
@@ -137,8 +141,15 @@ impl ServerKeys for Port {
 
 #[async_trait]
 impl PolicySigner for Port {
-    async fn sign(&self, server: &ServerName, _: &RawValue) -> Result<String, RemoteError> {
-        Err(RemoteError::NotReachable(server.to_owned()))
+    async fn sign(&self, server: &ServerName, event: &RawValue) -> Result<String, RemoteError> {
+        let others = self.others.upgrade().expect("the world goes on");
+        let policy = others.policy.lock().expect("not poisoned").clone();
+        let Some(key) = policy else { return Err(RemoteError::Refused("not recommended".to_owned())) };
+        let rules = event::rules(&RoomVersionId::V12).expect("rules");
+        let pdu = event::Pdu::parse(event.get().as_bytes(), rules).expect("an event");
+        let signed = event::countersign(&pdu, rules, &key, server).expect("signed");
+        let json: Value = serde_json::from_str(signed.json().get()).expect("JSON");
+        Ok(json["signatures"][server.as_str()][key.id()].as_str().expect("a signature").to_owned())
     }
 }
 
