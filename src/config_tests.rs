@@ -30,7 +30,9 @@ fn the_generated_file_is_the_one_in_the_repository_and_works() {
 fn faults_name_key_and_line() {
     assert_eq!(faults("[global]\nport = 1\nprot = 2\n", &[]), ["conduit.toml:3: prot: unknown key"]);
     assert_eq!(faults("[global]\n\nallow_registration = true\n", &[]).len(), 1);
-    assert!(faults("[global]\n\nallow_registration = true\n", &[])[0].starts_with("conduit.toml:3: allow_registration: "));
+    assert!(
+        faults("[global]\n\nallow_registration = true\n", &[])[0].starts_with("conduit.toml:3: allow_registration: ")
+    );
     let fault = &faults("[global]\nmax_request_size = \"big\"\n", &[])[0];
     assert!(fault.starts_with("conduit.toml:2: max_request_size: invalid type"), "{fault}");
     let fault = &faults("[global.rate_limit]\nmessage = { per_second = true }\n", &[])[0];

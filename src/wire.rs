@@ -40,7 +40,10 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let store = Store::open_rocksdb(path, &options, TABLES)
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
     let name = config.server_name.as_str();
-    store.claim_identity("server_name", name).await.with_context(|| format!("server_name can't be changed to {name:?}"))?;
+    store
+        .claim_identity("server_name", name)
+        .await
+        .with_context(|| format!("server_name can't be changed to {name:?}"))?;
 
     let caches = store.budget().callers_bytes as u64;
     let mut rooms_config = rooms::Config::new(config.server_name.clone());
@@ -64,8 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let gate = Arc::new(Gate::new(http_config(&config), Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
     let Parts { store, rooms, users, clock, .. } = &parts;
-    let sync =
-        Sync::start(sync_config(&config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
+    let sync = Sync::start(sync_config(&config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
     let domains = Domains {
         store: parts.store.clone(),
         users: parts.users.clone(),

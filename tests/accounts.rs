@@ -80,9 +80,8 @@ async fn open_registration_has_the_dummy_stage() {
     let token = answer["access_token"].as_str().expect("token");
     let (_, who) = server.request_as(Some(token), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
     assert_eq!(who["is_guest"], true);
-    let (status, answer) = server
-        .request_as(Some(token), Method::POST, "/_matrix/client/v3/createRoom", Some(json!({})))
-        .await;
+    let (status, answer) =
+        server.request_as(Some(token), Method::POST, "/_matrix/client/v3/createRoom", Some(json!({}))).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::FORBIDDEN, Some("M_GUEST_ACCESS_FORBIDDEN")));
 }
 
@@ -119,8 +118,7 @@ async fn log_out_everywhere_ends_every_token() {
     let (_, second) = server.request(Method::POST, LOGIN, Some(login_body("alice", &password("alice")))).await;
     alice.post("/v3/logout/all", json!({})).await;
     for token in [alice.token.as_str(), second["access_token"].as_str().expect("token")] {
-        let (status, _) =
-            server.request_as(Some(token), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
+        let (status, _) = server.request_as(Some(token), Method::GET, "/_matrix/client/v3/account/whoami", None).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
 }
@@ -148,7 +146,13 @@ async fn refresh_tokens_rotate() {
 }
 
 /// Goes through user-interactive authentication with the password, which must be asked for.
-async fn confirm(user: &User<'_>, name: &str, method: Method, path: &str, body: serde_json::Value) -> serde_json::Value {
+async fn confirm(
+    user: &User<'_>,
+    name: &str,
+    method: Method,
+    path: &str,
+    body: serde_json::Value,
+) -> serde_json::Value {
     let url = format!("/_matrix/client{path}");
     let (status, answer) = user.call(method.clone(), &url, Some(body.clone())).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
@@ -197,8 +201,7 @@ async fn a_deactivated_account_is_gone_from_its_rooms_and_cannot_log_in() {
             })
             .await;
     }
-    let (status, answer) =
-        server.request(Method::GET, &format!("{REGISTER}/available?username=bob"), None).await;
+    let (status, answer) = server.request(Method::GET, &format!("{REGISTER}/available?username=bob"), None).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::BAD_REQUEST, Some("M_USER_IN_USE")));
 }
 

@@ -34,7 +34,11 @@ async fn bodies_that_are_not_what_they_should_be() {
     ];
     for (body, status, errcode) in cases {
         let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
-        assert_eq!(send_raw(&server, &alice.token, Method::POST, create, body).await, (status, errcode.into()), "{shown}");
+        assert_eq!(
+            send_raw(&server, &alice.token, Method::POST, create, body).await,
+            (status, errcode.into()),
+            "{shown}"
+        );
     }
     // The answer comes before the body, which the server doesn't want to see.
     let mut stream = TcpStream::connect(server.url().trim_start_matches("http://")).expect("connect");
@@ -65,10 +69,16 @@ async fn events_that_cannot_be() {
     assert_eq!(put("/send/m.room.message/4", "7").await, (400, "M_BAD_JSON".into()));
     let long_type = format!("/send/{}/5", "t".repeat(300));
     let (status, errcode) = put(&long_type, "{}").await;
-    assert!(matches!((status, errcode.as_str()), (413, "M_TOO_LARGE") | (400, "M_INVALID_PARAM")), "{status} {errcode}");
+    assert!(
+        matches!((status, errcode.as_str()), (413, "M_TOO_LARGE") | (400, "M_INVALID_PARAM")),
+        "{status} {errcode}"
+    );
     let long_key = format!("/state/org.example/{}", "k".repeat(300));
     let (status, errcode) = put(&long_key, "{}").await;
-    assert!(matches!((status, errcode.as_str()), (413, "M_TOO_LARGE") | (400, "M_INVALID_PARAM")), "{status} {errcode}");
+    assert!(
+        matches!((status, errcode.as_str()), (413, "M_TOO_LARGE") | (400, "M_INVALID_PARAM")),
+        "{status} {errcode}"
+    );
     // A member event with nonsense in it, a power level event that is no such thing.
     let member = format!("/state/m.room.member/{}", encode(&alice.id));
     let (status, _) = put(&member, "{\"membership\": 7}").await;
@@ -99,7 +109,9 @@ async fn identifiers_and_parameters() {
     let invite = Some(json!({ "user_id": "nobody" }));
     let room = alice.create_room(json!({})).await;
     alice.fails(Method::POST, &format!("/v3/rooms/{}/invite", encode(&room)), invite, 400, "M_BAD_JSON").await;
-    alice.fails(Method::POST, &format!("/v3/rooms/{}/invite", encode(&room)), Some(json!({})), 400, "M_MISSING_PARAM").await;
+    alice
+        .fails(Method::POST, &format!("/v3/rooms/{}/invite", encode(&room)), Some(json!({})), 400, "M_MISSING_PARAM")
+        .await;
 }
 
 #[tokio::test]

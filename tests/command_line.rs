@@ -41,17 +41,15 @@ fn the_default_configuration_is_printed_and_good() {
 #[tokio::test]
 async fn the_first_account_needs_the_token_from_the_log() {
     let mut server = Server::start_with("log = \"info\"");
-    let token = |log: Vec<String>| {
-        log.iter().find_map(|line| Some(line.split("with the token ").nth(1)?.trim().to_owned()))
-    };
+    let token =
+        |log: Vec<String>| log.iter().find_map(|line| Some(line.split("with the token ").nth(1)?.trim().to_owned()));
     let first = token(server.log()).expect("a token is logged");
     let register = "/_matrix/client/v3/register";
     let body = json!({ "username": "admin", "password": "a very good one" });
     let (_, asked) = server.request(Method::POST, register, Some(body.clone())).await;
     let with = |token: &str| {
         let mut body = body.clone();
-        body["auth"] =
-            json!({ "type": "m.login.registration_token", "token": token, "session": asked["session"] });
+        body["auth"] = json!({ "type": "m.login.registration_token", "token": token, "session": asked["session"] });
         body
     };
     let (status, answer) = server.request(Method::POST, register, Some(with(&first))).await;
@@ -72,11 +70,8 @@ async fn accounts_are_made_on_the_command_line() {
     server.stop();
     let mut create = server.command();
     create.args(["create-user", "alice", "--admin"]);
-    let mut child = create
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("start");
+    let mut child =
+        create.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().expect("start");
     use std::io::Write;
     child.stdin.take().expect("piped").write_all(b"a very good one\n").expect("write");
     let result = child.wait_with_output().expect("wait");

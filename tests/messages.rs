@@ -169,8 +169,7 @@ async fn what_happened_before_a_join_is_shown_as_the_room_says() {
         let at = format!("/v3/rooms/{}", encode(&room));
         let page = bob.get(&format!("{at}/messages?dir=b&limit=50")).await;
         assert_eq!(page["chunk"].to_string().contains("early"), seen, "{visibility}");
-        let (status, _) =
-            bob.call(Method::GET, &format!("/_matrix/client{at}/event/{}", encode(&early)), None).await;
+        let (status, _) = bob.call(Method::GET, &format!("/_matrix/client{at}/event/{}", encode(&early)), None).await;
         assert_eq!(status.is_success(), seen, "{visibility}");
     }
 }

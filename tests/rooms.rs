@@ -48,7 +48,10 @@ async fn room_creation_takes_versions_overrides_and_initial_state() {
         assert_eq!(alice.get(&format!("{path}/org.example.colour")).await["colour"], "blue");
         bob.join(&room).await;
         let id = bob.say(&room, "t", "hello").await;
-        assert_eq!(alice.get(&format!("/v3/rooms/{}/event/{}", encode(&room), encode(&id))).await["type"], "m.room.message");
+        assert_eq!(
+            alice.get(&format!("/v3/rooms/{}/event/{}", encode(&room), encode(&id))).await["type"],
+            "m.room.message"
+        );
     }
     let unknown = Some(json!({ "room_version": "99" }));
     alice.fails(Method::POST, "/v3/createRoom", unknown, 400, "M_UNSUPPORTED_ROOM_VERSION").await;
@@ -180,7 +183,9 @@ async fn aliases_and_the_public_directory() {
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice
-        .create_room(json!({ "preset": "public_chat", "visibility": "public", "name": "Coral reef", "room_alias_name": "reef" }))
+        .create_room(
+            json!({ "preset": "public_chat", "visibility": "public", "name": "Coral reef", "room_alias_name": "reef" }),
+        )
         .await;
     let (status, found) =
         server.request(Method::GET, "/_matrix/client/v3/directory/room/%23reef%3Alocalhost", None).await;
@@ -200,7 +205,9 @@ async fn aliases_and_the_public_directory() {
     bob.fails(Method::POST, "/v3/createRoom", in_use, 400, "M_ROOM_IN_USE").await;
 
     for n in 0..3 {
-        alice.create_room(json!({ "preset": "public_chat", "visibility": "public", "name": format!("Wreck {n}") })).await;
+        alice
+            .create_room(json!({ "preset": "public_chat", "visibility": "public", "name": format!("Wreck {n}") }))
+            .await;
     }
     let hidden = alice.create_room(json!({ "preset": "public_chat", "name": "Wreck hidden" })).await;
     let found = bob.post("/v3/publicRooms", json!({ "filter": { "generic_search_term": "CORAL" } })).await;
@@ -245,7 +252,8 @@ async fn an_upgrade_leaves_a_tombstone_and_copies_state() {
     let create = alice.get(&format!("{new}/m.room.create")).await;
     assert_eq!((&create["room_version"], &create["predecessor"]["room_id"]), (&json!("12"), &json!(room)));
     assert_eq!(alice.get(&format!("{new}/m.room.name")).await["name"], "Reef");
-    bob.fails(Method::PUT, &format!("{at}/send/m.room.message/1"), Some(json!({ "body": "x" })), 403, "M_FORBIDDEN").await;
+    bob.fails(Method::PUT, &format!("{at}/send/m.room.message/1"), Some(json!({ "body": "x" })), 403, "M_FORBIDDEN")
+        .await;
     bob.join(next).await;
 }
 

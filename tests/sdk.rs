@@ -12,9 +12,7 @@ use matrix_sdk::{
             room::create_room::v3::{Request as CreateRoomRequest, RoomPreset},
             uiaa,
         },
-        events::room::message::{
-            ReplacementMetadata, RoomMessageEventContent, RoomMessageEventContentWithoutRelation,
-        },
+        events::room::message::{ReplacementMetadata, RoomMessageEventContent, RoomMessageEventContentWithoutRelation},
     },
 };
 
@@ -82,7 +80,8 @@ async fn two_people_talk_and_go_on_after_a_restart() {
     let edit = RoomMessageEventContentWithoutRelation::text_plain("hello")
         .make_replacement(ReplacementMetadata::new(first.clone(), None));
     alices.send(edit).await.expect("edit");
-    let regretted = alices.send(RoomMessageEventContent::text_plain("regretted")).await.expect("send").response.event_id;
+    let regretted =
+        alices.send(RoomMessageEventContent::text_plain("regretted")).await.expect("send").response.event_id;
     alices.redact(&regretted, Some("typo"), None).await.expect("redact");
     sync(&bob).await;
     let seen = history(&bob, &room).await;

@@ -88,8 +88,13 @@ impl Server {
     }
 
     fn run(&mut self) {
-        let mut child =
-            self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start server");
+        let mut child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start server");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         self.process = Some(child);
         let (sender, receiver) = mpsc::channel();
@@ -289,11 +294,7 @@ impl User<'_> {
     pub async fn fails(&self, method: Method, path: &str, body: Option<Value>, status: u16, errcode: &str) -> Value {
         let path = format!("/_matrix/client{path}");
         let (got, answer) = self.call(method.clone(), &path, body).await;
-        assert_eq!(
-            (got.as_u16(), answer["errcode"].as_str()),
-            (status, Some(errcode)),
-            "{method} {path}: {answer}"
-        );
+        assert_eq!((got.as_u16(), answer["errcode"].as_str()), (status, Some(errcode)), "{method} {path}: {answer}");
         answer
     }
 
