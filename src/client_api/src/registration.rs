@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haima_http::{Anyone, ApiError, Interactive};
+use haima_http::{Anyone, ApiError, Interactive, StatusCode};
 use ruma::{
     OwnedUserId,
     api::client::account::{
@@ -32,14 +32,19 @@ pub(crate) async fn register(
         return register_guest(&api, request).await;
     }
     let flows = flows(&api).await?;
-    let user_id = wanted_name(&api, request.username.as_deref()).await?;
+    let guest = request.guest_access_token.clone();
+    let user_id = match &guest {
+        Some(token) => name_of_guest(&api, token, request.username.as_deref()).await?,
+        None => wanted_name(&api, request.username.as_deref()).await?,
+    };
     if let Some(password) = &request.password {
         api.users.check_new_password(password)?;
     }
     let ask = Ask { flows, binding: Binding::Operation(fingerprint.operation), user: None };
     let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
     let new = new_account(user_id, request, passed)?;
-    Ok(shape(api.users.create_account(new).await?))
+    let created = if guest.is_some() { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
+    Ok(shape(created?))
 }
 
 /// The account that a completed request asks for.
@@ -108,6 +113,19 @@ async fn wanted_name(api: &ClientApi, username: Option<&str>) -> Result<OwnedUse
     let user_id = user_id_for(name, &api.config.server_name)?;
     api.users.check_available(&api.store.view(), &user_id).await?;
     Ok(user_id)
+}
+
+/// The id of the guest who becomes an ordinary user; they must name themselves (client-server API, "Guest Access").
+async fn name_of_guest(api: &ClientApi, token: &str, username: Option<&str>) -> Result<OwnedUserId> {
+    let session = api.users.authenticate(token).await?;
+    if session.kind != Kind::Guest {
+        return Err(ApiError::forbidden("The guest_access_token is not a guest's").into());
+    }
+    if username != Some(session.user_id.localpart()) {
+        let message = "The username must be the guest's";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", message).into());
+    }
+    Ok(session.user_id.clone())
 }
 
 fn shape(created: Created) -> register::v3::Response {

@@ -1,13 +1,12 @@
 //! Module "Current account information".
 
-use haima_http::Guest;
-use ruma::api::client::account::whoami::v3::{Request, Response};
+use haima_http::{Guest, Json};
+use ruma::api::client::account::whoami::v3::Request;
+use serde_json::{Value, json};
 
 use crate::{ClientApi, error::Result};
 
 /// `GET /_matrix/client/v3/account/whoami`
-pub(crate) async fn get_token_owner(_: ClientApi, caller: Guest, _: Request) -> Result<Response> {
-    let mut response = Response::new(caller.user.clone(), caller.guest);
-    response.device_id = Some(caller.device.clone());
-    Ok(response)
+pub(crate) async fn get_token_owner(_: ClientApi, caller: Guest, _: Request) -> Result<Json<Value>> {
+    Ok(Json(json!({ "user_id": caller.user, "device_id": caller.device, "is_guest": caller.guest })))
 }

@@ -3,14 +3,17 @@
 use rooms::{CreateRoom, Membership, UpgradeRoom};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
 use serde::Deserialize;
-use serde_json::{json, value::to_raw_value};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use store::View;
 use tracing::warn;
 
 use crate::{Flows, FlowsError};
 
 /// The state event that says whether guests may join.
-const GUEST_ACCESS: &str = "m.room.guest_access";
+pub(crate) const GUEST_ACCESS: &str = "m.room.guest_access";
 
 #[derive(Deserialize)]
 struct GuestAccess {
@@ -22,6 +25,12 @@ struct GuestAccess {
 pub(crate) enum Joiner {
     User,
     Guest,
+}
+
+/// Whether the content of an `m.room.guest_access` lets guests in.
+pub(crate) fn lets_guests_in(content: &RawValue) -> bool {
+    let access = serde_json::from_str::<GuestAccess>(content.get());
+    access.is_ok_and(|access| access.guest_access == "can_join")
 }
 
 impl Flows {
@@ -128,8 +137,7 @@ impl Flows {
     /// [`FlowsError::GuestForbidden`].
     pub async fn check_guest_access(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {
         let event = self.inner.rooms.current_event(view, room, GUEST_ACCESS, "").await?;
-        let access = event.and_then(|event| serde_json::from_str::<GuestAccess>(event.pdu.content().get()).ok());
-        if access.is_some_and(|access| access.guest_access == "can_join") {
+        if event.is_some_and(|event| lets_guests_in(event.pdu.content())) {
             return Ok(());
         }
         Err(FlowsError::GuestForbidden)

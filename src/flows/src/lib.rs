@@ -2,10 +2,12 @@
 //! want to be invited, carrying settings into an upgraded room, leaving everything at deactivation.
 //!
 //! What takes long (telling a thousand rooms a new name) is written down as a job in the batch that causes it, and done
-//! afterwards by one background task, step by step; after a restart it goes on where it was.
+//! afterwards by one background task, step by step; after a restart it goes on where it was. Another follows the log for
+//! rooms that close themselves to guests.
 
 mod deactivate;
 mod error;
+mod guests;
 mod invite;
 mod join;
 mod profile;
@@ -18,7 +20,8 @@ mod work;
 use std::sync::Arc;
 
 use rooms::Rooms;
-use store::Store;
+use store::{Position, Store};
+use tokio::sync::watch;
 use users::Users;
 
 pub use self::{error::FlowsError, read_markers::ReadMarkers, tables::TABLES};
@@ -37,6 +40,8 @@ struct Inner {
     users: Users,
     rooms: Rooms,
     jobs: Arc<work::Jobs>,
+    /// How far the follower of guest access came.
+    followed: guests::Followed,
 }
 
 impl Drop for Inner {
@@ -49,16 +54,26 @@ impl Drop for Inner {
 impl Flows {
     /// Flows between the users and rooms of one store (opened with [`TABLES`] among others).
     ///
-    /// Starts the background task, which ends with the last clone, so it must be called inside a tokio runtime.
+    /// Starts the background tasks, which end with the last clone, so it must be called inside a tokio runtime.
     pub fn new(store: Store, users: Users, rooms: Rooms) -> Self {
         let jobs = Arc::new(work::Jobs::new());
-        let inner = Arc::new(Inner { store, users, rooms, jobs: jobs.clone() });
+        let followed = watch::Sender::new(Position::ZERO);
+        let inner = Arc::new(Inner { store, users, rooms, jobs: jobs.clone(), followed });
+        tokio::spawn(guests::run(Arc::downgrade(&inner), jobs.clone()));
         tokio::spawn(work::run(Arc::downgrade(&inner), jobs));
         Self { inner }
     }
 
-    /// Waits until the jobs that were written down by now are done: for tests and for an orderly end.
+    /// Waits until what follows from everything published by now is done: for tests.
     pub async fn finish_jobs(&self) {
+        let published = self.inner.store.published();
+        let mut followed = self.inner.followed.subscribe();
+        while *followed.borrow_and_update() < published {
+            // The sender lives as long as we do.
+            if followed.changed().await.is_err() {
+                return;
+            }
+        }
         self.inner.jobs.finished().await;
     }
 }

@@ -91,6 +91,40 @@ async fn guests_join_where_guests_may() {
     alice.put(&access, json!({ "guest_access": "can_join" })).await;
     let (status, answer) = world.ask(token, Method::POST, &join, Some(json!({}))).await;
     assert_eq!(status, 200, "{answer}");
+    // Who is there as a guest has to go when guests may no longer be there.
+    alice.put(&access, json!({ "guest_access": "forbidden" })).await;
+    world.flows.finish_jobs().await;
+    assert_eq!(alice.get(&state).await["membership"], "leave");
+}
+
+#[tokio::test]
+async fn a_guest_becomes_a_user_and_stays_in_their_rooms() {
+    let world = World::with(|config| {
+        config.registration = client_api::Registration::Open;
+        config.guests = true;
+    })
+    .await;
+    let (_, guest) = world.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await;
+    let (token, id) = (guest["access_token"].as_str(), guest["user_id"].as_str().unwrap());
+    let name = id.trim_start_matches('@').split(':').next().unwrap();
+    let alice = world.register("alice").await;
+    let register = |name: &str, token: Option<&str>| {
+        let auth = json!({ "type": "m.login.dummy" });
+        json!({ "username": name, "password": "a long secret", "guest_access_token": token, "auth": auth })
+    };
+    let path = "/v3/register";
+    for (name, token, expected) in [
+        (name, Some("nonsense"), (401, "M_UNKNOWN_TOKEN")),
+        ("somebody", token, (400, "M_INVALID_USERNAME")),
+        ("alice", Some(&*alice.token), (403, "M_FORBIDDEN")),
+    ] {
+        let (status, answer) = world.ask(None, Method::POST, path, Some(register(name, token))).await;
+        assert_eq!((status, answer["errcode"].as_str().unwrap_or("")), expected, "{answer}");
+    }
+    let (status, answer) = world.ask(None, Method::POST, path, Some(register(name, token))).await;
+    assert_eq!((status, &answer["user_id"]), (200, &json!(id)), "{answer}");
+    let (_, who) = world.ask(answer["access_token"].as_str(), Method::GET, "/v3/account/whoami", None).await;
+    assert_eq!(who["is_guest"], false);
 }
 
 #[tokio::test]
