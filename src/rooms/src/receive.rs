@@ -217,7 +217,7 @@ impl Intake<'_> {
         let bridged = match self.fill_gap(&pdu, gap).await {
             Ok(bridged) => bridged,
             // It will be rejected anyway, with or without the events before it.
-            Err(_) if by_own.is_err() => Vec::new(),
+            Err(_) if by_own.is_err() => gap::Bridged::default(),
             Err(error) => return Err(error),
         };
         if let Some(status) = self.decided(pdu.event_id()).await? {
@@ -226,7 +226,14 @@ impl Intake<'_> {
         let event = self.name_event(pdu).await?;
         let mut overlay = Overlay::new();
         let view = self.view();
-        let before = match self.state_before(&view, &event, &mut overlay).await? {
+        let known = match bridged.before {
+            Some((before, nodes)) => {
+                overlay = nodes;
+                Some(before)
+            }
+            None => self.state_before(&view, &event, &mut overlay).await?,
+        };
+        let before = match known {
             Some(before) => before,
             None => {
                 // Only one that fails by its own auth events comes here: its state stays unknown.
@@ -245,7 +252,7 @@ impl Intake<'_> {
         if place == Place::History || self.is_history(&view, &event).await? {
             return self.store_behind(event, (before, after), EventStatus::Accepted, overlay, inbox).await;
         }
-        self.merge(Prepared { event, before, after, overlay, gap: bridged, inbox, answers: None }).await
+        self.merge(Prepared { event, before, after, overlay, gap: bridged.missing, inbox, answers: None }).await
     }
 
     /// The status of an event that has its place already.

@@ -30,22 +30,34 @@ const STATE_EVENTS_MAX: usize = 200_000;
 /// Nodes of state trees in one batch, in bytes.
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
 
+/// How a gap before an event was bridged.
+#[derive(Default)]
+pub(super) struct Bridged {
+    /// Events before it of which at most the state is known: between them and what the room has otherwise, events may be missing.
+    pub(super) missing: Vec<OwnedEventId>,
+    /// The state before the event, where it was told and doesn't follow from the events before it.
+    pub(super) before: Option<(Root, Overlay)>,
+}
+
 impl Intake<'_> {
-    /// Makes sure that the state after each event before `pdu` is known. Gives those events that were bridged: between them and
-    /// what the room has otherwise, events may be missing.
-    pub(super) async fn fill_gap(&self, pdu: &Pdu, gap: Gap) -> Result<Vec<OwnedEventId>, RoomsError> {
+    /// Makes sure that the state after each event before `pdu` is known, or else the state before `pdu`.
+    pub(super) async fn fill_gap(&self, pdu: &Pdu, gap: Gap) -> Result<Bridged, RoomsError> {
         let mut missing = self.without_state(pdu).await?;
         if missing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Bridged::default());
         }
         if gap == Gap::Fill {
             self.ask_for_missing(pdu).await?;
             missing = self.without_state(pdu).await?;
         }
         for id in &missing {
-            self.bridge(id).await?;
+            if let Err(error) = self.bridge(id).await {
+                // The other server may have a hole there itself, and know only what it was told for the event after it.
+                let before = self.told_state(pdu.event_id()).await.map_err(|_| error)?;
+                return Ok(Bridged { missing, before: Some(before) });
+            }
         }
-        Ok(missing)
+        Ok(Bridged { missing, before: None })
     }
 
     /// The events before `pdu` after which the state isn't known.
@@ -117,13 +129,7 @@ impl Intake<'_> {
 
     /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
     pub(super) async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
-        let ids = self.rooms.inner.ports.remote.state_ids(self.origin, self.room, id).await?;
-        if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
-            return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
-        }
-        let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
-        let missing = self.not_held(&self.view(), all).await?;
-        self.fetch_and_keep(missing, HashMap::new(), STATE_EVENTS_MAX).await?;
+        let (before, overlay) = self.told_state(id).await?;
         let pdu = match self.rooms.event_by_id(&self.view(), id).await? {
             Some(event) => event.pdu.clone(),
             None => {
@@ -132,9 +138,22 @@ impl Intake<'_> {
                 pdu
             }
         };
+        self.keep_bridged(pdu, before, overlay).await
+    }
+
+    /// The state before an event as another server tells it, of events that are held afterwards.
+    async fn told_state(&self, id: &EventId) -> Result<(Root, Overlay), RoomsError> {
+        let ids = self.rooms.inner.ports.remote.state_ids(self.origin, self.room, id).await?;
+        if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
+            return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
+        }
+        let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
+        let missing = self.not_held(&self.view(), all).await?;
+        self.fetch_and_keep(missing, HashMap::new(), STATE_EVENTS_MAX).await?;
         let mut overlay = Overlay::new();
         let before = self.state_of(&ids.state, &mut overlay).await?;
-        self.keep_bridged(pdu, before, overlay).await
+        self.store_nodes(&mut overlay).await?;
+        Ok((before, overlay))
     }
 
     /// The tree of a state given by ids of events that are held.
