@@ -3,8 +3,8 @@
 use haima_http::{ApiError, Session};
 use ruma::{
     api::client::config::{
-        get_global_account_data as get_global, get_room_account_data as get_room, set_global_account_data as set_global,
-        set_room_account_data as set_room,
+        get_global_account_data as get_global, get_room_account_data as get_room,
+        set_global_account_data as set_global, set_room_account_data as set_room,
     },
     serde::Raw,
 };

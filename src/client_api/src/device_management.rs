@@ -18,7 +18,11 @@ use crate::{
 };
 
 /// `GET /_matrix/client/v3/devices`
-pub(crate) async fn get_devices(api: ClientApi, caller: Guest, _: get_all::v3::Request) -> Result<get_all::v3::Response> {
+pub(crate) async fn get_devices(
+    api: ClientApi,
+    caller: Guest,
+    _: get_all::v3::Request,
+) -> Result<get_all::v3::Response> {
     let devices = api.users.devices(&api.store.view(), &caller.user).await?;
     Ok(get_all::v3::Response::new(devices.into_iter().map(shape).collect()))
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use haima_http::{ApiError, StatusCode};
 use event::PduError;
 use flows::FlowsError;
+use haima_http::{ApiError, StatusCode};
 use rooms::{RemoteError, RoomsError};
 use store::{CommitError, StoreError};
 use sync::SyncError;
@@ -47,7 +47,9 @@ fn store_error(error: StoreError) -> ApiError {
     match error {
         StoreError::Closed => unavailable(),
         StoreError::Commit(error) => commit_error(error),
-        StoreError::Decode { .. } | StoreError::Engine(_) | StoreError::ScanTooLarge { .. } => ApiError::internal(error),
+        StoreError::Decode { .. } | StoreError::Engine(_) | StoreError::ScanTooLarge { .. } => {
+            ApiError::internal(error)
+        }
     }
 }
 
@@ -192,7 +194,9 @@ impl From<SyncError> for Failure {
     fn from(error: SyncError) -> Self {
         let message = error.to_string();
         Self(match error {
-            SyncError::BadToken | SyncError::BadFilter(_) | SyncError::UnknownFilter => ApiError::invalid_param(message),
+            SyncError::BadToken | SyncError::BadFilter(_) | SyncError::UnknownFilter => {
+                ApiError::invalid_param(message)
+            }
             SyncError::Store(error) => store_error(error),
             SyncError::Rooms(error) => rooms_error(error),
             SyncError::Users(error) => users_error(error),

@@ -6,7 +6,10 @@ use ruma::{
     api::client::membership::{join_room_by_id as by_id, join_room_by_id_or_alias as by_name},
 };
 
-use crate::{ClientApi, error::{Result, or_no_room}};
+use crate::{
+    ClientApi,
+    error::{Result, or_no_room},
+};
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
 pub(crate) async fn join_room_by_id(

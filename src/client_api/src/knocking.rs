@@ -3,7 +3,11 @@
 use haima_http::{Session, Unsuspended};
 use ruma::api::client::knock::knock_room::v3::{Request, Response};
 
-use crate::{ClientApi, error::{Result, or_no_room}, joining::resolve};
+use crate::{
+    ClientApi,
+    error::{Result, or_no_room},
+    joining::resolve,
+};
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
 pub(crate) async fn knock_room(api: ClientApi, caller: Unsuspended<Session>, req: Request) -> Result<Response> {

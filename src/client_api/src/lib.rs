@@ -64,20 +64,20 @@ mod whoami;
 use std::{ops::Deref, sync::Arc};
 
 use event::{Clock, Random};
-use haima_http::{AnyAccount, ApiError, Gate};
-use ruma::UserId;
 use flows::Flows;
+use haima_http::{AnyAccount, ApiError, Gate};
 use rooms::Rooms;
+use ruma::UserId;
 use store::Store;
 use sync::Sync;
 use users::Users;
 
+use self::uia::{Uia, UiaParts};
 pub use self::{
     accounts::Accounts,
     config::{Config, Registration},
     routes::router,
 };
-use self::uia::{Uia, UiaParts};
 
 /// What the handlers work with. Cloning is cheap.
 #[derive(Clone)]

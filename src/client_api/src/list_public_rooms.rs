@@ -17,7 +17,11 @@ use ruma::{
 };
 use serde::{Serialize, Serializer};
 
-use crate::{ClientApi, error::{Result, or_no_room}, events::page_size};
+use crate::{
+    ClientApi,
+    error::{Result, or_no_room},
+    events::page_size,
+};
 
 /// Rooms on a page at most.
 const PAGE_ROOMS_MAX: usize = 500;
@@ -72,11 +76,7 @@ fn descriptions<S: Serializer>(chunk: &[Arc<RoomDescription>], s: S) -> std::res
 }
 
 /// `GET /_matrix/client/v3/publicRooms`
-pub(crate) async fn get_public_rooms(
-    api: ClientApi,
-    caller: MaybeGuest,
-    req: get::v3::Request,
-) -> Result<Json<Page>> {
+pub(crate) async fn get_public_rooms(api: ClientApi, caller: MaybeGuest, req: get::v3::Request) -> Result<Json<Page>> {
     if caller.account.is_none() && !api.config.public_rooms_without_auth {
         return Err(ApiError::missing_token().into());
     }
@@ -85,11 +85,7 @@ pub(crate) async fn get_public_rooms(
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
-pub(crate) async fn query_public_rooms(
-    api: ClientApi,
-    _: Session,
-    req: query::v3::Request,
-) -> Result<Json<Page>> {
+pub(crate) async fn query_public_rooms(api: ClientApi, _: Session, req: query::v3::Request) -> Result<Json<Page>> {
     let room_types = &req.filter.room_types;
     let types = room_types.iter().map(|kind| kind.as_str().map(ToOwned::to_owned)).collect::<Vec<_>>();
     let query = PublicRoomsQuery {

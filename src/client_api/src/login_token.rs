@@ -12,7 +12,11 @@ use crate::{
 };
 
 /// `POST /_matrix/client/v1/login/get_token`
-pub(crate) async fn generate_login_token(api: ClientApi, caller: Session, req: Interactive<Request>) -> Result<Response> {
+pub(crate) async fn generate_login_token(
+    api: ClientApi,
+    caller: Session,
+    req: Interactive<Request>,
+) -> Result<Response> {
     if !api.config.login_with_password {
         return Err(ApiError::bad_request("Login tokens are switched off").into());
     }

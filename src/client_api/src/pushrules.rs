@@ -34,11 +34,7 @@ pub(crate) async fn get_push_rules_global(
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
-pub(crate) async fn get_push_rule(
-    api: ClientApi,
-    caller: Session,
-    req: get::v3::Request,
-) -> Result<Json<PushRule>> {
+pub(crate) async fn get_push_rule(api: ClientApi, caller: Session, req: get::v3::Request) -> Result<Json<PushRule>> {
     let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
     Ok(Json(rule))
 }

@@ -23,13 +23,7 @@ impl Reading {
     pub(crate) async fn begin(api: &ClientApi, account: &AnyAccount) -> Result<Self> {
         let view = api.store.view();
         let ignored = api.users.ignored_users(&view, &account.user).await?;
-        Ok(Self {
-            view,
-            user: account.user.clone(),
-            account: account.clone(),
-            ignored,
-            erased: HashSet::new(),
-        })
+        Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased: HashSet::new() })
     }
 
     /// The reader.
@@ -39,11 +33,6 @@ impl Reading {
 
     /// The reader as `rooms` asks for one.
     pub(crate) fn viewer(&self) -> Viewer<'_> {
-        Viewer {
-            user: &self.user,
-            device: Some(&self.account.device),
-            ignored: &self.ignored,
-            erased: &self.erased,
-        }
+        Viewer { user: &self.user, device: Some(&self.account.device), ignored: &self.ignored, erased: &self.erased }
     }
 }

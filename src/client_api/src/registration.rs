@@ -43,7 +43,8 @@ pub(crate) async fn register(
     let ask = Ask { flows, binding: Binding::Operation(fingerprint.operation), user: None };
     let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
     let new = new_account(user_id, request, passed)?;
-    let created = if guest.is_some() { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
+    let created =
+        if guest.is_some() { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
     Ok(shape(created?))
 }
 

@@ -11,7 +11,6 @@ pub(crate) async fn registration_token_validity(api: ClientApi, _: Anyone, req: 
     if closed && api.users.bootstrap_token().await?.is_none() {
         return Err(ApiError::forbidden("Registration is switched off").into());
     }
-    let valid =
-        api.uia.is_configured_token(&req.token) || api.users.is_registration_token_valid(&req.token).await?;
+    let valid = api.uia.is_configured_token(&req.token) || api.users.is_registration_token_valid(&req.token).await?;
     Ok(Response::new(valid))
 }

@@ -1,7 +1,7 @@
 //! Module "Sending events to a room": state.
 
 use haima_http::{Guest, Unsuspended};
-use rooms::{Sender, SendOptions};
+use rooms::{SendOptions, Sender};
 use ruma::api::client::state::send_state_event::v3::{Request, Response};
 
 use crate::{ClientApi, error::Result};

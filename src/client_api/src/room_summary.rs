@@ -7,7 +7,11 @@ use rooms::RoomDescription;
 use ruma::api::client::room::get_summary::v1::Request;
 use serde::{Serialize, Serializer};
 
-use crate::{ClientApi, error::{Result, or_no_room}, joining::resolve};
+use crate::{
+    ClientApi,
+    error::{Result, or_no_room},
+    joining::resolve,
+};
 
 /// A room, and the caller's membership of it.
 #[derive(Serialize)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use haima_http::{ApiError, Guest, Json, JsonBytes, Session};
-use rooms::{ClientEvent, ClientFormat, Membership, MembersQuery};
+use rooms::{ClientEvent, ClientFormat, MembersQuery, Membership};
 use ruma::{
     OwnedUserId,
     api::client::{

@@ -11,16 +11,12 @@ use crate::{ClientApi, error::Result};
 
 /// The versions of the specification that are implemented, but for what `spec/` lists as open.
 const VERSIONS: [&str; 22] = [
-    "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
-    "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+    "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
+    "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
 /// `GET /_matrix/client/versions`
-pub(crate) async fn get_versions(
-    _: ClientApi,
-    _: Anyone,
-    _: get_supported_versions::Request,
-) -> Result<Json<Value>> {
+pub(crate) async fn get_versions(_: ClientApi, _: Anyone, _: get_supported_versions::Request) -> Result<Json<Value>> {
     Ok(Json(json!({ "versions": VERSIONS, "unstable_features": {} })))
 }
 

@@ -45,11 +45,7 @@ impl Front {
             let layer = CompressionLayer::new().quality(CompressionLevel::Fastest);
             layer.compress_when(SizeAbove::new(COMPRESS_BYTES_MIN)).layer(plain.clone())
         });
-        Self {
-            plain,
-            compressing,
-            requests: Arc::default(),
-        }
+        Self { plain, compressing, requests: Arc::default() }
     }
 
     async fn answer(mut self, mut request: Request) -> Response {
@@ -103,10 +99,7 @@ impl Service<Request> for Front {
 /// The headers that the specification recommends (client-server API, "Web Browser Clients").
 fn add_cors(headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),

@@ -6,7 +6,10 @@ use axum::body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::{GracefulShutdown, Watcher}},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use ruma::exports::http::Request;
 use thiserror::Error;
@@ -155,7 +158,6 @@ impl Worker {
             }
         }
     }
-
 }
 
 /// One accepted connection.
@@ -175,7 +177,8 @@ impl Connection {
         match acceptor {
             None => self.serve(stream).await,
             Some(acceptor) => {
-                let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), acceptor.accept(stream));
+                let handshake =
+                    tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), acceptor.accept(stream));
                 match handshake.await {
                     Ok(Ok(stream)) => self.serve(stream).await,
                     Ok(Err(error)) => debug!(%error, "TLS handshake failed"),

@@ -6,8 +6,8 @@ use axum::body::Body;
 use futures_util::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
 use haima_http::{
-    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Guest, Interactive,
-    Json, Origin, Routes, Session, Unsuspended,
+    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Guest,
+    Interactive, Json, Origin, Routes, Session, Unsuspended,
     limit::{self, Limits, Rate},
 };
 use http_body_util::BodyExt;
@@ -46,7 +46,11 @@ async fn display_name(_: (), _: Anyone, req: get_display_name::v3::Request) -> A
     Ok(Json(json!({ "user": req.user_id, "filler": "x".repeat(5_000) })))
 }
 
-async fn join(_: (), _: Unsuspended<Guest>, req: join_room_by_id::v3::Request) -> ApiResult<join_room_by_id::v3::Response> {
+async fn join(
+    _: (),
+    _: Unsuspended<Guest>,
+    req: join_room_by_id::v3::Request,
+) -> ApiResult<join_room_by_id::v3::Response> {
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
 
@@ -54,7 +58,11 @@ async fn state(_: (), _: Session, req: Interactive<send_state_event::v3::Request
     Ok(Json(json!({ "key": req.request.state_key, "print": req.fingerprint.parameters.to_vec() })))
 }
 
-async fn fail(_: (), _: Anyone, _: ruma::api::client::discovery::get_supported_versions::Request) -> ApiResult<Json<()>> {
+async fn fail(
+    _: (),
+    _: Anyone,
+    _: ruma::api::client::discovery::get_supported_versions::Request,
+) -> ApiResult<Json<()>> {
     panic!("a bug")
 }
 
@@ -243,7 +251,8 @@ async fn the_clients_address_is_the_proxys_word_only_if_configured() {
         let config = Config { ip_from_forwarded_header: trusted, ..Config::default() };
         let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
         let (router, _) = Routes::new((), gate.clone()).on("getVersions", Class::Free, address).finish();
-        let request = Request::builder().uri("/_matrix/client/versions").header("X-Forwarded-For", "10.1.1.1, 203.0.113.7");
+        let request =
+            Request::builder().uri("/_matrix/client/versions").header("X-Forwarded-For", "10.1.1.1, 203.0.113.7");
         let response = Front::new(&gate, router).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), json!(expected));

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use haima_http::{
-    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Json, Listen, Origin,
-    Routes, Server, Tls,
+    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Json, Listen,
+    Origin, Routes, Server, Tls,
 };
 use ruma::api::client::discovery::get_supported_versions::Request;
 use tokio::{
@@ -91,7 +91,8 @@ async fn tls() {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(certified.cert.der().to_vec())).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let config =
+        config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();

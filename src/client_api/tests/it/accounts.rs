@@ -28,7 +28,8 @@ async fn the_first_account_needs_the_token_of_the_log() {
 async fn names_are_checked_before_authentication() {
     let world = World::new().await;
     world.register("alice").await;
-    for (name, errcode) in [("alice", "M_USER_IN_USE"), ("Ümlaut", "M_INVALID_USERNAME"), ("a b", "M_INVALID_USERNAME")] {
+    for (name, errcode) in [("alice", "M_USER_IN_USE"), ("Ümlaut", "M_INVALID_USERNAME"), ("a b", "M_INVALID_USERNAME")]
+    {
         let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(json!({ "username": name }))).await;
         assert_eq!((status, answer["errcode"].as_str()), (400, Some(errcode)), "{name}");
     }

@@ -139,10 +139,17 @@ async fn settings_go_along_into_an_upgraded_room() {
     let rule = old.replace("%21", "!");
     bob.put(&format!("/v3/pushrules/global/room/{old}"), json!({ "actions": [] })).await;
     bob.put(&format!("{user}/account_data/m.direct"), json!({ alice.id.clone(): [rule] })).await;
-    bob.fails(Method::POST, &format!("/v3/rooms/{old}/upgrade"), Some(json!({ "new_version": "12" })), (403, "M_FORBIDDEN"))
-        .await;
+    bob.fails(
+        Method::POST,
+        &format!("/v3/rooms/{old}/upgrade"),
+        Some(json!({ "new_version": "12" })),
+        (403, "M_FORBIDDEN"),
+    )
+    .await;
     let bad = json!({ "new_version": "nonsense" });
-    alice.fails(Method::POST, &format!("/v3/rooms/{old}/upgrade"), Some(bad), (400, "M_UNSUPPORTED_ROOM_VERSION")).await;
+    alice
+        .fails(Method::POST, &format!("/v3/rooms/{old}/upgrade"), Some(bad), (400, "M_UNSUPPORTED_ROOM_VERSION"))
+        .await;
     let answer = alice.post(&format!("/v3/rooms/{old}/upgrade"), json!({ "new_version": "12" })).await;
     let new = answer["replacement_room"].as_str().unwrap().to_owned();
     let path = new.replace('!', "%21");

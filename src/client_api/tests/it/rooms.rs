@@ -89,7 +89,8 @@ async fn relations_and_threads() {
     let alice = world.register("alice").await;
     let room = alice.create_room(json!({})).await;
     let root = alice.send(&room, "1", "root").await;
-    let reply = json!({ "body": "reply", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+    let reply =
+        json!({ "body": "reply", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
     let reply = alice.put(&format!("/v3/rooms/{room}/send/m.room.message/2"), reply).await["event_id"].clone();
     for path in ["", "/m.thread", "/m.thread/m.room.message"] {
         let page = alice.get(&format!("/v1/rooms/{room}/relations/{root}{path}")).await;

@@ -20,9 +20,12 @@ async fn a_request_without_auth_is_told_the_flows() {
     let world = World::new().await;
     let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(json!({ "username": "a" }))).await;
     assert_eq!(status, 401);
-    assert_eq!(answer["flows"], json!([
-        { "stages": ["m.login.dummy"] }, { "stages": ["m.login.registration_token"] },
-    ]));
+    assert_eq!(
+        answer["flows"],
+        json!([
+            { "stages": ["m.login.dummy"] }, { "stages": ["m.login.registration_token"] },
+        ])
+    );
     assert_eq!(answer["params"], json!({}));
     assert!(answer["session"].is_string() && answer.get("errcode").is_none() && answer.get("completed").is_none());
 }

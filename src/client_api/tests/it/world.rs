@@ -1,10 +1,8 @@
 //! A whole server in memory, asked through its router.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use axum::body::Body;
@@ -60,8 +58,9 @@ impl World {
         let ports = Ports::no_federation();
         let rooms = Rooms::open(rooms_config, store.clone(), time.clone(), random.clone(), ports).await.unwrap();
         let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
-        let sync =
-            Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), time.clone()).await.unwrap();
+        let sync = Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), time.clone())
+            .await
+            .unwrap();
         let mut config = Config::new(server);
         change(&mut config);
         let accounts = Accounts::new(users.clone(), config.admins.clone());
@@ -166,4 +165,3 @@ impl User<'_> {
         answer["event_id"].as_str().unwrap().to_owned()
     }
 }
-
