@@ -195,6 +195,7 @@ fn sync_config(config: &Config) -> sync::Config {
 
 fn api_config(config: &Config) -> client_api::Config {
     let mut api = client_api::Config::new(config.server_name.clone());
+    api.default_room_version.clone_from(&config.default_room_version);
     api.registration = match (config.allow_registration, &config.registration_token) {
         (false, _) => Registration::Closed,
         (true, Some(_)) => Registration::Token,
