@@ -13,7 +13,8 @@ use crate::{
     log::RoomAdvanced,
     snapshot::{Entry, Root},
     tables::{
-        Bodies, Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline, Timestamps,
+        Bodies, Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates,
+        Timeline, Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
@@ -155,10 +156,7 @@ impl Turn {
             let key = (&change.user, &self.room);
             self.batch.put::<Memberships>(&key, &(change.new, change.event, Position::from(stamp), false));
             // Also where only the event changed (a profile): readers take the current event from here.
-            self.batch.put::<MembershipLog>(
-                &(&change.user, stamp, &self.room),
-                &(change.new, change.event, false),
-            );
+            self.batch.put::<MembershipLog>(&(&change.user, stamp, &self.room), &(change.new, change.event, false));
             if change.old == change.new {
                 continue;
             }

@@ -4,8 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use event::{Pdu, PduBuilder, PolicyServer, auth};
 use ruma::{
-    DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, UserId,
-    room_version_rules::EventsReferenceFormatVersion,
+    DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, UserId, room_version_rules::EventsReferenceFormatVersion,
 };
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Position};
@@ -167,12 +166,7 @@ impl Rooms {
 
 impl Rooms {
     /// An event with the signature of the room's policy server, which is asked outside of any turn.
-    async fn ask_policy_server(
-        &self,
-        room: &RoomId,
-        policy: &PolicyServer,
-        pdu: Pdu,
-    ) -> Result<Pdu, RoomsError> {
+    async fn ask_policy_server(&self, room: &RoomId, policy: &PolicyServer, pdu: Pdu) -> Result<Pdu, RoomsError> {
         let server = policy.server_name();
         let signature = self.inner.ports.policy.sign(server, pdu.json()).await?;
         let signed = event::add_signature(&pdu, server, POLICY_KEY_ID, signature)?;
@@ -207,7 +201,15 @@ impl Turn {
             self.authorise(&event, &current)?;
         }
         let after = self.state_after(before, &event).await?;
-        self.place_on_head(Placed { event: event.clone(), before, after, had: None, redacted_by: None, gap: Vec::new() }).await?;
+        self.place_on_head(Placed {
+            event: event.clone(),
+            before,
+            after,
+            had: None,
+            redacted_by: None,
+            gap: Vec::new(),
+        })
+        .await?;
         Ok(event)
     }
 
@@ -253,11 +255,7 @@ impl Turn {
     }
 
     /// Places an event that comes after the events `behind`, which are extremities no more.
-    pub(crate) async fn place_after(
-        &mut self,
-        placed: Placed,
-        behind: &HashSet<EventNum>,
-    ) -> Result<(), RoomsError> {
+    pub(crate) async fn place_after(&mut self, placed: Placed, behind: &HashSet<EventNum>) -> Result<(), RoomsError> {
         let event = &placed.event;
         // The resolution below reads it already.
         self.add_event(event);
@@ -323,9 +321,8 @@ impl Turn {
 
     /// The authorisation rules, against the event's own auth events and a state.
     fn authorise(&self, event: &StoredEvent, state: &AuthState) -> Result<(), RoomsError> {
-        let fetch = |id: &EventId| {
-            state.0.values().find(|event| event.pdu.event_id() == id).map(|event| event.pdu.clone())
-        };
+        let fetch =
+            |id: &EventId| state.0.values().find(|event| event.pdu.event_id() == id).map(|event| event.pdu.clone());
         let verdict = auth::check_state_independent(self.rules, &event.pdu, fetch)
             .and_then(|()| auth::check_state_dependent(self.rules, &event.pdu, |kind, key| state.get(kind, key)));
         verdict.map_err(|error| RoomsError::forbidden(error.to_string()))

@@ -137,11 +137,8 @@ impl Rooms {
         let create_content = create_content(request, &version, rules)?;
         let drafts = first_events(request, privileged)?;
         for attempt in 0..ATTEMPTS_MAX {
-            let mut builder = PduBuilder::new(
-                request.creator.clone(),
-                "m.room.create".to_owned(),
-                raw(&create_content)?,
-            );
+            let mut builder =
+                PduBuilder::new(request.creator.clone(), "m.room.create".to_owned(), raw(&create_content)?);
             builder.room_id = new_room_id(rules, &*self.inner.random, self.server_name())?;
             builder.state_key = Some(String::new());
             builder.depth = 1;
@@ -150,8 +147,7 @@ impl Rooms {
             auth::check_state_independent(rules, &pdu, |_: &EventId| None)
                 .map_err(|error| RoomsError::BadEvent(error.to_string()))?;
             let num = self.inner.events.next_num().await?;
-            let create =
-                Arc::new(StoredEvent { num, pdu, auth: Arc::default(), prev: Arc::default(), generation: 0 });
+            let create = Arc::new(StoredEvent { num, pdu, auth: Arc::default(), prev: Arc::default(), generation: 0 });
             let room = create.pdu.room_id().to_owned();
             let turn = self.new_room(&create).await?;
             match self.fill_new_room(turn, request, create, &drafts).await {
@@ -198,7 +194,8 @@ impl Rooms {
         turn.name(create.pdu.event_id(), create.num);
         let before = Root::EMPTY;
         let after = turn.state_after(before, &create).await?;
-        turn.place_on_head(Placed { event: create, before, after, had: None, redacted_by: None, gap: Vec::new() }).await?;
+        turn.place_on_head(Placed { event: create, before, after, had: None, redacted_by: None, gap: Vec::new() })
+            .await?;
         for draft in drafts {
             turn.append(draft).await?;
         }
@@ -236,10 +233,8 @@ impl Rooms {
 impl RoomInfo {
     /// What a create event makes a room for ever.
     pub(crate) fn of(create: &StoredEvent) -> Result<Self, RoomsError> {
-        let content: Map<String, Value> = create
-            .pdu
-            .content_as()
-            .map_err(|_| RoomsError::BadEvent("the create event has no content".to_owned()))?;
+        let content: Map<String, Value> =
+            create.pdu.content_as().map_err(|_| RoomsError::BadEvent("the create event has no content".to_owned()))?;
         let version = content.get("room_version").and_then(Value::as_str).unwrap_or("1");
         let version = RoomVersionId::try_from(version)
             .map_err(|_| RoomsError::BadEvent("the create event has no valid room version".to_owned()))?;

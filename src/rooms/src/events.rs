@@ -184,11 +184,7 @@ impl Rooms {
     }
 
     /// The bodies of many events, in the order asked; `None` for those that aren't stored.
-    pub async fn events(
-        &self,
-        view: &View,
-        nums: &[EventNum],
-    ) -> Result<Vec<Option<Arc<StoredEvent>>>, RoomsError> {
+    pub async fn events(&self, view: &View, nums: &[EventNum]) -> Result<Vec<Option<Arc<StoredEvent>>>, RoomsError> {
         let mut found: Vec<_> = nums.iter().map(|num| self.inner.events.bodies.get(num)).collect();
         let absent: Vec<usize> = (0..nums.len()).filter(|at| found[*at].is_none()).collect();
         if absent.is_empty() {
@@ -222,9 +218,6 @@ impl Rooms {
     /// The metas of many events, in the order asked.
     pub async fn metas(&self, view: &View, nums: &[EventNum]) -> Result<Vec<EventMeta>, RoomsError> {
         let stored = view.get_many::<Metas>(nums).await?;
-        Ok(stored
-            .into_iter()
-            .map(|meta| meta.unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing)))
-            .collect())
+        Ok(stored.into_iter().map(|meta| meta.unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing))).collect())
     }
 }

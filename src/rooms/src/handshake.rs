@@ -94,9 +94,8 @@ impl Rooms {
         let object: Map<String, Value> =
             serde_json::from_str(template.event.get()).map_err(|_| bad("the template is no object"))?;
         let is = |field: &str, value: &str| object.get(field).and_then(Value::as_str) == Some(value);
-        if !(is("type", MEMBER) && is("room_id", room.as_str()) && is("sender", user.as_str()))
-            || !is("state_key", user.as_str())
-        {
+        let of_user = is("sender", user.as_str()) && is("state_key", user.as_str());
+        if !(of_user && is("type", MEMBER) && is("room_id", room.as_str())) {
             return Err(bad("the template is for something else"));
         }
         let mut joined = member_content(content, "join")?;
@@ -109,10 +108,9 @@ impl Rooms {
         builder.state_key = Some(user.to_string());
         builder.depth = object.get("depth").and_then(Value::as_u64).ok_or_else(|| bad("the template has no depth"))?;
         builder.origin_server_ts = self.inner.clock.now_ms();
-        for (field, ids) in
-            [("prev_events", &mut builder.prev_events), ("auth_events", &mut builder.auth_events)]
-        {
-            let named = object.get(field).and_then(Value::as_array).ok_or_else(|| bad("the template names no events"))?;
+        for (field, ids) in [("prev_events", &mut builder.prev_events), ("auth_events", &mut builder.auth_events)] {
+            let named =
+                object.get(field).and_then(Value::as_array).ok_or_else(|| bad("the template names no events"))?;
             for reference in named {
                 // Room versions 1 and 2: pairs of an id and an object with a hash.
                 let (id, hash) = match reference {
@@ -167,9 +165,8 @@ impl Rooms {
         let (before, _) = self.state_around(&view, pdu.event_id()).await?;
         let state = self.state_events(&view, room, before).await?;
         let auth_chain = self.auth_chain(&view, &state).await?;
-        let texts = |events: &[Arc<StoredEvent>]| {
-            events.iter().map(|event| event.pdu.json().to_owned()).collect::<Vec<_>>()
-        };
+        let texts =
+            |events: &[Arc<StoredEvent>]| events.iter().map(|event| event.pdu.json().to_owned()).collect::<Vec<_>>();
         Ok(RoomState { event: pdu.json().to_owned(), state: texts(&state), auth_chain: texts(&auth_chain) })
     }
 
@@ -201,8 +198,7 @@ impl Rooms {
         version: &RoomVersionId,
         answer: &RoomState,
     ) -> Result<Sent, RoomsError> {
-        let rules =
-            event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
+        let rules = event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
         if answer.state.len() > ROOM_EVENTS_MAX || answer.auth_chain.len() > ROOM_EVENTS_MAX {
             return Err(RemoteError::BadAnswer("the room is too large".to_owned()).into());
         }

@@ -73,8 +73,7 @@ impl Rooms {
         json: &RawValue,
         stripped: &[Box<RawValue>],
     ) -> Result<Box<RawValue>, RoomsError> {
-        let rules =
-            event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
+        let rules = event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
         let pdu = self.verify_by(origin, room, rules, json).await?;
         let target = pdu.state_key().and_then(|key| UserId::parse(key).ok());
         let target = target.filter(|user| self.is_local(user));
@@ -85,8 +84,7 @@ impl Rooms {
         let signed = event::countersign(&pdu, rules, &self.inner.signing_key, self.server_name())?;
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
-            if self.head(&view, room).await?.is_some()
-                && self.is_server_joined(&view, room, self.server_name()).await?
+            if self.head(&view, room).await?.is_some() && self.is_server_joined(&view, room, self.server_name()).await?
             {
                 // It comes as an event of the room too.
                 return Ok(signed.json().to_owned());

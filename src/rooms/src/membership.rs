@@ -78,12 +78,7 @@ impl Rooms {
     /// Joins a local user to a room that this server is in. `content` is the member event's, a profile for example.
     ///
     /// Joining again with the same content changes nothing.
-    pub async fn join(
-        &self,
-        user: &UserId,
-        room: &RoomId,
-        content: Option<&RawValue>,
-    ) -> Result<Sent, RoomsError> {
+    pub async fn join(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view();
         self.check_held(&view, room).await?;
         let content = raw(&member_content(content, "join")?)?;
@@ -166,12 +161,7 @@ impl Rooms {
         self.local_inviter(view, room, head.root).await?.map(Some).ok_or(RoomsError::UnableToGrantJoin)
     }
 
-    async fn check_allow_rules(
-        &self,
-        view: &View,
-        join_rules: &JoinRules,
-        user: &UserId,
-    ) -> Result<(), RoomsError> {
+    async fn check_allow_rules(&self, view: &View, join_rules: &JoinRules, user: &UserId) -> Result<(), RoomsError> {
         let mut unknown = false;
         for rule in join_rules.allow.iter().take(ALLOW_RULES_MAX) {
             let Ok(rule) = serde_json::from_str::<AllowRule>(rule.get()) else { continue };
@@ -191,12 +181,7 @@ impl Rooms {
     }
 
     /// A local member with the power to invite.
-    async fn local_inviter(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<Option<OwnedUserId>, RoomsError> {
+    async fn local_inviter(&self, view: &View, room: &RoomId, root: Root) -> Result<Option<OwnedUserId>, RoomsError> {
         let levels = self.power_levels(view, room, root).await?;
         let members = self.local_members(view, room).await?;
         Ok(members.into_iter().take(AUTHORISERS_MAX).find(|member| levels.may_invite(member)))
@@ -284,12 +269,7 @@ impl Rooms {
     }
 
     /// Asks to be invited.
-    pub async fn knock(
-        &self,
-        user: &UserId,
-        room: &RoomId,
-        content: Option<&RawValue>,
-    ) -> Result<Sent, RoomsError> {
+    pub async fn knock(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view();
         self.check_held(&view, room).await?;
         let rules = self.rules(&view, room).await?;

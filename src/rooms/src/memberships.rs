@@ -186,11 +186,7 @@ impl Rooms {
     }
 
     /// The servers with users joined to a room, with how many.
-    pub async fn joined_servers(
-        &self,
-        view: &View,
-        room: &RoomId,
-    ) -> Result<Vec<(OwnedServerName, u64)>, RoomsError> {
+    pub async fn joined_servers(&self, view: &View, room: &RoomId) -> Result<Vec<(OwnedServerName, u64)>, RoomsError> {
         let mut found: Vec<(OwnedServerName, u64)> = Vec::new();
         loop {
             let mut range = Range::<JoinedServers>::prefix(&(room,)).limit(PAGE_ROWS);
@@ -207,12 +203,7 @@ impl Rooms {
     }
 
     /// Whether a server has users joined to a room.
-    pub async fn is_server_joined(
-        &self,
-        view: &View,
-        room: &RoomId,
-        server: &ServerName,
-    ) -> Result<bool, RoomsError> {
+    pub async fn is_server_joined(&self, view: &View, room: &RoomId, server: &ServerName) -> Result<bool, RoomsError> {
         Ok(view.contains::<JoinedServers>(&(room, server)).await?)
     }
 

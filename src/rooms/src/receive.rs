@@ -202,13 +202,7 @@ impl Intake<'_> {
     }
 
     /// Takes in a verified event.
-    async fn take(
-        &self,
-        pdu: Pdu,
-        gap: Gap,
-        place: Place,
-        inbox: Option<u64>,
-    ) -> Result<EventStatus, RoomsError> {
+    async fn take(&self, pdu: Pdu, gap: Gap, place: Place, inbox: Option<u64>) -> Result<EventStatus, RoomsError> {
         if let Some(status) = self.decided(pdu.event_id()).await? {
             return Ok(status);
         }
@@ -362,11 +356,7 @@ impl Intake<'_> {
     }
 
     /// Ids whose events aren't held in any form.
-    async fn not_held(
-        &self,
-        view: &View,
-        ids: Vec<OwnedEventId>,
-    ) -> Result<Vec<OwnedEventId>, RoomsError> {
+    async fn not_held(&self, view: &View, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, RoomsError> {
         let mut missing = Vec::new();
         for id in ids {
             let held = match self.rooms.num(view, &id).await? {

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, btree_map},
     sync::Arc,
 };
 
@@ -159,8 +159,8 @@ impl Rooms {
         let mut conflicted = Vec::new();
         let entries: Vec<Entry> = conflicts.iter().flat_map(|conflict| &conflict.entries).flatten().copied().collect();
         for entry in entries {
-            if !full.contains_key(&entry.event) {
-                full.insert(entry.event, reader.event(entry.event).await?);
+            if let btree_map::Entry::Vacant(place) = full.entry(entry.event) {
+                place.insert(reader.event(entry.event).await?);
                 conflicted.push(entry.event);
             }
         }

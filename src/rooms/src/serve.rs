@@ -41,12 +41,7 @@ impl Rooms {
     }
 
     /// Fails unless a server may ask about a room.
-    pub(crate) async fn check_server(
-        &self,
-        view: &View,
-        room: &RoomId,
-        server: &ServerName,
-    ) -> Result<(), RoomsError> {
+    pub(crate) async fn check_server(&self, view: &View, room: &RoomId, server: &ServerName) -> Result<(), RoomsError> {
         if self.head(view, room).await?.is_none() {
             return Err(RoomsError::RoomNotFound);
         }

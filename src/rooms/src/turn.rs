@@ -171,8 +171,7 @@ impl Turn {
         }
         let mut overlay = std::mem::take(&mut self.overlay);
         let result = {
-            let mut overlays: Vec<&Overlay> =
-                self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
+            let mut overlays: Vec<&Overlay> = self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
             let before = overlay.clone();
             overlays.push(&before);
             let source = Source { room: &self.room, view: &self.view, overlays: &overlays };

@@ -35,12 +35,7 @@ pub(crate) struct TxnKey {
 
 impl TxnKey {
     /// The key of a request, if it has a transaction id.
-    pub(crate) fn of(
-        sender: &Sender<'_>,
-        method: &str,
-        room: &RoomId,
-        rest: &str,
-    ) -> Result<Option<Self>, RoomsError> {
+    pub(crate) fn of(sender: &Sender<'_>, method: &str, room: &RoomId, rest: &str) -> Result<Option<Self>, RoomsError> {
         let (Some(device), Some(txn)) = (sender.device, sender.txn_id) else { return Ok(None) };
         if txn.len() > TXN_ID_BYTES_MAX {
             return Err(RoomsError::TooLarge("the transaction id".to_owned()));

@@ -153,14 +153,7 @@ impl RoomHead {
 impl EventMeta {
     /// The meta of an event that has no place in the room's graph.
     pub(crate) fn outlier(status: EventStatus) -> Self {
-        Self {
-            status,
-            before: Root::EMPTY,
-            after: Root::EMPTY,
-            index: None,
-            redacted_by: None,
-            has_relations: false,
-        }
+        Self { status, before: Root::EMPTY, after: Root::EMPTY, index: None, redacted_by: None, has_relations: false }
     }
 }
 

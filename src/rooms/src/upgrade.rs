@@ -107,7 +107,11 @@ impl Rooms {
             }
             // Last, because it may take the power to set the rest.
             let content = raw(&levels)?;
-            state.push(InitialState { event_type: "m.room.power_levels".to_owned(), state_key: String::new(), content });
+            state.push(InitialState {
+                event_type: "m.room.power_levels".to_owned(),
+                state_key: String::new(),
+                content,
+            });
         }
         let mut create = CreateRoom::new(request.user.clone());
         create.version = Some(request.version.clone());

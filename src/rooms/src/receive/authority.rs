@@ -175,10 +175,7 @@ fn by_authority(events: HashMap<OwnedEventId, Pdu>, rules: &RoomVersionRules) ->
 
 /// Events in an order in which each comes after those of them that it leads back to. Events that lead back to themselves, which no
 /// honest server sends, are left out.
-pub(super) fn sorted(
-    events: HashMap<OwnedEventId, Pdu>,
-    back: impl Fn(&Pdu) -> Vec<OwnedEventId>,
-) -> Vec<Pdu> {
+pub(super) fn sorted(events: HashMap<OwnedEventId, Pdu>, back: impl Fn(&Pdu) -> Vec<OwnedEventId>) -> Vec<Pdu> {
     let mut ids: Vec<OwnedEventId> = events.keys().cloned().collect();
     ids.sort();
     let mut done: HashSet<OwnedEventId> = HashSet::new();

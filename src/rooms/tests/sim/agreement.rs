@@ -113,7 +113,9 @@ async fn dispute(event: &EventId, one: (&World, &Word), other: (&World, &Word)) 
     let mut text = format!("{event}: {}\n", stored.pdu.json().get());
     for (world, word) in [one, other] {
         text += &format!("{} has it as {:?}\n", world.name, world.status(event).await);
-        for (when, state, states) in [("before", &word.1, [&one.1.1, &other.1.1]), ("after", &word.2, [&one.1.2, &other.1.2])] {
+        for (when, state, states) in
+            [("before", &word.1, [&one.1.1, &other.1.1]), ("after", &word.2, [&one.1.2, &other.1.2])]
+        {
             let alone = state.iter().filter(|entry| states.iter().any(|state| state.get(entry.0) != Some(entry.1)));
             for (key, id) in alone {
                 text += &format!("  {when}: {key:?} {id}\n");

@@ -226,12 +226,7 @@ impl Game {
         }
     }
 
-    async fn join_through(
-        &self,
-        at: usize,
-        resident: usize,
-        user: &OwnedUserId,
-    ) -> Result<OwnedEventId, RoomsError> {
+    async fn join_through(&self, at: usize, resident: usize, user: &OwnedUserId) -> Result<OwnedEventId, RoomsError> {
         let (world, resident) = (&self.worlds[at], &self.worlds[resident]);
         let versions = event::SUPPORTED_ROOM_VERSIONS;
         let template = resident.rooms.make_join(&self.room, user, &versions).await?;
@@ -259,12 +254,12 @@ impl Game {
             40..50 => return self.join(at, &user).await,
             50..55 if user == self.creator => return,
             50..55 => match rooms.leave(&user, &room, None).await {
-                Ok(()) => match self.worlds[at].rooms.current_event(
-                    &self.worlds[at].view(),
-                    &room,
-                    "m.room.member",
-                    user.as_str(),
-                ).await.expect("a read") {
+                Ok(()) => match self.worlds[at]
+                    .rooms
+                    .current_event(&self.worlds[at].view(), &room, "m.room.member", user.as_str())
+                    .await
+                    .expect("a read")
+                {
                     Some(event) => Ok(event.pdu.owned_event_id()),
                     None => return,
                 },

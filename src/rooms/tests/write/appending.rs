@@ -169,3 +169,25 @@ async fn a_room_of_version_1_names_hashes() {
     let json: serde_json::Value = serde_json::from_str(world.event(&id).await.get()).expect("JSON");
     assert!(json["prev_events"][0][1]["sha256"].is_string(), "{json}");
 }
+
+#[tokio::test]
+async fn a_sender_that_goes_away_stops_nobody() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let room = world.public_room(&alice).await;
+    for _ in 0..5 {
+        let sending = world.say(&alice, &room, "dropped half way");
+        let mut sending = std::pin::pin!(sending);
+        // Far enough to queue the batch or not: both must be harmless.
+        for _ in 0..3 {
+            let done =
+                std::future::poll_fn(|context| std::task::Poll::Ready(sending.as_mut().poll(context).is_ready()));
+            if done.await {
+                break;
+            }
+        }
+    }
+    let sent = world.say(&alice, &room, "still here").await.expect("sent");
+    let head = world.rooms.head(&world.view(), &room).await.expect("a read").expect("a head");
+    assert_eq!(head.extremities.last().map(|extremity| &extremity.event_id), Some(&sent));
+}

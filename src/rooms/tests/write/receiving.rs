@@ -62,7 +62,7 @@ async fn events_go_both_ways_and_gaps_are_filled() {
             head.extremities.into_iter().map(|extremity| extremity.event_id).collect::<Vec<_>>()
         }
     };
-    assert_eq!(head(&here).await, [answer.clone()]);
+    assert_eq!(head(&here).await, std::slice::from_ref(&answer));
     assert_eq!(head(&there).await, [answer]);
 }
 
@@ -158,7 +158,7 @@ async fn what_waits_is_tried_again_and_ends_in_quarantine() {
     let waiting = here.say(&alice, &room, "waiting").await.expect("sent");
     let pdu = here.event(&waiting).await;
     here.others.down.lock().expect("not poisoned").insert(here.name.clone());
-    there.rooms.receive(&here.name, &room, &[pdu.clone()]).await.expect("received");
+    there.rooms.receive(&here.name, &room, std::slice::from_ref(&pdu)).await.expect("received");
     let progress = there.rooms.work_inbox(&room).await.expect("worked");
     assert_eq!((progress.done, progress.waiting), (0, 1));
     // Nothing happens before it is due.
@@ -262,4 +262,35 @@ async fn a_policy_server_decides_what_is_said() {
     there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
     there.rooms.work_inbox(&room).await.expect("worked");
     assert_eq!(there.status(unsigned.event_id()).await, EventStatus::SoftFailed);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_restart() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let event = here.say(&here.user("alice"), &room, "hello").await.expect("sent");
+    let pdu = here.event(&event).await;
+    there.rooms.receive(&here.name, &room, std::slice::from_ref(&pdu)).await.expect("received");
+    assert_eq!(there.status(&event).await, EventStatus::Missing);
+    let there = World::on("there", there.others.clone(), there.clock.clone(), there.store.clone()).await;
+    there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(there.status(&event).await, EventStatus::Accepted);
+}
+
+#[tokio::test]
+async fn one_room_or_server_cannot_fill_the_inbox() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let event = here.say(&here.user("alice"), &room, "hello").await.expect("sent");
+    let pdus = vec![here.event(&event).await; rooms::TRANSACTION_EVENTS_MAX];
+    for _ in 0..rooms::INBOX_ORIGIN_EVENTS_MAX / rooms::TRANSACTION_EVENTS_MAX {
+        let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+        assert!(answers.iter().all(|answer| answer.result.is_ok()));
+    }
+    let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+    assert!(matches!(answers[0].result, Err(RoomsError::LimitExceeded(_))));
+    let progress = there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(progress.done, rooms::INBOX_ORIGIN_EVENTS_MAX);
+    let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+    assert!(answers[0].result.is_ok());
 }

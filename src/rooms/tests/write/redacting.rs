@@ -69,7 +69,8 @@ async fn a_redaction_may_come_before_its_target() {
         there.join_from(&here, &room, &bob).await;
         // Two events side by side after the join, the second redacting the first.
         let target = here.say(&alice, &room, "oops").await.expect("sent");
-        let redaction = here.rooms.redact(&Sender::user(&alice), &room, &target, None, &|_| {}).await.expect("redacted");
+        let redaction =
+            here.rooms.redact(&Sender::user(&alice), &room, &target, None, &|_| {}).await.expect("redacted");
         here.deliver(&there, &room, &[&redaction.event_id, &target]).await;
         let num = there.rooms.num(&there.view(), &redaction.event_id).await.expect("a read");
         assert_eq!(meta(&there, &target).await.redacted_by, num, "version {version}");

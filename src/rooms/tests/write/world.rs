@@ -122,11 +122,7 @@ impl RemoteRooms for Port {
 
 #[async_trait]
 impl ServerKeys for Port {
-    async fn public_keys(
-        &self,
-        needed: &BTreeMap<OwnedServerName, BTreeSet<String>>,
-        _: Option<u64>,
-    ) -> PublicKeyMap {
+    async fn public_keys(&self, needed: &BTreeMap<OwnedServerName, BTreeSet<String>>, _: Option<u64>) -> PublicKeyMap {
         let mut keys = PublicKeyMap::new();
         let Some(others) = self.others.upgrade() else { return keys };
         let servers = others.servers.lock().expect("not poisoned");
@@ -223,7 +219,8 @@ impl World {
         content: Value,
     ) -> Result<OwnedEventId, RoomsError> {
         self.clock.advance(1);
-        let sent = self.rooms.send_state(&Sender::user(sender), room, key, raw(content), SendOptions::default()).await?;
+        let sent =
+            self.rooms.send_state(&Sender::user(sender), room, key, raw(content), SendOptions::default()).await?;
         Ok(sent.event_id)
     }
 
