@@ -225,6 +225,7 @@ impl Rooms {
             let last = rows.last().map(|child| child.index);
             found.children.extend(rows.into_iter().filter(|child| query.wants(child)));
             if !full {
+                found.cut_at = None;
                 return Ok(found);
             }
             // Some to spare, because not all that is found may be seen.
