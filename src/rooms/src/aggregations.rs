@@ -15,7 +15,7 @@ use crate::{
     format::{Aggregations, ClientEvent, ClientFormat, to_json},
     relations::{Child, REFERENCE, REPLACE, THREAD, relates_to},
     timeline::Direction,
-    types::{EventNum, StoredEvent},
+    types::{EventMeta, EventNum, StoredEvent},
     visibility::Viewer,
 };
 
@@ -66,12 +66,17 @@ impl Rooms {
         view: &View,
         viewer: &Viewer<'_>,
         event: &StoredEvent,
+        meta: &EventMeta,
         format: ClientFormat,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let limit = CHILDREN_SUMMED_UP_MAX;
         let mut children = self.children(view, event.num, None, None, Direction::Backward, limit).await?;
         children.retain(|child| !is_ignored(viewer, &child.sender));
-        let edit = self.newest_edit(view, viewer, event, &children, format).await?;
+        // An edit would bring back what the redaction of the original took away; its thread lives on.
+        let edit = match meta.redacted_by {
+            None => self.newest_edit(view, viewer, event, &children, format).await?,
+            Some(_) => None,
+        };
         let references = self.references(view, viewer, event, &children).await?;
         let thread = match format.aggregations {
             Aggregations::All => self.thread_summary(view, viewer, event, &children, format).await?,

@@ -307,7 +307,8 @@ impl Rooms {
     ) -> Result<ClientEvent, RoomsError> {
         let formatted = self.formatted(view, event, meta).await?;
         if sight.seen == Visibility::Redacted && meta.redacted_by.is_none() {
-            return self.erased_event(view, &formatted, sight.membership, format).await;
+            let unsigned = self.unsigned(&formatted.pdu, sight.membership);
+            return self.erased_event(view, &formatted, unsigned, format).await;
         }
         if format.form == EventForm::Federation {
             return Ok(formatted.pdu.json().to_owned().into());
@@ -357,11 +358,7 @@ impl Rooms {
         {
             return Ok(last.json.clone());
         }
-        let unsigned = Unsigned {
-            age: self.age_ms(&formatted.pdu),
-            membership: membership.map(membership_name),
-            ..Unsigned::default()
-        };
+        let unsigned = self.unsigned(&formatted.pdu, membership);
         let json: ClientEvent = render(formatted, format.with_room_id, unsigned)?.into();
         let with_room_id = format.with_room_id;
         *shared = Some(Rendering { at_ms: now_ms, with_room_id, membership, json: json.clone() });
@@ -417,7 +414,7 @@ impl Rooms {
         &self,
         view: &View,
         formatted: &Formatted,
-        membership: Option<Membership>,
+        unsigned: Unsigned<'_>,
         format: ClientFormat,
     ) -> Result<ClientEvent, RoomsError> {
         let rules = self.rules(view, formatted.pdu.room_id()).await?;
@@ -425,23 +422,36 @@ impl Rooms {
         if format.form == EventForm::Federation {
             return Ok(pdu.json().to_owned().into());
         }
-        let unsigned =
-            Unsigned { age: self.age_ms(&pdu), membership: membership.map(membership_name), ..Unsigned::default() };
         let erased =
             Formatted { pdu, content: None, redacts: None, replaces: OnceLock::new(), shared: Mutex::default() };
         Ok(render(&erased, format.with_room_id, unsigned)?.into())
     }
 
-    /// An event as the server redacts it for a viewer who ignores its sender.
+    /// An event as the server redacts it for a viewer who ignores its sender, with its aggregations.
     pub(crate) async fn redacted_for_viewer(
         &self,
         view: &View,
+        viewer: &Viewer<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
-        membership: Option<Membership>,
     ) -> Result<ClientEvent, RoomsError> {
+        let format = ClientFormat::room();
         let formatted = self.formatted(view, event, meta).await?;
-        self.erased_event(view, &formatted, membership, ClientFormat::state()).await
+        let relations = self.relations_of(view, viewer, event, meta, format).await?;
+        let unsigned = Unsigned { relations: relations.as_deref(), ..self.unsigned(&formatted.pdu, None) };
+        self.erased_event(view, &formatted, unsigned, format).await
+    }
+
+    /// The stored ones of these events as everybody sees them: without what a redaction took from them.
+    pub async fn shown(&self, view: &View, nums: &[EventNum]) -> Result<Vec<Pdu>, RoomsError> {
+        let mut shown = Vec::with_capacity(nums.len());
+        for (event, meta) in self.load(view, nums).await? {
+            shown.push(match meta.redacted_by {
+                None => event.pdu.clone(),
+                Some(_) => self.formatted(view, &event, &meta).await?.pdu.clone(),
+            });
+        }
+        Ok(shown)
     }
 
     /// Bundled aggregations, if the endpoint has them and the event has any.
@@ -454,11 +464,11 @@ impl Rooms {
         format: ClientFormat,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let wanted = format.aggregations != Aggregations::None && meta.has_relations;
-        if !wanted || event.pdu.state_key().is_some() || meta.redacted_by.is_some() {
+        if !wanted || event.pdu.state_key().is_some() {
             return Ok(None);
         }
         // Boxed: the aggregation formats events in turn, one level down.
-        Box::pin(self.aggregate(view, viewer, event, format)).await
+        Box::pin(self.aggregate(view, viewer, event, meta, format)).await
     }
 
     /// The number of the state event that this one replaced.
@@ -525,6 +535,11 @@ impl Rooms {
     ) -> Result<Option<String>, RoomsError> {
         let row = view.get::<EventTxnIds>(&num).await?;
         Ok(row.filter(|row| row.0 == user.as_str() && row.1 == device).map(|row| row.2))
+    }
+
+    /// What every event says of itself.
+    fn unsigned(&self, event: &Pdu, membership: Option<Membership>) -> Unsigned<'static> {
+        Unsigned { age: self.age_ms(event), membership: membership.map(membership_name), ..Unsigned::default() }
     }
 
     /// Milliseconds since an event was sent, negative if its server's clock is ahead of ours.

@@ -120,7 +120,7 @@ impl Rooms {
         if is_ignored(viewer, event.pdu.sender().as_str()) {
             // The thread is there for the viewer, what the ignored user wrote isn't.
             let meta = self.meta(view, root).await?;
-            return self.redacted_for_viewer(view, &event, &meta, None).await.map(Some);
+            return self.redacted_for_viewer(view, viewer, &event, &meta).await.map(Some);
         }
         let delivered = self.deliver(view, viewer, room, &[root], ClientFormat::room()).await?;
         Ok(delivered.into_iter().next().map(|delivered| delivered.json))

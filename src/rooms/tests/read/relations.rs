@@ -189,3 +189,47 @@ async fn threads_stand_where_their_newest_reply_is() {
     let root = value(&page.expect("threads").chunk[0]);
     assert_eq!((&root["event_id"], &root["content"]), (&json!(roots[1]), &json!({})));
 }
+
+#[tokio::test]
+async fn a_thread_outlives_its_root_and_edits_do_not() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), bob()]).await;
+    let root = world.say(alice(), &room, "root").await;
+    world.edit(alice(), &room, "edited", &root).await;
+    let reply = world.relate(bob(), &room, "reply", "m.thread", &root).await;
+    world.redact(alice(), &room, &root).await;
+    let bundle = bundle(&world, alice(), &room, &root).await;
+    assert_eq!(bundle["m.thread"]["latest_event"]["event_id"], reply.as_str());
+    assert!(bundle.get("m.replace").is_none(), "{bundle}");
+}
+
+#[tokio::test]
+async fn the_thread_of_an_ignored_user_keeps_its_summary() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), bob(), carol()]).await;
+    let root = world.say(carol(), &room, "root").await;
+    let reply = world.relate(alice(), &room, "reply", "m.thread", &root).await;
+    let ignored = HashSet::from([carol().to_owned()]);
+    let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
+    let page = world.rooms.threads(&world.view(), &viewer, &room, ThreadsInclude::All, None, 10).await;
+    let chunk = page.expect("threads").chunk;
+    let root = value(&chunk[0]);
+    assert_eq!(root["content"], json!({}));
+    assert_eq!(root["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"], reply.as_str());
+}
+
+#[tokio::test]
+async fn children_far_apart_come_once() {
+    let world = World::new().await;
+    let room = world.room(&[alice()]).await;
+    let parent = world.say(alice(), &room, "parent").await;
+    world.relate(alice(), &room, "first", "org.rare", &parent).await;
+    for _ in 0..255 {
+        world.relate(alice(), &room, "many", "m.reference", &parent).await;
+    }
+    world.relate(alice(), &room, "last", "org.rare", &parent).await;
+    let query = RelationsQuery { rel_type: Some("org.rare".to_owned()), limit: 10, ..RelationsQuery::default() };
+    let page = related(&world, &room, &parent, query).await;
+    assert_eq!(bodies(&page.chunk), ["last", "first"]);
+    assert_eq!(page.next, None);
+}
