@@ -7,6 +7,7 @@ use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
     filter::RoomEventFilter,
     format::{ClientEvent, ClientFormat, Delivered},
     messages::MessagesQuery,
@@ -33,7 +34,7 @@ pub struct Context {
     pub start: TimelineToken,
     /// Where to page on forward.
     pub end: TimelineToken,
-    /// The state at the last event, or with lazy loading the members that sent what is returned.
+    /// The state at the last event; with lazy loading, of the members only those who sent what is returned.
     pub state: Vec<ClientEvent>,
 }
 
@@ -66,7 +67,7 @@ impl Rooms {
     ) -> Result<Context, RoomsError> {
         let (event, meta, sight) = self.visible_event(view, viewer, room, event_id).await?;
         let index = meta.index.ok_or(RoomsError::EventNotFound)?;
-        let limit = limit.min(CONTEXT_LIMIT_MAX);
+        let limit = if filter.wants_room(room) { limit.min(CONTEXT_LIMIT_MAX) } else { 0 };
         let query = |direction| MessagesQuery { direction, filter: filter.clone(), ..Default::default() };
 
         let from = TimelineToken::before(index);
@@ -80,13 +81,12 @@ impl Rooms {
 
         let root = after.delivered.last().map_or(meta.after, |delivered| delivered.meta.after);
         let json = self.client_event(view, viewer, &event, &meta, sight, ClientFormat::room()).await?;
-        let state = if filter.lazy_load_members {
+        let mut state = self.filtered_state(view, viewer, room, root, filter).await?;
+        if filter.lazy_load_members {
             let mut shown = vec![Delivered { event, meta, json: json.clone() }];
             shown.extend(before.delivered.iter().chain(&after.delivered).cloned());
-            self.lazy_members(view, viewer, room, root, &shown).await?
-        } else {
-            self.filtered_state(view, viewer, room, root, filter).await?
-        };
+            state.extend(self.lazy_members(view, viewer, room, root, &shown).await?);
+        }
         let events = |delivered: Vec<Delivered>| delivered.into_iter().map(|event| event.json).collect();
         Ok(Context {
             event: json,
@@ -98,7 +98,7 @@ impl Rooms {
         })
     }
 
-    /// The events of a state that a filter lets through.
+    /// The events of a state that a filter lets through, without the members if they are loaded lazily.
     async fn filtered_state(
         &self,
         view: &View,
@@ -110,7 +110,11 @@ impl Rooms {
         if !filter.wants_room(room) {
             return Ok(Vec::new());
         }
-        let entries = self.inner.tree.all(&source(view, room), root).await?;
+        let (tree, source) = (&self.inner.tree, source(view, room));
+        let entries = match filter.lazy_load_members {
+            true => tree.all_except_type(&source, root, MEMBER).await?,
+            false => tree.all(&source, root).await?,
+        };
         let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
         let wanted = self.wanted(view, &nums, filter).await?;
         let events = self.deliver_state(view, viewer, &wanted, ClientFormat::members()).await?;

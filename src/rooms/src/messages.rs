@@ -103,7 +103,10 @@ impl Rooms {
             (false, Some(last), Direction::Forward) => Some(TimelineToken::after(last)),
         };
         let state = match query.filter.lazy_load_members {
-            true => self.lazy_members(view, viewer, room, root, &walk.delivered).await?,
+            true => {
+                let at = root_at_newest(&walk.delivered, query.direction).unwrap_or(root);
+                self.lazy_members(view, viewer, room, at, &walk.delivered).await?
+            }
             false => Vec::new(),
         };
         let chunk = walk.delivered.into_iter().map(|delivered| delivered.json).collect();
@@ -266,4 +269,13 @@ impl Rooms {
         let row = self.membership(view, user, room).await?;
         Ok(row.is_some_and(|row| row.membership == Membership::Join))
     }
+}
+
+/// The state at the newest event of a page: members are shown as they were then. `None` if it isn't known.
+fn root_at_newest(page: &[Delivered], direction: Direction) -> Option<Root> {
+    let newest = match direction {
+        Direction::Backward => page.first(),
+        Direction::Forward => page.last(),
+    };
+    newest.map(|event| event.meta.after).filter(|root| !root.is_empty())
 }
