@@ -125,6 +125,9 @@ impl PublicRoomsQuery {
             return false;
         }
         let Some(search) = &self.search else { return true };
+        if search.is_empty() {
+            return true;
+        }
         let search = search.to_lowercase();
         let texts = [&room.name, &room.topic, &room.canonical_alias];
         texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&search))
@@ -341,6 +344,10 @@ mod tests {
         assert!(!wants("other", None));
         assert!(wants("!a:h", Some(vec![None])));
         assert!(!wants("room", Some(vec![Some("m.space".to_owned())])));
+        // To look for nothing is not to look.
+        let query = PublicRoomsQuery { search: Some(String::new()), ..PublicRoomsQuery::default() };
+        let nameless = RoomDescription { name: None, ..(*room(1, "!a:h")).clone() };
+        assert!(query.wants(&nameless));
     }
 
     #[test]

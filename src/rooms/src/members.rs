@@ -2,7 +2,8 @@
 //!
 //! Specification: client-server API, `GET /rooms/{roomId}/members` and `/joined_members`.
 
-use ruma::{OwnedUserId, RoomId, UserId};
+use event::Pdu;
+use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 use store::View;
 
@@ -12,7 +13,7 @@ use crate::{
     snapshot::Root,
     state::source,
     timeline::TimelineToken,
-    types::{EventNum, Membership, StoredEvent},
+    types::{EventNum, Membership},
     visibility::{Viewer, membership_of},
 };
 
@@ -108,8 +109,8 @@ impl Rooms {
             let source = source(view, room);
             let page = self.inner.tree.range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
             let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
-            for event in self.all_present(view, &nums).await? {
-                if membership_of(Some(&event)) == Membership::Join {
+            for event in self.shown(view, &nums).await? {
+                if Membership::of(&event) == Membership::Join {
                     members.extend(profile(&event));
                 }
             }
@@ -120,7 +121,7 @@ impl Rooms {
         }
     }
 
-    /// The state whose members a user gets: at a token only for those who are in the room.
+    /// The state whose members a user gets: at a token only for those who are in the room and may look so far back.
     async fn root_for_members(
         &self,
         view: &View,
@@ -134,7 +135,15 @@ impl Rooms {
             return Ok(readable);
         }
         let position = at.position().min(view.position());
-        Ok(self.root_at(view, room, position).await?.unwrap_or(Root::EMPTY))
+        let then = self.root_at(view, room, position).await?.unwrap_or(Root::EMPTY);
+        let member = membership_of(self.member_event(view, room, then, user).await?.as_deref());
+        let may_look = match self.history_visibility(view, room, then).await? {
+            _ if member == Membership::Join => true,
+            HistoryVisibility::Joined => false,
+            HistoryVisibility::Invited => member == Membership::Invite,
+            _ => true,
+        };
+        Ok(if may_look { then } else { readable })
     }
 
     /// The member events of these users in the state `root`, of those who have one.
@@ -151,7 +160,7 @@ impl Rooms {
     }
 }
 
-fn profile(event: &StoredEvent) -> Option<JoinedMember> {
+fn profile(event: &Pdu) -> Option<JoinedMember> {
     #[derive(Deserialize, Default)]
     struct Content {
         #[serde(default)]
@@ -159,9 +168,9 @@ fn profile(event: &StoredEvent) -> Option<JoinedMember> {
         #[serde(default)]
         avatar_url: serde_json::Value,
     }
-    let user = UserId::parse(event.pdu.state_key()?).ok()?;
+    let user = UserId::parse(event.state_key()?).ok()?;
     // Content of other servers may be of any shape; what doesn't fit isn't shown.
-    let content = event.pdu.content_as::<Content>().unwrap_or_default();
+    let content = event.content_as::<Content>().unwrap_or_default();
     Some(JoinedMember {
         user,
         display_name: content.displayname.as_str().map(str::to_owned),

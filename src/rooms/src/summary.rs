@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use event::visibility::history_visibility;
+use event::{Pdu, visibility::history_visibility};
 use quick_cache::sync::Cache;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,7 +16,7 @@ use crate::{
     format::membership_name,
     snapshot::Root,
     state::source,
-    types::{EventNum, Membership, StoredEvent, TimelineIndex},
+    types::{EventNum, Membership, TimelineIndex},
     visibility::membership_of,
 };
 
@@ -101,7 +101,14 @@ struct Heroes {
 /// What was found out about states, which never change.
 pub(crate) struct HeroCache {
     heroes: Cache<Root, Arc<Heroes>>,
-    descriptions: Cache<(OwnedRoomId, Root), Arc<RoomDescription>>,
+    descriptions: Cache<(OwnedRoomId, Root), Arc<Described>>,
+}
+
+/// A description with the events that it is made of, and which of them were redacted then: that alone can change about a state.
+struct Described {
+    events: Vec<EventNum>,
+    redacted: Vec<bool>,
+    description: Arc<RoomDescription>,
 }
 
 impl HeroCache {
@@ -116,17 +123,20 @@ impl Rooms {
     pub async fn describe(&self, view: &View, room: &RoomId) -> Result<Arc<RoomDescription>, RoomsError> {
         let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let key = (room.to_owned(), head.root);
-        if let Some(known) = self.inner.reads.heroes.descriptions.get(&key) {
-            return Ok(known);
+        if let Some(known) = self.inner.reads.heroes.descriptions.get(&key)
+            && self.redacted(view, &known.events).await? == known.redacted
+        {
+            return Ok(known.description.clone());
         }
         let info = self.info(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let state = self.outside_state(view, room, head.root).await?;
+        let events = self.outside_state(view, room, head.root).await?;
+        let state = self.shown(view, &events).await?;
         let join_rules = content(&state, "m.room.join_rules");
-        let history = state.iter().find(|event| event.pdu.event_type() == "m.room.history_visibility");
+        let history = state.iter().find(|event| event.event_type() == "m.room.history_visibility");
         let description = Arc::new(RoomDescription {
             room_id: room.to_owned(),
             num_joined_members: head.joined_count,
-            world_readable: history_visibility(history.map(|event| &event.pdu)) == HistoryVisibility::WorldReadable,
+            world_readable: history_visibility(history) == HistoryVisibility::WorldReadable,
             guest_can_join: text(&state, "m.room.guest_access", "guest_access").as_deref() == Some("can_join"),
             canonical_alias: text(&state, "m.room.canonical_alias", "alias"),
             name: text(&state, "m.room.name", "name"),
@@ -138,12 +148,20 @@ impl Rooms {
             encryption: text(&state, "m.room.encryption", "algorithm"),
             room_version: info.version.to_string(),
         });
-        self.inner.reads.heroes.descriptions.insert(key, description.clone());
+        let redacted = self.redacted(view, &events).await?;
+        let described = Described { events, redacted, description: description.clone() };
+        self.inner.reads.heroes.descriptions.insert(key, Arc::new(described));
         Ok(description)
     }
 
+    /// Which of these events are redacted.
+    async fn redacted(&self, view: &View, nums: &[EventNum]) -> Result<Vec<bool>, RoomsError> {
+        let metas = self.metas(view, nums).await?;
+        Ok(metas.iter().map(|meta| meta.redacted_by.is_some()).collect())
+    }
+
     /// The events of a state that a description is made of.
-    async fn outside_state(&self, view: &View, room: &RoomId, root: Root) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+    async fn outside_state(&self, view: &View, room: &RoomId, root: Root) -> Result<Vec<EventNum>, RoomsError> {
         const KEYS: [(&str, &str); 8] = [
             ("m.room.avatar", ""),
             ("m.room.canonical_alias", ""),
@@ -155,8 +173,7 @@ impl Rooms {
             ("m.room.topic", ""),
         ];
         let entries = self.inner.tree.get_many(&source(view, room), root, &KEYS).await?;
-        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        self.all_present(view, &nums).await
+        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
     }
 
     /// Whether a user, or with `None` anybody at all, may be told what a room looks like: members and invited
@@ -251,13 +268,12 @@ impl Rooms {
 
     /// Whether the room needs no heroes.
     async fn is_named(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, RoomsError> {
-        for (event_type, field) in [("m.room.name", "name"), ("m.room.canonical_alias", "alias")] {
-            let Some(event) = self.state_event(view, room, root, event_type, "").await? else { continue };
-            if text(&[event], event_type, field).is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        const KEYS: [(&str, &str); 2] = [("m.room.name", ""), ("m.room.canonical_alias", "")];
+        let entries = self.inner.tree.get_many(&source(view, room), root, &KEYS).await?;
+        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
+        let state = self.shown(view, &nums).await?;
+        let name = text(&state, "m.room.name", "name");
+        Ok(name.is_some() || text(&state, "m.room.canonical_alias", "alias").is_some())
     }
 
     async fn heroes(&self, view: &View, room: &RoomId, root: Root) -> Result<Arc<Heroes>, RoomsError> {
@@ -297,18 +313,18 @@ fn choose(heroes: &[OwnedUserId], asker: &UserId) -> Vec<OwnedUserId> {
 }
 
 /// The content of the state event of a type, an empty object without one.
-fn content(state: &[Arc<StoredEvent>], event_type: &str) -> Value {
-    let event = state.iter().find(|event| event.pdu.event_type() == event_type);
-    event.and_then(|event| read(event)).unwrap_or_default()
+fn content(state: &[Pdu], event_type: &str) -> Value {
+    let event = state.iter().find(|event| event.event_type() == event_type);
+    event.and_then(read).unwrap_or_default()
 }
 
 /// Content of any shape; what can't be read as `T` is as good as absent.
-fn read<T: DeserializeOwned>(event: &StoredEvent) -> Option<T> {
-    event.pdu.content_as().ok()
+fn read<T: DeserializeOwned>(event: &Pdu) -> Option<T> {
+    event.content_as().ok()
 }
 
 /// A text in the content of a state event, if it isn't empty.
-fn text(state: &[Arc<StoredEvent>], event_type: &str, field: &str) -> Option<String> {
+fn text(state: &[Pdu], event_type: &str, field: &str) -> Option<String> {
     let content = content(state, event_type);
     let text = content.get(field).and_then(Value::as_str)?;
     (!text.is_empty()).then(|| text.to_owned())

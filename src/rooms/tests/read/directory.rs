@@ -118,6 +118,20 @@ async fn a_description_says_what_the_state_says() {
 }
 
 #[tokio::test]
+async fn a_redacted_name_is_shown_nowhere() {
+    let world = World::new().await;
+    let room = publish(&world, "Tea", None).await;
+    let name = world.set(alice(), &room, ("m.room.name", ""), json!({ "name": "Insult" })).await;
+    assert_eq!(listed(&world, PublicRoomsQuery::default()).await, ["Insult"]);
+    world.redact(alice(), &room, &name).await;
+    assert!(listed(&world, PublicRoomsQuery::default()).await.is_empty());
+    let view = world.view();
+    let root = world.rooms.head(&view, &room).await.expect("read").expect("a head").root;
+    let summary = world.rooms.member_summary(&view, alice(), &room, root).await.expect("a summary");
+    assert_eq!(summary.heroes, Some(Vec::new()));
+}
+
+#[tokio::test]
 async fn private_rooms_show_themselves_to_those_who_could_come_in() {
     let world = World::new().await;
     let club = world.room(&[alice(), bob()]).await;

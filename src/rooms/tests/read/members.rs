@@ -57,6 +57,31 @@ async fn profiles_of_the_joined() {
 }
 
 #[tokio::test]
+async fn a_redacted_profile_is_not_shown() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), bob()]).await;
+    let content = json!({ "membership": "join", "displayname": "Insult" });
+    let member = world.set(bob(), &room, ("m.room.member", bob().as_str()), content).await;
+    world.redact(alice(), &room, &member).await;
+    let joined = world.rooms.joined_profiles(&world.view(), alice(), &room).await.expect("profiles");
+    assert_eq!(joined.len(), 2);
+    assert_eq!(joined[1].display_name, None);
+}
+
+#[tokio::test]
+async fn members_of_a_time_that_one_may_not_see_are_not_told() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), carol()]).await;
+    world.set_history(alice(), &room, "joined").await;
+    let then = TimelineToken::at(world.view().position());
+    world.leave(carol(), &room).await;
+    world.join(bob(), &room).await;
+    let query = MembersQuery { at: Some(then), membership: Some(Membership::Join), not_membership: None };
+    assert_eq!(members(&world, alice(), &room, query).await, ["@alice:here join", "@carol:here join"]);
+    assert_eq!(members(&world, bob(), &room, query).await, ["@alice:here join", "@bob:here join"]);
+}
+
+#[tokio::test]
 async fn heroes_stand_for_rooms_without_a_name() {
     let world = World::new().await;
     let room = world.room(&[carol(), alice()]).await;
