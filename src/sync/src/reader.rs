@@ -42,13 +42,18 @@ impl Reader<'_> {
         filter: &RoomEventFilter,
     ) -> Result<Vec<SeenEvent>, SyncError> {
         let nums: Vec<EventNum> = events.iter().map(|(_, num)| *num).collect();
+        let related = match filter.by_relations() {
+            true => Some(self.rooms.wanted(self.view, &nums, filter).await?),
+            false => None,
+        };
         let bodies = self.rooms.events(self.view, &nums).await?;
         let metas = self.rooms.metas(self.view, &nums).await?;
         let mut indices = Vec::with_capacity(events.len());
         let mut wanted = Vec::with_capacity(events.len());
         for (((index, _), body), meta) in events.iter().zip(bodies).zip(metas) {
             let Some(body) = body else { continue };
-            if filter.wants(&body.pdu) {
+            let is_related = related.as_ref().is_none_or(|related| related.contains(&body.num));
+            if is_related && filter.wants(&body.pdu) {
                 indices.push(*index);
                 wanted.push((body, meta));
             }
