@@ -2,9 +2,14 @@
 
 mod world;
 
-use rooms::{NewReceipt, ReceiptType};
+use rooms::{CreateRoom, NewReceipt, ReceiptType};
 use serde_json::json;
-use world::{World, client::*, raw, user};
+use world::{
+    World,
+    client::*,
+    far::{Far, act, deliver},
+    raw, user,
+};
 
 #[tokio::test]
 async fn a_first_sync_shows_state_up_to_the_timeline_and_the_newest_events() {
@@ -445,4 +450,80 @@ async fn unread_counts_are_split_by_thread_if_the_filter_asks() {
     let joined = &body["rooms"]["join"][room.as_str()];
     assert_eq!(joined["unread_notifications"]["notification_count"], 1);
     assert_eq!(joined["unread_thread_notifications"][root.as_str()]["notification_count"], 1);
+}
+
+#[tokio::test]
+async fn invites_from_another_server_come_and_go() {
+    let world = World::new().await;
+    let far = Far::new(&world.servers, &world.clock, 1).await;
+    let (bob, xenia) = (user("bob"), far.user("xenia"));
+    let mut request = CreateRoom::new(xenia.clone());
+    request.name = Some("Far".to_owned());
+    let room = far.rooms.create(&request).await.unwrap();
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    far.rooms.invite(&xenia, &room, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let stripped = list(&body["rooms"]["invite"][room.as_str()]["invite_state"]["events"]);
+    assert!(stripped.iter().any(|event| event["content"]["name"] == "Far"));
+    for event in stripped {
+        let fields: Vec<_> = object(event).into_iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["content", "sender", "state_key", "type"]);
+    }
+    world.leave(&bob, &room).await;
+    let body = client.sync(&world, 0).await;
+    assert!(body["rooms"]["leave"].get(room.as_str()).is_some(), "{body}");
+    assert!(client.sync(&world, 0).await.get("rooms").is_none());
+}
+
+#[tokio::test]
+async fn an_invite_back_is_told_as_the_other_server_tells_it() {
+    let world = World::new().await;
+    let far = Far::new(&world.servers, &world.clock, 1).await;
+    let (bob, xenia) = (user("bob"), far.user("xenia"));
+    let room = world.room(&bob).await;
+    far.join(&world.rooms, &room, &xenia).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    let leave = json!({"membership": "leave"});
+    let left = act(&world.rooms, &bob, &room, ("m.room.member", Some(bob.as_str())), &leave).await.unwrap();
+    deliver(&world.rooms, &world.store, &far.rooms, &room, &[left]).await;
+    client.sync(&world, 0).await;
+    far.rooms.invite(&xenia, &room, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    let stripped = list(&body["rooms"]["invite"][room.as_str()]["invite_state"]["events"]);
+    assert_eq!(stripped.last().unwrap()["content"]["membership"], "invite");
+    assert_eq!(stripped.last().unwrap()["sender"], json!(xenia));
+}
+
+#[tokio::test]
+async fn a_redacted_name_is_not_told_to_the_invited() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    let name = world.try_set(&alice, &room, "m.room.name", json!({"name": "Insult"})).await.unwrap();
+    world.rooms.redact(&rooms::Sender::user(&alice), &room, &name, None, &|_| {}).await.unwrap();
+    world.rooms.invite(&alice, &room, &bob, None).await.unwrap();
+    let body = Client::new(&bob, "B").sync(&world, 0).await;
+    let stripped = list(&body["rooms"]["invite"][room.as_str()]["invite_state"]["events"]);
+    let name = stripped.iter().find(|event| event["type"] == "m.room.name").unwrap();
+    assert_eq!(name["content"], json!({}));
+}
+
+#[tokio::test]
+async fn timelines_can_be_chosen_by_what_relates_to_events() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let root = world.send(&alice, &room, "root").await;
+    let reply = json!({
+        "msgtype": "m.text", "body": "reply",
+        "m.relates_to": {"rel_type": "m.thread", "event_id": root},
+    });
+    let sender = rooms::Sender::user(&alice);
+    let options = rooms::SendOptions::default();
+    world.rooms.send(&sender, &room, "m.room.message", raw(&reply), options).await.unwrap();
+    let filter = json!({"room": {"timeline": {"related_by_rel_types": ["m.thread"]}}});
+    let body = Client::new(&alice, "A").with_filter(filter).sync(&world, 0).await;
+    assert_eq!(bodies(&body["rooms"]["join"][room.as_str()]["timeline"]["events"]), ["root"]);
 }

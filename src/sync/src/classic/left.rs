@@ -2,11 +2,11 @@
 
 use rooms::{ClientEvent, EventNum, Membership, Sight, TimelineIndex, Visibility, stripped};
 use ruma::{OwnedUserId, RoomId, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::Position;
 
-use super::{Answer, joined::Stretch};
+use super::{Answer, account::to_event, joined::Stretch};
 use crate::{
     LeftRoom, StateUpdate, SyncError,
     membership::Step,
@@ -89,15 +89,13 @@ impl Answer<'_> {
             Some(num) => rooms.event(view, num).await?,
             None => None,
         };
-        let kept = match member {
-            // The invite came through a room that this server holds.
-            Some(_) => None,
-            None => rooms.stripped_state(view, viewer.user, room).await?,
-        };
+        // Kept only while the way in leads through another server: then what this one knows of the room, and the user's last
+        // member event in it, are of an earlier time.
+        let kept = rooms.stripped_state(view, viewer.user, room).await?;
         if step.membership == Membership::Invite {
             let sender = match (&member, &kept) {
-                (Some(member), _) => Some(member.pdu.sender().to_owned()),
-                (None, Some(kept)) => inviter(kept, viewer.user),
+                (_, Some(kept)) => inviter(kept, viewer.user),
+                (Some(member), None) => Some(member.pdu.sender().to_owned()),
                 (None, None) => None,
             };
             if sender.is_some_and(|sender| viewer.ignored.contains(&sender)) {
@@ -105,7 +103,12 @@ impl Answer<'_> {
             }
         }
         if let Some(kept) = kept {
-            let events = kept.into_iter().map(ClientEvent::from).collect();
+            let mut events: Vec<ClientEvent> = Vec::with_capacity(kept.len());
+            for event in &kept {
+                // Other servers send whole events; clients get what the form has.
+                let Ok(event) = serde_json::from_str::<StrippedEvent<'_>>(event.get()) else { continue };
+                events.push(to_event(&event)?);
+            }
             return Ok(Some(Events { events }));
         }
         let root = self.reader.root_at(room, step.position).await?;
@@ -113,11 +116,23 @@ impl Answer<'_> {
         let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
         let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
         let mut events: Vec<ClientEvent> = Vec::new();
-        for event in rooms.events(view, &nums).await?.into_iter().flatten().chain(member) {
-            events.push(stripped(&event.pdu)?.into());
+        let member = member.map(|member| member.pdu.clone());
+        for event in rooms.shown(view, &nums).await?.into_iter().chain(member) {
+            events.push(stripped(&event)?.into());
         }
         Ok(Some(Events { events }))
     }
+}
+
+/// Stripped state as clients get it.
+#[derive(Deserialize, Serialize)]
+struct StrippedEvent<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    sender: OwnedUserId,
+    state_key: String,
+    #[serde(rename = "type")]
+    event_type: String,
 }
 
 #[derive(Deserialize)]

@@ -274,7 +274,11 @@ impl Answer<'_> {
             return Ok(standing(Membership::Leave, steps));
         };
         if !steps.is_empty() {
-            let before = self.membership_at(room, since).await?;
+            let mut before = self.membership_at(room, since).await?;
+            if before == Membership::Leave && steps.first().is_some_and(|step| step.membership == Membership::Leave) {
+                // An invite or a knock by way of another server, which the room's state here says nothing of, has ended.
+                before = Membership::Invite;
+            }
             return Ok(standing(before, steps));
         }
         if hints.joined {

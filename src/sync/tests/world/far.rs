@@ -81,11 +81,13 @@ impl RemoteRooms for Port {
     async fn invite(
         &self,
         to: &ServerName,
-        _: &RoomVersionId,
-        _: &RawValue,
-        _: &[Box<RawValue>],
+        version: &RoomVersionId,
+        invite: &RawValue,
+        stripped: &[Box<RawValue>],
     ) -> Result<Box<RawValue>, RemoteError> {
-        Err(RemoteError::NotReachable(to.to_owned()))
+        let event: Value = serde_json::from_str(invite.get()).unwrap();
+        let room = RoomId::parse(event["room_id"].as_str().unwrap()).unwrap();
+        self.reach(to)?.receive_invite(&self.own, &room, version, invite, stripped).await.map_err(refused)
     }
 
     async fn event_auth(
