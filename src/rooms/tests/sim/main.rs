@@ -1,10 +1,12 @@
 //! Several servers share a room over a network that loses, doubles, delays and reorders, and falls into parts. When it is whole again,
-//! all servers in the room agree about every event: whether it was rejected, and the state before and after it.
+//! all servers in the room agree about every event: whether it was rejected, and the state before and after it. Each state that was
+//! resolved is what resolution gives on whole states and whole auth chains.
 //!
 //! `HAIMA_SIM_SEED=n` replays one seed; `HAIMA_SIM_SEEDS=n` runs that many instead of a few hundred.
 
 mod agreement;
 mod play;
+mod whole;
 #[path = "../write/world.rs"]
 #[expect(dead_code, reason = "shared with the tests of the write side, which use more of it")]
 mod world;

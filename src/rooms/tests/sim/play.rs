@@ -8,7 +8,7 @@ use serde_json::json;
 use testkit::{Delivery, Faults, ManualClock, Network, SeededRandom};
 
 use crate::{
-    agreement,
+    agreement, whole,
     world::{Others, World},
 };
 
@@ -77,8 +77,12 @@ pub async fn play(seed: u64) {
     let last = game.say(0, &creator).await;
     game.settle().await;
     agreement::check(&game, last.as_deref()).await;
+    let mut resolved = 0;
+    for world in &game.worlds {
+        resolved += whole::check(seed, world, &game.room, game.events.iter()).await;
+    }
     if std::env::var("HAIMA_SIM_STATS").is_ok() {
-        println!("{}", agreement::statistics(&game).await);
+        println!("{}, resolved {resolved}", agreement::statistics(&game).await);
     }
     drop(tell);
 }

@@ -1,0 +1,88 @@
+//! Resolution by the book: on whole states and whole auth chains, to compare with what the servers found at the cost of what differs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use event::{
+    Pdu, StateMap,
+    resolve::{auth_chain, conflicted_subgraph, resolve},
+};
+use rooms::{EventStatus, Root};
+use ruma::{EventId, OwnedEventId, RoomId, events::StateEventType};
+use store::View;
+
+use crate::world::World;
+
+/// Checks the state before every event of a server that has several different states before it; gives how many there were.
+pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterator<Item = &OwnedEventId>) -> usize {
+    let view = world.view();
+    let Ok(rules) = world.rooms.rules(&view, room).await else {
+        // It never came in.
+        return 0;
+    };
+    let mut checked = 0;
+    for id in events {
+        let Some(event) = world.rooms.event_by_id(&view, id).await.expect("a read") else { continue };
+        let meta = world.rooms.meta(&view, event.num).await.expect("a read");
+        if meta.before.is_empty() || matches!(meta.status, EventStatus::Missing | EventStatus::Outlier) {
+            continue;
+        }
+        let mut roots: Vec<Root> = Vec::new();
+        for prev in world.rooms.metas(&view, &event.prev).await.expect("a read") {
+            roots.push(prev.after);
+        }
+        roots.sort();
+        roots.dedup();
+        // One that is empty: the state was told, not resolved.
+        if roots.len() < 2 || roots[0].is_empty() {
+            continue;
+        }
+        let mut forks = Vec::new();
+        for root in roots {
+            forks.push(whole_state(world, &view, room, root).await);
+        }
+        let events = all_events(world, &view, &forks).await;
+        let fetch = |id: &EventId| events.get(id).cloned();
+        let mut chains = Vec::new();
+        for fork in &forks {
+            // An event of the state itself is in its chain as well, see `snapshot::auth_difference`.
+            let mut chain = auth_chain(fork.values(), fetch).expect("a chain");
+            for id in fork.values() {
+                chain.insert(id.clone());
+            }
+            chains.push(chain);
+        }
+        let subgraph = |conflicted: &_| conflicted_subgraph(conflicted, fetch).ok();
+        let resolved = resolve(rules, &forks, chains, fetch, subgraph).expect("resolved");
+        let found = whole_state(world, &view, room, meta.before).await;
+        let sorted = |state: &StateMap| -> BTreeMap<String, OwnedEventId> {
+            state.iter().map(|(key, id)| (format!("{key:?}"), id.clone())).collect()
+        };
+        assert_eq!(sorted(&resolved), sorted(&found), "seed {seed}: {} before {id}", world.name);
+        checked += 1;
+    }
+    checked
+}
+
+async fn whole_state(world: &World, view: &View, room: &RoomId, root: Root) -> StateMap {
+    let events = world.rooms.state_events(view, room, root).await.expect("a state");
+    let key = |pdu: &Pdu| {
+        let kind = StateEventType::from(pdu.event_type().to_owned());
+        (kind, pdu.state_key().unwrap_or_default().to_owned())
+    };
+    events.iter().map(|event| (key(&event.pdu), event.pdu.owned_event_id())).collect()
+}
+
+/// The events of some states, and all that authorise them.
+async fn all_events(world: &World, view: &View, states: &[StateMap]) -> HashMap<OwnedEventId, Pdu> {
+    let mut events = HashMap::new();
+    let mut open: Vec<OwnedEventId> = states.iter().flat_map(|state| state.values().cloned()).collect();
+    while let Some(id) = open.pop() {
+        if events.contains_key(&id) {
+            continue;
+        }
+        let event = world.rooms.event_by_id(view, &id).await.expect("a read").expect("an event of a state");
+        open.extend(event.pdu.auth_events().map(EventId::to_owned));
+        events.insert(id, event.pdu.clone());
+    }
+    events
+}
