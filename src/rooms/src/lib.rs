@@ -69,40 +69,39 @@ pub use self::{
     error::RoomsError,
     filter::RoomEventFilter,
     format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
+    handshake::{JoinTemplate, RoomState},
+    inbox::{
+        INBOX_ATTEMPTS_MAX, INBOX_ORIGIN_EVENTS_MAX, INBOX_ROOM_EVENTS_MAX, InboxProgress, Inboxed,
+        TRANSACTION_EVENTS_MAX,
+    },
     log::{EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
-    handshake::{JoinTemplate, RoomState},
-    inbox::{
-        INBOX_ATTEMPTS_MAX, INBOX_ORIGIN_EVENTS_MAX, INBOX_ROOM_EVENTS_MAX, InboxProgress, Inboxed, TRANSACTION_EVENTS_MAX,
-    },
-    ports::{
-        MissingEvents, NoFederation, PolicySigner, Ports, RemoteError, RemoteRooms, ServerKeys, StateIds,
-    },
+    ports::{MissingEvents, NoFederation, PolicySigner, Ports, RemoteError, RemoteRooms, ServerKeys, StateIds},
     receipts::{NewReceipt, Receipt, ReceiptType, receipt_events},
-    relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     receive::Received,
+    relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     room::RoomInfo,
+    serve::SERVED_EVENTS_MAX,
+    snapshot::Root,
     spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
     state::SendOptions,
     summary::{MemberSummary, RoomDescription},
     tables::TABLES,
     threads::{ThreadsInclude, ThreadsPage},
     timeline::{BadToken, Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange, TimelineToken},
+    txn_ids::TXN_KEPT_MS,
     types::{
         EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow,
         RoomHead, StoredEvent, TimelineIndex,
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
     unread::{Count, UnreadCounts},
-    txn_ids::TXN_KEPT_MS,
-    serve::SERVED_EVENTS_MAX,
-    snapshot::Root,
     upgrade::UpgradeRoom,
     visibility::{Sight, Viewer},
 };
-pub use event::visibility::Visibility;
 use self::{events::EventStore, head::Heads, resolve::Resolutions, snapshot::StateTree};
+pub use event::visibility::Visibility;
 
 /// Forward extremities kept of a room. Beyond it the least deep are forgotten until another event names them.
 pub const EXTREMITIES_MAX: usize = 64;

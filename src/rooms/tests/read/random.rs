@@ -195,13 +195,8 @@ impl Talk {
         let name = thread.as_ref().map_or("main", |root| root.as_str());
         let threaded = random.chance(60);
         let receipt_type = *random.pick(&[ReceiptType::Read, ReceiptType::ReadPrivate]);
-        let receipt = NewReceipt {
-            user: bob(),
-            room: &self.room,
-            receipt_type,
-            event,
-            thread: threaded.then_some(name),
-        };
+        let receipt =
+            NewReceipt { user: bob(), room: &self.room, receipt_type, event, thread: threaded.then_some(name) };
         self.world.rooms.set_receipt(receipt).await.expect("a receipt");
         let mark = match threaded {
             true => self.marks.entry(thread.clone()).or_default(),
