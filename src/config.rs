@@ -252,7 +252,7 @@ impl Default for Config {
         Self {
             server_name: OwnedServerName::try_from("localhost").expect("a valid name"),
             database_path: "haima-data".into(),
-            db_cache_capacity_mb: 128,
+            db_cache_capacity_mb: 64,
             address: OneOrMany::Many(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]),
             port: OneOrMany::Many(vec![8008]),
             max_request_size: 20 * 1024 * 1024,

@@ -174,9 +174,8 @@ impl Signals {
 }
 
 fn store_options(config: &Config) -> store::Options {
-    let mut options = store::Options::default();
-    options.memory_budget_bytes = usize::try_from(config.db_cache_capacity_mb << 20).unwrap_or(usize::MAX);
-    options
+    let memory_budget_bytes = usize::try_from(config.db_cache_capacity_mb << 20).unwrap_or(usize::MAX);
+    store::Options { memory_budget_bytes, ..store::Options::default() }
 }
 
 fn users_config(config: &Config) -> users::Config {

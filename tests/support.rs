@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::Duration,
@@ -48,11 +47,6 @@ impl Server {
         };
         server.run();
         server
-    }
-
-    /// The directory with configuration and database.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// The base URL.

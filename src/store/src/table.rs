@@ -40,7 +40,7 @@ impl Family {
     }
 }
 
-/// A table. Declare it with [`table!`](crate::table).
+/// A table. Declare it with [`table!`](crate::table!).
 pub trait Table: 'static {
     /// The number under which the table's keys are stored; never changed, never used again.
     const ID: u16;
