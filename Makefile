@@ -17,7 +17,7 @@ run: rocksdb
 
 test: rocksdb
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --workspace --no-fail-fast && cargo test --workspace --doc --quiet; \
+		cargo test --workspace --doc --quiet && cargo nextest run --workspace --no-fail-fast; \
 	else \
 		cargo test --workspace --no-fail-fast; \
 	fi

@@ -1,6 +1,6 @@
 //! Puts the parts together, runs them, and takes them down in order.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use client_api::{Accounts, ClientApi, Domains, Registration};
@@ -12,9 +12,9 @@ use ruma::{
     OwnedUserId,
     api::client::discovery::discover_support::{Contact, ContactRole},
 };
-use store::Store;
+use store::{Position, Store};
 use sync::Sync;
-use tracing::info;
+use tracing::{info, warn};
 use users::{Kind, NewAccount, Origin, Users};
 
 use crate::config::{Config, RateLimit, RateLimits, WellKnown};
@@ -28,6 +28,12 @@ struct Parts {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
+
+/// How often what has expired is removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
+const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
 const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES];
 
@@ -55,6 +61,21 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
     Ok(Parts { store, rooms, users, flows, clock, random })
+}
+
+/// Removes what has had its time, now and then, for the life of the process.
+async fn sweep(store: Store, rooms: Rooms) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(error) = rooms.sweep_txn_ids().await {
+            warn!(%error, "can't remove old transaction ids");
+        }
+        let before = Position::from_u64(store.published().get().saturating_sub(LOG_ENTRIES_KEPT));
+        if let Err(error) = store.trim_log(before).await {
+            warn!(%error, "can't trim the log");
+        }
+    }
 }
 
 /// Runs the server until it is told to stop.
@@ -85,7 +106,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
+    let sweeping = tokio::spawn(sweep(parts.store.clone(), parts.rooms.clone()));
     listeners.run(front).await;
+    sweeping.abort();
     parts.store.close().await;
     info!("stopped");
     Ok(())

@@ -117,7 +117,7 @@ impl Inner {
         // Why the user once joined is not why their name changes.
         content.remove("reason");
         put_profile(&mut content, profile);
-        self.rooms.join(user, room, Some(&to_raw_value(&content)?)).await?;
+        self.rooms.update_member(user, room, &to_raw_value(&content)?).await?;
         Ok(())
     }
 }

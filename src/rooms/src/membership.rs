@@ -89,6 +89,31 @@ impl Rooms {
         self.set_member(room, user, user, content).await
     }
 
+    /// Sets the member event of a joined user anew, for a profile that changed; `false` if they aren't in the room (any more).
+    pub async fn update_member(&self, user: &UserId, room: &RoomId, content: &RawValue) -> Result<bool, RoomsError> {
+        let content = raw(&member_content(Some(content), "join")?)?;
+        for _ in 0..ATTEMPTS_MAX {
+            let view = self.inner.store.view();
+            let Some(row) = self.membership(&view, user, room).await? else { return Ok(false) };
+            if row.membership != Membership::Join {
+                return Ok(false);
+            }
+            if self.same_membership(&view, room, user, &content).await?.is_some() {
+                return Ok(true);
+            }
+            let draft = Draft::state(user, MEMBER, user.as_str(), content.clone());
+            let row = (row.membership, row.event, row.position, row.forgotten);
+            // Who leaves at this moment must not be brought back.
+            let unmoved = |batch: &mut Batch| batch.expect::<Memberships>(&(user, room), Some(&row));
+            match self.append(room, &draft, None, &unmoved).await {
+                Ok(_) => return Ok(true),
+                Err(RoomsError::Busy) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
     /// The answer to setting a membership that is so already.
     async fn same_membership(
         &self,

@@ -6,5 +6,4 @@ mod history;
 mod members;
 mod receiving;
 mod redacting;
-mod throughput;
 mod world;

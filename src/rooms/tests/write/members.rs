@@ -34,6 +34,24 @@ async fn joining_twice_is_joining_once() {
 }
 
 #[tokio::test]
+async fn a_changed_profile_does_not_bring_back_who_leaves() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let room = world.public_room(&alice).await;
+    for round in 0..20 {
+        world.rooms.join(&bob, &room, None).await.expect("joined");
+        let profile = raw(json!({ "displayname": format!("Bob {round}") }));
+        let (left, updated) =
+            tokio::join!(world.rooms.leave(&bob, &room, None), world.rooms.update_member(&bob, &room, &profile));
+        left.expect("left");
+        updated.expect("told, or not in the room");
+        assert_eq!(world.membership(&room, &bob).await, Membership::Leave, "round {round}");
+    }
+    let profile = raw(json!({ "displayname": "Robert" }));
+    assert!(!world.rooms.update_member(&bob, &room, &profile).await.expect("no failure"));
+}
+
+#[tokio::test]
 async fn the_rows_tell_the_whole_way() {
     let world = World::new().await;
     let (alice, bob) = (world.user("alice"), world.user("bob"));
