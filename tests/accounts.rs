@@ -206,6 +206,23 @@ async fn a_deactivated_account_is_gone_from_its_rooms_and_cannot_log_in() {
 }
 
 #[tokio::test]
+async fn erased_users_are_hidden_from_those_who_come_later() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let carol = server.register("carol").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    bob.say(&room, "1", "a secret of the deep").await;
+    confirm(&bob, "bob", Method::POST, "/v3/account/deactivate", json!({ "erase": true })).await;
+    carol.join(&room).await;
+    let history = format!("/v3/rooms/{room}/messages?dir=b&limit=50");
+    assert!(alice.get(&history).await["chunk"].to_string().contains("a secret of the deep"), "who saw it still does");
+    assert!(!carol.get(&history).await["chunk"].to_string().contains("a secret of the deep"));
+    assert!(!carol.sync(None).await.to_string().contains("a secret of the deep"));
+}
+
+#[tokio::test]
 async fn tokens_are_taken_from_header_or_query() {
     let server = Server::start();
     let alice = server.register("alice").await;

@@ -15,7 +15,7 @@ pub(crate) struct Reading {
     user: OwnedUserId,
     account: AnyAccount,
     ignored: Arc<HashSet<OwnedUserId>>,
-    erased: HashSet<OwnedUserId>,
+    erased: Arc<HashSet<OwnedUserId>>,
 }
 
 impl Reading {
@@ -23,7 +23,8 @@ impl Reading {
     pub(crate) async fn begin(api: &ClientApi, account: &AnyAccount) -> Result<Self> {
         let view = api.store.view();
         let ignored = api.users.ignored_users(&view, &account.user).await?;
-        Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased: HashSet::new() })
+        let erased = api.users.erased_users().await?;
+        Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased })
     }
 
     /// The reader.

@@ -513,6 +513,9 @@ impl Users {
         account.admin = false;
         bump_version(view, batch, user).await?;
         batch.put::<tables::Accounts>(&user, &Record(account));
+        if erasure == Erasure::Erase {
+            batch.put::<tables::Erased>(&user, &());
+        }
         batch.delete::<tables::Passwords>(&user);
         let deleted = self.prepare_delete_all_devices(view, batch, user, None).await?;
         profile::remove(view, batch, user).await?;

@@ -15,6 +15,7 @@ mod change;
 mod config;
 mod devices;
 mod directory;
+mod erased;
 mod error;
 mod filters;
 mod password;
@@ -83,6 +84,7 @@ struct Inner {
     sessions: sessions::SessionCache,
     rules: push_rules::RulesCache,
     ignored: account_data::IgnoredCache,
+    erased: erased::ErasedCache,
     filters: filters::FilterCache,
     reservations: registration_tokens::Reservations,
     presence: Presence,
@@ -105,6 +107,7 @@ impl Users {
             sessions: projection::Projection::new(entries, from),
             rules: push_rules::RulesCache::new(entries, from),
             ignored: projection::Projection::new(entries, from),
+            erased: erased::ErasedCache::default(),
             filters: filters::FilterCache::new(entries),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             presence: Presence::new(config.presence.clone(), store.clone(), clock.clone()),
@@ -247,6 +250,7 @@ impl Inner {
             Change::Account | Change::Deactivated => {
                 if *change == Change::Deactivated {
                     self.presence.deactivated(&user);
+                    self.erased.changed();
                 }
                 self.sessions.changed(position, user.clone());
                 self.rules.users.changed(position, user.clone());
@@ -268,5 +272,6 @@ impl Inner {
         self.sessions.clear(position);
         self.rules.users.clear(position);
         self.ignored.clear(position);
+        self.erased.changed();
     }
 }

@@ -56,6 +56,8 @@ store::table! { /// The user directory: words of names and the users who bear th
 pub(crate) DirectoryWords = 147, Ranges: (String, Text<OwnedUserId>) => () }
 store::table! { /// Last status message of a user.
 pub(crate) PresenceStatus = 148, Points: Text<OwnedUserId> => String }
+store::table! { /// Users who asked for erasure.
+pub(crate) Erased = 149, Ranges: Text<OwnedUserId> => () }
 
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
@@ -80,4 +82,5 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<FilterCounts>(),
     TableInfo::of::<DirectoryWords>(),
     TableInfo::of::<PresenceStatus>(),
+    TableInfo::of::<Erased>(),
 ];

@@ -183,7 +183,8 @@ impl Session<'_> {
         let view = &published.view;
         let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
         let ignored = users.ignored_users(view, user).await?;
-        let viewer = Viewer { device: Some(self.request.device), ignored: &ignored, ..Viewer::new(user) };
+        let erased = users.erased_users().await?;
+        let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased };
         let answer = Answer {
             session: self,
             reader: Reader { rooms, view, viewer },

@@ -1,0 +1,76 @@
+//! Users who asked, when they deactivated their account, that their messages be hidden from those who don't see them yet.
+//!
+//! Specification: client-server API, "Account deactivation".
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+use ruma::OwnedUserId;
+use store::{Range, SCAN_LIMIT};
+
+use crate::{Result, Users, tables::Erased};
+
+/// All of them, read again after each deactivation.
+#[derive(Default)]
+pub(crate) struct ErasedCache {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Counts what may have changed the users.
+    generation: u64,
+    users: Option<Arc<HashSet<OwnedUserId>>>,
+}
+
+impl ErasedCache {
+    /// Somebody was deactivated, or nobody knows.
+    pub(crate) fn changed(&self) {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.users = None;
+    }
+}
+
+impl Users {
+    /// Whose messages are to be hidden from those who joined a room after they were sent. A new one counts once the
+    /// log has been followed that far.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn erased_users(&self) -> Result<Arc<HashSet<OwnedUserId>>> {
+        let generation = {
+            let state = self.inner.erased.state.lock();
+            if let Some(users) = &state.users {
+                return Ok(users.clone());
+            }
+            state.generation
+        };
+        // Taken after the generation was read, so it has every change that the generation counts.
+        let view = self.inner.store.view();
+        let mut users = HashSet::new();
+        let mut last: Option<OwnedUserId> = None;
+        loop {
+            let range = match &last {
+                Some(last) => Range::<Erased>::all().after(&(last,)),
+                None => Range::<Erased>::all(),
+            };
+            let rows = view.scan(range.limit(SCAN_LIMIT)).await?;
+            let is_end = rows.len() < SCAN_LIMIT;
+            for (user, ()) in rows {
+                last = Some(user.0.clone());
+                users.insert(user.0);
+            }
+            if is_end {
+                break;
+            }
+        }
+        let users = Arc::new(users);
+        let mut state = self.inner.erased.state.lock();
+        if state.generation == generation {
+            state.users = Some(users.clone());
+        }
+        Ok(users)
+    }
+}
