@@ -1,15 +1,18 @@
 //! What tests of several crates need: time and chance under control, events made by hand, and a network that misbehaves by plan.
 //!
-//! Nothing here sleeps, reads a clock or draws real random numbers: a test that fails with a seed fails with it again.
+//! Nothing here sleeps, reads a clock or draws real random numbers: a test that fails with a seed fails with it again. The one
+//! exception is what benches measure with.
 
 mod clock;
 mod events;
 mod network;
+mod processor;
 mod random;
 
 pub use self::{
     clock::ManualClock,
     events::EventFactory,
     network::{Delivery, Faults, Network},
+    processor::processor_ns,
     random::SeededRandom,
 };
