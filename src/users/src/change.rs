@@ -41,6 +41,18 @@ pub enum Change {
         /// The field's name.
         key: String,
     },
+    /// What others see of the user's device keys or cross-signing keys.
+    DeviceKeys,
+    /// The user, or another of their devices, signed somebody's master key, which only the user sees.
+    SignedUser {
+        /// Whose key was signed.
+        other: OwnedUserId,
+    },
+    /// The number of a device's one-time keys, or whether its fallback keys are unused.
+    OneTimeKeys {
+        /// The device.
+        device: OwnedDeviceId,
+    },
 }
 
 store::log_entry!(UserChanged = 128);

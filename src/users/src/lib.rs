@@ -13,11 +13,13 @@ mod account_data;
 mod accounts;
 mod change;
 mod config;
+mod device_lists;
 mod devices;
 mod directory;
 mod erased;
 mod error;
 mod filters;
+mod keys;
 mod password;
 mod presence;
 mod profile;
@@ -49,6 +51,7 @@ pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_M
 pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
 pub use error::{Error, Result};
 pub use filters::{FILTER_BYTES_MAX, FILTERS_PER_USER_MAX};
+pub use keys::KeyCounts;
 pub use password::{OtherDevices, PASSWORD_BYTES_MAX};
 pub use presence::{
     PRESENCE_ENTRIES_MAX, Presence, PresenceInfo, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX, Syncing,
@@ -264,7 +267,11 @@ impl Inner {
                     self.ignored.changed(position, user);
                 }
             }
-            Change::AccountData { room: Some(_), .. } | Change::Profile { .. } => {}
+            Change::AccountData { room: Some(_), .. }
+            | Change::Profile { .. }
+            | Change::DeviceKeys
+            | Change::SignedUser { .. }
+            | Change::OneTimeKeys { .. } => {}
         }
     }
 

@@ -58,6 +58,16 @@ store::table! { /// Last status message of a user.
 pub(crate) PresenceStatus = 148, Points: Text<OwnedUserId> => String }
 store::table! { /// Users who asked for erasure.
 pub(crate) Erased = 149, Ranges: Text<OwnedUserId> => () }
+store::table! { /// Identity keys of a device: the ed25519 key as unpadded base64, and the signed object as canonical JSON.
+pub(crate) DeviceKeys = 150, Ranges: (Text<OwnedUserId>, String) => (String, String) }
+store::table! { /// One-time and fallback keys of a device as JSON: kind, algorithm, position of the upload, key id.
+pub(crate) KeyPool = 151, Ranges: (Text<OwnedUserId>, String, u8, String, Position, String) => String, forget_on_restore }
+store::table! { /// What there is of a device's rows in [`KeyPool`]: a version that every writer of them bumps and expects, and JSON.
+pub(crate) KeyPools = 152, Points: (Text<OwnedUserId>, String) => (u64, String), forget_on_restore }
+store::table! { /// Cross-signing keys by usage: the public key as unpadded base64, and the signed object as canonical JSON.
+pub(crate) CrossSigningKeys = 153, Ranges: (Text<OwnedUserId>, u8) => (String, String) }
+store::table! { /// What a user (first) signed of another: master key, user-signing key (both unpadded base64), signature.
+pub(crate) UserSignatures = 154, Ranges: (Text<OwnedUserId>, Text<OwnedUserId>) => (String, String, String) }
 
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
@@ -83,4 +93,9 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<DirectoryWords>(),
     TableInfo::of::<PresenceStatus>(),
     TableInfo::of::<Erased>(),
+    TableInfo::of::<DeviceKeys>(),
+    TableInfo::of::<KeyPool>(),
+    TableInfo::of::<KeyPools>(),
+    TableInfo::of::<CrossSigningKeys>(),
+    TableInfo::of::<UserSignatures>(),
 ];
