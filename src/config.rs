@@ -201,6 +201,10 @@ pub struct RateLimits {
     pub invite: RateLimit,
     /// Searches of directories, per user.
     pub search: RateLimit,
+    /// Uploaded files and names set aside for them, per user.
+    pub upload: RateLimit,
+    /// Previews of web pages, per user.
+    pub preview: RateLimit,
     /// Everything else that writes, per user.
     pub write: RateLimit,
     /// Everything else that reads, per user.
@@ -240,6 +244,8 @@ impl Default for RateLimits {
             join: limit(2.0, 50),
             invite: limit(2.0, 50),
             search: limit(2.0, 20),
+            upload: limit(10.0, 100),
+            preview: limit(2.0, 20),
             write: limit(20.0, 200),
             read: limit(100.0, 1000),
             anonymous: limit(10.0, 100),

@@ -280,6 +280,8 @@ fn limits(limits: &RateLimits) -> limit::Config {
         join: rate(limits.join),
         invite: rate(limits.invite),
         search: rate(limits.search),
+        upload: rate(limits.upload),
+        preview: rate(limits.preview),
         write: rate(limits.write),
         read: rate(limits.read),
         anonymous: rate(limits.anonymous),

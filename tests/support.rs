@@ -232,6 +232,8 @@ fn no_limits() -> String {
         "join",
         "invite",
         "search",
+        "upload",
+        "preview",
         "write",
         "read",
         "anonymous",

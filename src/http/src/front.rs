@@ -12,18 +12,28 @@ use std::{
 
 use axum::{Router, body::Body, extract::Request, response::Response};
 use futures_util::{FutureExt, future::BoxFuture};
-use ruma::exports::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use ruma::exports::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tower::{Layer, Service};
 use tower_http::{
     CompressionLevel,
-    compression::{Compression, CompressionLayer, predicate::SizeAbove},
+    compression::{
+        Compression, CompressionLayer,
+        predicate::{And, Predicate, SizeAbove},
+    },
 };
 use tracing::error;
 
-use crate::{ApiError, Gate};
+use crate::{ApiError, Gate, file::Uncompressed};
 
 /// Answers smaller than this are not compressed.
 const COMPRESS_BYTES_MIN: u64 = 1_024;
+
+/// Which answers are compressed.
+type Compressible = And<SizeAbove, fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool>;
+
+fn is_compressible(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<Uncompressed>().is_none()
+}
 
 /// Names a request in the log, counted from the start of the process.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
@@ -33,7 +43,7 @@ pub struct RequestId(pub u64);
 #[derive(Clone)]
 pub struct Front {
     plain: Router,
-    compressing: Option<Compression<Router, SizeAbove>>,
+    compressing: Option<Compression<Router, Compressible>>,
     requests: Arc<AtomicU64>,
 }
 
@@ -43,7 +53,8 @@ impl Front {
         let plain = router.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
         let compressing = gate.config.compression.then(|| {
             let layer = CompressionLayer::new().quality(CompressionLevel::Fastest);
-            layer.compress_when(SizeAbove::new(COMPRESS_BYTES_MIN)).layer(plain.clone())
+            let worth_it: fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool = is_compressible;
+            layer.compress_when(SizeAbove::new(COMPRESS_BYTES_MIN).and(worth_it)).layer(plain.clone())
         });
         Self { plain, compressing, requests: Arc::default() }
     }

@@ -10,6 +10,9 @@ use crate::{
     limit::{Class, Limits},
 };
 
+/// Longest time that an upload may take as long as it makes progress.
+const UPLOAD_SECONDS_MAX: u64 = 3_600;
+
 /// Shared by all routes: configuration, who knows the access tokens, rate limits, shutdown.
 pub struct Gate {
     pub(crate) config: Config,
@@ -40,6 +43,7 @@ impl Gate {
     pub(crate) fn time_max(&self, class: Class) -> Duration {
         let seconds = match class {
             Class::Sync => self.config.long_poll_seconds_max,
+            Class::Upload => UPLOAD_SECONDS_MAX.max(self.config.request_seconds_max),
             _ => self.config.request_seconds_max,
         };
         Duration::from_secs(seconds)
@@ -57,7 +61,9 @@ impl Gate {
         let class = match class {
             Class::Free => return Ok(()),
             // What is limited per user where there is one.
-            Class::Read | Class::Write | Class::Search | Class::Sync => Class::Anonymous,
+            Class::Read | Class::Write | Class::Search | Class::Sync | Class::Upload | Class::Preview => {
+                Class::Anonymous
+            }
             other => other,
         };
         self.limits.check_address(class, self.address(parts))

@@ -14,6 +14,7 @@ mod body;
 mod caller;
 mod config;
 mod error;
+mod file;
 mod front;
 mod gate;
 mod incoming;
@@ -22,12 +23,14 @@ mod reply;
 mod routes;
 mod serve;
 mod tls;
+mod upload;
 
 pub use address::{Origin, Peer};
 pub use body::{JSON_DEPTH_MAX, check_json};
 pub use caller::{AnyAccount, Anyone, Authenticate, Caller, Guest, MaybeGuest, Session, Unsuspended};
 pub use config::{Config, Listen, Tls};
 pub use error::{ApiError, ApiResult, StatusCode};
+pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
 pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, WithQuery, json_object, path_arg};
@@ -35,6 +38,7 @@ pub use limit::Class;
 pub use reply::{Json, JsonBytes, Reply};
 pub use routes::{Endpoint, Routes};
 pub use serve::{ServeError, Server};
+pub use upload::{Upload, UploadBody};
 
 /// What [`Routes::finish`] gives and [`Front::new`] takes: the routers of several APIs are merged before.
 pub use axum::Router;

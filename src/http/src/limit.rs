@@ -46,6 +46,10 @@ pub enum Class {
     Invite,
     /// Searching directories, per user.
     Search,
+    /// Uploading files and setting aside names for them, per user.
+    Upload,
+    /// Asking for previews of web pages, per user.
+    Preview,
     /// Other changes, per user.
     Write,
     /// Other reading, per user.
@@ -57,7 +61,7 @@ pub enum Class {
 }
 
 /// Every class in the order of its declaration.
-const CLASSES: [Class; 13] = [
+const CLASSES: [Class; 15] = [
     Class::Free,
     Class::Registration,
     Class::Login,
@@ -67,6 +71,8 @@ const CLASSES: [Class; 13] = [
     Class::Join,
     Class::Invite,
     Class::Search,
+    Class::Upload,
+    Class::Preview,
     Class::Write,
     Class::Read,
     Class::Sync,
@@ -119,6 +125,10 @@ pub struct Config {
     pub invite: Rate,
     /// Searching directories, per user.
     pub search: Rate,
+    /// Uploading files and setting aside names for them, per user.
+    pub upload: Rate,
+    /// Asking for previews of web pages, per user.
+    pub preview: Rate,
     /// Other changes, per user.
     pub write: Rate,
     /// Other reading, per user.
@@ -138,6 +148,8 @@ impl Default for Config {
             join: Rate::new(2.0, 50),
             invite: Rate::new(2.0, 50),
             search: Rate::new(2.0, 20),
+            upload: Rate::new(10.0, 100),
+            preview: Rate::new(2.0, 20),
             write: Rate::new(20.0, 200),
             read: Rate::new(100.0, 1000),
             anonymous: Rate::new(10.0, 100),
@@ -158,6 +170,8 @@ impl Config {
             join: off,
             invite: off,
             search: off,
+            upload: off,
+            preview: off,
             write: off,
             read: off,
             anonymous: off,
@@ -175,6 +189,8 @@ impl Config {
             Class::Join => self.join,
             Class::Invite => self.invite,
             Class::Search => self.search,
+            Class::Upload => self.upload,
+            Class::Preview => self.preview,
             Class::Write => self.write,
             Class::Read | Class::Sync => self.read,
             Class::Anonymous => self.anonymous,

@@ -4,14 +4,15 @@ use std::{future::Future, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{FromRequestParts, RawPathParams, Request},
     response::Response,
     routing::{MethodFilter, on},
 };
-use ruma::exports::http;
+use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
-use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, body};
+use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody, body};
 
 /// Greatest length of an identifier with a sigil, in bytes (appendices, "Common Identifier Format").
 const IDENTIFIER_BYTES_MAX: usize = 255;
@@ -66,7 +67,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// Adds an operation under paths that its request type doesn't list.
     #[must_use]
     pub fn at<C, Req, Res, E, Fut>(
-        mut self,
+        self,
         paths: &[&'static str],
         operation: &'static str,
         class: Class,
@@ -79,16 +80,56 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         E: Into<ApiError> + Send + 'static,
         Fut: Future<Output = Result<Res, E>> + Send + 'static,
     {
-        let (filter, method) = method_filter(&Req::METHOD);
+        let call = move |state, gate, request| {
+            let handler = handler.clone();
+            async move { call(&gate, class, request, |caller, req| handler(state, caller, req)).await }
+        };
+        self.add(paths, &Req::METHOD, operation, class, call)
+    }
+
+    /// Adds an operation whose request carries a file, under every path of its request type. The handler reads the body.
+    #[must_use]
+    pub fn on_upload<C, Req, Res, E, Fut>(
+        self,
+        operation: &'static str,
+        class: Class,
+        handler: impl Fn(S, C, Upload<Req>) -> Fut + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Caller,
+        Req: Incoming,
+        Res: Reply,
+        E: Into<ApiError> + Send + 'static,
+        Fut: Future<Output = Result<Res, E>> + Send + 'static,
+    {
+        let call = move |state, gate, request| {
+            let handler = handler.clone();
+            async move { call_upload(&gate, class, request, |caller, upload| handler(state, caller, upload)).await }
+        };
+        self.add(&Req::paths(), &Req::METHOD, operation, class, call)
+    }
+
+    fn add<Fut>(
+        mut self,
+        paths: &[&'static str],
+        method: &http::Method,
+        operation: &'static str,
+        class: Class,
+        call: impl Fn(S, Arc<Gate>, Request) -> Fut + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        Fut: Future<Output = Result<Response, ApiError>> + Send + 'static,
+    {
+        let (filter, method) = method_filter(method);
         for &path in paths {
-            let (state, gate, handler) = (self.state.clone(), self.gate.clone(), handler.clone());
+            let (state, gate, call) = (self.state.clone(), self.gate.clone(), call.clone());
             let service = move |request: Request| {
-                let (state, gate, handler) = (state.clone(), gate.clone(), handler.clone());
+                let (state, gate, call) = (state.clone(), gate.clone(), call.clone());
                 let id = request.extensions().get::<RequestId>().copied().unwrap_or_default();
                 let span = debug_span!("request", id = id.0, operation);
                 async move {
-                    let answer = call(&gate, class, request, |caller, req| handler(state, caller, req));
-                    let answer = tokio::time::timeout(gate.time_max(class), answer).await;
+                    let time_max = gate.time_max(class);
+                    let answer = tokio::time::timeout(time_max, call(state, gate, request)).await;
                     let answer = answer.unwrap_or_else(|_late| Err(too_late()));
                     answer.unwrap_or_else(|error| refuse(error, id, operation))
                 }
@@ -121,16 +162,60 @@ where
     E: Into<ApiError> + Send + 'static,
     Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
-    let (mut parts, body) = request.into_parts();
-    let caller = C::identify(gate, &parts, class).await?;
-    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
-    let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    let (caller, params, parts, body) = begin(gate, class, request).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
     let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
     let req = Req::read(http::Request::from_parts(parts, &bytes[..]), &args)?;
-    let handled = handler(caller, req);
-    if Req::METHOD == http::Method::GET {
+    finish(gate, &Req::METHOD, handler(caller, req)).await
+}
+
+/// As [`call`], for a request whose body the handler reads.
+async fn call_upload<C, Req, Res, E, Fut>(
+    gate: &Arc<Gate>,
+    class: Class,
+    request: Request,
+    handler: impl FnOnce(C, Upload<Req>) -> Fut + Send,
+) -> Result<Response, ApiError>
+where
+    C: Caller,
+    Req: Incoming,
+    Res: Reply,
+    E: Into<ApiError> + Send + 'static,
+    Fut: Future<Output = Result<Res, E>> + Send + 'static,
+{
+    let (caller, params, parts, body) = begin(gate, class, request).await?;
+    let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    check_identifiers(&args)?;
+    let body = UploadBody::new(&parts.headers, body, gate.config.request_bytes_max);
+    let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
+    finish(gate, &Req::METHOD, handler(caller, Upload::new(req, body))).await
+}
+
+/// Tells who calls and takes the request apart.
+async fn begin<C: Caller>(
+    gate: &Gate,
+    class: Class,
+    request: Request,
+) -> Result<(C, RawPathParams, Parts, Body), ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let caller = C::identify(gate, &parts, class).await?;
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    Ok((caller, params, parts, body))
+}
+
+/// Awaits the handler and shapes its answer.
+async fn finish<Res, E>(
+    gate: &Gate,
+    method: &http::Method,
+    handled: impl Future<Output = Result<Res, E>> + Send + 'static,
+) -> Result<Response, ApiError>
+where
+    Res: Reply,
+    E: Into<ApiError> + Send + 'static,
+{
+    if method == http::Method::GET {
         return handled.await.map_err(Into::into)?.into_reply();
     }
     // A write that is half done must not stop because its client hung up.
