@@ -43,6 +43,11 @@ pub enum Change {
     },
     /// What others see of the user's device keys or cross-signing keys.
     DeviceKeys,
+    /// What is known here of the keys of a user of another server.
+    RemoteDeviceKeys {
+        /// The rooms in which users of this server meet them.
+        rooms: Vec<OwnedRoomId>,
+    },
     /// The user, or another of their devices, signed somebody's master key, which only the user sees.
     SignedUser {
         /// Whose key was signed.

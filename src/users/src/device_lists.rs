@@ -1,16 +1,108 @@
-//! Who is told that somebody's keys changed.
+//! Whose device lists changed, and when: what others must ask for anew.
+//!
+//! Each user has one row at the position of the last change that others see of their keys, whatever server they are
+//! of, and whoever asks finds those of a range together. Nothing is written for each room or each follower: who shares
+//! a room with the user at the end of a range is for the reader to say.
+//!
+//! Specification: client-server API, "Tracking the device list for a user".
 
-use ruma::UserId;
-use store::Batch;
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use store::{Batch, Position, Range, SCAN_LIMIT, View};
 
-use crate::{Change, log};
+use crate::{Change, Result, Users, log, tables};
 
-/// Notes in the log that what others see of `user`'s keys changed.
-pub(crate) fn mark_changed(batch: &mut Batch, user: &UserId) {
-    log(batch, user, Change::DeviceKeys);
+/// Notes that what others see of a local user's keys changed, in the batch that changes it.
+pub(crate) async fn mark_changed(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
+    mark(view, batch, user, Change::DeviceKeys).await
 }
 
-/// Notes in the log that `signer` signed the master key of `other`: what `signer` alone sees.
-pub(crate) fn mark_signed(batch: &mut Batch, signer: &UserId, other: &UserId) {
-    log(batch, signer, Change::SignedUser { other: other.to_owned() });
+/// Notes that `signer` signed the master key of `other`: a change of the keys of `other` that `signer` alone sees.
+pub(crate) async fn mark_signed(view: &View, batch: &mut Batch, signer: &UserId, other: &UserId) -> Result<()> {
+    let key = (signer, other);
+    let old = view.get::<tables::SignedUserPositions>(&key).await?;
+    let change = Change::SignedUser { other: other.to_owned() };
+    let position = Position::from(log(batch, signer, change));
+    batch.expect::<tables::SignedUserPositions>(&key, old.as_ref());
+    if let Some(old) = old {
+        batch.delete::<tables::SignedUsers>(&(signer, old));
+    }
+    batch.put::<tables::SignedUserPositions>(&key, &position);
+    batch.put::<tables::SignedUsers>(&(signer, position), &store::Text(other.to_owned()));
+    Ok(())
+}
+
+async fn mark(view: &View, batch: &mut Batch, user: &UserId, change: Change) -> Result<()> {
+    let old = view.get::<tables::DeviceListPositions>(&user).await?;
+    let position = Position::from(log(batch, user, change));
+    batch.expect::<tables::DeviceListPositions>(&user, old.as_ref());
+    if let Some(old) = old {
+        batch.delete::<tables::DeviceListChanges>(&old);
+    }
+    batch.put::<tables::DeviceListPositions>(&user, &position);
+    batch.put::<tables::DeviceListChanges>(&position, &store::Text(user.to_owned()));
+    Ok(())
+}
+
+impl Users {
+    /// Notes that the keys of a user of another server changed, who is joined to `rooms` together with users of this one.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn prepare_remote_device_list(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        rooms: Vec<OwnedRoomId>,
+    ) -> Result<()> {
+        mark(view, batch, user, Change::RemoteDeviceKeys { rooms }).await
+    }
+
+    /// The users whose keys changed last after `since`, in that order; at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn device_list_changes(&self, view: &View, since: Position, limit: usize) -> Result<Vec<OwnedUserId>> {
+        let range = Range::<tables::DeviceListChanges>::all().after(&(since,)).limit(limit);
+        let rows = view.scan(range).await?;
+        Ok(rows.into_iter().map(|(_, user)| user.into_inner()).collect())
+    }
+
+    /// Where the keys of each of these users changed last; `None` for those of whom no change is known.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn device_list_positions(&self, view: &View, users: &[&UserId]) -> Result<Vec<Option<Position>>> {
+        Ok(view.get_many::<tables::DeviceListPositions>(users).await?)
+    }
+
+    /// The users whose master keys `signer` signed after `since`.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn users_signed_since(
+        &self,
+        view: &View,
+        signer: &UserId,
+        since: Position,
+    ) -> Result<Vec<OwnedUserId>> {
+        let mut found = Vec::new();
+        let mut after = since;
+        loop {
+            let range = Range::<tables::SignedUsers>::prefix(&(signer,)).after(&(signer, after));
+            let page = view.scan(range).await?;
+            let is_end = page.len() < SCAN_LIMIT;
+            for ((_, position), other) in page {
+                after = position;
+                found.push(other.into_inner());
+            }
+            if is_end {
+                return Ok(found);
+            }
+        }
+    }
 }

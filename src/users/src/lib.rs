@@ -270,6 +270,7 @@ impl Inner {
             Change::AccountData { room: Some(_), .. }
             | Change::Profile { .. }
             | Change::DeviceKeys
+            | Change::RemoteDeviceKeys { .. }
             | Change::SignedUser { .. }
             | Change::OneTimeKeys { .. } => {}
         }

@@ -69,6 +69,15 @@ pub(crate) CrossSigningKeys = 153, Ranges: (Text<OwnedUserId>, u8) => (String, S
 store::table! { /// What a user (first) signed of another: master key, user-signing key (both unpadded base64), signature.
 pub(crate) UserSignatures = 154, Ranges: (Text<OwnedUserId>, Text<OwnedUserId>) => (String, String, String) }
 
+store::table! { /// Where a user's keys, as others see them, changed last; users of any server.
+pub(crate) DeviceListPositions = 158, Points: Text<OwnedUserId> => Position }
+store::table! { /// The users of [`DeviceListPositions`] by position.
+pub(crate) DeviceListChanges = 159, Ranges: Position => Text<OwnedUserId> }
+store::table! { /// Where a user last signed the master key of another.
+pub(crate) SignedUserPositions = 160, Points: (Text<OwnedUserId>, Text<OwnedUserId>) => Position }
+store::table! { /// The others of [`SignedUserPositions`] by position.
+pub(crate) SignedUsers = 161, Ranges: (Text<OwnedUserId>, Position) => Text<OwnedUserId> }
+
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Accounts>(),
@@ -98,4 +107,8 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<KeyPools>(),
     TableInfo::of::<CrossSigningKeys>(),
     TableInfo::of::<UserSignatures>(),
+    TableInfo::of::<DeviceListPositions>(),
+    TableInfo::of::<DeviceListChanges>(),
+    TableInfo::of::<SignedUserPositions>(),
+    TableInfo::of::<SignedUsers>(),
 ];
