@@ -521,6 +521,7 @@ impl Users {
         profile::remove(view, batch, user).await?;
         self.prepare_delete_account_data(batch, user);
         self.prepare_delete_filters(batch, user);
+        self.prepare_delete_key_backups(batch, user);
         batch.delete::<tables::PresenceStatus>(&user);
         log(batch, user, Change::Deactivated);
         Ok(deleted)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::{Batch, Range, Record, Text, Versioned, View};
 
 use crate::{
-    Change, Error, Result, Users, bump_version, log, tables,
+    Change, Error, Result, Users, bump_version, log, tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
 
@@ -309,6 +309,7 @@ async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, ids: Vec<
     for id in &ids {
         let key = (user, id.as_str());
         tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
+        to_device::prepare_delete_queue(batch, user, id.as_str());
         batch.delete::<tables::Devices>(&key);
         batch.delete::<tables::DeviceSeen>(&key);
     }

@@ -132,6 +132,23 @@ pub enum Error {
     #[error("the rule given as before ranks above the rule given as after")]
     ContradictoryPushRuleOrder,
 
+    /// As many messages as may wait for these devices do.
+    #[error("too many messages wait for this device")]
+    QueueFull,
+
+    /// The user has no key backup, or none of that version.
+    #[error("there is no such key backup")]
+    UnknownKeyBackup,
+    /// Keys can be written to the newest backup only.
+    #[error("this is not the current key backup")]
+    WrongKeyBackup {
+        /// The version of the newest backup.
+        current: u64,
+    },
+    /// The algorithm of a backup can't be changed.
+    #[error("the algorithm is not that of the key backup")]
+    KeyBackupAlgorithm,
+
     /// Others kept changing the same rows; the caller may try again.
     #[error("too many changes at the same time")]
     Contended,

@@ -19,7 +19,9 @@ mod directory;
 mod erased;
 mod error;
 mod filters;
+mod key_backup;
 mod keys;
+mod openid;
 mod password;
 mod presence;
 mod profile;
@@ -29,6 +31,7 @@ mod registration_tokens;
 mod sessions;
 mod tables;
 mod tags;
+mod to_device;
 mod tokens;
 
 use std::{
@@ -51,7 +54,13 @@ pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_M
 pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
 pub use error::{Error, Result};
 pub use filters::{FILTER_BYTES_MAX, FILTERS_PER_USER_MAX};
+pub use key_backup::{
+    BackedUpKey, BackupContents, BackupKey, BackupScope, KEY_BACKUP_ALGORITHM_BYTES_MAX,
+    KEY_BACKUP_AUTH_DATA_BYTES_MAX, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
+    KEY_BACKUPS_PER_USER_MAX, KeyBackup,
+};
 pub use keys::KeyCounts;
+pub use openid::OPENID_TOKEN_MS;
 pub use password::{OtherDevices, PASSWORD_BYTES_MAX};
 pub use presence::{
     PRESENCE_ENTRIES_MAX, Presence, PresenceInfo, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX, Syncing,
@@ -62,6 +71,11 @@ pub use registration_tokens::{NewRegistrationToken, RegistrationToken, Registrat
 pub use sessions::Session;
 pub use tables::TABLES;
 pub use tags::{TAG_BYTES_MAX, check_tag};
+pub use to_device::{
+    TO_DEVICE_BYTES_PER_REQUEST_MAX, TO_DEVICE_MESSAGE_BYTES_MAX, TO_DEVICE_MESSAGES_PER_REQUEST_MAX,
+    TO_DEVICE_NAME_BYTES_MAX, TO_DEVICE_PER_SYNC_MAX, TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_QUEUE_MESSAGES_MAX,
+    TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage, ToDeviceQueued, ToDeviceRequest, ToDeviceSent,
+};
 pub use tokens::{IssuedSession, Login};
 
 /// How often a change is tried again when others change the same rows.
@@ -89,6 +103,7 @@ struct Inner {
     ignored: account_data::IgnoredCache,
     erased: erased::ErasedCache,
     filters: filters::FilterCache,
+    queues: to_device::Queues,
     reservations: registration_tokens::Reservations,
     presence: Presence,
 }
@@ -112,6 +127,7 @@ impl Users {
             ignored: projection::Projection::new(entries, from),
             erased: erased::ErasedCache::default(),
             filters: filters::FilterCache::new(entries),
+            queues: to_device::Queues::new(entries),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             presence: Presence::new(config.presence.clone(), store.clone(), clock.clone()),
             config,
@@ -132,6 +148,15 @@ impl Users {
     /// The configuration that these users were made with.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// Forgets transaction ids and tokens that have expired. To be called now and then; returns how many went.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn sweep_expired(&self) -> Result<usize> {
+        Ok(self.sweep_to_device_txns().await? + self.sweep_openid_tokens().await?)
     }
 
     fn now_ms(&self) -> u64 {
@@ -259,7 +284,13 @@ impl Inner {
                 self.rules.users.changed(position, user.clone());
                 self.ignored.changed(position, user);
             }
-            Change::Sessions | Change::Devices { .. } => self.sessions.changed(position, user),
+            Change::Sessions => self.sessions.changed(position, user),
+            Change::Devices { deleted, .. } => {
+                for device in deleted {
+                    self.queues.forget(&(user.clone(), device.clone()));
+                }
+                self.sessions.changed(position, user);
+            }
             Change::AccountData { room: None, event_type } => {
                 if event_type == push_rules::TYPE {
                     self.rules.users.changed(position, user);
@@ -280,6 +311,7 @@ impl Inner {
         self.sessions.clear(position);
         self.rules.users.clear(position);
         self.ignored.clear(position);
+        self.queues.clear();
         self.erased.changed();
     }
 }

@@ -9,6 +9,8 @@ use store::{Fixed, Position, Record, TableInfo, Text};
 use crate::{
     accounts::Account,
     devices::DeviceRow,
+    key_backup::KeyRow,
+    to_device::TxnRow,
     tokens::{AccessTokenRow, RefreshTokenRow},
 };
 
@@ -78,6 +80,25 @@ pub(crate) SignedUserPositions = 160, Points: (Text<OwnedUserId>, Text<OwnedUser
 store::table! { /// The others of [`SignedUserPositions`] by position.
 pub(crate) SignedUsers = 161, Ranges: (Text<OwnedUserId>, Position) => Text<OwnedUserId> }
 
+store::table! { /// Message to a device, as its client gets it, by the position of its log entry.
+pub(crate) ToDevice = 164, Ranges: (Text<OwnedUserId>, String, Position) => String }
+store::table! { /// How far a request to send to devices came, by sender, device, event type and transaction id.
+pub(crate) ToDeviceTxns = 165, Ranges: (Text<OwnedUserId>, String, String, String) => TxnRow }
+store::table! { /// [`ToDeviceTxns`] by when they began (Unix ms), to find those to forget.
+pub(crate) ToDeviceTxnTimes = 166, Ranges: (u64, Text<OwnedUserId>, String, String, String) => () }
+store::table! { /// OpenID token by SHA-256: user and expiry (Unix ms).
+pub(crate) OpenIdTokens = 167, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
+store::table! { /// OpenID tokens by expiry, to find those to forget.
+pub(crate) OpenIdTokenExpiry = 168, Ranges: (u64, Fixed<32>) => () }
+store::table! { /// Key backup by version: algorithm, and `auth_data` as JSON.
+pub(crate) KeyBackups = 170, Ranges: (Text<OwnedUserId>, u64) => (String, String) }
+store::table! { /// Number of keys and etag of a key backup; every writer of keys expects and writes it.
+pub(crate) KeyBackupContents = 171, Ranges: (Text<OwnedUserId>, u64) => (u64, u64) }
+store::table! { /// The last version that a key backup of a user got.
+pub(crate) KeyBackupLast = 172, Points: Text<OwnedUserId> => u64 }
+store::table! { /// Backed up key by backup, room and session.
+pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyRow }
+
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Accounts>(),
@@ -111,4 +132,13 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<DeviceListChanges>(),
     TableInfo::of::<SignedUserPositions>(),
     TableInfo::of::<SignedUsers>(),
+    TableInfo::of::<ToDevice>(),
+    TableInfo::of::<ToDeviceTxns>(),
+    TableInfo::of::<ToDeviceTxnTimes>(),
+    TableInfo::of::<OpenIdTokens>(),
+    TableInfo::of::<OpenIdTokenExpiry>(),
+    TableInfo::of::<KeyBackups>(),
+    TableInfo::of::<KeyBackupContents>(),
+    TableInfo::of::<KeyBackupLast>(),
+    TableInfo::of::<KeyBackupKeys>(),
 ];

@@ -106,7 +106,7 @@ struct Issue<'a> {
 }
 
 impl Users {
-    fn new_token(&self, prefix: &str) -> String {
+    pub(crate) fn new_token(&self, prefix: &str) -> String {
         let random = self.inner.random.alphanumeric(TOKEN_RANDOM_CHARS);
         format!("{prefix}_{random}")
     }

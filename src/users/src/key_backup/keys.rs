@@ -1,0 +1,282 @@
+//! The keys in a backup.
+
+use ruma::{OwnedRoomId, RoomId, UserId};
+use serde_json::value::RawValue;
+use store::{Batch, Range, View};
+
+use super::{BackupContents, backup_contents};
+use crate::{Error, Result, Users, tables};
+
+/// The most bytes of a key's `session_data`.
+pub const KEY_BACKUP_SESSION_BYTES_MAX: usize = 65_536;
+/// The most bytes of the id of a room or session.
+pub const KEY_BACKUP_NAME_BYTES_MAX: usize = 255;
+/// The most keys of a backup.
+pub const KEY_BACKUP_KEYS_MAX: u64 = 1_000_000;
+
+/// Bytes of keys after which a batch is full: well below what the store takes at once.
+const BATCH_KEYS_BYTES: usize = 512 * 1024;
+/// Keys of one batch.
+const BATCH_KEYS: usize = 500;
+/// What a key takes in a batch besides its parts.
+const KEY_OVERHEAD_BYTES: usize = 128;
+/// Keys read at once: even the largest stay below what a scan may return.
+const PAGE_KEYS: usize = 500;
+
+/// An encrypted key of a session, with what decides whether another replaces it.
+#[derive(Clone, Debug)]
+pub struct BackedUpKey {
+    /// The index of the first message that it decrypts.
+    pub first_message_index: u64,
+    /// How often it was forwarded between devices.
+    pub forwarded_count: u64,
+    /// Whether the device that stored it verified the one that the key is from.
+    pub is_verified: bool,
+    /// The key, encrypted: a JSON object.
+    pub session_data: Box<RawValue>,
+}
+
+impl BackedUpKey {
+    /// Whether it replaces `old` of the same session: the verified one stays, then that with the lower first message index, then that
+    /// which was forwarded less.
+    fn replaces(&self, old: &KeyRow) -> bool {
+        let (index, forwarded, verified, _) = old;
+        if self.is_verified != *verified {
+            return self.is_verified;
+        }
+        (self.first_message_index, self.forwarded_count) < (*index, *forwarded)
+    }
+
+    fn row(&self) -> KeyRow {
+        let data = self.session_data.get().to_owned();
+        (self.first_message_index, self.forwarded_count, self.is_verified, data)
+    }
+
+    fn of_row(row: KeyRow) -> Result<Self> {
+        let (first_message_index, forwarded_count, is_verified, data) = row;
+        let session_data = RawValue::from_string(data);
+        let session_data = session_data.map_err(|source| Error::Damaged { what: "a backed up key", source })?;
+        Ok(Self { first_message_index, forwarded_count, is_verified, session_data })
+    }
+}
+
+/// First message index, forwarded count, whether verified, session data as JSON.
+pub(crate) type KeyRow = (u64, u64, bool, String);
+
+/// A key with its place in the backup.
+#[derive(Clone, Debug)]
+pub struct BackupKey {
+    /// The room.
+    pub room: OwnedRoomId,
+    /// The session's id.
+    pub session: String,
+    /// The key.
+    pub key: BackedUpKey,
+}
+
+/// Which keys of a backup are meant.
+#[derive(Copy, Clone, Debug)]
+pub enum BackupScope<'a> {
+    /// All.
+    All,
+    /// Those of a room.
+    Room(&'a RoomId),
+    /// That of a session of a room.
+    Session(&'a RoomId, &'a str),
+}
+
+impl Users {
+    /// Stores keys in the newest backup, where they replace those that are worse. Many keys are stored in several batches; if it fails
+    /// in between, those before stay, and the client can send all of them again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`] if the user has no backup; [`Error::WrongKeyBackup`] if it isn't the newest;
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    pub async fn put_backup_keys(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
+        for key in keys {
+            check(key)?;
+        }
+        let mut rest = keys;
+        loop {
+            let (chunk, others) = rest.split_at(chunk_len(rest));
+            let contents = self.put_chunk(user, version, chunk).await?;
+            rest = others;
+            if rest.is_empty() {
+                return Ok(contents);
+            }
+        }
+    }
+
+    async fn put_chunk(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
+        let places: Vec<_> = keys.iter().map(|key| (user, version, key.room.as_str(), key.session.as_str())).collect();
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let current = self.current_key_backup(view, user).await?.ok_or(Error::UnknownKeyBackup)?;
+            if version != current {
+                return Err(Error::WrongKeyBackup { current });
+            }
+            let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+            let mut new = old;
+            let rows = view.get_many::<tables::KeyBackupKeys>(&places).await?;
+            for ((key, place), row) in keys.iter().zip(&places).zip(rows) {
+                if row.as_ref().is_some_and(|old| !key.key.replaces(old)) {
+                    continue;
+                }
+                batch.put::<tables::KeyBackupKeys>(place, &key.key.row());
+                new.count += u64::from(row.is_none());
+                new.etag = old.etag + 1;
+            }
+            if new.count > KEY_BACKUP_KEYS_MAX {
+                return Err(Error::TooMany("keys in the backup"));
+            }
+            if new == old {
+                return Ok(old);
+            }
+            // A newer backup that is made meanwhile is the one to write to.
+            let last = view.get::<tables::KeyBackupLast>(&user).await?;
+            batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
+            put_contents(batch, user, version, old, new);
+            if attempt.commit().await? {
+                return Ok(new);
+            }
+        }
+    }
+
+    /// Deletes keys of any backup.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`], [`Error::Contended`].
+    pub async fn delete_backup_keys(
+        &self,
+        user: &UserId,
+        version: u64,
+        scope: BackupScope<'_>,
+    ) -> Result<BackupContents> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+            let deleted = match scope {
+                BackupScope::All => {
+                    batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
+                    old.count
+                }
+                BackupScope::Room(room) => {
+                    batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version, room.as_str()));
+                    count_room(view, user, version, room).await?
+                }
+                BackupScope::Session(room, session) => {
+                    let place = (user, version, room.as_str(), session);
+                    batch.delete::<tables::KeyBackupKeys>(&place);
+                    u64::from(view.contains::<tables::KeyBackupKeys>(&place).await?)
+                }
+            };
+            if deleted == 0 {
+                return Ok(old);
+            }
+            let new = BackupContents { count: old.count.saturating_sub(deleted), etag: old.etag + 1 };
+            put_contents(batch, user, version, old, new);
+            if attempt.commit().await? {
+                return Ok(new);
+            }
+        }
+    }
+
+    /// The key of a session.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`].
+    pub async fn backup_key(
+        &self,
+        view: &View,
+        user: &UserId,
+        version: u64,
+        place: (&RoomId, &str),
+    ) -> Result<Option<BackedUpKey>> {
+        backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+        let place = (user, version, place.0.as_str(), place.1);
+        let row = view.get::<tables::KeyBackupKeys>(&place).await?;
+        row.map(BackedUpKey::of_row).transpose()
+    }
+
+    /// A page of the keys of a backup, or of one of its rooms, in the order of rooms and sessions: those after `after`. The last page
+    /// is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`].
+    pub async fn backup_keys(
+        &self,
+        view: &View,
+        user: &UserId,
+        version: u64,
+        room: Option<&RoomId>,
+        after: Option<&BackupKey>,
+    ) -> Result<Vec<BackupKey>> {
+        backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+        let mut range = match room {
+            None => Range::<tables::KeyBackupKeys>::prefix(&(user, version)),
+            Some(room) => Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())),
+        };
+        if let Some(after) = after {
+            range = range.after(&(user, version, after.room.as_str(), after.session.as_str()));
+        }
+        let mut keys = Vec::new();
+        for ((_, _, store::Text(room), session), row) in view.scan(range.limit(PAGE_KEYS)).await? {
+            keys.push(BackupKey { room, session, key: BackedUpKey::of_row(row)? });
+        }
+        Ok(keys)
+    }
+}
+
+fn put_contents(batch: &mut Batch, user: &UserId, version: u64, old: BackupContents, new: BackupContents) {
+    batch.expect::<tables::KeyBackupContents>(&(user, version), Some(&(old.count, old.etag)));
+    batch.put::<tables::KeyBackupContents>(&(user, version), &(new.count, new.etag));
+}
+
+async fn count_room(view: &View, user: &UserId, version: u64, room: &RoomId) -> Result<u64> {
+    let mut range = Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())).limit(PAGE_KEYS);
+    let mut count = 0;
+    loop {
+        let rows = view.scan(range.clone()).await?;
+        count += rows.len() as u64;
+        match rows.last() {
+            Some(((.., session), _)) if rows.len() == PAGE_KEYS => {
+                range = range.after(&(user, version, room.as_str(), session.as_str()));
+            }
+            _ => return Ok(count),
+        }
+    }
+}
+
+fn check(key: &BackupKey) -> Result<()> {
+    if key.room.as_str().len() > KEY_BACKUP_NAME_BYTES_MAX || key.session.len() > KEY_BACKUP_NAME_BYTES_MAX {
+        return Err(Error::TooLarge { what: "the id of a room or session", max: KEY_BACKUP_NAME_BYTES_MAX });
+    }
+    let data = key.key.session_data.get();
+    if data.len() > KEY_BACKUP_SESSION_BYTES_MAX {
+        return Err(Error::TooLarge { what: "session_data", max: KEY_BACKUP_SESSION_BYTES_MAX });
+    }
+    if !data.starts_with('{') {
+        return Err(Error::NotAnObject);
+    }
+    Ok(())
+}
+
+/// How many of the first keys go into one batch: at least one, if there are any.
+fn chunk_len(keys: &[BackupKey]) -> usize {
+    let mut bytes = 0;
+    for (at, BackupKey { room, session, key }) in keys.iter().enumerate() {
+        bytes += room.as_str().len() + session.len() + key.session_data.get().len() + KEY_OVERHEAD_BYTES;
+        if at > 0 && (bytes > BATCH_KEYS_BYTES || at >= BATCH_KEYS) {
+            return at;
+        }
+    }
+    keys.len()
+}

@@ -1,0 +1,190 @@
+//! Server-side key backups: keys of encrypted rooms that a user's devices store here, encrypted, for each other.
+//!
+//! Specification: client-server API, "Server-side key backups". Keys are written to the newest backup that exists; versions are
+//! numbered from 1 and a number is never given twice.
+//!
+//! Every batch that changes keys expects and writes the row with the backup's number of keys and etag, so the number is exact at
+//! any time, also between the batches of one large request.
+
+mod keys;
+
+use ruma::UserId;
+use serde_json::value::RawValue;
+use store::{Batch, Range, View};
+
+use crate::{Error, Result, Users, tables};
+
+pub(crate) use self::keys::KeyRow;
+pub use self::keys::{
+    BackedUpKey, BackupKey, BackupScope, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
+};
+
+/// The most backups of a user.
+pub const KEY_BACKUPS_PER_USER_MAX: usize = 1_000;
+/// The most bytes of a backup's `auth_data`.
+pub const KEY_BACKUP_AUTH_DATA_BYTES_MAX: usize = 65_536;
+/// The most bytes of the name of a backup's algorithm.
+pub const KEY_BACKUP_ALGORITHM_BYTES_MAX: usize = 255;
+
+/// A backup.
+#[derive(Clone, Debug)]
+pub struct KeyBackup {
+    /// Its version.
+    pub version: u64,
+    /// How keys are encrypted.
+    pub algorithm: String,
+    /// What the algorithm needs to know, a JSON object.
+    pub auth_data: Box<RawValue>,
+    /// What is in it.
+    pub contents: BackupContents,
+}
+
+/// What is in a backup.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct BackupContents {
+    /// The number of keys.
+    pub count: u64,
+    /// Another number whenever keys were changed.
+    pub etag: u64,
+}
+
+impl Users {
+    /// Makes a backup, which is the one that keys are written to from now on, and returns its version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::UnknownUser`], [`Error::Deactivated`],
+    /// [`Error::Contended`].
+    pub async fn create_key_backup(&self, user: &UserId, algorithm: &str, auth_data: &RawValue) -> Result<u64> {
+        check(algorithm, auth_data)?;
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            self.active_account(view, user).await?;
+            let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).limit(KEY_BACKUPS_PER_USER_MAX);
+            if view.scan(range).await?.len() >= KEY_BACKUPS_PER_USER_MAX {
+                return Err(Error::TooMany("key backups"));
+            }
+            let last = view.get::<tables::KeyBackupLast>(&user).await?;
+            let version = last.unwrap_or(0) + 1;
+            batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
+            batch.put::<tables::KeyBackupLast>(&user, &version);
+            let row = (algorithm.to_owned(), auth_data.get().to_owned());
+            batch.put::<tables::KeyBackups>(&(user, version), &row);
+            batch.put::<tables::KeyBackupContents>(&(user, version), &(0, 0));
+            if attempt.commit().await? {
+                return Ok(version);
+            }
+        }
+    }
+
+    /// The version of the newest backup, to which keys are written.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn current_key_backup(&self, view: &View, user: &UserId) -> Result<Option<u64>> {
+        let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).reverse().limit(1);
+        let rows = view.scan(range).await?;
+        Ok(rows.first().map(|((_, version), _)| *version))
+    }
+
+    /// A backup.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn key_backup(&self, view: &View, user: &UserId, version: u64) -> Result<Option<KeyBackup>> {
+        let Some(contents) = backup_contents(view, user, version).await? else { return Ok(None) };
+        let Some((algorithm, auth_data)) = view.get::<tables::KeyBackups>(&(user, version)).await? else {
+            return Ok(None);
+        };
+        let auth_data = RawValue::from_string(auth_data);
+        let auth_data = auth_data.map_err(|source| Error::Damaged { what: "a key backup", source })?;
+        Ok(Some(KeyBackup { version, algorithm, auth_data, contents }))
+    }
+
+    /// Replaces the `auth_data` of a backup. `algorithm` must be the one that it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`], [`Error::KeyBackupAlgorithm`], [`Error::NotAnObject`], [`Error::TooLarge`],
+    /// [`Error::Contended`].
+    pub async fn update_key_backup(
+        &self,
+        user: &UserId,
+        version: u64,
+        algorithm: &str,
+        auth_data: &RawValue,
+    ) -> Result<()> {
+        check(algorithm, auth_data)?;
+        let key = (user, version);
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let old = view.get::<tables::KeyBackups>(&key).await?.ok_or(Error::UnknownKeyBackup)?;
+            if old.0 != algorithm {
+                return Err(Error::KeyBackupAlgorithm);
+            }
+            batch.expect::<tables::KeyBackups>(&key, Some(&old));
+            batch.put::<tables::KeyBackups>(&key, &(old.0, auth_data.get().to_owned()));
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes a backup with its keys. Does nothing to one that was deleted before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownKeyBackup`] if there never was one of this version; [`Error::Contended`].
+    pub async fn delete_key_backup(&self, user: &UserId, version: u64) -> Result<()> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let last = view.get::<tables::KeyBackupLast>(&user).await?.unwrap_or(0);
+            if version == 0 || version > last {
+                return Err(Error::UnknownKeyBackup);
+            }
+            if backup_contents(view, user, version).await?.is_none() {
+                return Ok(());
+            }
+            batch.delete::<tables::KeyBackups>(&(user, version));
+            batch.delete::<tables::KeyBackupContents>(&(user, version));
+            // One range, however many keys there are.
+            batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn prepare_delete_key_backups(&self, batch: &mut Batch, user: &UserId) {
+        batch.delete_prefix::<tables::KeyBackups>(&(user,));
+        batch.delete_prefix::<tables::KeyBackupContents>(&(user,));
+        batch.delete_prefix::<tables::KeyBackupKeys>(&(user,));
+        batch.delete::<tables::KeyBackupLast>(&user);
+    }
+}
+
+async fn backup_contents(view: &View, user: &UserId, version: u64) -> Result<Option<BackupContents>> {
+    let row = view.get::<tables::KeyBackupContents>(&(user, version)).await?;
+    Ok(row.map(|(count, etag)| BackupContents { count, etag }))
+}
+
+fn check(algorithm: &str, auth_data: &RawValue) -> Result<()> {
+    if algorithm.len() > KEY_BACKUP_ALGORITHM_BYTES_MAX {
+        return Err(Error::TooLarge { what: "the algorithm", max: KEY_BACKUP_ALGORITHM_BYTES_MAX });
+    }
+    if auth_data.get().len() > KEY_BACKUP_AUTH_DATA_BYTES_MAX {
+        return Err(Error::TooLarge { what: "auth_data", max: KEY_BACKUP_AUTH_DATA_BYTES_MAX });
+    }
+    if !auth_data.get().starts_with('{') {
+        return Err(Error::NotAnObject);
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! Send-to-device messages: queued for each device until its client shows that it has them.
+//!
+//! Specification: client-server API, "Send-to-Device messaging".
+//!
+//! A message is one row under (user, device, position of its log entry). A request writes one message to a device at
+//! most, so positions alone order a queue, and a sync token says with one number how much of it a client has. A request that
+//! fits a batch is one batch; a larger one is several, and its transaction row says how far it came, so that a client that
+//! repeats it after a crash goes on where it ended and no device gets a message twice.
+//!
+//! A batch expects that the destinations' devices are as they were read, so no message outlives its device.
+
+mod queues;
+mod txns;
+
+use std::collections::BTreeMap;
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use store::{Batch, CommitError, Position, Range, View};
+
+use crate::{Error, Result, Users, tables};
+
+pub use self::txns::TO_DEVICE_TXN_KEPT_MS;
+use self::txns::{Progress, TxnKey};
+pub(crate) use self::{queues::Queues, txns::TxnRow};
+
+/// The most bytes of the content of one message: as much as an event may have.
+pub const TO_DEVICE_MESSAGE_BYTES_MAX: usize = 65_536;
+/// The most messages that one request may send, counted after `*` was replaced by the user's devices.
+pub const TO_DEVICE_MESSAGES_PER_REQUEST_MAX: usize = 10_000;
+/// The most bytes of all messages of one request, counted in the same way.
+pub const TO_DEVICE_BYTES_PER_REQUEST_MAX: usize = 32 * 1024 * 1024;
+/// The most messages returned to a device at once.
+pub const TO_DEVICE_PER_SYNC_MAX: usize = 100;
+/// The most messages that wait for one device. A queue is measured now and then only, so it may get somewhat longer.
+pub const TO_DEVICE_QUEUE_MESSAGES_MAX: usize = 20_000;
+/// The most bytes of messages that wait for one device, in the same way.
+pub const TO_DEVICE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most bytes of the type of a message, and of a transaction id.
+pub const TO_DEVICE_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of messages after which a batch is full: well below what the store takes at once.
+const BATCH_MESSAGES_BYTES: usize = 512 * 1024;
+/// What a message takes in a batch besides itself and, twice, its destination (in its key and in the log entry).
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// Rows that are deleted in one batch when they are acknowledged.
+const ACKNOWLEDGE_ROWS: usize = 200;
+
+/// Messages were queued for devices. The entry's position is that of the messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToDeviceQueued {
+    /// The devices by user.
+    pub to: Vec<(OwnedUserId, Vec<OwnedDeviceId>)>,
+}
+
+store::log_entry!(ToDeviceQueued = 130);
+
+/// A request to send messages.
+#[derive(Copy, Clone, Debug)]
+pub struct ToDeviceRequest<'a> {
+    /// Who sends.
+    pub sender: &'a UserId,
+    /// With which device: the scope of the transaction id.
+    pub device: &'a DeviceId,
+    /// The client's id of the request.
+    pub txn_id: &'a str,
+    /// The type of all messages.
+    pub event_type: &'a str,
+}
+
+/// One message to send.
+#[derive(Copy, Clone, Debug)]
+pub struct ToDeviceMessage<'a> {
+    /// To whom.
+    pub user: &'a UserId,
+    /// To which device; to all of the user's devices if `None`. A message to a device goes before one to all.
+    pub device: Option<&'a DeviceId>,
+    /// The content, a JSON object.
+    pub content: &'a RawValue,
+}
+
+/// What became of a request.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToDeviceSent {
+    /// Messages that were queued now. None if the request is a repetition.
+    pub queued: usize,
+    /// Messages that were not queued, because as many as may wait for their device wait already.
+    pub refused: usize,
+}
+
+/// Messages for a device, in the order of their arrival.
+#[derive(Clone, Debug, Default)]
+pub struct ToDevicePage {
+    /// The events as clients get them.
+    pub events: Vec<Box<RawValue>>,
+    /// The position of the last of them.
+    pub last: Option<Position>,
+    /// Whether more wait after them.
+    pub more: bool,
+}
+
+/// A message as a client gets it.
+#[derive(Serialize)]
+struct Event<'a> {
+    content: &'a RawValue,
+    sender: &'a UserId,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+}
+
+/// Devices that are there and what to send to them, with the versions of their users' rows that say so.
+struct Targets<'a> {
+    messages: BTreeMap<(OwnedUserId, OwnedDeviceId), &'a RawValue>,
+    versions: BTreeMap<OwnedUserId, Option<u64>>,
+    refused: usize,
+}
+
+/// A message that is about to be written.
+struct Outgoing {
+    user: OwnedUserId,
+    device: OwnedDeviceId,
+    event: String,
+}
+
+impl Users {
+    /// Queues messages for devices of local users. Unknown users and devices are passed over. A request that was answered
+    /// already (same device, type and transaction id within [`TO_DEVICE_TXN_KEPT_MS`]) does nothing.
+    ///
+    /// A device whose queue is full gets no more until its client fetched some: it is most likely abandoned, and a request to
+    /// the other devices of a room must not fail because of it. Only a request of which nothing could be queued is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::QueueFull`], [`Error::Contended`].
+    pub async fn send_to_device(
+        &self,
+        request: &ToDeviceRequest<'_>,
+        messages: &[ToDeviceMessage<'_>],
+    ) -> Result<ToDeviceSent> {
+        check(request, messages)?;
+        let key = TxnKey::of(request);
+        let mut sent = ToDeviceSent::default();
+        let mut attempts = self.attempts();
+        loop {
+            let view = attempts.next()?.view;
+            let mut progress = self.to_device_progress(&view, &key).await?;
+            if progress.is_done() {
+                return Ok(sent);
+            }
+            let targets = self.targets(&view, messages).await?;
+            sent.refused = targets.refused;
+            let outgoing = outgoing(request, &targets, &progress)?;
+            if outgoing.is_empty() && sent.refused > 0 && progress.is_new() {
+                return Err(Error::QueueFull);
+            }
+            let mut rest = &outgoing[..];
+            while !rest.is_empty() {
+                let (chunk, others) = rest.split_at(chunk_len(rest));
+                rest = others;
+                if !self.queue(&targets, chunk, &key, &mut progress, rest.is_empty()).await? {
+                    break;
+                }
+                sent.queued += chunk.len();
+            }
+            if outgoing.is_empty() || progress.is_done() {
+                return Ok(sent);
+            }
+        }
+    }
+
+    /// The devices that messages go to.
+    async fn targets<'a>(&self, view: &View, messages: &[ToDeviceMessage<'a>]) -> Result<Targets<'a>> {
+        let mut targets = Targets { messages: BTreeMap::new(), versions: BTreeMap::new(), refused: 0 };
+        let mut named = Vec::new();
+        for message in messages {
+            let Some(device) = message.device else {
+                let rows = view.scan(Range::<tables::Devices>::prefix(&(message.user,))).await?;
+                for ((_, device), _) in rows {
+                    targets.messages.insert((message.user.to_owned(), device.into()), message.content);
+                }
+                continue;
+            };
+            named.push((message, device));
+        }
+        let keys: Vec<_> = named.iter().map(|(message, device)| (message.user, device.as_str())).collect();
+        let rows = view.get_many::<tables::Devices>(&keys).await?;
+        for ((message, device), row) in named.into_iter().zip(rows) {
+            if row.is_some() {
+                targets.messages.insert((message.user.to_owned(), device.to_owned()), message.content);
+            }
+        }
+        if targets.messages.len() > TO_DEVICE_MESSAGES_PER_REQUEST_MAX {
+            return Err(Error::TooMany("messages in one request"));
+        }
+        let bytes: usize = targets.messages.values().map(|content| content.get().len()).sum();
+        if bytes > TO_DEVICE_BYTES_PER_REQUEST_MAX {
+            return Err(Error::TooLarge { what: "the request", max: TO_DEVICE_BYTES_PER_REQUEST_MAX });
+        }
+        self.without_full_queues(view, &mut targets).await?;
+        let mut users: Vec<OwnedUserId> = targets.messages.keys().map(|(user, _)| user.clone()).collect();
+        users.dedup();
+        let keys: Vec<&UserId> = users.iter().map(|user| &**user).collect();
+        let versions = view.get_many::<tables::Versions>(&keys).await?;
+        targets.versions = users.into_iter().zip(versions).collect();
+        Ok(targets)
+    }
+
+    async fn without_full_queues(&self, view: &View, targets: &mut Targets<'_>) -> Result<()> {
+        let mut full = Vec::new();
+        for key in targets.messages.keys() {
+            if self.inner.queues.must_measure(key) {
+                let is_full = is_full(view, &key.0, &key.1).await?;
+                self.inner.queues.measured(key, is_full);
+            }
+            if self.inner.queues.is_full(key) {
+                full.push(key.clone());
+            }
+        }
+        targets.refused = full.len();
+        for key in full {
+            targets.messages.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Writes one batch of messages. `false` if a device or the transaction changed meanwhile.
+    async fn queue(
+        &self,
+        targets: &Targets<'_>,
+        chunk: &[Outgoing],
+        key: &TxnKey,
+        progress: &mut Progress,
+        is_last: bool,
+    ) -> Result<bool> {
+        let Some(last) = chunk.last() else { return Ok(true) };
+        let mut batch = Batch::new();
+        let mut entry = ToDeviceQueued { to: Vec::new() };
+        for Outgoing { user, device, .. } in chunk {
+            match entry.to.last_mut() {
+                Some((last, devices)) if last == user => devices.push(device.clone()),
+                _ => {
+                    let version = targets.versions.get(user).copied().flatten();
+                    batch.expect::<tables::Versions>(user, version.as_ref());
+                    entry.to.push((user.clone(), vec![device.clone()]));
+                }
+            }
+        }
+        let position = Position::from(batch.log(&entry));
+        for Outgoing { user, device, event } in chunk {
+            batch.put::<tables::ToDevice>(&(user, device.as_str(), position), event);
+        }
+        let place = (last.user.to_string(), last.device.to_string());
+        let next = self.prepare_to_device_progress(&mut batch, key, progress, place, is_last);
+        match self.inner.store.commit(batch).await {
+            Ok(_) => {}
+            Err(CommitError::Conflict) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        *progress = next;
+        for Outgoing { user, device, .. } in chunk {
+            self.inner.queues.queued(&(user.clone(), device.clone()));
+        }
+        Ok(true)
+    }
+
+    /// The messages that wait for a device after `after`, [`TO_DEVICE_PER_SYNC_MAX`] of them at most.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn to_device_messages(
+        &self,
+        view: &View,
+        user: &UserId,
+        device: &DeviceId,
+        after: Position,
+    ) -> Result<ToDevicePage> {
+        let key = (user, device.as_str());
+        let range = Range::<tables::ToDevice>::prefix(&key).after(&(user, device.as_str(), after));
+        let mut rows = view.scan(range.limit(TO_DEVICE_PER_SYNC_MAX + 1)).await?;
+        let more = rows.len() > TO_DEVICE_PER_SYNC_MAX;
+        rows.truncate(TO_DEVICE_PER_SYNC_MAX);
+        let mut page = ToDevicePage { more, ..ToDevicePage::default() };
+        for ((_, _, position), event) in rows {
+            let event = RawValue::from_string(event);
+            let event = event.map_err(|source| Error::Damaged { what: "a message to a device", source })?;
+            page.events.push(event);
+            page.last = Some(position);
+        }
+        if let Some(last) = page.last {
+            self.inner.queues.delivered(&(user.to_owned(), device.to_owned()), last);
+        }
+        Ok(page)
+    }
+
+    /// A client has shown that it got the messages of a device up to `up_to`: they are deleted, without waiting for the disk.
+    /// Costs nothing if none were delivered since the last time.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn acknowledge_to_device(&self, user: &UserId, device: &DeviceId, up_to: Position) -> Result<()> {
+        let key = (user.to_owned(), device.to_owned());
+        if up_to == Position::ZERO || !self.inner.queues.may_acknowledge(&key) {
+            return Ok(());
+        }
+        let range = Range::<tables::ToDevice>::prefix(&(user, device.as_str()));
+        let mut range = range.through(&(user, device.as_str(), up_to)).limit(ACKNOWLEDGE_ROWS);
+        let view = self.inner.store.view();
+        loop {
+            let rows = view.scan(range.clone()).await?;
+            let mut batch = Batch::new();
+            for ((_, _, position), _) in &rows {
+                batch.delete::<tables::ToDevice>(&(user, device.as_str(), *position));
+                range = range.after(&(user, device.as_str(), *position));
+            }
+            if !rows.is_empty() {
+                batch.relaxed();
+                // What is lost in a crash is deleted with the next token.
+                drop(self.inner.store.submit(batch).await?);
+            }
+            if rows.len() < ACKNOWLEDGE_ROWS {
+                break;
+            }
+        }
+        self.inner.queues.acknowledged(&key, up_to);
+        Ok(())
+    }
+}
+
+/// Deletes what waits for a device, when the device is deleted.
+pub(crate) fn prepare_delete_queue(batch: &mut Batch, user: &UserId, device: &str) {
+    batch.delete_prefix::<tables::ToDevice>(&(user, device));
+    batch.delete_prefix::<tables::ToDeviceTxns>(&(user, device));
+}
+
+/// Refuses what no device could get.
+fn check(request: &ToDeviceRequest<'_>, messages: &[ToDeviceMessage<'_>]) -> Result<()> {
+    let names = [("the transaction id", request.txn_id), ("the type of a message", request.event_type)];
+    for (what, name) in names {
+        if name.len() > TO_DEVICE_NAME_BYTES_MAX {
+            return Err(Error::TooLarge { what, max: TO_DEVICE_NAME_BYTES_MAX });
+        }
+    }
+    if messages.len() > TO_DEVICE_MESSAGES_PER_REQUEST_MAX {
+        return Err(Error::TooMany("messages in one request"));
+    }
+    for message in messages {
+        let content = message.content.get();
+        if content.len() > TO_DEVICE_MESSAGE_BYTES_MAX {
+            return Err(Error::TooLarge { what: "a message to a device", max: TO_DEVICE_MESSAGE_BYTES_MAX });
+        }
+        if !content.starts_with('{') {
+            return Err(Error::NotAnObject);
+        }
+    }
+    Ok(())
+}
+
+/// The messages that the request did not write yet, in the order of their destinations.
+fn outgoing(request: &ToDeviceRequest<'_>, targets: &Targets<'_>, progress: &Progress) -> Result<Vec<Outgoing>> {
+    let mut outgoing = Vec::with_capacity(targets.messages.len());
+    for ((user, device), content) in &targets.messages {
+        if progress.has_passed(user, device) {
+            continue;
+        }
+        let event = Event { content, sender: request.sender, event_type: request.event_type };
+        let event = serde_json::to_string(&event);
+        let event = event.map_err(|source| Error::Damaged { what: "a message to a device", source })?;
+        outgoing.push(Outgoing { user: user.clone(), device: device.clone(), event });
+    }
+    Ok(outgoing)
+}
+
+/// How many of the first messages go into one batch: at least one.
+fn chunk_len(messages: &[Outgoing]) -> usize {
+    let mut bytes = 0;
+    for (at, message) in messages.iter().enumerate() {
+        let place = message.user.as_str().len() + message.device.as_str().len();
+        bytes += message.event.len() + 2 * place + MESSAGE_OVERHEAD_BYTES;
+        if at > 0 && bytes > BATCH_MESSAGES_BYTES {
+            return at;
+        }
+    }
+    messages.len()
+}
+
+/// Whether as many messages as may wait for a device do.
+async fn is_full(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
+    /// Rows read at once: even the largest stay below what a scan may return.
+    const PAGE_ROWS: usize = 500;
+    let (mut messages, mut bytes) = (0, 0);
+    let mut range = Range::<tables::ToDevice>::prefix(&(user, device.as_str())).limit(PAGE_ROWS);
+    loop {
+        let rows = view.scan(range.clone()).await?;
+        messages += rows.len();
+        for ((_, _, position), event) in &rows {
+            bytes += event.len();
+            range = range.after(&(user, device.as_str(), *position));
+        }
+        if messages >= TO_DEVICE_QUEUE_MESSAGES_MAX || bytes >= TO_DEVICE_QUEUE_BYTES_MAX {
+            return Ok(true);
+        }
+        if rows.len() < PAGE_ROWS {
+            return Ok(false);
+        }
+    }
+}

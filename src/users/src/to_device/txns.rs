@@ -1,0 +1,145 @@
+//! Transaction ids of requests that send to devices: a request that a client repeats has its effect once.
+//!
+//! Specification: client-server API, "Transaction identifiers". The scope is one device and one endpoint, whose path has the
+//! type of the messages.
+
+use ruma::{DeviceId, UserId};
+use store::{Batch, CommitError, Range, View};
+
+use super::ToDeviceRequest;
+use crate::{Result, Users, tables};
+
+/// How long a transaction id is remembered, in milliseconds: clients repeat requests within minutes; a day covers a phone that
+/// was off.
+pub const TO_DEVICE_TXN_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Transaction ids removed in one batch.
+const SWEEP_ROWS: usize = 500;
+
+/// A transaction id with its scope.
+pub(super) struct TxnKey {
+    user: String,
+    device: String,
+    event_type: String,
+    txn_id: String,
+}
+
+impl TxnKey {
+    pub(super) fn of(request: &ToDeviceRequest<'_>) -> Self {
+        Self {
+            user: request.sender.to_string(),
+            device: request.device.to_string(),
+            event_type: request.event_type.to_owned(),
+            txn_id: request.txn_id.to_owned(),
+        }
+    }
+
+    fn parts(&self) -> (&str, &str, &str, &str) {
+        (&self.user, &self.device, &self.event_type, &self.txn_id)
+    }
+}
+
+/// When a request began (Unix ms), whether all of it is written, and the destination of the last message that is.
+pub(crate) type TxnRow = (u64, bool, String, String);
+
+/// How far a request came.
+pub(super) struct Progress {
+    /// What is stored.
+    row: Option<TxnRow>,
+    /// Whether what is stored is too old to mean anything.
+    expired: bool,
+}
+
+impl Progress {
+    fn valid(&self) -> Option<&TxnRow> {
+        self.row.as_ref().filter(|_| !self.expired)
+    }
+
+    /// Whether nothing of it is written.
+    pub(super) fn is_new(&self) -> bool {
+        self.valid().is_none()
+    }
+
+    /// Whether all of it is written.
+    pub(super) fn is_done(&self) -> bool {
+        self.valid().is_some_and(|(_, done, ..)| *done)
+    }
+
+    /// Whether the message to this device, if there was one, is written.
+    pub(super) fn has_passed(&self, user: &UserId, device: &DeviceId) -> bool {
+        self.valid().is_some_and(|(_, _, last_user, last_device)| {
+            (user.as_str(), device.as_str()) <= (last_user.as_str(), last_device.as_str())
+        })
+    }
+}
+
+impl Users {
+    /// How far a request came before.
+    pub(super) async fn to_device_progress(&self, view: &View, key: &TxnKey) -> Result<Progress> {
+        let row = view.get::<tables::ToDeviceTxns>(&key.parts()).await?;
+        let expired = row.as_ref().is_some_and(|(at_ms, ..)| *at_ms < self.oldest_txn_ms());
+        Ok(Progress { row, expired })
+    }
+
+    /// Writes how far a request came, `place` being the destination of the last message, if nobody else did meanwhile.
+    pub(super) fn prepare_to_device_progress(
+        &self,
+        batch: &mut Batch,
+        key: &TxnKey,
+        progress: &Progress,
+        place: (String, String),
+        is_done: bool,
+    ) -> Progress {
+        batch.expect::<tables::ToDeviceTxns>(&key.parts(), progress.row.as_ref());
+        let (user, device, event_type, txn_id) = key.parts();
+        let at_ms = match &progress.row {
+            Some((at_ms, ..)) if !progress.expired => *at_ms,
+            Some((at_ms, ..)) => {
+                batch.delete::<tables::ToDeviceTxnTimes>(&(*at_ms, user, device, event_type, txn_id));
+                self.now_ms()
+            }
+            None => self.now_ms(),
+        };
+        let row = (at_ms, is_done, place.0, place.1);
+        batch.put::<tables::ToDeviceTxns>(&key.parts(), &row);
+        batch.put::<tables::ToDeviceTxnTimes>(&(at_ms, user, device, event_type, txn_id), &());
+        Progress { row: Some(row), expired: false }
+    }
+
+    fn oldest_txn_ms(&self) -> u64 {
+        self.now_ms().saturating_sub(TO_DEVICE_TXN_KEPT_MS)
+    }
+
+    /// Removes transaction ids that have expired; returns how many went.
+    pub(crate) async fn sweep_to_device_txns(&self) -> Result<usize> {
+        let mut removed = 0;
+        loop {
+            let view = self.inner.store.view();
+            let range = Range::<tables::ToDeviceTxnTimes>::all().before(&(self.oldest_txn_ms(),)).limit(SWEEP_ROWS);
+            let rows = view.scan(range).await?;
+            let count = rows.len();
+            let mut batch = Batch::new();
+            for ((at_ms, user, device, event_type, txn_id), ()) in &rows {
+                batch.delete::<tables::ToDeviceTxnTimes>(&(*at_ms, user, device, event_type, txn_id));
+                let key = (user, device, event_type, txn_id);
+                let Some(row) = view.get::<tables::ToDeviceTxns>(&key).await? else { continue };
+                if row.0 == *at_ms {
+                    // The client may use the id again at this moment.
+                    batch.expect::<tables::ToDeviceTxns>(&key, Some(&row));
+                    batch.delete::<tables::ToDeviceTxns>(&key);
+                }
+            }
+            if count > 0 {
+                batch.relaxed();
+                match self.inner.store.commit(batch).await {
+                    Ok(_) => removed += count,
+                    Err(CommitError::Conflict) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if count < SWEEP_ROWS {
+                return Ok(removed);
+            }
+        }
+    }
+}
