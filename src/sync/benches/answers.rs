@@ -1,7 +1,12 @@
 //! What answers of sync cost on RocksDB, without HTTP: a first sync after a start and once more, a delivery to each member
 //! of a room, and an answer with nothing new.
 
-use std::{path::Path, process::Command, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use event::{SystemClock, SystemRandom};
 use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
@@ -18,9 +23,12 @@ type Failure = Box<dyn std::error::Error + Send + std::marker::Sync>;
 const PREPARE: &str = "HAIMA_BENCH_PREPARE";
 const ROOMS: usize = 200;
 const MEMBERS_PER_ROOM: usize = 30;
-const MESSAGES_PER_ROOM: usize = 20;
+const MESSAGES_PER_ROOM: usize = 100;
 const DELIVERED_MESSAGES: usize = 200;
 const IDLE_ANSWERS: u32 = 2_000;
+
+/// How long the engine is left alone after it was opened.
+const SETTLE: Duration = Duration::from_secs(3);
 
 struct World {
     store: Store,
@@ -50,7 +58,12 @@ fn user(number: usize) -> OwnedUserId {
     UserId::parse(format!("@user{number}:example.org")).expect("a user id")
 }
 
-async fn answer(sync: &Sync, user: &UserId, since: Option<&str>, timeout_ms: u64) -> Result<sync::SyncResponse, Failure> {
+async fn answer(
+    sync: &Sync,
+    user: &UserId,
+    since: Option<&str>,
+    timeout_ms: u64,
+) -> Result<sync::SyncResponse, Failure> {
     let device: &DeviceId = "DEVICE".into();
     let request = SyncRequest {
         user,
@@ -79,6 +92,7 @@ fn begin() -> (Instant, u64) {
 /// Fills the database.
 async fn prepare(path: &Path) -> Result<(), Failure> {
     let world = World::open(path).await?;
+    let mut rooms = Vec::new();
     for number in 0..ROOMS {
         let mut request = CreateRoom::new(user(0));
         request.preset = Some(Preset::PublicChat);
@@ -87,8 +101,12 @@ async fn prepare(path: &Path) -> Result<(), Failure> {
         for member in 1..MEMBERS_PER_ROOM {
             world.rooms.join(&user(member), &room, None).await?;
         }
-        for message in 0..MESSAGES_PER_ROOM {
-            world.say(&user(message % MEMBERS_PER_ROOM), &room, "The tide comes in at nine.").await?;
+        rooms.push(room);
+    }
+    // In turn, as rooms live side by side: the messages of one lie apart in the database.
+    for message in 0..MESSAGES_PER_ROOM {
+        for room in &rooms {
+            world.say(&user(message % MEMBERS_PER_ROOM), room, "The tide comes in at nine.").await?;
         }
     }
     world.store.close().await;
@@ -97,10 +115,19 @@ async fn prepare(path: &Path) -> Result<(), Failure> {
 
 async fn measure(path: &Path) -> Result<(), Failure> {
     let world = World::open(path).await?;
+    // The engine tidies up after it was opened.
+    tokio::time::sleep(SETTLE).await;
     for label in ["first sync after a start, for each room", "the same once more"] {
         let before = begin();
         let response = answer(&world.sync, &user(0), None, 0).await?;
         report(label, before, response.rooms.join.len());
+            print!(
+                "{}={} ",
+                ["get", "getmiss", "many", "manykeys", "manymiss", "manymisskeys", "scan", "scanmiss"][i],
+                c.swap(0, std::sync::atomic::Ordering::Relaxed) as f64 / 200.0
+            );
+        }
+        println!();
     }
     let rooms = world.rooms.joined_rooms(&world.store.view(), &user(0)).await?;
 
