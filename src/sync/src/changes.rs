@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use rooms::{Membership, Rooms};
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedRoomId, OwnedUserId, UserId};
 use store::Position;
 
 use crate::{
@@ -59,21 +59,27 @@ pub(crate) struct Changes {
     pub(crate) account_data: bool,
     /// Users whose presence changed.
     pub(crate) presence: Vec<OwnedUserId>,
+    /// Messages to the device.
+    pub(crate) to_device: bool,
 }
 
 /// What an inbox lists for a token; `None` where it doesn't reach back so far.
 #[derive(Debug)]
 pub(crate) struct Listed {
+    /// Messages to the device wait that the last answer had no room for.
+    to_device_left: bool,
     log: Option<Vec<Item>>,
     typing: Option<Vec<Item>>,
     presence: Option<Vec<Item>>,
 }
 
 impl Listed {
-    /// Reads an inbox. Volatile sequences mean nothing to a token of another run of the server; presence is passed over if
-    /// nobody wants it.
-    pub(crate) fn new(inbox: &Inbox, since: &Token, boot: u64, presence: bool) -> Self {
-        let list = |shelf: &Shelf, since| shelf.since(since).map(Iterator::collect::<Vec<_>>);
+    /// Reads an inbox for a device. Volatile sequences mean nothing to a token of another run of the server; presence is
+    /// passed over if nobody wants it.
+    pub(crate) fn new(inbox: &Inbox, device: &DeviceId, since: &Token, boot: u64, presence: bool) -> Self {
+        let subject = Item::device(device);
+        let concerns = |item: &Item| item.kind != Kind::ToDevice || item.subject == subject;
+        let list = |shelf: &Shelf, since| Some(shelf.since(since)?.filter(concerns).collect::<Vec<_>>());
         let shelves = inbox.shelves();
         let same_run = since.boot == boot;
         let listed_presence = match (presence, same_run) {
@@ -82,6 +88,7 @@ impl Listed {
             (true, true) => list(&shelves.presence, since.presence),
         };
         Self {
+            to_device_left: since.to_device < since.position.get(),
             log: list(&shelves.log, since.position.get()),
             typing: same_run.then(|| list(&shelves.typing, since.typing)).flatten(),
             presence: listed_presence,
@@ -93,13 +100,13 @@ impl Listed {
         let urgent = |items: &Option<Vec<Item>>| {
             items.as_ref().is_none_or(|items| items.iter().any(|item| item.kind.is_urgent()))
         };
-        urgent(&self.log) || urgent(&self.typing)
+        self.to_device_left || urgent(&self.log) || urgent(&self.typing)
     }
 
     /// Whether there is nothing.
     pub(crate) fn is_empty(&self) -> bool {
         let empty = |items: &Option<Vec<Item>>| items.as_ref().is_some_and(Vec::is_empty);
-        empty(&self.log) && empty(&self.typing) && empty(&self.presence)
+        !self.to_device_left && empty(&self.log) && empty(&self.typing) && empty(&self.presence)
     }
 }
 
@@ -118,7 +125,7 @@ pub(crate) struct Search<'a> {
 impl Search<'_> {
     /// Everything: for a first sync.
     pub(crate) async fn all(&self) -> Result<Changes, SyncError> {
-        let mut changes = Changes { memberships: true, account_data: true, ..Changes::default() };
+        let mut changes = Changes { memberships: true, account_data: true, to_device: true, ..Changes::default() };
         self.add_joined(&mut changes, |_, hints| {
             hints.timeline = true;
             hints.receipts = true;
@@ -132,7 +139,7 @@ impl Search<'_> {
 
     /// What may have changed since a token.
     pub(crate) async fn since(&self, since: &Token, listed: Listed) -> Result<Changes, SyncError> {
-        let mut changes = Changes::default();
+        let mut changes = Changes { to_device: listed.to_device_left, ..Changes::default() };
         match listed.log {
             Some(items) => self.add_listed(&items, &mut changes),
             None => self.add_from_tables(since.position, &mut changes).await?,
@@ -157,9 +164,16 @@ impl Search<'_> {
         let now = self.published.view.position().get();
         let state = self.hub.state();
         for item in items {
-            if item.kind == Kind::AccountData {
-                changes.account_data = true;
-                continue;
+            match item.kind {
+                Kind::AccountData => {
+                    changes.account_data = true;
+                    continue;
+                }
+                Kind::ToDevice => {
+                    changes.to_device = true;
+                    continue;
+                }
+                _ => {}
             }
             let Some(room) = state.room_id(item.subject) else {
                 continue;
@@ -171,7 +185,7 @@ impl Search<'_> {
                 Kind::Receipt | Kind::OwnReceipt => hints.receipts = true,
                 Kind::Typing => hints.typing = true,
                 Kind::Membership => changes.memberships = true,
-                Kind::AccountData | Kind::Presence => {}
+                Kind::AccountData | Kind::Presence | Kind::ToDevice => {}
             }
             // These are routed to members only. What was routed after `now` says nothing about now.
             hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt) && item.last <= now;
@@ -181,6 +195,7 @@ impl Search<'_> {
     async fn add_from_tables(&self, since: Position, changes: &mut Changes) -> Result<(), SyncError> {
         changes.memberships = true;
         changes.account_data = true;
+        changes.to_device = true;
         self.add_joined(changes, |state, hints| {
             hints.timeline = state.advanced_since(hints.number, since);
             hints.receipts = state.receipts_since(hints.number, since);

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use rooms::{EventNum, MemberChange, Membership, snapshot::Root};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use tokio::{sync::watch, time::Instant};
 
@@ -262,6 +262,22 @@ impl State {
     pub(crate) fn account_data(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
         let user = self.user(user);
         self.notify_user(user, Item::ACCOUNT, Kind::AccountData, position, touched);
+    }
+
+    /// Routes messages to devices of a user.
+    pub(crate) fn to_device(
+        &mut self,
+        user: &UserId,
+        devices: &[OwnedDeviceId],
+        position: Position,
+        touched: &mut Vec<Touched>,
+    ) {
+        let Some(user) = self.user_numbers.get(user).copied() else {
+            return;
+        };
+        for device in devices {
+            self.notify_user(user, Item::device(device), Kind::ToDevice, position, touched);
+        }
     }
 
     fn notify_user(&self, user: u32, subject: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {

@@ -1,8 +1,12 @@
 //! Inboxes: what may have changed for one user lately, so that a sync needs to look nowhere else.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use parking_lot::{Mutex, MutexGuard};
+use ruma::DeviceId;
 use store::Position;
 use tokio::sync::Notify;
 
@@ -26,6 +30,8 @@ pub(crate) enum Kind {
     Typing,
     /// Presence of a user.
     Presence,
+    /// Messages to one of the user's devices.
+    ToDevice,
 }
 
 impl Kind {
@@ -38,7 +44,7 @@ impl Kind {
 /// One thing that changed: its last change is the only one that is kept.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Item {
-    /// The room's or user's number in the hub; [`Item::ACCOUNT`] for what has none.
+    /// The room's or user's number in the hub, or that of a device ([`Item::device`]); [`Item::ACCOUNT`] for what has none.
     pub(crate) subject: u32,
     /// What of it.
     pub(crate) kind: Kind,
@@ -49,6 +55,15 @@ pub(crate) struct Item {
 impl Item {
     /// The subject of what belongs to no room.
     pub(crate) const ACCOUNT: u32 = u32::MAX;
+
+    /// The subject of what belongs to a device: a hash of its id. Where two devices of a user share one, a poll of the one
+    /// looks in vain after a change of the other.
+    pub(crate) fn device(device: &DeviceId) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        device.as_str().hash(&mut hasher);
+        // Any 32 bits do.
+        hasher.finish() as u32
+    }
 }
 
 /// The last changes of one sequence (the log, typing, presence), collapsed, since a floor.

@@ -7,7 +7,7 @@ use rooms::{MembershipMoved, ReceiptMoved, RoomAdvanced, Rooms};
 use ruma::ServerName;
 use store::{FollowError, Follower, LogEntry, LogRecord, Position, Store, StoreError, View};
 use tokio::sync::watch;
-use users::{Change, UserChanged, Users};
+use users::{Change, ToDeviceQueued, UserChanged, Users};
 
 use crate::{
     Config, SyncError,
@@ -331,6 +331,13 @@ fn route_record(
                 && let Change::AccountData { .. } = entry.change
             {
                 state.account_data(&entry.user, position, touched);
+            }
+        }
+        ToDeviceQueued::KIND => {
+            if let Some(entry) = record.decode::<ToDeviceQueued>()? {
+                for (user, devices) in &entry.to {
+                    state.to_device(user, devices, position, touched);
+                }
             }
         }
         _ => {}

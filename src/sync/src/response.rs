@@ -25,12 +25,15 @@ pub struct SyncResponse {
     /// Rooms.
     #[serde(skip_serializing_if = "RoomUpdates::is_empty")]
     pub rooms: RoomUpdates,
+    /// Messages to the device.
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub to_device: Events,
 }
 
 impl SyncResponse {
     /// Whether there is nothing in it but the token.
     pub fn is_empty(&self) -> bool {
-        self.account_data.is_empty() && self.presence.is_empty() && self.rooms.is_empty()
+        self.account_data.is_empty() && self.presence.is_empty() && self.rooms.is_empty() && self.to_device.is_empty()
     }
 
     /// The body as JSON.

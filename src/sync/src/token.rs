@@ -20,7 +20,7 @@ pub struct Token {
     pub epoch: u64,
     /// Everything in the log up to here has been sent.
     pub position: Position,
-    /// To-device messages up to here have been sent.
+    /// Messages to the device up to this log position have been sent. Below `position` only if more wait than one answer holds.
     pub to_device: u64,
     /// The run of the server that `typing` and `presence` belong to.
     pub boot: u64,

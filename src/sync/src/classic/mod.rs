@@ -6,6 +6,7 @@ mod account;
 mod format;
 mod joined;
 mod left;
+mod to_device;
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
@@ -78,6 +79,10 @@ impl Sync {
         let inner = &*self.inner;
         let mut since = inner.since(request.since)?;
         let filter = inner.filter(&request).await?;
+        if let Some(since) = &since {
+            let up_to = Position::from_u64(since.to_device);
+            inner.users.acknowledge_to_device(request.user, request.device, up_to).await?;
+        }
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
         let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms());
@@ -138,7 +143,7 @@ impl Inner {
         if token.epoch != self.store.epoch() {
             return Ok(None);
         }
-        if token.position > self.store.published() {
+        if token.position > self.store.published() || token.to_device > token.position.get() {
             // A token of this epoch can't be ahead of the log.
             return Err(SyncError::BadToken);
         }
@@ -161,7 +166,7 @@ impl Session<'_> {
     fn news(&self, inbox: &Inbox, since: Option<&Token>) -> News {
         let Some(since) = since else { return News::Urgent };
         let presence = self.filter.wants_presence();
-        let listed = Listed::new(inbox, since, self.inner.store.boot_id(), presence);
+        let listed = Listed::new(inbox, self.request.device, since, self.inner.store.boot_id(), presence);
         if listed.is_urgent() {
             News::Urgent
         } else if listed.is_empty() {
@@ -196,17 +201,21 @@ impl Session<'_> {
         let search = Search { hub, rooms, published, user, number, boot, presence };
         let mut changes = match since {
             None => search.all().await?,
-            Some(since) => search.since(since, Listed::new(inbox, since, boot, presence)).await?,
+            Some(since) => {
+                let listed = Listed::new(inbox, self.request.device, since, boot, presence);
+                search.since(since, listed).await?
+            }
         };
         if self.request.full_state && since.is_some() {
             search.add_joined(&mut changes, |_, hints| hints.full = true).await?;
         }
         let mut response = answer.build(&changes).await?;
+        let to_device = answer.to_device(&changes, since, &mut response).await?;
         let token = Token {
             epoch: store.epoch(),
             // A view that lags behind must not send the client back.
             position: view.position().max(since.map_or(Position::ZERO, |since| since.position)),
-            to_device: since.map_or(0, |since| since.to_device),
+            to_device: to_device.get(),
             boot,
             typing: published.typing,
             typing_shown: !hub.state().typing_in(self.number).is_empty(),
