@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use store::{Batch, Range, Record, Text, Versioned, View};
 
 use crate::{
-    Change, Error, Login, Reservation, Result, Users, bump_version, directory, log,
+    Change, Error, Login, Reservation, Result, Users, bump_version, directory, keys, log,
     profile::{self, ProfileChange},
     tables,
     tokens::IssuedSession,
@@ -488,7 +488,7 @@ impl Users {
         }
     }
 
-    /// Writes the users' part of deactivation: the account is marked, and password, devices, tokens,
+    /// Writes the users' part of deactivation: the account is marked, and password, devices, tokens, keys,
     /// profile, account data, filters and directory entry are deleted. Leaving rooms is for the caller.
     /// Does nothing to an account that is deactivated already.
     ///
@@ -518,6 +518,7 @@ impl Users {
         }
         batch.delete::<tables::Passwords>(&user);
         let deleted = self.prepare_delete_all_devices(view, batch, user, None).await?;
+        keys::prepare_delete_cross_signing(view, batch, user).await?;
         profile::remove(view, batch, user).await?;
         self.prepare_delete_account_data(batch, user);
         self.prepare_delete_filters(batch, user);

@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde::{Deserialize, Serialize};
-use store::{Batch, Range, Record, Text, Versioned, View};
+use store::{Batch, Encode, Prefix, Range, Record, Table, Text, Versioned, View};
 
 use crate::{
-    Change, Error, Result, Users, bump_version, log, tables, to_device,
+    Change, Error, Result, Users, bump_version, keys, log, tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
 
@@ -27,7 +27,7 @@ const NEW_DEVICE_ID_CHARS: usize = 10;
 /// What is stored of a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DeviceRow {
-    display_name: Option<String>,
+    pub(crate) display_name: Option<String>,
     created_ms: u64,
 }
 
@@ -141,6 +141,10 @@ impl Users {
             return Ok(PutDevice::Updated);
         }
         check_device_name(display_name)?;
+        // Both are names of ed25519 keys ("Cross-signing").
+        if keys::is_cross_signing_key(view, user, device).await? {
+            return Err(Error::KeyIdInUse);
+        }
         let range = Range::<tables::Devices>::prefix(&(user,)).limit(DEVICES_PER_USER_MAX);
         if view.scan(range).await?.len() >= DEVICES_PER_USER_MAX {
             return Err(Error::TooManyDevices);
@@ -198,6 +202,9 @@ impl Users {
             let Some(name) = display_name else {
                 return Ok(());
             };
+            if row.display_name.as_deref() != Some(name) {
+                keys::prepare_renamed(view, batch, user, id.as_str()).await?;
+            }
             row.display_name = Some(name.to_owned());
             bump_version(view, batch, user).await?;
             batch.put::<tables::Devices>(&key, &Record(row));
@@ -248,17 +255,12 @@ impl Users {
         loop {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut there = Vec::new();
-            for ((_, id), _) in view.scan(Range::<tables::Devices>::prefix(&(user,))).await? {
-                if wanted.contains(id.as_str()) {
-                    there.push(id.into());
-                }
-            }
-            if there.is_empty() {
+            let selection = Selection::of(view, user, |id| wanted.contains(id)).await?;
+            if selection.ids.is_empty() {
                 return Ok(());
             }
             bump_version(view, batch, user).await?;
-            delete_devices(view, batch, user, there).await?;
+            delete_devices(view, batch, user, selection).await?;
             if attempt.commit().await? {
                 return Ok(());
             }
@@ -291,28 +293,95 @@ impl Users {
         user: &UserId,
         keep: Option<&DeviceId>,
     ) -> Result<Vec<OwnedDeviceId>> {
-        let rows = view.scan(Range::<tables::Devices>::prefix(&(user,))).await?;
-        let mut ids: Vec<OwnedDeviceId> = Vec::with_capacity(rows.len());
-        for ((_, id), _) in rows {
-            if keep.is_none_or(|keep| keep.as_str() != id) {
-                ids.push(id.into());
-            }
-        }
+        let keep = keep.map(DeviceId::as_str);
+        let selection = Selection::of(view, user, |id| keep != Some(id)).await?;
+        let ids = selection.ids.clone();
         if !ids.is_empty() {
-            delete_devices(view, batch, user, ids.clone()).await?;
+            delete_devices(view, batch, user, selection).await?;
         }
         Ok(ids)
     }
 }
 
-async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, ids: Vec<OwnedDeviceId>) -> Result<()> {
-    for id in &ids {
-        let key = (user, id.as_str());
-        tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
-        to_device::prepare_delete_queue(batch, user, id.as_str());
-        batch.delete::<tables::Devices>(&key);
-        batch.delete::<tables::DeviceSeen>(&key);
+/// Devices to delete, and the same as runs of neighbours in the order of device ids: a table's rows of a run are
+/// deleted at once, so that also all devices but a few can be deleted in one batch.
+struct Selection {
+    ids: Vec<OwnedDeviceId>,
+    runs: Vec<Run>,
+}
+
+/// Devices of which the user has none between them that stays.
+pub(crate) struct Run {
+    /// The first.
+    from: String,
+    /// The device after the last.
+    before: Option<String>,
+    /// Whether the first is the only one.
+    is_single: bool,
+}
+
+impl Selection {
+    async fn of(view: &View, user: &UserId, selects: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut ids: Vec<OwnedDeviceId> = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        let mut is_open = false;
+        for ((_, id), _) in view.scan(Range::<tables::Devices>::prefix(&(user,))).await? {
+            let was_open = std::mem::replace(&mut is_open, selects(&id));
+            match runs.last_mut().filter(|_| was_open) {
+                Some(run) if is_open => run.is_single = false,
+                Some(run) => run.before = Some(id.clone()),
+                None if is_open => runs.push(Run { from: id.clone(), before: None, is_single: true }),
+                None => {}
+            }
+            if is_open {
+                ids.push(id.into());
+            }
+        }
+        Ok(Self { ids, runs })
     }
+}
+
+impl Run {
+    /// Deletes the rows of these devices in a table that has one for each.
+    pub(crate) fn delete_rows<'a, T: Table>(&'a self, batch: &mut Batch, user: &'a UserId)
+    where
+        (&'a UserId, &'a str): Prefix<T::Key> + Encode<T::Key>,
+        for<'u> (&'u str,): Prefix<T::Key>,
+    {
+        if self.is_single {
+            batch.delete::<T>(&(user, self.from.as_str()));
+        } else {
+            self.delete_below::<T>(batch, user);
+        }
+    }
+
+    /// Deletes all rows of these devices in a table that has several for each.
+    pub(crate) fn delete_below<'a, T: Table>(&'a self, batch: &mut Batch, user: &'a UserId)
+    where
+        (&'a UserId, &'a str): Prefix<T::Key>,
+        for<'u> (&'u str,): Prefix<T::Key>,
+    {
+        let from = (user, self.from.as_str());
+        match &self.before {
+            _ if self.is_single => batch.delete_prefix::<T>(&from),
+            Some(before) => batch.delete_between::<T>(&from, &(user, before.as_str())),
+            // The least text that sorts after the user's name.
+            None => batch.delete_between::<T>(&from, &(format!("{user}\0").as_str(),)),
+        }
+    }
+}
+
+async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, selection: Selection) -> Result<()> {
+    let Selection { ids, runs } = selection;
+    for id in &ids {
+        tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
+    }
+    for run in &runs {
+        run.delete_rows::<tables::Devices>(batch, user);
+        run.delete_rows::<tables::DeviceSeen>(batch, user);
+        to_device::prepare_delete_queues(batch, user, run);
+    }
+    keys::prepare_delete_device_keys(view, batch, user, &ids, &runs).await?;
     let changed = Vec::new();
     let deleted = ids;
     log(batch, user, Change::Devices { changed, deleted });

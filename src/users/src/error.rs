@@ -82,6 +82,31 @@ pub enum Error {
     #[error("the user has too many devices")]
     TooManyDevices,
 
+    /// A public key isn't what it must be.
+    #[error("the key is not valid: {0}")]
+    InvalidKey(&'static str),
+    /// A signature of a key is missing or wrong.
+    #[error("{0}")]
+    InvalidSignature(&'static str),
+    /// A device's identity keys would become others.
+    #[error("the identity keys of a device can't be replaced; log in on a new device")]
+    IdentityChanged,
+    /// There is another one-time key of this id, which nobody has claimed.
+    #[error("the one-time key {id} exists already and is another")]
+    KeyExists {
+        /// `<algorithm>:<name>`
+        id: String,
+    },
+    /// A cross-signing key would have the name of a device, or a device that of a cross-signing key.
+    #[error("the key id is in use")]
+    KeyIdInUse,
+    /// There is no master key to have signed the other cross-signing keys.
+    #[error("no master signing key is available")]
+    MissingMasterKey,
+    /// The user must show who they are before their cross-signing keys are replaced.
+    #[error("replacing cross-signing keys must be confirmed")]
+    ConfirmationNeeded,
+
     /// The profile field's name breaks the grammar.
     #[error("the name of the profile field is not valid")]
     InvalidProfileKey,

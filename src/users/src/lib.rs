@@ -1,5 +1,5 @@
-//! Local users: accounts, sessions and devices, profiles, account data, push rules, filters, presence and
-//! the user directory.
+//! Local users: accounts, sessions and devices, public keys, profiles, account data, push rules, filters, presence
+//! and the user directory.
 //!
 //! [`Users`] is a cheap handle with one module of operations per area. An operation that changes something
 //! comes in two forms: `prepare_…(&View, &mut Batch, …)` decides from one view and writes into the caller's
@@ -59,7 +59,12 @@ pub use key_backup::{
     KEY_BACKUP_AUTH_DATA_BYTES_MAX, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
     KEY_BACKUPS_PER_USER_MAX, KeyBackup,
 };
-pub use keys::KeyCounts;
+pub use keys::{
+    CLAIMED_DEVICES_MAX, CROSS_SIGNING_KEY_BYTES_MAX, ClaimedKey, Confirmation, CrossSigningUpload,
+    DEVICE_KEYS_BYTES_MAX, FALLBACK_KEYS_PER_DEVICE_MAX, KeyClaim, KeyCounts, KeyUpload, MASTER_KEY_BYTES_MAX,
+    ONE_TIME_KEY_BYTES_MAX, ONE_TIME_KEY_ID_BYTES_MAX, ONE_TIME_KEYS_PER_DEVICE_MAX, SIGNED_KEY_BYTES_MAX,
+    SIGNED_KEYS_PER_UPLOAD_MAX, SignatureFailure, SignatureFailures, SignedKey, UserKeys,
+};
 pub use openid::OPENID_TOKEN_MS;
 pub use password::{OtherDevices, PASSWORD_BYTES_MAX};
 pub use presence::{
@@ -105,6 +110,7 @@ struct Inner {
     filters: filters::FilterCache,
     queues: to_device::Queues,
     reservations: registration_tokens::Reservations,
+    key_turns: keys::Turns,
     presence: Presence,
 }
 
@@ -129,6 +135,7 @@ impl Users {
             filters: filters::FilterCache::new(entries),
             queues: to_device::Queues::new(entries),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
+            key_turns: keys::Turns::default(),
             presence: Presence::new(config.presence.clone(), store.clone(), clock.clone()),
             config,
             store,

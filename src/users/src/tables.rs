@@ -60,8 +60,8 @@ store::table! { /// Last status message of a user.
 pub(crate) PresenceStatus = 148, Points: Text<OwnedUserId> => String }
 store::table! { /// Users who asked for erasure.
 pub(crate) Erased = 149, Ranges: Text<OwnedUserId> => () }
-store::table! { /// Identity keys of a device: the ed25519 key as unpadded base64, and the signed object as canonical JSON.
-pub(crate) DeviceKeys = 150, Ranges: (Text<OwnedUserId>, String) => (String, String) }
+store::table! { /// Identity keys of a device: the signed object as canonical JSON.
+pub(crate) DeviceKeys = 150, Ranges: (Text<OwnedUserId>, String) => String }
 store::table! { /// One-time and fallback keys of a device as JSON: kind, algorithm, position of the upload, key id.
 pub(crate) KeyPool = 151, Ranges: (Text<OwnedUserId>, String, u8, String, Position, String) => String, forget_on_restore }
 store::table! { /// What there is of a device's rows in [`KeyPool`]: a version that every writer of them bumps and expects, and JSON.

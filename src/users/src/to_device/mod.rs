@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Position, Range, View};
 
-use crate::{Error, Result, Users, tables};
+use crate::{Error, Result, Users, devices::Run, tables};
 
 pub use self::txns::TO_DEVICE_TXN_KEPT_MS;
 use self::txns::{Progress, TxnKey};
@@ -329,10 +329,10 @@ impl Users {
     }
 }
 
-/// Deletes what waits for a device, when the device is deleted.
-pub(crate) fn prepare_delete_queue(batch: &mut Batch, user: &UserId, device: &str) {
-    batch.delete_prefix::<tables::ToDevice>(&(user, device));
-    batch.delete_prefix::<tables::ToDeviceTxns>(&(user, device));
+/// Deletes what waits for devices, when the devices are deleted.
+pub(crate) fn prepare_delete_queues(batch: &mut Batch, user: &UserId, devices: &Run) {
+    devices.delete_below::<tables::ToDevice>(batch, user);
+    devices.delete_below::<tables::ToDeviceTxns>(batch, user);
 }
 
 /// Refuses what no device could get.

@@ -1,0 +1,103 @@
+//! What users see of each other's keys.
+//!
+//! Specification: client-server API, `POST /keys/query`; "Key and signature security" for who sees what.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ruma::{OwnedDeviceId, UserId};
+use serde_json::{json, value::RawValue};
+use store::{Range, Record, View};
+
+use super::{
+    cross_signing::Usage,
+    signed::{SignedObject, ed25519_id},
+};
+use crate::{Error, Result, Users, tables};
+
+/// The keys of a user.
+#[derive(Clone, Debug, Default)]
+pub struct UserKeys {
+    /// The identity keys of devices that have some, with the display name of the device in `unsigned`.
+    pub devices: BTreeMap<OwnedDeviceId, Box<RawValue>>,
+    /// The master key.
+    pub master: Option<Box<RawValue>>,
+    /// The self-signing key.
+    pub self_signing: Option<Box<RawValue>>,
+    /// The user-signing key, if the user asked themselves.
+    pub user_signing: Option<Box<RawValue>>,
+}
+
+impl Users {
+    /// What `asker` sees of the keys of `user`: of these devices, or of all if there are none named. `None` if there
+    /// is no such user.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn user_keys(
+        &self,
+        view: &View,
+        asker: &UserId,
+        user: &UserId,
+        devices: &[OwnedDeviceId],
+    ) -> Result<Option<UserKeys>> {
+        if self.account(view, user).await?.is_none() {
+            return Ok(None);
+        }
+        let mut keys = UserKeys { devices: device_keys(view, user, devices).await?, ..UserKeys::default() };
+        for ((_, usage), (name, json)) in view.scan(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
+            if usage == Usage::Master as u8 {
+                keys.master = Some(raw(with_signature_of(view, asker, user, &name, json).await?)?);
+            } else if usage == Usage::SelfSigning as u8 {
+                keys.self_signing = Some(raw(json)?);
+            } else if usage == Usage::UserSigning as u8 && asker == user {
+                keys.user_signing = Some(raw(json)?);
+            }
+        }
+        Ok(Some(keys))
+    }
+}
+
+async fn device_keys(
+    view: &View,
+    user: &UserId,
+    wanted: &[OwnedDeviceId],
+) -> Result<BTreeMap<OwnedDeviceId, Box<RawValue>>> {
+    let wanted: HashSet<&str> = wanted.iter().map(|id| id.as_str()).collect();
+    let mut rows = view.scan(Range::<tables::DeviceKeys>::prefix(&(user,))).await?;
+    rows.retain(|((_, id), _)| wanted.is_empty() || wanted.contains(id.as_str()));
+    let names: Vec<(&UserId, &str)> = rows.iter().map(|((_, id), _)| (user, id.as_str())).collect();
+    let names = view.get_many::<tables::Devices>(&names).await?;
+    let mut keys = BTreeMap::new();
+    for (((_, id), json), device) in rows.into_iter().zip(names) {
+        let name = device.and_then(|Record(device)| device.display_name);
+        keys.insert(id.into(), raw(with_name(json, name.as_deref()))?);
+    }
+    Ok(keys)
+}
+
+/// Device keys with the display name in `unsigned`, which stored objects don't have.
+fn with_name(mut json: String, name: Option<&str>) -> String {
+    if let Some(name) = name
+        && json.pop() == Some('}')
+    {
+        let unsigned = json!({ "device_display_name": name });
+        json.push_str(&format!(",\"unsigned\":{unsigned}}}"));
+    }
+    json
+}
+
+/// The master key with the signature of the asker's user-signing key, which nobody else sees.
+async fn with_signature_of(view: &View, asker: &UserId, user: &UserId, name: &str, json: String) -> Result<String> {
+    let signed = view.get::<tables::UserSignatures>(&(asker, user)).await?;
+    let Some((_, user_signing, signature)) = signed.filter(|(master, _, _)| master == name) else {
+        return Ok(json);
+    };
+    let mut object = SignedObject::stored(&json)?;
+    object.add_signature(asker, &ed25519_id(&user_signing), &signature);
+    Ok(object.to_json())
+}
+
+fn raw(json: String) -> Result<Box<RawValue>> {
+    RawValue::from_string(json).map_err(|source| Error::Damaged { what: "a public key", source })
+}
