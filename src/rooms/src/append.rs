@@ -1,6 +1,9 @@
 //! Events of this server's own users: build, authorise, sign, queue.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 use event::{Pdu, PduBuilder, PolicyServer, auth};
 use ruma::{
@@ -316,6 +319,7 @@ impl Turn {
             auth: auth_nums.into(),
             prev: cited.iter().map(|extremity| extremity.num).collect(),
             generation,
+            notability: OnceLock::new(),
         }))
     }
 

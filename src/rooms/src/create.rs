@@ -2,7 +2,10 @@
 //!
 //! Specification: client-server API, "Creation" (`createRoom`): which events, in which order, by which preset.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 use event::{PduBuilder, auth, new_room_id};
 use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
@@ -17,6 +20,7 @@ use crate::{
     membership::member_content,
     room::RoomInfo,
     snapshot::Root,
+    state::check_power_levels,
     tables::RoomInfos,
     turn::Turn,
     types::StoredEvent,
@@ -29,10 +33,10 @@ pub const INITIAL_STATE_MAX: usize = 100;
 pub const INVITES_MAX: usize = 100;
 
 /// The power of a room's creator where it is a number.
-const CREATOR_LEVEL: i64 = 100;
+pub(crate) const CREATOR_LEVEL: i64 = 100;
 
 /// The power for sending tombstones where creators stand above all numbers (room version 12 on): explicitly above `state_default`.
-const TOMBSTONE_LEVEL: i64 = 150;
+pub(crate) const TOMBSTONE_LEVEL: i64 = 150;
 
 /// Which defaults a new room has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -56,6 +60,24 @@ pub struct InitialState {
     pub content: Box<RawValue>,
 }
 
+/// Somebody to invite to a new room.
+#[derive(Clone, Debug)]
+pub struct Invitee {
+    /// The user.
+    pub user: OwnedUserId,
+    /// Whether it is for a direct chat.
+    pub is_direct: bool,
+    /// Content of their member event: the profile of a local user.
+    pub content: Option<Box<RawValue>>,
+}
+
+impl Invitee {
+    /// A user of whom no profile is known.
+    pub fn new(user: OwnedUserId, is_direct: bool) -> Self {
+        Self { user, is_direct, content: None }
+    }
+}
+
 /// A room to be made.
 #[derive(Clone, Debug)]
 pub struct CreateRoom {
@@ -71,8 +93,8 @@ pub struct CreateRoom {
     pub name: Option<String>,
     /// Its topic.
     pub topic: Option<String>,
-    /// Users to invite, and whether that is for a direct chat.
-    pub invites: Vec<(OwnedUserId, bool)>,
+    /// Users to invite; of a user who is named twice the first counts.
+    pub invites: Vec<Invitee>,
     /// Further state, in order.
     pub initial_state: Vec<InitialState>,
     /// Further content of the create event.
@@ -83,6 +105,8 @@ pub struct CreateRoom {
     pub alias: Option<OwnedRoomAliasId>,
     /// Content of the creator's member event: the profile.
     pub member_content: Option<Box<RawValue>>,
+    /// A room that this one replaces: its aliases on this server and its place in the directory come along.
+    pub replaces: Option<OwnedRoomId>,
 }
 
 impl CreateRoom {
@@ -101,6 +125,7 @@ impl CreateRoom {
             power_level_content_override: None,
             alias: None,
             member_content: None,
+            replaces: None,
         }
     }
 
@@ -127,6 +152,9 @@ pub(crate) fn object(given: Option<&RawValue>, what: &str) -> Result<Map<String,
 impl Rooms {
     /// Makes a room with all its first events in one batch. Users of other servers are invited afterwards, one by one; a server that
     /// can't be reached doesn't undo the room.
+    ///
+    /// Fails with [`RoomsError::InvalidRoomState`] if the authorisation rules refuse one of the events, and with
+    /// [`RoomsError::BadEvent`] if the request holds something that is no event.
     pub async fn create(&self, request: &CreateRoom) -> Result<OwnedRoomId, RoomsError> {
         let version = request.version.clone().unwrap_or_else(|| self.inner.config.default_room_version.clone());
         let rules = event::rules(&version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
@@ -145,9 +173,16 @@ impl Rooms {
             builder.origin_server_ts = self.creation_ms(attempt);
             let pdu = builder.build(rules, &self.inner.signing_key, self.server_name())?;
             auth::check_state_independent(rules, &pdu, |_: &EventId| None)
-                .map_err(|error| RoomsError::BadEvent(error.to_string()))?;
+                .map_err(|error| RoomsError::InvalidRoomState(error.to_string()))?;
             let num = self.inner.events.next_num().await?;
-            let create = Arc::new(StoredEvent { num, pdu, auth: Arc::default(), prev: Arc::default(), generation: 0 });
+            let create = Arc::new(StoredEvent {
+                num,
+                pdu,
+                auth: Arc::default(),
+                prev: Arc::default(),
+                generation: 0,
+                notability: OnceLock::new(),
+            });
             let room = create.pdu.room_id().to_owned();
             let turn = self.new_room(&create).await?;
             match self.fill_new_room(turn, request, create, &drafts).await {
@@ -158,6 +193,8 @@ impl Rooms {
                 Err(RoomsError::Commit(CommitError::Conflict)) => {
                     self.check_alias_free(request).await?;
                 }
+                // The creator may do anything, so what is refused is the state that they asked for.
+                Err(RoomsError::Forbidden(reason)) => return Err(RoomsError::InvalidRoomState(reason)),
                 Err(error) => return Err(error),
             }
         }
@@ -200,8 +237,11 @@ impl Rooms {
             turn.append(draft).await?;
         }
         let room = turn.room.clone();
-        for (user, is_direct) in request.invites.iter().filter(|(user, _)| self.is_local(user)) {
-            turn.append(&invite(&request.creator, user, *is_direct)?).await?;
+        for invitee in invitees(request).filter(|invitee| self.is_local(&invitee.user)) {
+            turn.append(&invite(&request.creator, invitee)?).await?;
+        }
+        if let Some(old) = &request.replaces {
+            self.prepare_move_names(&turn.view.clone(), &mut turn.batch, old, &room).await?;
         }
         if let Some(alias) = &request.alias {
             self.prepare_alias(&turn.view.clone(), &mut turn.batch, alias, &room, &request.creator).await?;
@@ -214,8 +254,9 @@ impl Rooms {
     }
 
     async fn invite_others(&self, request: &CreateRoom, room: &OwnedRoomId) {
-        for (user, is_direct) in request.invites.iter().filter(|(user, _)| !self.is_local(user)) {
-            let Ok(draft) = invite(&request.creator, user, *is_direct) else { continue };
+        for invitee in invitees(request).filter(|invitee| !self.is_local(&invitee.user)) {
+            let Ok(draft) = invite(&request.creator, invitee) else { continue };
+            let user = &invitee.user;
             if let Err(error) = self.invite_remote(&request.creator, room, user, draft.content).await {
                 tracing::warn!(room.id = %room, user.id = %user, "invite to a new room failed: {error}");
             }
@@ -264,7 +305,7 @@ fn create_content(
     } else if request.preset() == Preset::TrustedPrivateChat && !request.invites.is_empty() {
         let given = content.get("additional_creators").and_then(Value::as_array).cloned().unwrap_or_default();
         let mut seen = HashSet::new();
-        let invited = request.invites.iter().map(|(user, _)| Value::from(user.as_str()));
+        let invited = request.invites.iter().map(|invitee| Value::from(invitee.user.as_str()));
         let all: Vec<Value> = given
             .into_iter()
             .chain(invited)
@@ -305,6 +346,7 @@ fn first_events(request: &CreateRoom, privileged: bool) -> Result<Vec<Draft>, Ro
         }
     }
     for state in &request.initial_state {
+        check_initial(state)?;
         let overridden = match &*state.event_type {
             "m.room.name" => request.name.is_some(),
             "m.room.topic" => request.topic.is_some(),
@@ -330,8 +372,8 @@ fn power_levels(request: &CreateRoom, privileged: bool) -> Result<Map<String, Va
     if !privileged {
         users.insert(request.creator.to_string(), CREATOR_LEVEL.into());
         if request.preset() == Preset::TrustedPrivateChat {
-            for (user, _) in &request.invites {
-                users.insert(user.to_string(), CREATOR_LEVEL.into());
+            for invitee in &request.invites {
+                users.insert(invitee.user.to_string(), CREATOR_LEVEL.into());
             }
         }
     }
@@ -361,13 +403,35 @@ fn power_levels(request: &CreateRoom, privileged: bool) -> Result<Map<String, Va
     };
     let given = object(request.power_level_content_override.as_deref(), "power_level_content_override")?;
     content.extend(given);
+    check_power_levels(&raw(&content)?)?;
     Ok(content)
 }
 
-fn invite(sender: &UserId, target: &UserId, is_direct: bool) -> Result<Draft, RoomsError> {
-    let mut content = member_content(None, "invite")?;
-    if is_direct {
+/// Those to invite, each once.
+fn invitees(request: &CreateRoom) -> impl Iterator<Item = &Invitee> {
+    let mut seen = HashSet::new();
+    request.invites.iter().filter(move |invitee| seen.insert(&*invitee.user))
+}
+
+fn invite(sender: &UserId, invitee: &Invitee) -> Result<Draft, RoomsError> {
+    let mut content = member_content(invitee.content.as_deref(), "invite")?;
+    if invitee.is_direct {
         content.insert("is_direct".to_owned(), true.into());
     }
-    Ok(Draft::state(sender, MEMBER, target.as_str(), raw(&content)?))
+    Ok(Draft::state(sender, MEMBER, invitee.user.as_str(), raw(&content)?))
+}
+
+/// Checks state that a client gives a new room: what an endpoint of its own checks must not come in this way.
+fn check_initial(state: &InitialState) -> Result<(), RoomsError> {
+    match &*state.event_type {
+        "m.room.power_levels" => check_power_levels(&state.content),
+        MEMBER => {
+            let content = object(Some(&state.content), "content")?;
+            if content.get("membership").and_then(Value::as_str) == Some("invite") {
+                return Err(RoomsError::InvalidRoomState("invites belong in `invite`".to_owned()));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! Events by number and by id: what never changes about them, cached, and what may change.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use event::Pdu;
 use quick_cache::{Weighter, sync::Cache};
@@ -62,6 +62,7 @@ impl Body {
             auth: self.auth.into(),
             prev: self.prev.into(),
             generation: self.generation,
+            notability: OnceLock::new(),
         })
     }
 }

@@ -64,7 +64,7 @@ use store::Store;
 pub use self::{
     append::{Extra, Sender, Sent},
     context::{CONTEXT_LIMIT_MAX, Context},
-    create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Preset},
+    create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     error::RoomsError,
     filter::RoomEventFilter,
@@ -96,7 +96,7 @@ pub use self::{
         RoomHead, StoredEvent, TimelineIndex,
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
-    unread::{Count, UnreadCounts},
+    unread::{Count, NewEvents, UnreadCounts},
     upgrade::UpgradeRoom,
     visibility::{Sight, Viewer},
 };

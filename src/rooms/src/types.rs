@@ -1,13 +1,13 @@
 //! The small types that every part of the crate speaks in: event numbers, timeline indices, event records, memberships.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use event::Pdu;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
 
-use crate::snapshot::Root;
+use crate::{snapshot::Root, unread::Notability};
 
 /// Names an event id inside this server. Handed out from a counter before the event is stored; never an order.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -124,6 +124,8 @@ pub struct StoredEvent {
     pub prev: Arc<[EventNum]>,
     /// 1 + the highest generation of its auth events; 0 for an event without any.
     pub generation: u32,
+    /// Whom it notifies by the default rules, once somebody has asked.
+    pub(crate) notability: OnceLock<Notability>,
 }
 
 /// What may change about a stored event.

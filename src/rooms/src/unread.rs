@@ -13,15 +13,15 @@ mod count;
 pub(crate) mod notable;
 mod tally;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use event::push::PushRules;
 use ruma::{OwnedEventId, RoomId};
 use serde::{Deserialize, Serialize};
-use store::{NoPrevious, Versioned, View};
+use store::{NoPrevious, Position, Versioned, View};
 
-pub(crate) use self::tally::TallyCache;
-use crate::{Rooms, RoomsError, visibility::Viewer};
+pub(crate) use self::{notable::Notability, tally::TallyCache};
+use crate::{Rooms, RoomsError, types::{EventMeta, StoredEvent, TimelineIndex}, visibility::Viewer};
 
 /// The highest count that is shown for one thread.
 pub const UNREAD_EVENTS_MAX: u64 = 1_000;
@@ -88,6 +88,15 @@ pub struct StoredThread {
     pub(crate) last: (u8, u64, u32),
 }
 
+/// What happened in a room since a position, for a user of whom neither membership nor receipts of the room moved.
+#[derive(Copy, Clone, Debug)]
+pub struct NewEvents<'a> {
+    /// The position.
+    pub since: Position,
+    /// All events of the timeline since then, oldest first.
+    pub events: &'a [(TimelineIndex, Arc<StoredEvent>, EventMeta)],
+}
+
 impl Versioned for StoredCounts {
     const VERSION: u8 = 1;
     type Previous = NoPrevious;
@@ -111,5 +120,18 @@ impl Rooms {
         rules: &PushRules,
     ) -> Result<UnreadCounts, RoomsError> {
         self.count_unread(view, viewer, room, rules).await
+    }
+
+    /// The same as [`Rooms::unread`], for one who follows the log and so knows what is new: costs no reads if the
+    /// counts were asked for lately.
+    pub async fn unread_with(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+        new: NewEvents<'_>,
+    ) -> Result<UnreadCounts, RoomsError> {
+        self.count_unread_with(view, viewer, room, rules, new).await
     }
 }

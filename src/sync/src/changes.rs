@@ -27,6 +27,8 @@ pub(crate) struct Hints {
     pub(crate) timeline: bool,
     /// Receipts.
     pub(crate) receipts: bool,
+    /// The user's own receipts among them.
+    pub(crate) own_receipts: bool,
     /// Who is typing.
     pub(crate) typing: bool,
     /// The client wants the whole state, changed or not.
@@ -42,6 +44,7 @@ impl Hints {
         joined: false,
         timeline: false,
         receipts: false,
+        own_receipts: false,
         typing: false,
         full: false,
         unknown: true,
@@ -61,6 +64,10 @@ pub(crate) struct Changes {
     pub(crate) presence: Vec<OwnedUserId>,
     /// Messages to the device.
     pub(crate) to_device: bool,
+    /// Keys of the user or of others around them.
+    pub(crate) device_lists: bool,
+    /// The number of the device's one-time keys.
+    pub(crate) one_time_keys: bool,
 }
 
 /// What an inbox lists for a token; `None` where it doesn't reach back so far.
@@ -78,7 +85,8 @@ impl Listed {
     /// passed over if nobody wants it.
     pub(crate) fn new(inbox: &Inbox, device: &DeviceId, since: &Token, boot: u64, presence: bool) -> Self {
         let subject = Item::device(device);
-        let concerns = |item: &Item| item.kind != Kind::ToDevice || item.subject == subject;
+        let of_device = |item: &Item| matches!(item.kind, Kind::ToDevice | Kind::OneTimeKeys);
+        let concerns = |item: &Item| !of_device(item) || item.subject == subject;
         let list = |shelf: &Shelf, since| Some(shelf.since(since)?.filter(concerns).collect::<Vec<_>>());
         let shelves = inbox.shelves();
         let same_run = since.boot == boot;
@@ -125,7 +133,13 @@ pub(crate) struct Search<'a> {
 impl Search<'_> {
     /// Everything: for a first sync.
     pub(crate) async fn all(&self) -> Result<Changes, SyncError> {
-        let mut changes = Changes { memberships: true, account_data: true, to_device: true, ..Changes::default() };
+        let mut changes = Changes {
+            memberships: true,
+            account_data: true,
+            to_device: true,
+            device_lists: true,
+            ..Changes::default()
+        };
         self.add_joined(&mut changes, |_, hints| {
             hints.timeline = true;
             hints.receipts = true;
@@ -173,6 +187,14 @@ impl Search<'_> {
                     changes.to_device = true;
                     continue;
                 }
+                Kind::DeviceLists | Kind::OwnDeviceList => {
+                    changes.device_lists = true;
+                    continue;
+                }
+                Kind::OneTimeKeys => {
+                    changes.one_time_keys = true;
+                    continue;
+                }
                 _ => {}
             }
             let Some(room) = state.room_id(item.subject) else {
@@ -182,23 +204,32 @@ impl Search<'_> {
             hints.number = item.subject;
             match item.kind {
                 Kind::Room => hints.timeline = true,
-                Kind::Receipt | Kind::OwnReceipt => hints.receipts = true,
+                Kind::Receipt => hints.receipts = true,
+                Kind::OwnReceipt => (hints.receipts, hints.own_receipts) = (true, true),
                 Kind::Typing => hints.typing = true,
                 Kind::Membership => changes.memberships = true,
-                Kind::AccountData | Kind::Presence | Kind::ToDevice => {}
+                Kind::AccountData
+                | Kind::Presence
+                | Kind::ToDevice
+                | Kind::DeviceLists
+                | Kind::OwnDeviceList
+                | Kind::OneTimeKeys => {}
             }
             // These are routed to members only. What was routed after `now` says nothing about now.
             hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt) && item.last <= now;
         }
     }
 
-    async fn add_from_tables(&self, since: Position, changes: &mut Changes) -> Result<(), SyncError> {
+    /// What the tables say may have changed.
+    pub(crate) async fn add_from_tables(&self, since: Position, changes: &mut Changes) -> Result<(), SyncError> {
         changes.memberships = true;
         changes.account_data = true;
         changes.to_device = true;
+        changes.device_lists = true;
         self.add_joined(changes, |state, hints| {
             hints.timeline = state.advanced_since(hints.number, since);
             hints.receipts = state.receipts_since(hints.number, since);
+            hints.own_receipts = hints.receipts;
         })
         .await
     }
@@ -239,7 +270,7 @@ impl Search<'_> {
             }
             let mut hints = Hints { number, joined: true, ..Hints::default() };
             mark(&state, &mut hints);
-            let Hints { timeline, receipts, typing, full, .. } = hints;
+            let Hints { timeline, receipts, own_receipts, typing, full, .. } = hints;
             if timeline || receipts || typing || full {
                 let known = changes.rooms.entry(room).or_default();
                 *known = Hints {
@@ -247,6 +278,7 @@ impl Search<'_> {
                     joined: true,
                     timeline: known.timeline | timeline,
                     receipts: known.receipts | receipts,
+                    own_receipts: known.own_receipts | own_receipts,
                     typing: known.typing | typing,
                     full: known.full | full,
                     unknown: false,

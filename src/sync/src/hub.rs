@@ -11,12 +11,13 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use rooms::{EventNum, MemberChange, Membership, snapshot::Root};
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     inbox::{Inbox, Item, Kind},
+    memo::Memo,
     tail::{Advance, Tail, TailRange},
 };
 
@@ -27,6 +28,8 @@ const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Published {
     /// All durable reads of a sync go through this view; its position is the sync's `now`.
     pub(crate) view: View,
+    /// What was read through the view.
+    pub(crate) memo: Arc<Memo>,
     /// Typing changes up to here are routed.
     pub(crate) typing: u64,
     /// Presence changes up to here are routed.
@@ -68,6 +71,8 @@ pub(crate) struct State {
     typing: HashSet<u32>,
     /// What has been routed so far; may be ahead of what is published.
     routed: Routed,
+    /// Where the hub was filled from the tables.
+    loaded: Position,
 }
 
 /// How far the notifier is.
@@ -86,6 +91,8 @@ struct RoomSlot {
     last: Position,
     /// No receipt moved after the first of these and up to the second, where the second is the last one known to have moved.
     receipts: (Position, Position),
+    /// Position of the last change of its state; `None` if nobody has looked and none was routed.
+    state_moved: Option<Position>,
     tail: Option<Tail>,
 }
 
@@ -101,7 +108,7 @@ impl Hub {
     pub(crate) fn new(published: Published) -> Self {
         let routed =
             Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
-        let state = State { routed, ..State::default() };
+        let state = State { routed, loaded: routed.position, ..State::default() };
         Self {
             state: Mutex::new(state),
             published: watch::Sender::new(Arc::new(published)),
@@ -154,6 +161,7 @@ impl State {
             members: Vec::new(),
             last: Position::ZERO,
             receipts: (Position::MAX, Position::ZERO),
+            state_moved: None,
             tail: None,
         });
         self.room_numbers.insert(id.to_owned(), number);
@@ -161,7 +169,7 @@ impl State {
     }
 
     /// The number of a local user, given if they have none yet.
-    fn user(&mut self, id: &UserId) -> u32 {
+    pub(crate) fn user(&mut self, id: &UserId) -> u32 {
         if let Some(number) = self.user_numbers.get(id) {
             return *number;
         }
@@ -171,11 +179,14 @@ impl State {
         number
     }
 
-    /// Forgets who is where and what the tails say, but neither numbers nor inboxes.
-    pub(crate) fn clear(&mut self) {
+    /// Forgets who is where and what the tails say, but neither numbers nor inboxes. It is to be filled with what the tables
+    /// say at `position`.
+    pub(crate) fn clear(&mut self, position: Position) {
+        self.loaded = position;
         for slot in &mut self.rooms {
             slot.members.clear();
             slot.tail = None;
+            slot.state_moved = None;
             slot.receipts = (Position::MAX, Position::ZERO);
         }
         for slot in &mut self.users {
@@ -216,6 +227,9 @@ impl State {
         let room = self.room(change.room);
         let slot = &mut self.rooms[room as usize];
         slot.last = position;
+        if change.old_root != new_root {
+            slot.state_moved = Some(position);
+        }
         let before = Position::from_u64(position.get().saturating_sub(1));
         let tail = slot.tail.get_or_insert_with(|| Tail::new(before, change.old_root));
         tail.push(Advance { position, event, local, root: new_root });
@@ -278,6 +292,48 @@ impl State {
         for device in devices {
             self.notify_user(user, Item::device(device), Kind::ToDevice, position, touched);
         }
+    }
+
+    /// Routes a change of a local user's keys to them and to everybody who shares a room with them.
+    pub(crate) fn device_keys(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
+        let user = self.user(user);
+        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
+        for other in self.sharers(user) {
+            self.notify_user(other, Item::ACCOUNT, Kind::DeviceLists, position, touched);
+        }
+    }
+
+    /// Routes a change of the keys of a user of another server, who is in these rooms.
+    pub(crate) fn remote_device_keys(&self, rooms: &[OwnedRoomId], position: Position, touched: &mut Vec<Touched>) {
+        let mut told = HashSet::new();
+        for room in rooms {
+            let Some(room) = self.room_number(room) else {
+                continue;
+            };
+            for user in &self.rooms[room as usize].members {
+                if told.insert(*user) {
+                    self.notify_user(*user, Item::ACCOUNT, Kind::DeviceLists, position, touched);
+                }
+            }
+        }
+    }
+
+    /// Routes to a user that one of their devices signed somebody's keys.
+    pub(crate) fn signed_user(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
+        let user = self.user(user);
+        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
+    }
+
+    /// Routes a change of how many one-time keys a device has.
+    pub(crate) fn one_time_keys(
+        &mut self,
+        user: &UserId,
+        device: &DeviceId,
+        position: Position,
+        touched: &mut Vec<Touched>,
+    ) {
+        let user = self.user(user);
+        self.notify_user(user, Item::device(device), Kind::OneTimeKeys, position, touched);
     }
 
     fn notify_user(&self, user: u32, subject: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
@@ -402,6 +458,21 @@ impl State {
     /// Whether a room advanced after `since`.
     pub(crate) fn advanced_since(&self, room: u32, since: Position) -> bool {
         self.rooms.get(room as usize).is_some_and(|slot| slot.last > since)
+    }
+
+    /// Where the state of a room changed last, if that is known.
+    pub(crate) fn state_moved(&self, room: u32) -> Option<Position> {
+        self.rooms.get(room as usize)?.state_moved
+    }
+
+    /// Notes where the state of a room changed last, as a view at `read_at` says.
+    pub(crate) fn learn_state_moved(&mut self, room: u32, moved: Position, read_at: Position) {
+        // A view of before the hub was filled doesn't know what happened until then, and nobody routed it.
+        if read_at >= self.loaded
+            && let Some(slot) = self.rooms.get_mut(room as usize)
+        {
+            slot.state_moved = slot.state_moved.max(Some(moved));
+        }
     }
 
     /// Whether a receipt may have moved in a room after `since`.

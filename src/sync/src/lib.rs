@@ -10,12 +10,14 @@
 
 mod changes;
 mod classic;
+mod device_lists;
 mod error;
 mod filter;
 mod hub;
 mod inbox;
 mod lazy;
 mod membership;
+mod memo;
 mod notifier;
 mod reader;
 mod response;
@@ -37,8 +39,8 @@ pub use crate::{
     error::SyncError,
     filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
     response::{
-        Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomUpdates, StateUpdate, Summary, SyncResponse,
-        Timeline, UnreadCount,
+        DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomUpdates, StateUpdate, Summary,
+        SyncResponse, Timeline, UnreadCount,
     },
     token::{BadToken, Token},
 };

@@ -31,14 +31,14 @@ pub(crate) async fn build(store: &Store, rooms: &Rooms, users: &Users) -> Result
     let view = store.view();
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
-    let hub = Hub::new(Published { view: view.clone(), typing, presence });
+    let hub = Hub::new(Published { view: view.clone(), memo: Arc::default(), typing, presence });
     load(&hub, rooms, &view).await?;
     Ok(hub)
 }
 
 /// Reads who is in which room, and when each room advanced last.
 async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
-    hub.state().clear();
+    hub.state().clear(view.position());
     let mut after = None;
     loop {
         let page = rooms.all_local_members(view, after.as_ref(), LOAD_PAGE_ROWS).await?;
@@ -248,15 +248,15 @@ impl Notifier {
     fn publish_view(&self, view: View) {
         self.hub.published.send_modify(|published| {
             let Published { typing, presence, .. } = **published;
-            *published = Arc::new(Published { view, typing, presence });
+            *published = Arc::new(Published { view, memo: Arc::default(), typing, presence });
         });
     }
 
     fn publish_volatile(&self, touched: Vec<Touched>, change: impl FnOnce(&mut Published)) {
         self.hub.published.send_modify(|published| {
-            let Published { view, typing, presence } = &**published;
-            let (view, typing, presence) = (view.clone(), *typing, *presence);
-            let mut next = Published { view, typing, presence };
+            let Published { view, memo, typing, presence } = &**published;
+            let (view, memo, typing, presence) = (view.clone(), memo.clone(), *typing, *presence);
+            let mut next = Published { view, memo, typing, presence };
             change(&mut next);
             *published = Arc::new(next);
         });
@@ -327,10 +327,8 @@ fn route_record(
             }
         }
         UserChanged::KIND => {
-            if let Some(entry) = record.decode::<UserChanged>()?
-                && let Change::AccountData { .. } = entry.change
-            {
-                state.account_data(&entry.user, position, touched);
+            if let Some(entry) = record.decode::<UserChanged>()? {
+                route_user(state, &entry, position, touched);
             }
         }
         ToDeviceQueued::KIND => {
@@ -343,4 +341,20 @@ fn route_record(
         _ => {}
     }
     Ok(())
+}
+
+fn route_user(state: &mut State, entry: &UserChanged, position: Position, touched: &mut Vec<Touched>) {
+    let user = &entry.user;
+    match &entry.change {
+        Change::AccountData { .. } => state.account_data(user, position, touched),
+        Change::DeviceKeys => state.device_keys(user, position, touched),
+        Change::RemoteDeviceKeys { rooms } => state.remote_device_keys(rooms, position, touched),
+        Change::SignedUser { .. } => state.signed_user(user, position, touched),
+        Change::OneTimeKeys { device } => state.one_time_keys(user, device, position, touched),
+        Change::Account
+        | Change::Deactivated
+        | Change::Sessions
+        | Change::Devices { .. }
+        | Change::Profile { .. } => {}
+    }
 }

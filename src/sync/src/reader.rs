@@ -8,13 +8,18 @@ use rooms::{
 use ruma::RoomId;
 use store::{Position, View};
 
-use crate::SyncError;
+use crate::{SyncError, memo::Memo, tail::TailRange};
+
+/// Events that are read at once by those who are told of them as they come. Longer stretches are each reader's own.
+const SHARED_EVENTS_MAX: usize = 16;
 
 /// Reads rooms for one user at one position.
 pub(crate) struct Reader<'a> {
     pub(crate) rooms: &'a Rooms,
     /// Shows everything up to `now` and nothing after it.
     pub(crate) view: &'a View,
+    /// What others read through it.
+    pub(crate) memo: &'a Memo,
     /// For whom.
     pub(crate) viewer: Viewer<'a>,
 }
@@ -47,7 +52,7 @@ impl Reader<'_> {
             false => None,
         };
         let bodies = self.rooms.events(self.view, &nums).await?;
-        let metas = self.rooms.metas(self.view, &nums).await?;
+        let metas = self.metas(&nums).await?;
         let mut indices = Vec::with_capacity(events.len());
         let mut wanted = Vec::with_capacity(events.len());
         for (((index, _), body), meta) in events.iter().zip(bodies).zip(metas) {
@@ -66,6 +71,33 @@ impl Reader<'_> {
             }
         }
         Ok(seen)
+    }
+
+    async fn metas(&self, nums: &[EventNum]) -> Result<Vec<EventMeta>, SyncError> {
+        if nums.len() > SHARED_EVENTS_MAX {
+            return Ok(self.rooms.metas(self.view, nums).await?);
+        }
+        if let Some(metas) = self.memo.metas(nums) {
+            return Ok(metas);
+        }
+        let metas = self.rooms.metas(self.view, nums).await?;
+        self.memo.keep(nums, &metas);
+        Ok(metas)
+    }
+
+    /// The events of a tail, oldest first, with what may change about them.
+    pub(crate) async fn tail_events(
+        &self,
+        tail: &TailRange,
+    ) -> Result<Vec<(TimelineIndex, Arc<StoredEvent>, EventMeta)>, SyncError> {
+        let nums: Vec<EventNum> = tail.events.iter().map(|(_, num)| *num).collect();
+        let bodies = self.rooms.events(self.view, &nums).await?;
+        let metas = self.metas(&nums).await?;
+        let mut events = Vec::with_capacity(nums.len());
+        for (((position, _), body), meta) in tail.events.iter().zip(bodies).zip(metas) {
+            events.extend(body.map(|body| (TimelineIndex::live(*position), body, meta)));
+        }
+        Ok(events)
     }
 
     /// The room's state as this server had it just before an event.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use event::{Pdu, RoomVersionRules};
@@ -143,12 +143,26 @@ impl Intake<'_> {
                 auth.push(event.num);
             }
             if batch.is_empty() {
-                return Ok(Arc::new(StoredEvent { num, pdu, auth: auth.into(), prev: prev.into(), generation }));
+                return Ok(Arc::new(StoredEvent {
+                    num,
+                    pdu,
+                    auth: auth.into(),
+                    prev: prev.into(),
+                    generation,
+                    notability: OnceLock::new(),
+                }));
             }
             batch.relaxed();
             match self.rooms.inner.store.commit(batch).await {
                 Ok(_) => {
-                    return Ok(Arc::new(StoredEvent { num, pdu, auth: auth.into(), prev: prev.into(), generation }));
+                    return Ok(Arc::new(StoredEvent {
+                    num,
+                    pdu,
+                    auth: auth.into(),
+                    prev: prev.into(),
+                    generation,
+                    notability: OnceLock::new(),
+                }));
                 }
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),

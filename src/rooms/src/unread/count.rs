@@ -6,19 +6,18 @@ use event::{
     auth::PowerLevels,
     push::{PushContext, PushEvent, PushRules},
 };
-use ruma::{OwnedEventId, RoomId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use store::{Batch, Range, Record, View};
 
 use super::{
-    UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
-    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, RELATES},
+    NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
+    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, RELATES},
     tally::{Marks, Tally},
 };
 use crate::{
     Rooms, RoomsError,
     receipts::Receipt,
-    relations::THREAD,
     tables::{Notable, Timeline, Unread},
     types::{EventNum, Membership, StoredEvent, TimelineIndex},
     visibility::{Viewer, membership_of},
@@ -38,6 +37,21 @@ struct Candidate {
     flags: u8,
     sender: String,
     thread: Option<OwnedEventId>,
+}
+
+impl Candidate {
+    /// Where it isn't judged by the default rules, each user's own decide.
+    fn of(event: &StoredEvent, index: TimelineIndex, by_default: bool) -> Self {
+        let Notability { mut flags, relates, thread } = notable::notability(event).clone();
+        if relates {
+            flags |= RELATES;
+        }
+        if !by_default {
+            flags |= MENTIONS;
+        }
+        let sender = event.pdu.sender().as_str().to_owned();
+        Self { index, num: event.num, flags, sender, thread }
+    }
 }
 
 /// What rules ask about the room, read when the first event needs it.
@@ -79,7 +93,11 @@ impl Rooms {
             && tally.marks.as_of == newest_receipt
             && self.last_position(view, room).await?.is_none_or(|last| last <= tally.counted_to.major)
         {
-            return Ok(tally.counts());
+            let mut tally = Tally::clone(tally);
+            tally.checked_at = view.position();
+            let counts = tally.counts();
+            self.inner.reads.tallies.insert(key, Arc::new(tally));
+            return Ok(counts);
         }
         let mut tally = match known {
             Some(tally) => Arc::unwrap_or_clone(tally),
@@ -90,34 +108,71 @@ impl Rooms {
             marks.as_of = newest_receipt;
             tally.mark(marks);
         }
-        self.count_new(view, viewer, room, rules, &mut tally, now).await?;
+        tally.checked_at = view.position();
+        if now > tally.counted_to {
+            let after = tally.uncounted_from();
+            let candidates = match *rules == *DEFAULT_RULES {
+                true => self.notable_events(view, room, after, now).await?,
+                false => self.all_events(view, room, after, now).await?,
+            };
+            self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
+            tally.counted_to = now;
+        }
+        Ok(self.keep_tally(key, tally).await)
+    }
+
+    pub(super) async fn count_unread_with(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+        new: NewEvents<'_>,
+    ) -> Result<UnreadCounts, RoomsError> {
+        let key = (viewer.user.to_owned(), room.to_owned());
+        let known = self.inner.reads.tallies.get(&key).filter(|tally| tally.checked_at >= new.since);
+        let Some(known) = known else {
+            return self.count_unread(view, viewer, room, rules).await;
+        };
+        let mut tally = Arc::unwrap_or_clone(known);
+        let now = TimelineIndex::after_position(view.position());
+        if now > tally.counted_to {
+            let by_default = *rules == *DEFAULT_RULES;
+            let after = tally.uncounted_from();
+            let mut candidates = Vec::new();
+            for (index, event, meta) in new.events {
+                let counts = *index > after && meta.redacted_by.is_none();
+                if counts && (!by_default || notable::notability(event).flags != 0) {
+                    candidates.push(Candidate::of(event, *index, by_default));
+                }
+            }
+            self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
+            tally.checked_at = view.position();
+            tally.counted_to = now;
+        }
+        Ok(self.keep_tally(key, tally).await)
+    }
+
+    /// Keeps a tally for the next time. Gives its counts.
+    async fn keep_tally(&self, key: (OwnedUserId, OwnedRoomId), mut tally: Tally) -> UnreadCounts {
         let counts = tally.counts();
         if tally.unstored >= UNSTORED_EVENTS_MAX {
             tally.unstored = 0;
-            self.store_tally(viewer.user, room, &tally).await;
+            self.store_tally(&key.0, &key.1, &tally).await;
         }
         self.inner.reads.tallies.insert(key, Arc::new(tally));
-        Ok(counts)
+        counts
     }
 
-    /// Looks at the events from where the tally ends to `now`.
+    /// Adds the events to the tally that notify the user.
     async fn count_new(
         &self,
         view: &View,
         viewer: &Viewer<'_>,
         room: &RoomId,
         rules: &PushRules,
-        tally: &mut Tally,
-        now: TimelineIndex,
+        (tally, candidates): (&mut Tally, Vec<Candidate>),
     ) -> Result<(), RoomsError> {
-        if now <= tally.counted_to {
-            return Ok(());
-        }
-        let after = tally.marks.everywhere().map_or(tally.counted_to, |mark| mark.max(tally.counted_to));
-        let candidates = match *rules == *DEFAULT_RULES {
-            true => self.notable_events(view, room, after, now).await?,
-            false => self.all_events(view, room, after, now).await?,
-        };
         tally.unstored += candidates.len();
         let mut asked = None;
         for candidate in candidates {
@@ -141,7 +196,6 @@ impl Rooms {
                 tally.add(candidate.index, thread, highlighted);
             }
         }
-        tally.counted_to = now;
         Ok(())
     }
 
@@ -190,16 +244,7 @@ impl Rooms {
             if meta.redacted_by.is_some() {
                 continue;
             }
-            let mut flags = notable::flags(&event.pdu) | MENTIONS;
-            let relation = notable::relation_of(&event.pdu);
-            let mut thread = None;
-            match relation {
-                Some(relation) if relation.rel_type == THREAD => thread = Some(relation.parent),
-                Some(_) => flags |= RELATES,
-                None => {}
-            }
-            let sender = event.pdu.sender().as_str().to_owned();
-            candidates.push(Candidate { index, num: event.num, flags, sender, thread });
+            candidates.push(Candidate::of(&event, index, false));
         }
         Ok(candidates)
     }

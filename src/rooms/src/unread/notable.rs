@@ -9,7 +9,7 @@ use event::{
     Pdu,
     push::{PushContext, PushEvent, PushRules},
 };
-use ruma::{UserId, user_id};
+use ruma::{OwnedEventId, UserId, user_id};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::Batch;
@@ -70,18 +70,36 @@ fn mentions(content: &RawValue) -> bool {
     users.is_some_and(|users| !users.is_empty()) || room == Some(true)
 }
 
+/// What never changes of how an event counts.
+#[derive(Clone, Debug)]
+pub struct Notability {
+    /// What the default rules make of it; 0 if it concerns nobody.
+    pub(crate) flags: u8,
+    /// Whether it relates to another event without being in a thread by its own word.
+    pub(crate) relates: bool,
+    /// The root of the thread that it says it is in.
+    pub(crate) thread: Option<OwnedEventId>,
+}
+
+/// How an event counts; worked out once for all users.
+pub(crate) fn notability(event: &StoredEvent) -> &Notability {
+    event.notability.get_or_init(|| {
+        let (relates, thread) = match relation_of(&event.pdu) {
+            Some(relation) if relation.rel_type == THREAD => (false, Some(relation.parent)),
+            other => (other.is_some(), None),
+        };
+        Notability { flags: flags(&event.pdu), relates, thread }
+    })
+}
+
 /// Puts an event into the index of what notifies, if it does.
 pub(crate) fn prepare(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex) {
-    let mut flags = flags(&event.pdu);
-    if flags == 0 {
+    let Notability { flags, relates, thread } = notability(event);
+    if *flags == 0 {
         return;
     }
-    let mut thread = String::new();
-    match relation_of(&event.pdu) {
-        Some(relation) if relation.rel_type == THREAD => thread = relation.parent.as_str().to_owned(),
-        Some(_) => flags |= RELATES,
-        None => {}
-    }
+    let flags = if *relates { flags | RELATES } else { *flags };
+    let thread = thread.as_ref().map(ToString::to_string).unwrap_or_default();
     let row = (flags, event.num, event.pdu.sender().as_str().to_owned(), thread);
     batch.put::<Notable>(&(event.pdu.room_id(), index), &row);
 }

@@ -56,11 +56,6 @@ impl Marks {
         *mark = (*mark).max(index);
     }
 
-    /// Events up to here are read, whatever thread they are in.
-    pub(super) fn everywhere(&self) -> Option<TimelineIndex> {
-        self.unthreaded
-    }
-
     fn of(&self, thread: Option<&OwnedEventId>) -> Option<TimelineIndex> {
         let own = match thread {
             None => self.main,
@@ -78,6 +73,8 @@ pub(crate) struct Tally {
     /// Events up to this index were looked at.
     pub(super) counted_to: TimelineIndex,
     pub(super) marks: Marks,
+    /// The position at which marks and membership were last found to be right.
+    pub(super) checked_at: Position,
     /// Events looked at since the tally was stored.
     pub(super) unstored: usize,
     main: Option<Pile>,
@@ -87,7 +84,15 @@ pub(crate) struct Tally {
 impl Tally {
     /// Nothing unread up to an index.
     pub(super) fn new(start: TimelineIndex) -> Self {
-        Self { start, counted_to: start, marks: Marks::default(), unstored: 0, main: None, threads: BTreeMap::new() }
+        Self {
+            start,
+            counted_to: start,
+            marks: Marks::default(),
+            checked_at: Position::ZERO,
+            unstored: 0,
+            main: None,
+            threads: BTreeMap::new(),
+        }
     }
 
     /// Reads back a stored tally.
@@ -109,6 +114,11 @@ impl Tally {
             }
         }
         tally
+    }
+
+    /// Events up to here are counted, or read whatever thread they are in.
+    pub(super) fn uncounted_from(&self) -> TimelineIndex {
+        self.marks.unthreaded.map_or(self.counted_to, |mark| mark.max(self.counted_to))
     }
 
     /// The form in which it is stored.

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use event::push::PushRules;
-use rooms::{Count, NewReceipt, ReceiptType, UnreadCounts, Viewer};
+use rooms::{
+    Count, Direction, NewEvents, NewReceipt, ReceiptType, TimelineIndex, TimelineRange, UnreadCounts, Viewer,
+};
 use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde_json::json;
+use store::Position;
 use testkit::SeededRandom;
 
 use crate::world::{World, alice, bob, carol};
@@ -149,6 +152,8 @@ struct Talk {
     /// Up to where Bob has read: everywhere, and by thread.
     everywhere: usize,
     marks: BTreeMap<Option<OwnedEventId>, usize>,
+    /// Bob's receipts have not moved since.
+    unmoved_since: Position,
 }
 
 impl Talk {
@@ -156,7 +161,8 @@ impl Talk {
         let world = World::new().await;
         let room = world.room(&[alice(), bob(), carol()]).await;
         let (events, roots, counted) = (Vec::new(), Vec::new(), Vec::new());
-        Self { world, room, events, roots, counted, everywhere: 0, marks: BTreeMap::new() }
+        let unmoved_since = world.view().position();
+        Self { world, room, events, roots, counted, everywhere: 0, marks: BTreeMap::new(), unmoved_since }
     }
 
     async fn step(&mut self, random: &SeededRandom) {
@@ -203,6 +209,7 @@ impl Talk {
             false => &mut self.everywhere,
         };
         *mark = (*mark).max(*upto);
+        self.unmoved_since = self.world.view().position();
     }
 
     /// The counts by their definition.
@@ -230,6 +237,46 @@ impl Talk {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
         let counts = world.rooms.unread(&world.view(), &viewer, &self.room, &rules).await.expect("counted");
         assert_eq!(counts, self.expected(), "HAIMA_READ_SEED={seed}");
+    }
+}
+
+impl Talk {
+    /// The same as one who follows the log asks.
+    async fn check_following(&self, seed: u64) {
+        let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
+        let (rooms, view, since) = (&self.world.rooms, self.world.view(), self.unmoved_since);
+        let range = TimelineRange {
+            after: Some(TimelineIndex::after_position(since)),
+            before: None,
+            direction: Direction::Forward,
+            limit: 100,
+        };
+        let page = rooms.timeline(&view, &self.room, range).await.expect("a page");
+        let mut events = Vec::new();
+        for (index, num) in page.events {
+            let event = rooms.event(&view, num).await.expect("read").expect("stored");
+            events.push((index, event, rooms.meta(&view, num).await.expect("read")));
+        }
+        let new = NewEvents { since, events: &events };
+        let counts = rooms.unread_with(&view, &viewer, &self.room, &rules, new).await.expect("counted");
+        assert_eq!(counts, self.expected(), "HAIMA_READ_SEED={seed}");
+    }
+}
+
+#[tokio::test]
+async fn counting_from_what_is_new_is_counting_at_once() {
+    for seed in seeds() {
+        let random = SeededRandom::new(seed);
+        let mut talk = Talk::new().await;
+        for _ in 0..60 {
+            talk.step(&random).await;
+            match random.below(10) {
+                0 => talk.check(&talk.world, seed).await,
+                1..5 => talk.check_following(seed).await,
+                _ => {}
+            }
+        }
+        talk.check_following(seed).await;
     }
 }
 

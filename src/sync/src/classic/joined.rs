@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::{ClientEvent, Count, EventNum, MemberSummary, Receipt, receipt_events, snapshot::Root};
+use rooms::{ClientEvent, Count, EventNum, MemberSummary, NewEvents, Receipt, receipt_events, snapshot::Root};
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
 use store::Position;
@@ -11,6 +11,7 @@ use super::{Answer, account::to_event};
 use crate::{
     JoinedRoom, StateUpdate, Summary, SyncError, Timeline, UnreadCount,
     changes::Hints,
+    reader::Reader,
     response::Events,
     slice::{Slice, SliceRange},
     state::{MEMBER, Roots, StateDelta},
@@ -65,8 +66,9 @@ impl Answer<'_> {
         let since = self.since.filter(|_| !fresh);
         let mut update = JoinedRoom::default();
         let mut eventful = false;
+        let tail = since.and_then(|since| self.session.inner.hub.state().tail(hints.number, since, self.reader.now()));
         if since.is_none() || hints.timeline || hints.full {
-            let told = self.joined_stretch(room, hints, since).await?;
+            let told = self.joined_stretch(room, hints, since, tail.as_ref()).await?;
             eventful = told.eventful;
             update.timeline = told.timeline;
             update.state = told.state;
@@ -82,27 +84,33 @@ impl Answer<'_> {
             _ => account_data,
         };
         if since.is_none() || eventful || own_moved {
-            self.add_unread(room, &mut update).await?;
+            // Of a room of which the hub said nothing, it doesn't know whether receipts moved either.
+            let tail = tail.filter(|tail| !tail.holes && !hints.own_receipts && !hints.unknown);
+            self.add_unread(room, since.zip(tail.as_ref()), &mut update).await?;
         }
         Ok(update)
     }
 
-    async fn joined_stretch(&self, room: &RoomId, hints: Hints, since: Option<Position>) -> Result<Told, SyncError> {
+    async fn joined_stretch(
+        &self,
+        room: &RoomId,
+        hints: Hints,
+        since: Option<Position>,
+        tail: Option<&TailRange>,
+    ) -> Result<Told, SyncError> {
         let until = self.reader.now();
-        let hub = &self.session.inner.hub;
-        let tail = since.and_then(|since| hub.state().tail(hints.number, since, until));
-        let end = match &tail {
+        let end = match tail {
             Some(tail) => tail.after,
             None => self.reader.root_now(room).await?,
         };
-        let known = match (since, &tail) {
+        let known = match (since, tail) {
             _ if hints.full => None,
             (None, _) => None,
             (Some(_), Some(tail)) => Some(tail.before),
             (Some(since), None) => Some(self.reader.root_at(room, since).await?),
         };
         let roots = Roots { known, end };
-        let stretch = Stretch { room, since, until, roots, tail: tail.as_ref() };
+        let stretch = Stretch { room, since, until, roots, tail };
         self.tell(stretch, true).await
     }
 
@@ -243,9 +251,22 @@ impl Answer<'_> {
         Ok(events)
     }
 
-    async fn add_unread(&self, room: &RoomId, update: &mut JoinedRoom) -> Result<(), SyncError> {
-        let (rooms, view, viewer) = (self.reader.rooms, self.reader.view, &self.reader.viewer);
-        let unread = rooms.unread(view, viewer, room, &self.rules).await?;
+    /// `news`: all that happened in the room since a position, if the user's own receipts did not move.
+    async fn add_unread(
+        &self,
+        room: &RoomId,
+        news: Option<(Position, &TailRange)>,
+        update: &mut JoinedRoom,
+    ) -> Result<(), SyncError> {
+        let Reader { rooms, view, viewer, .. } = &self.reader;
+        let unread = match news {
+            Some((since, tail)) => {
+                let events = self.reader.tail_events(tail).await?;
+                let new = NewEvents { since, events: &events };
+                rooms.unread_with(view, viewer, room, &self.rules, new).await?
+            }
+            None => rooms.unread(view, viewer, room, &self.rules).await?,
+        };
         if !self.session.filter.room.timeline.unread_thread_notifications {
             update.unread_notifications = Some(unread_count(unread.total()));
             return Ok(());

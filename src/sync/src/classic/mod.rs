@@ -3,6 +3,7 @@
 //! Specification: client-server API, "Syncing".
 
 mod account;
+mod devices;
 mod format;
 mod joined;
 mod left;
@@ -107,7 +108,7 @@ impl Sync {
                 // Boxed, so that a waiting request is small.
                 let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
                 if at_once || since.is_none() || !response.0.is_empty() {
-                    return Ok(response.0);
+                    return session.with_key_counts(response.0, &published).await;
                 }
                 since = Some(response.1);
                 relaxed_due = None;
@@ -137,7 +138,7 @@ async fn at(due: Option<Instant>) {
 
 impl Inner {
     /// The token of a request; `None` for a first sync, and for a token of another epoch of the store.
-    fn since(&self, since: Option<&str>) -> Result<Option<Token>, SyncError> {
+    pub(crate) fn since(&self, since: Option<&str>) -> Result<Option<Token>, SyncError> {
         let Some(since) = since else { return Ok(None) };
         let token: Token = since.parse()?;
         if token.epoch != self.store.epoch() {
@@ -192,7 +193,7 @@ impl Session<'_> {
         let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased };
         let answer = Answer {
             session: self,
-            reader: Reader { rooms, view, viewer },
+            reader: Reader { rooms, view, memo: &published.memo, viewer },
             since: since.map(|since| since.position),
             presence_since: since.filter(|since| since.boot == boot).map(|since| since.presence),
             rules: users.compiled_push_rules(view, user).await?,
@@ -210,6 +211,7 @@ impl Session<'_> {
             search.add_joined(&mut changes, |_, hints| hints.full = true).await?;
         }
         let mut response = answer.build(&changes).await?;
+        response.key_counts_changed = changes.one_time_keys;
         let to_device = answer.to_device(&changes, since, &mut response).await?;
         let token = Token {
             epoch: store.epoch(),
@@ -250,6 +252,7 @@ impl Answer<'_> {
         }
         response.presence.events = self.presence(changes)?;
         let paths = if changes.memberships { self.paths().await? } else { Paths::new() };
+        response.device_lists = self.device_lists(changes, &paths).await?;
         // Every room of which anything may have to be said, in one order whatever the reason.
         let mut rooms: BTreeMap<&RoomId, Hints> = BTreeMap::new();
         for (room, hints) in &changes.rooms {
@@ -279,7 +282,7 @@ impl Answer<'_> {
 
     /// How a room stands to the user now; `None` if there is nothing to say about it.
     async fn standing(&self, room: &RoomId, hints: Hints, steps: &[Step]) -> Result<Option<Standing>, SyncError> {
-        let Reader { rooms, view, viewer } = &self.reader;
+        let Reader { rooms, view, viewer, .. } = &self.reader;
         let Some(since) = self.since else {
             return Ok(standing(Membership::Leave, steps));
         };
@@ -302,13 +305,13 @@ impl Answer<'_> {
     /// The user's membership of a room at a position, as far as this server held the room.
     async fn membership_at(&self, room: &RoomId, at: Position) -> Result<Membership, SyncError> {
         let root = self.reader.root_at(room, at).await?;
-        let Reader { rooms, view, viewer } = &self.reader;
+        let Reader { rooms, view, viewer, .. } = &self.reader;
         Ok(rooms.membership_in(view, room, Some(root), viewer.user).await?)
     }
 
     /// The changes of the user's memberships in the range; in a first sync what led to those of now.
     async fn paths(&self) -> Result<Paths, SyncError> {
-        let Reader { rooms, view, viewer } = &self.reader;
+        let Reader { rooms, view, viewer, .. } = &self.reader;
         let mut paths = Paths::new();
         let include_leave = self.session.filter.room.include_leave;
         if self.since.is_none() && !include_leave {
