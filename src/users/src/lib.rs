@@ -62,8 +62,8 @@ pub use key_backup::{
 pub use keys::{
     CLAIMED_DEVICES_MAX, CROSS_SIGNING_KEY_BYTES_MAX, ClaimedKey, Confirmation, CrossSigningUpload,
     DEVICE_KEYS_BYTES_MAX, FALLBACK_KEYS_PER_DEVICE_MAX, KeyClaim, KeyCounts, KeyUpload, MASTER_KEY_BYTES_MAX,
-    ONE_TIME_KEY_BYTES_MAX, ONE_TIME_KEY_ID_BYTES_MAX, ONE_TIME_KEYS_PER_DEVICE_MAX, SIGNED_KEY_BYTES_MAX,
-    SIGNED_KEYS_PER_UPLOAD_MAX, SignatureFailure, SignatureFailures, SignedKey, UserKeys,
+    ONE_TIME_KEY_BYTES_MAX, ONE_TIME_KEY_ID_BYTES_MAX, ONE_TIME_KEYS_PER_DEVICE_MAX, QUERY_BYTES_MAX,
+    SIGNED_KEY_BYTES_MAX, SIGNED_KEYS_PER_UPLOAD_MAX, SignatureFailure, SignatureFailures, SignedKey, UserKeys,
 };
 pub use openid::OPENID_TOKEN_MS;
 pub use password::{OtherDevices, PASSWORD_BYTES_MAX};

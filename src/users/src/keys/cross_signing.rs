@@ -285,12 +285,7 @@ pub(super) async fn master_with_signatures(
 }
 
 /// The key of this id, if it is the master key or that of one of the user's devices.
-async fn device_or_master(
-    view: &View,
-    user: &UserId,
-    master: &CrossKey,
-    id: &str,
-) -> Result<Option<Ed25519PublicKey>> {
+async fn device_or_master(view: &View, user: &UserId, master: &CrossKey, id: &str) -> Result<Option<Ed25519PublicKey>> {
     let Some(name) = id.strip_prefix("ed25519:") else { return Ok(None) };
     if name == master.name() {
         return Ok(Some(master.public));

@@ -24,7 +24,7 @@ pub use claim::{CLAIMED_DEVICES_MAX, ClaimedKey, KeyClaim};
 pub use cross_signing::{CROSS_SIGNING_KEY_BYTES_MAX, Confirmation, CrossSigningUpload, MASTER_KEY_BYTES_MAX};
 pub use device_keys::DEVICE_KEYS_BYTES_MAX;
 pub use pool::KeyCounts;
-pub use query::UserKeys;
+pub use query::{QUERY_BYTES_MAX, UserKeys};
 pub use signatures::{
     SIGNED_KEY_BYTES_MAX, SIGNED_KEYS_PER_UPLOAD_MAX, SignatureFailure, SignatureFailures, SignedKey,
 };

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ruma::{OwnedDeviceId, UserId};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::{json, value::RawValue};
 use store::{Range, Record, View};
 
@@ -13,6 +13,12 @@ use super::{
     signed::{SignedObject, ed25519_id},
 };
 use crate::{Error, Result, Users, tables};
+
+/// The most bytes of keys that are given at once.
+pub const QUERY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// After how many users others have a turn on the thread.
+const USERS_PER_TURN: usize = 64;
 
 /// The keys of a user.
 #[derive(Clone, Debug, Default)]
@@ -27,14 +33,45 @@ pub struct UserKeys {
     pub user_signing: Option<Box<RawValue>>,
 }
 
+impl UserKeys {
+    /// How many bytes of keys these are.
+    fn bytes(&self) -> usize {
+        let single = [&self.master, &self.self_signing, &self.user_signing].into_iter().flatten();
+        self.devices.values().chain(single).map(|key| key.get().len()).sum()
+    }
+}
+
 impl Users {
-    /// What `asker` sees of the keys of `user`: of these devices, or of all if there are none named. `None` if there
-    /// is no such user.
+    /// What `asker` sees of the keys of these users of this server: of the devices named, or of all if there are none
+    /// named. Users who don't exist are left out.
     ///
     /// # Errors
     ///
-    /// Fails only if the store does.
-    pub async fn user_keys(
+    /// [`Error::TooLarge`] if the keys are more than [`QUERY_BYTES_MAX`].
+    pub async fn query_keys(
+        &self,
+        view: &View,
+        asker: &UserId,
+        wanted: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    ) -> Result<BTreeMap<OwnedUserId, UserKeys>> {
+        let mut found = BTreeMap::new();
+        let mut bytes = 0;
+        for (index, (user, devices)) in wanted.iter().enumerate() {
+            if let Some(keys) = self.user_keys(view, asker, user, devices).await? {
+                bytes += keys.bytes();
+                found.insert(user.clone(), keys);
+            }
+            if bytes > QUERY_BYTES_MAX {
+                return Err(Error::TooLarge { what: "the keys asked for", max: QUERY_BYTES_MAX });
+            }
+            if index % USERS_PER_TURN == USERS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn user_keys(
         &self,
         view: &View,
         asker: &UserId,

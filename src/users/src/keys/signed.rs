@@ -91,9 +91,10 @@ impl SignedObject {
 
     /// Adds a signature, or replaces that of the same key.
     pub(super) fn add_signature(&mut self, user: &UserId, key_id: &str, signature: &str) {
-        let of_user = self.signatures.entry(user.to_string()).or_insert_with(|| {
-            CanonicalJsonValue::Object(CanonicalJsonObject::new())
-        });
+        let of_user = self
+            .signatures
+            .entry(user.to_string())
+            .or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
         if let CanonicalJsonValue::Object(of_user) = of_user {
             of_user.insert(key_id.to_owned(), CanonicalJsonValue::String(signature.to_owned()));
         }
