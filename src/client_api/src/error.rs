@@ -103,6 +103,10 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
             ApiError::invalid_param(message)
         }
         E::TooManyDevices | E::TooMany(_) => bad_request("M_UNKNOWN", message),
+        E::InvalidKey(_) | E::IdentityChanged | E::KeyExists { .. } => ApiError::invalid_param(message),
+        E::InvalidSignature(_) => bad_request("M_INVALID_SIGNATURE", message),
+        E::MissingMasterKey => ApiError::missing_param(message),
+        E::KeyIdInUse | E::ConfirmationNeeded => ApiError::forbidden(message),
         E::InvalidProfileKey | E::InvalidProfileValue(_) => ApiError::invalid_param(message),
         E::ProfileKeyTooLarge => bad_request("M_KEY_TOO_LARGE", message),
         E::ProfileTooLarge => bad_request("M_PROFILE_TOO_LARGE", message),

@@ -12,6 +12,7 @@ mod config;
 mod create_room;
 mod device_management;
 mod directory;
+mod end_to_end_encryption;
 mod error;
 mod event_context;
 mod events;

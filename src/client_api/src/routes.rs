@@ -4,7 +4,7 @@ use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
     ClientApi, account_data, account_deactivation, banning, capabilities, create_room, device_management, directory,
-    event_context, filter, inviting, joining, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login,
+    end_to_end_encryption, event_context, filter, inviting, joining, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login,
     login_token, logout, message_pagination, mutual_rooms, password_management, presence, profile, pushrules,
     read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp,
     room_send, room_state, room_summary, room_upgrades, rooms_module, space_hierarchy, support, sync_module, tags,
@@ -22,7 +22,7 @@ const STATE_WITHOUT_KEY: [&str; 4] = [
 /// The router of the client-server API, and the list of its endpoints.
 pub fn router(api: ClientApi) -> (Router, Vec<Endpoint>) {
     let routes = Routes::new(api.clone(), api.gate.clone());
-    let routes = user_data(sessions(discovery(routes)));
+    let routes = encryption(user_data(sessions(discovery(routes))));
     room_reading(room_features(room_writing(memberships(routes)))).finish()
 }
 
@@ -91,6 +91,16 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("setPushRuleEnabled", Class::Write, pushrules::set_push_rule_enabled)
         .on("getPushRuleActions", Class::Read, pushrules::get_push_rule_actions)
         .on("setPushRuleActions", Class::Write, pushrules::set_push_rule_actions)
+}
+
+fn encryption(routes: ApiRoutes) -> ApiRoutes {
+    use end_to_end_encryption as keys;
+    routes
+        .on("uploadKeys", Class::Write, keys::upload_keys)
+        .on("queryKeys", Class::Read, keys::query_keys)
+        .on("claimKeys", Class::Write, keys::claim_keys)
+        .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
+        .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
 }
 
 fn memberships(routes: ApiRoutes) -> ApiRoutes {

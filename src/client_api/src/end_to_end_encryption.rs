@@ -1,0 +1,147 @@
+//! Module "End-to-end encryption": publishing, querying and claiming keys, cross-signing.
+
+use std::collections::BTreeMap;
+
+use haima_http::{ApiError, Guest, Interactive, Json, Session};
+use ruma::{
+    OwnedOneTimeKeyId, OwnedUserId, UInt,
+    api::client::keys::{claim_keys as claim, get_keys, upload_keys, upload_signatures, upload_signing_keys},
+    serde::Raw,
+};
+use serde_json::{Value, json, value::RawValue};
+use users::{Confirmation, CrossSigningUpload, KeyClaim, KeyUpload, SignatureFailure, SignedKey};
+
+use crate::{
+    ClientApi,
+    error::Result,
+    uia::{Ask, Binding, Stage},
+};
+
+/// `POST /_matrix/client/v3/keys/upload`
+pub(crate) async fn upload_keys(
+    api: ClientApi,
+    caller: Guest,
+    req: upload_keys::v3::Request,
+) -> Result<upload_keys::v3::Response> {
+    let upload = KeyUpload {
+        device_keys: req.device_keys.map(Raw::into_json),
+        one_time_keys: raw_keys(req.one_time_keys),
+        fallback_keys: raw_keys(req.fallback_keys),
+    };
+    let counts = api.users.upload_keys(&caller.user, &caller.device, &upload).await?;
+    let count = |(algorithm, count): (String, u64)| (algorithm.into(), UInt::new_saturating(count));
+    Ok(upload_keys::v3::Response::new(counts.into_iter().map(count).collect()))
+}
+
+fn raw_keys<T>(keys: BTreeMap<OwnedOneTimeKeyId, Raw<T>>) -> BTreeMap<OwnedOneTimeKeyId, Box<RawValue>> {
+    keys.into_iter().map(|(id, key)| (id, key.into_json())).collect()
+}
+
+/// `POST /_matrix/client/v3/keys/query`
+pub(crate) async fn query_keys(
+    api: ClientApi,
+    caller: Guest,
+    req: get_keys::v3::Request,
+) -> Result<get_keys::v3::Response> {
+    let mut answer = get_keys::v3::Response::new();
+    let mut wanted = req.device_keys;
+    wanted.retain(|user, _| {
+        let is_local = user.server_name() == api.config.server_name;
+        if !is_local {
+            answer.failures.insert(user.server_name().to_string(), unreachable());
+        }
+        is_local
+    });
+    for (user, keys) in api.users.query_keys(&api.store.view(), &caller.user, &wanted).await? {
+        answer.master_keys.extend(keys.master.map(|key| (user.clone(), Raw::from_json(key))));
+        answer.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), Raw::from_json(key))));
+        answer.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), Raw::from_json(key))));
+        let devices = keys.devices.into_iter().map(|(id, keys)| (id, Raw::from_json(keys)));
+        answer.device_keys.insert(user, devices.collect());
+    }
+    Ok(answer)
+}
+
+/// `POST /_matrix/client/v3/keys/claim`
+pub(crate) async fn claim_keys(api: ClientApi, _: Guest, req: claim::v3::Request) -> Result<claim::v3::Response> {
+    let mut failures = BTreeMap::new();
+    let mut claims = Vec::new();
+    for (user, devices) in req.one_time_keys {
+        if user.server_name() != api.config.server_name {
+            failures.insert(user.server_name().to_string(), unreachable());
+            continue;
+        }
+        for (device, algorithm) in devices {
+            claims.push(KeyClaim { user: user.clone(), device, algorithm: algorithm.to_string() });
+        }
+    }
+    let mut keys: BTreeMap<OwnedUserId, claim::v3::OneTimeKeys> = BTreeMap::new();
+    for claimed in api.users.claim_keys(claims).await? {
+        let id = OwnedOneTimeKeyId::try_from(claimed.id).map_err(ApiError::internal)?;
+        let of_device = keys.entry(claimed.user).or_default().entry(claimed.device).or_default();
+        of_device.insert(id, Raw::from_json(claimed.key));
+    }
+    let mut answer = claim::v3::Response::new(keys);
+    answer.failures = failures;
+    Ok(answer)
+}
+
+/// `POST /_matrix/client/v3/keys/device_signing/upload`
+pub(crate) async fn upload_cross_signing_keys(
+    api: ClientApi,
+    caller: Session,
+    req: Interactive<upload_signing_keys::v3::Request>,
+) -> Result<upload_signing_keys::v3::Response> {
+    let request = req.request;
+    let upload = CrossSigningUpload {
+        master_key: request.master_key.map(Raw::into_json),
+        self_signing_key: request.self_signing_key.map(Raw::into_json),
+        user_signing_key: request.user_signing_key.map(Raw::into_json),
+    };
+    match api.users.upload_cross_signing(&caller.user, &upload, Confirmation::NotAsked).await {
+        Err(users::Error::ConfirmationNeeded) => {}
+        other => return Ok(other.map(|()| upload_signing_keys::v3::Response::new())?),
+    }
+    let ask = Ask {
+        flows: vec![vec![Stage::Password]],
+        binding: Binding::Request(req.fingerprint),
+        user: Some(&caller.user),
+    };
+    api.uia.authorize(&ask, request.auth.as_ref()).await?;
+    api.users.upload_cross_signing(&caller.user, &upload, Confirmation::Given).await?;
+    Ok(upload_signing_keys::v3::Response::new())
+}
+
+/// `POST /_matrix/client/v3/keys/signatures/upload`
+pub(crate) async fn upload_cross_signing_signatures(
+    api: ClientApi,
+    caller: Session,
+    req: upload_signatures::v3::Request,
+) -> Result<Json<Value>> {
+    let mut signed = Vec::new();
+    for (user, keys) in &req.signed_keys {
+        for (key, json) in keys.iter() {
+            signed.push(SignedKey { user: user.clone(), key: key.to_owned(), json: json.to_owned() });
+        }
+    }
+    let failures = api.users.upload_signatures(&caller.user, &signed).await?;
+    let mut answer: BTreeMap<OwnedUserId, BTreeMap<String, Value>> = BTreeMap::new();
+    for (user, failed) in failures {
+        answer.insert(user, failed.into_iter().map(|(key, failure)| (key, failure_json(&failure))).collect());
+    }
+    Ok(Json(json!({ "failures": answer })))
+}
+
+fn failure_json(failure: &SignatureFailure) -> Value {
+    let errcode = match failure {
+        SignatureFailure::UnknownKey | SignatureFailure::NoSigningKey => "M_NOT_FOUND",
+        SignatureFailure::Invalid => "M_INVALID_SIGNATURE",
+        SignatureFailure::Mismatch | SignatureFailure::Malformed(_) => "M_INVALID_PARAM",
+    };
+    json!({ "errcode": errcode, "error": failure.to_string() })
+}
+
+/// What is said of users of other servers, which this one doesn't reach.
+fn unreachable() -> Value {
+    json!({ "errcode": "M_UNKNOWN", "error": "This server does not reach other servers" })
+}
