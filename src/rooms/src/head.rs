@@ -244,6 +244,12 @@ impl Rooms {
         Ok(view.scan(range).await?.pop().map(|(_, root)| root))
     }
 
+    /// The position of the last change of a room's current state.
+    pub async fn state_position(&self, view: &View, room: &RoomId) -> Result<Option<Position>, RoomsError> {
+        let range = Range::<Roots>::prefix(&(room,)).reverse().limit(1);
+        Ok(view.scan(range).await?.pop().map(|((_, position), _)| position))
+    }
+
     /// The position of a room's last advance.
     pub async fn last_position(&self, view: &View, room: &RoomId) -> Result<Option<Position>, RoomsError> {
         Ok(view.get::<LastPositions>(&room).await?)

@@ -32,12 +32,19 @@ pub(crate) enum Kind {
     Presence,
     /// Messages to one of the user's devices.
     ToDevice,
+    /// The keys of others who share a room with the user.
+    DeviceLists,
+    /// The keys of the user, or what the user's other devices signed.
+    OwnDeviceList,
+    /// How many one-time keys one of the user's devices has left.
+    OneTimeKeys,
 }
 
 impl Kind {
     /// Whether a waiting poll is answered at once for it, or waits for more to come ([`crate::Config::relaxed_delay_ms`]).
     pub(crate) fn is_urgent(self) -> bool {
-        !matches!(self, Kind::Receipt | Kind::Presence)
+        // Keys come in bursts: a login changes them several times, a new session in a room claims one of each device.
+        !matches!(self, Kind::Receipt | Kind::Presence | Kind::DeviceLists | Kind::OneTimeKeys)
     }
 }
 

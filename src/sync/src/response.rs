@@ -2,7 +2,7 @@
 //!
 //! Specification: client-server API, "Syncing".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rooms::ClientEvent;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
@@ -28,12 +28,27 @@ pub struct SyncResponse {
     /// Messages to the device.
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub to_device: Events,
+    /// Whose keys to ask for anew, and whose to forget.
+    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
+    pub device_lists: DeviceLists,
+    /// One-time keys that the device has left, by algorithm.
+    pub device_one_time_keys_count: BTreeMap<String, u64>,
+    /// Algorithms of the device's fallback keys that nobody was given yet.
+    pub device_unused_fallback_key_types: BTreeSet<String>,
+    /// Whether the device's numbers of keys are news.
+    #[serde(skip)]
+    pub(crate) key_counts_changed: bool,
 }
 
 impl SyncResponse {
-    /// Whether there is nothing in it but the token.
+    /// Whether there is nothing in it that a client would want to know at once.
     pub fn is_empty(&self) -> bool {
-        self.account_data.is_empty() && self.presence.is_empty() && self.rooms.is_empty() && self.to_device.is_empty()
+        self.account_data.is_empty()
+            && self.presence.is_empty()
+            && self.rooms.is_empty()
+            && self.to_device.is_empty()
+            && self.device_lists.is_empty()
+            && !self.key_counts_changed
     }
 
     /// The body as JSON.
@@ -43,6 +58,22 @@ impl SyncResponse {
     /// None in practice: all parts can be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
+    }
+}
+
+/// Changes of device lists (client-server API, "Extensions to /sync").
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct DeviceLists {
+    /// Users whose keys changed or who share a room with the user since then, by id.
+    pub changed: Vec<OwnedUserId>,
+    /// Users who share no room with the user any more, by id.
+    pub left: Vec<OwnedUserId>,
+}
+
+impl DeviceLists {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.left.is_empty()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Specification: client-server API, "Syncing".
 
 mod account;
+mod bulk;
 mod devices;
 mod format;
 mod joined;
@@ -50,9 +51,9 @@ pub struct SyncRequest<'a> {
 
 /// What stays the same during one request.
 pub(crate) struct Session<'a> {
-    pub(crate) inner: &'a Inner,
+    pub(crate) inner: &'a Arc<Inner>,
     pub(crate) request: SyncRequest<'a>,
-    pub(crate) filter: Filter,
+    pub(crate) filter: Arc<Filter>,
     /// The user's number in the hub.
     pub(crate) number: u32,
 }
@@ -77,12 +78,13 @@ impl Sync {
     ///
     /// [`SyncError::BadToken`], [`SyncError::BadFilter`], [`SyncError::UnknownFilter`]; otherwise fails only if the store does.
     pub async fn classic(&self, request: SyncRequest<'_>) -> Result<SyncResponse, SyncError> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         let mut since = inner.since(request.since)?;
-        let filter = inner.filter(&request).await?;
+        let filter = Arc::new(inner.filter(&request).await?);
         if let Some(since) = &since {
             let up_to = Position::from_u64(since.to_device);
-            inner.users.acknowledge_to_device(request.user, request.device, up_to).await?;
+            // Boxed, so that a waiting request is small.
+            Box::pin(inner.users.acknowledge_to_device(request.user, request.device, up_to)).await?;
         }
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
@@ -105,10 +107,9 @@ impl Sync {
             let news = session.news(&inbox, since.as_ref());
             let is_due = relaxed_due.is_some_and(|due| due <= Instant::now());
             if at_once || news == News::Urgent || is_due {
-                // Boxed, so that a waiting request is small.
                 let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
                 if at_once || since.is_none() || !response.0.is_empty() {
-                    return session.with_key_counts(response.0, &published).await;
+                    return Box::pin(session.with_key_counts(response.0, &published)).await;
                 }
                 since = Some(response.1);
                 relaxed_due = None;
@@ -184,7 +185,7 @@ impl Session<'_> {
         since: Option<&Token>,
         published: &Published,
     ) -> Result<(SyncResponse, Token), SyncError> {
-        let Inner { rooms, users, store, hub, .. } = self.inner;
+        let Inner { rooms, users, store, hub, .. } = &**self.inner;
         let user = self.request.user;
         let view = &published.view;
         let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
@@ -269,15 +270,25 @@ impl Answer<'_> {
             rooms.entry(room).or_insert(Hints::UNKNOWN);
         }
         rooms.retain(|room, _| filter.room.wants_room(room));
+        let mut items = Vec::with_capacity(rooms.len());
         for (room, hints) in rooms {
-            let steps = paths.get(room).map_or(&[][..], Vec::as_slice);
-            let data = account_data.get(&Some(room.to_owned())).cloned().unwrap_or_default();
-            let Some(standing) = self.standing(room, hints, steps).await? else {
-                continue;
-            };
-            self.add_room(&mut response.rooms, room, standing, hints, data).await?;
+            let steps = paths.get(room).cloned().unwrap_or_default();
+            let room = room.to_owned();
+            let account_data = account_data.get(&Some(room.clone())).cloned().unwrap_or_default();
+            items.push(Item { room, hints, steps, account_data });
         }
+        response.rooms = self.rooms(items).await?;
         Ok(response)
+    }
+
+    async fn few_rooms(&self, items: Vec<Item>) -> Result<RoomUpdates, SyncError> {
+        let mut updates = RoomUpdates::default();
+        for Item { room, hints, steps, account_data } in items {
+            if let Some(standing) = self.standing(&room, hints, &steps).await? {
+                self.add_room(&mut updates, &room, standing, hints, account_data).await?;
+            }
+        }
+        Ok(updates)
     }
 
     /// How a room stands to the user now; `None` if there is nothing to say about it.

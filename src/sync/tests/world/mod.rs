@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod far;
+pub mod keys;
 
 use std::sync::Arc;
 

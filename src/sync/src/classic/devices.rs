@@ -1,0 +1,49 @@
+//! What `/sync` tells of keys.
+//!
+//! Specification: client-server API, "End-to-End Encryption", "Extensions to /sync".
+
+use store::Position;
+
+use super::{Answer, Paths, Session};
+use crate::{
+    SyncError, SyncResponse,
+    changes::Changes,
+    device_lists::DeviceListReader,
+    hub::Published,
+    response::DeviceLists,
+};
+
+impl Session<'_> {
+    /// Adds how many keys the device has left to an answer that is about to be given.
+    pub(super) async fn with_key_counts(
+        &self,
+        mut response: SyncResponse,
+        published: &Published,
+    ) -> Result<SyncResponse, SyncError> {
+        let (user, device) = (self.request.user, self.request.device);
+        let counts = self.inner.users.key_counts(&published.view, user, device).await?;
+        response.device_one_time_keys_count = counts.one_time;
+        response.device_unused_fallback_key_types = counts.unused_fallbacks;
+        Ok(response)
+    }
+}
+
+impl Answer<'_> {
+    /// The device lists since the client's token, whatever rooms its filter leaves out. A client whose token is of before a
+    /// restore has to ask for all keys anew.
+    pub(super) async fn device_lists(&self, changes: &Changes, paths: &Paths) -> Result<DeviceLists, SyncError> {
+        if self.session.request.since.is_none() {
+            return Ok(DeviceLists::default());
+        }
+        let inner = self.session.inner;
+        let reader = DeviceListReader {
+            hub: &inner.hub,
+            rooms: &inner.rooms,
+            users: &inner.users,
+            view: self.reader.view,
+            user: self.reader.viewer.user,
+            since: self.since.unwrap_or(Position::ZERO),
+        };
+        reader.read(changes, paths.keys().map(|room| &**room).collect()).await
+    }
+}

@@ -1,0 +1,382 @@
+//! Of whose keys a client must ask anew, and of whom it may forget them.
+//!
+//! With U the user who asks, a range of the log that begins at `since`, and "together" meaning that both are joined to one
+//! room:
+//!
+//! - `changed` are those who are together with U at the end of the range, and either were not at its start or have keys that
+//!   changed in it; and U, if U's own keys changed;
+//! - `left` are those who were together with U at its start and are not at its end.
+//!
+//! What happened in between (a leave and a new join) needs no word of its own: if keys changed meanwhile they changed in the
+//! range, and otherwise what the client has is as good as before. All rooms count, not just encrypted ones, because a client
+//! has to know the keys of those in a room from the moment when it is encrypted, and nothing would tell it then whose keys
+//! changed before.
+//!
+//! The answer depends on the tables and the two ends alone. An inbox merely says whether it is worth looking, so a recent
+//! token and an old one get the same.
+//!
+//! Specification: client-server API, "Tracking the device list for a user", "Extensions to /sync", `GET /keys/changes`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rooms::{
+    EventNum, Membership, Rooms, RoomsError,
+    snapshot::{Entry, Root},
+};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use store::{Position, View};
+use users::Users;
+
+use crate::{
+    Sync, SyncError,
+    changes::{Changes, Search},
+    hub::Hub,
+    response::DeviceLists,
+    state::MEMBER,
+};
+
+/// Users whose keys changed in a range that are read one after the other. Where there are more, those who share a room with
+/// the user who asks are looked at instead.
+const CHANGES_READ_MAX: usize = 4_000;
+
+/// Users of whom each one's rooms are compared with those of the user who asks. Where there are more, the members of these
+/// rooms are gone through.
+const PAIRS_COMPARED_MAX: usize = 32;
+
+/// How many members are read from a room's rows for what it costs to look up one of them in its state.
+const MEMBERS_READ_PER_LOOKUP: u64 = 4;
+
+/// Members and keys that are read together.
+const PAGE_USERS: usize = 1_000;
+
+type UserSet = BTreeSet<OwnedUserId>;
+
+/// Reads device lists of one range for one user. The range ends with the view.
+pub(crate) struct DeviceListReader<'a> {
+    pub(crate) hub: &'a Hub,
+    pub(crate) rooms: &'a Rooms,
+    pub(crate) users: &'a Users,
+    pub(crate) view: &'a View,
+    pub(crate) user: &'a UserId,
+    pub(crate) since: Position,
+}
+
+/// Who came to be, and who ceased to be, together with the user in some room; they may be in another as before.
+#[derive(Default)]
+struct Meetings {
+    met: UserSet,
+    parted: UserSet,
+}
+
+impl Sync {
+    /// What device lists of a sync with the token `from` would be: whose keys to ask for anew, whose to forget. `to` only says
+    /// what the client has seen meanwhile; what came after it is told as well.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::BadToken`]; otherwise fails only if the store does.
+    pub async fn key_changes(&self, user: &UserId, from: &str, to: &str) -> Result<DeviceLists, SyncError> {
+        let inner = &*self.inner;
+        let from = inner.since(Some(from))?;
+        inner.since(Some(to))?;
+        // What was acknowledged to anybody before this request is in the answer.
+        inner.hub.wait_for(inner.store.published()).await;
+        let published = inner.hub.published();
+        let view = &published.view;
+        let since = from.map_or(Position::ZERO, |token| token.position);
+        let (hub, rooms, users) = (&*inner.hub, &inner.rooms, &inner.users);
+        let number = hub.state().user(user);
+        let boot = inner.store.boot_id();
+        let search = Search { hub, rooms, published: &published, user, number, boot, presence: false };
+        let mut changes = Changes::default();
+        search.add_from_tables(since, &mut changes).await?;
+        let mut moved = BTreeSet::new();
+        for (_, row) in rooms.membership_log(view, user, since, view.position()).await? {
+            moved.insert(row.room);
+        }
+        let reader = DeviceListReader { hub, rooms, users, view, user, since };
+        reader.read(&changes, moved.iter().map(|room| &**room).collect()).await
+    }
+}
+
+impl DeviceListReader<'_> {
+    /// The lists, given where something may have changed and in which rooms the user's own membership did. Reads nothing where
+    /// nothing can have changed.
+    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
+        let stayed = self.stayed(changes, &moved).await?;
+        if !changes.device_lists && stayed.is_empty() && moved.is_empty() {
+            return Ok(DeviceLists::default());
+        }
+        let meetings = self.meetings(stayed, moved).await?;
+        let renewed = self.renewed().await?;
+        let now = self.view.position();
+        let mut asked = meetings.parted.clone();
+        asked.extend(renewed.iter().filter(|user| *user != self.user).cloned());
+        let together = self.together(&asked, now).await?;
+        let known = self.together(&meetings.met, self.since).await?;
+        let mut changed: UserSet = meetings.met.difference(&known).cloned().collect();
+        for user in renewed {
+            if user == self.user || together.contains(&user) {
+                changed.insert(user);
+            }
+        }
+        let left = meetings.parted.difference(&together).cloned().collect();
+        Ok(DeviceLists { changed: changed.into_iter().collect(), left })
+    }
+
+    /// The rooms that the user was in all the time and whose state changed.
+    async fn stayed<'c>(
+        &self,
+        changes: &'c Changes,
+        moved: &BTreeSet<&RoomId>,
+    ) -> Result<Vec<&'c RoomId>, SyncError> {
+        let mut stayed = Vec::new();
+        for (room, hints) in &changes.rooms {
+            if !hints.timeline || moved.contains(&**room) || !self.state_moved(room, hints.number).await? {
+                continue;
+            }
+            if hints.joined || self.membership_now(room).await? == Membership::Join {
+                stayed.push(&**room);
+            }
+        }
+        Ok(stayed)
+    }
+
+    async fn state_moved(&self, room: &RoomId, number: u32) -> Result<bool, SyncError> {
+        let moved = self.hub.state().state_moved(number);
+        if let Some(moved) = moved {
+            return Ok(moved > self.since);
+        }
+        let moved = self.rooms.state_position(self.view, room).await?.unwrap_or(Position::ZERO);
+        self.hub.state().learn_state_moved(number, moved, self.view.position());
+        Ok(moved > self.since)
+    }
+
+    async fn membership_now(&self, room: &RoomId) -> Result<Membership, SyncError> {
+        let row = self.rooms.membership(self.view, self.user, room).await?;
+        Ok(row.map_or(Membership::Leave, |row| row.membership))
+    }
+
+    async fn meetings(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Meetings, SyncError> {
+        let mut meetings = Meetings::default();
+        for room in stayed {
+            self.compare(room, &mut meetings).await?;
+        }
+        for room in moved {
+            let was = self.was_joined(self.user, room, self.since).await?;
+            let is = self.membership_now(room).await? == Membership::Join;
+            match (was, is) {
+                (true, true) => self.compare(room, &mut meetings).await?,
+                (false, true) => meetings.met.extend(self.members(room, self.view.position()).await?),
+                (true, false) => meetings.parted.extend(self.members(room, self.since).await?),
+                (false, false) => {}
+            }
+        }
+        meetings.met.remove(self.user);
+        meetings.parted.remove(self.user);
+        Ok(meetings)
+    }
+
+    /// Who came into and went out of a room that the user is and was in.
+    async fn compare(&self, room: &RoomId, meetings: &mut Meetings) -> Result<(), SyncError> {
+        for (user, was, is) in self.moves(room, self.since).await? {
+            match (was, is) {
+                (false, true) => meetings.met.insert(user),
+                (true, false) => meetings.parted.insert(user),
+                _ => false,
+            };
+        }
+        Ok(())
+    }
+
+    /// Those whose keys changed: whoever they are, or at least all of them who are together with the user now.
+    async fn renewed(&self) -> Result<UserSet, SyncError> {
+        let (users, view, since) = (self.users, self.view, self.since);
+        let signed = users.users_signed_since(view, self.user, since).await?;
+        let changed = users.device_list_changes(view, since, CHANGES_READ_MAX).await?;
+        let mut renewed: UserSet = signed.into_iter().collect();
+        if changed.len() < CHANGES_READ_MAX {
+            renewed.extend(changed);
+            return Ok(renewed);
+        }
+        let mut around = UserSet::from([self.user.to_owned()]);
+        for room in self.joined_at(self.user, view.position()).await? {
+            around.extend(self.members(&room, view.position()).await?);
+        }
+        let around: Vec<&UserId> = around.iter().map(|user| &**user).collect();
+        for page in around.chunks(PAGE_USERS) {
+            let positions = users.device_list_positions(view, page).await?;
+            for (user, position) in page.iter().zip(positions) {
+                if position.is_some_and(|position| position > since) {
+                    renewed.insert((*user).to_owned());
+                }
+            }
+        }
+        Ok(renewed)
+    }
+
+    /// Those of `others` who were together with the user at a position.
+    async fn together(&self, others: &UserSet, at: Position) -> Result<UserSet, SyncError> {
+        let mut together = UserSet::new();
+        if others.is_empty() {
+            return Ok(together);
+        }
+        let rooms = self.joined_at(self.user, at).await?;
+        let mut open: BTreeSet<&UserId> = BTreeSet::new();
+        for other in others {
+            if others.len() > PAIRS_COMPARED_MAX || !self.rooms.is_local(other) {
+                open.insert(other);
+            } else if !self.joined_at(other, at).await?.is_disjoint(&rooms) {
+                together.insert(other.clone());
+            }
+        }
+        for room in rooms {
+            if open.is_empty() {
+                break;
+            }
+            for other in self.joined_among(&room, &open, at).await? {
+                open.remove(&*other);
+                together.insert(other);
+            }
+        }
+        Ok(together)
+    }
+
+    /// Those of `users` who were joined to a room at a position.
+    async fn joined_among(
+        &self,
+        room: &RoomId,
+        users: &BTreeSet<&UserId>,
+        at: Position,
+    ) -> Result<UserSet, SyncError> {
+        let Some(head) = self.rooms.head(self.view, room).await? else {
+            return Ok(UserSet::new());
+        };
+        if head.joined_count <= MEMBERS_READ_PER_LOOKUP.saturating_mul(users.len() as u64) {
+            let mut members = self.members(room, at).await?;
+            members.retain(|member| users.contains(&**member));
+            return Ok(members);
+        }
+        let root = self.root_at(room, at).await?;
+        let users: Vec<&UserId> = users.iter().copied().collect();
+        let source = self.rooms.source(self.view, room);
+        let mut joined = UserSet::new();
+        for page in users.chunks(PAGE_USERS) {
+            let keys: Vec<_> = page.iter().map(|user| (MEMBER, user.as_str())).collect();
+            let entries = self.rooms.tree().get_many(&source, root, &keys).await?;
+            let found = page.iter().zip(entries).filter_map(|(user, entry)| Some(((*user).to_owned(), entry?)));
+            joined.extend(self.of_joined(found.collect()).await?);
+        }
+        Ok(joined)
+    }
+
+    /// The rooms that a user of this server was joined to at a position.
+    async fn joined_at(&self, user: &UserId, at: Position) -> Result<BTreeSet<OwnedRoomId>, SyncError> {
+        if at == Position::ZERO {
+            return Ok(BTreeSet::new());
+        }
+        let now = self.view.position();
+        let mut rooms: BTreeSet<OwnedRoomId> = self.rooms.joined_rooms(self.view, user).await?.into_iter().collect();
+        if at >= now {
+            return Ok(rooms);
+        }
+        let mut moved = BTreeSet::new();
+        for (_, row) in self.rooms.membership_log(self.view, user, at, now).await? {
+            moved.insert(row.room);
+        }
+        for room in moved {
+            if self.was_joined(user, &room, at).await? {
+                rooms.insert(room);
+            } else {
+                rooms.remove(&room);
+            }
+        }
+        Ok(rooms)
+    }
+
+    async fn was_joined(&self, user: &UserId, room: &RoomId, at: Position) -> Result<bool, SyncError> {
+        let root = self.rooms.root_at(self.view, room, at).await?.unwrap_or(Root::EMPTY);
+        Ok(self.rooms.membership_in(self.view, room, Some(root), user).await? == Membership::Join)
+    }
+
+    /// The members of a room at a position: those of now, changed back.
+    async fn members(&self, room: &RoomId, at: Position) -> Result<UserSet, SyncError> {
+        let Some(head) = self.rooms.head(self.view, room).await? else {
+            return Ok(UserSet::new());
+        };
+        let mut members: UserSet = self.rooms.local_members(self.view, room).await?.into_iter().collect();
+        if head.joined_count > members.len() as u64 {
+            members.extend(self.remote_members(room, head.root).await?);
+        }
+        if at < self.view.position() {
+            for (user, was, is) in self.moves(room, at).await? {
+                match (was, is) {
+                    (false, true) => drop(members.remove(&user)),
+                    (true, false) => drop(members.insert(user)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    async fn remote_members(&self, room: &RoomId, root: Root) -> Result<UserSet, SyncError> {
+        let source = self.rooms.source(self.view, room);
+        let mut members = UserSet::new();
+        let mut start: Box<str> = "".into();
+        loop {
+            let page = self.rooms.tree().range_page(&source, root, MEMBER, &start, PAGE_USERS).await?;
+            let users = page.entries.iter().filter_map(|(key, entry)| Some((UserId::parse(&**key).ok()?, *entry)));
+            let remote = users.filter(|(user, _)| !self.rooms.is_local(user));
+            members.extend(self.of_joined(remote.collect()).await?);
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(members),
+            }
+        }
+    }
+
+    /// The users whose member events in a room are others now than at a position, with whether they were and are joined.
+    async fn moves(&self, room: &RoomId, since: Position) -> Result<Vec<(OwnedUserId, bool, bool)>, SyncError> {
+        let before = self.root_at(room, since).await?;
+        let after = self.root_at(room, self.view.position()).await?;
+        let source = self.rooms.source(self.view, room);
+        let changes = self.rooms.tree().diff_type(&source, before, after, MEMBER).await?;
+        let mut moves = Vec::with_capacity(changes.len());
+        for page in changes.chunks(PAGE_USERS) {
+            let sides = page.iter().flat_map(|change| [change.old, change.new]);
+            let joins = self.joins(sides.flatten().map(|entry| entry.event).collect()).await?;
+            let joined = |entry: Option<Entry>| entry.is_some_and(|entry| joins.contains(&entry.event));
+            for change in page {
+                // A state key that isn't a user's id can't be that of a member.
+                if let Ok(user) = UserId::parse(&*change.key.state_key) {
+                    moves.push((user, joined(change.old), joined(change.new)));
+                }
+            }
+        }
+        Ok(moves)
+    }
+
+    async fn root_at(&self, room: &RoomId, at: Position) -> Result<Root, SyncError> {
+        Ok(self.rooms.root_at(self.view, room, at).await?.unwrap_or(Root::EMPTY))
+    }
+
+    /// Those whose entry is a join.
+    async fn of_joined(&self, entries: BTreeMap<OwnedUserId, Entry>) -> Result<UserSet, SyncError> {
+        let joins = self.joins(entries.values().map(|entry| entry.event).collect()).await?;
+        let joined = entries.into_iter().filter(|(_, entry)| joins.contains(&entry.event));
+        Ok(joined.map(|(user, _)| user).collect())
+    }
+
+    /// Those of these member events that are joins.
+    async fn joins(&self, events: Vec<EventNum>) -> Result<BTreeSet<EventNum>, SyncError> {
+        let mut joins = BTreeSet::new();
+        for (num, event) in events.iter().zip(self.rooms.events(self.view, &events).await?) {
+            let event = event.ok_or_else(|| RoomsError::Corrupt(format!("event {} has no body", num.0)))?;
+            if Membership::of(&event.pdu) == Membership::Join {
+                joins.insert(*num);
+            }
+        }
+        Ok(joins)
+    }
+}
