@@ -84,12 +84,7 @@ impl Users {
     /// # Errors
     ///
     /// Fails only if the store does.
-    pub async fn users_signed_since(
-        &self,
-        view: &View,
-        signer: &UserId,
-        since: Position,
-    ) -> Result<Vec<OwnedUserId>> {
+    pub async fn users_signed_since(&self, view: &View, signer: &UserId, since: Position) -> Result<Vec<OwnedUserId>> {
         let mut found = Vec::new();
         let mut after = since;
         loop {
