@@ -35,7 +35,7 @@ pub use front::{Front, RequestId};
 pub use gate::Gate;
 pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, WithQuery, json_object, path_arg};
 pub use limit::Class;
-pub use reply::{Json, JsonBytes, Reply};
+pub use reply::{Json, JsonBytes, JsonStream, Reply};
 pub use routes::{Endpoint, Routes};
 pub use serve::{ServeError, Server};
 pub use upload::{Upload, UploadBody};

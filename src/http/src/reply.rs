@@ -1,7 +1,10 @@
 //! From a handler's result to an HTTP answer.
 
+use std::io;
+
 use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use ruma::{
     api::{OutgoingResponse, OutgoingResponseExt},
     exports::http::{HeaderValue, StatusCode, header},
@@ -13,7 +16,7 @@ use crate::ApiError;
 /// The content type of every JSON answer.
 const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What a handler may answer with: any response type of `ruma`, [`Json`] or [`JsonBytes`].
+/// What a handler may answer with: any response type of `ruma`, [`Json`], [`JsonBytes`] or [`JsonStream`].
 pub trait Reply: Send + 'static {
     /// The answer.
     ///
@@ -47,6 +50,17 @@ pub struct JsonBytes(pub Bytes);
 impl Reply for JsonBytes {
     fn into_reply(self) -> Result<Response, ApiError> {
         Ok(json_response(StatusCode::OK, self.0))
+    }
+}
+
+/// Answers 200 with JSON that is written piece by piece while it is sent. An error breaks the answer off.
+pub struct JsonStream(pub BoxStream<'static, io::Result<Bytes>>);
+
+impl Reply for JsonStream {
+    fn into_reply(self) -> Result<Response, ApiError> {
+        let mut response = Response::new(Body::from_stream(self.0));
+        response.headers_mut().insert(header::CONTENT_TYPE, APPLICATION_JSON);
+        Ok(response)
     }
 }
 
