@@ -92,6 +92,23 @@ pub struct Config {
     /// Seconds without a sync after which a user counts as offline.
     pub presence_offline_timeout_s: u64,
 
+    /// The TURN servers that clients call through, as URIs such as `turn:turn.example.org?transport=udp`. Without any, calls
+    /// work only between clients that reach each other by themselves.
+    pub turn_uris: Vec<String>,
+
+    /// The secret that the TURN server shares with this one (`static-auth-secret` of coturn). Names and passwords for it
+    /// are made from it, for each user and for a while.
+    pub turn_secret: Option<String>,
+
+    /// Seconds that names and passwords for the TURN server hold.
+    pub turn_ttl: u64,
+
+    /// The name that all users have at the TURN server, where it shares no secret.
+    pub turn_username: Option<String>,
+
+    /// The password that belongs to `turn_username`.
+    pub turn_password: Option<String>,
+
     /// Whether the public room directory can be read without logging in.
     pub allow_public_room_directory_without_auth: bool,
 
@@ -278,6 +295,11 @@ impl Default for Config {
             allow_local_presence: true,
             presence_idle_timeout_s: 300,
             presence_offline_timeout_s: 1800,
+            turn_uris: Vec::new(),
+            turn_secret: None,
+            turn_ttl: 24 * 60 * 60,
+            turn_username: None,
+            turn_password: None,
             allow_public_room_directory_without_auth: false,
             show_all_local_users_in_user_directory: false,
             admins: Vec::new(),
@@ -315,6 +337,15 @@ pub(crate) fn impossible(config: &Config) -> BTreeMap<&'static str, String> {
     refuse("password_hashes_at_once", !(1..=64).contains(&config.password_hashes_at_once), "must be from 1 to 64");
     refuse("db_cache_capacity_mb", config.db_cache_capacity_mb < 16, "must be at least 16");
     refuse("access_token_ttl", config.access_token_ttl == 0, "must be at least 1");
+    let is_turn = |uri: &String| uri.starts_with("turn:") || uri.starts_with("turns:");
+    refuse("turn_uris", !config.turn_uris.iter().all(is_turn), "must begin with turn: or turns:");
+    let has_account = config.turn_username.is_some() && config.turn_password.is_some();
+    refuse(
+        "turn_uris",
+        !config.turn_uris.is_empty() && config.turn_secret.is_none() && !has_account,
+        "needs turn_secret, or turn_username and turn_password",
+    );
+    refuse("turn_ttl", config.turn_ttl == 0, "must be at least 1");
     refuse(
         "presence_offline_timeout_s",
         config.presence_offline_timeout_s < config.presence_idle_timeout_s,

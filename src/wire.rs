@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use client_api::{Accounts, ClientApi, Domains, Registration};
+use client_api::{Accounts, ClientApi, Domains, Registration, Turn, TurnAccess};
 use event::{Clock, Random, SystemClock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Front, Gate, Server, limit};
@@ -64,12 +64,15 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
 }
 
 /// Removes what has had its time, now and then, for the life of the process.
-async fn sweep(store: Store, rooms: Rooms) {
+async fn sweep(store: Store, rooms: Rooms, users: Users) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
         if let Err(error) = rooms.sweep_txn_ids().await {
             warn!(%error, "can't remove old transaction ids");
+        }
+        if let Err(error) = users.sweep_expired().await {
+            warn!(%error, "can't remove what has expired of users");
         }
         let before = Position::from_u64(store.published().get().saturating_sub(LOG_ENTRIES_KEPT));
         if let Err(error) = store.trim_log(before).await {
@@ -106,7 +109,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
-    let sweeping = tokio::spawn(sweep(parts.store.clone(), parts.rooms.clone()));
+    let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone()));
     listeners.run(front).await;
     sweeping.abort();
     parts.store.close().await;
@@ -230,11 +233,27 @@ fn api_config(config: &Config) -> client_api::Config {
     api.public_rooms_without_auth = config.allow_public_room_directory_without_auth;
     api.search_all_users = config.show_all_local_users_in_user_directory;
     api.sync_timeout_ms_max = config.client_sync_timeout_max.saturating_mul(1000);
+    api.turn = turn(config);
     api.well_known_client.clone_from(&config.well_known.client);
     api.well_known_server.clone_from(&config.well_known.server);
     api.support_page.clone_from(&config.well_known.support_page);
     api.support_contacts = support_contact(&config.well_known).into_iter().collect();
     api
+}
+
+/// The TURN server that the configuration names. The secret goes before the account.
+fn turn(config: &Config) -> Option<Turn> {
+    if config.turn_uris.is_empty() {
+        return None;
+    }
+    let access = match (&config.turn_secret, &config.turn_username, &config.turn_password) {
+        (Some(secret), ..) => TurnAccess::Secret(secret.clone()),
+        (None, Some(username), Some(password)) => {
+            TurnAccess::Account { username: username.clone(), password: password.clone() }
+        }
+        _ => return None,
+    };
+    Some(Turn { uris: config.turn_uris.clone(), ttl_s: config.turn_ttl, access })
 }
 
 /// The contact that the configuration names, if it says how to reach them.

@@ -1,5 +1,7 @@
 //! What an admin decides about the client-server API.
 
+use std::fmt;
+
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, api::client::discovery::discover_support};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,37 @@ pub enum Registration {
     Token,
     /// Everybody.
     Open,
+}
+
+/// The TURN server that clients call through.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Its URIs.
+    pub uris: Vec<String>,
+    /// For how long clients may use the answer, in seconds.
+    pub ttl_s: u64,
+    /// How clients get in.
+    pub access: TurnAccess,
+}
+
+/// How clients get into a TURN server.
+#[derive(Clone)]
+pub enum TurnAccess {
+    /// With names and passwords made from a secret that it shares with this server.
+    Secret(String),
+    /// With one name and password for all.
+    Account {
+        /// The name.
+        username: String,
+        /// The password.
+        password: String,
+    },
+}
+
+impl fmt::Debug for TurnAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TurnAccess")
+    }
 }
 
 /// The `client_api` section of the configuration.
@@ -40,6 +73,8 @@ pub struct Config {
     pub search_all_users: bool,
     /// The longest time that `/sync` waits, in milliseconds.
     pub sync_timeout_ms_max: u64,
+    /// The TURN server, if there is one.
+    pub turn: Option<Turn>,
     /// The base URL that `/.well-known/matrix/client` tells; without it the document is not served.
     pub well_known_client: Option<String>,
     /// The host and port that `/.well-known/matrix/server` tells; without it the document is not served.
@@ -64,6 +99,7 @@ impl Config {
             public_rooms_without_auth: false,
             search_all_users: false,
             sync_timeout_ms_max: 300_000,
+            turn: None,
             well_known_client: None,
             well_known_server: None,
             support_page: None,

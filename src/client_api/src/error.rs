@@ -87,7 +87,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::InvalidUserName => bad_request("M_INVALID_USERNAME", message),
         E::ReservedUserName => bad_request("M_EXCLUSIVE", message),
         E::UserNameTaken => bad_request("M_USER_IN_USE", message),
-        E::UnknownUser | E::UnknownRegistrationToken | E::UnknownDevice | E::UnknownPushRule => {
+        E::UnknownUser | E::UnknownRegistrationToken | E::UnknownDevice | E::UnknownPushRule | E::UnknownKeyBackup => {
             ApiError::not_found(message)
         }
         E::Deactivated => ApiError::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", message),
@@ -102,7 +102,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } => {
             ApiError::invalid_param(message)
         }
-        E::TooManyDevices | E::TooMany(_) => bad_request("M_UNKNOWN", message),
+        E::TooManyDevices | E::TooMany(_) | E::QueueFull => bad_request("M_UNKNOWN", message),
         E::InvalidKey(_) | E::IdentityChanged | E::KeyExists { .. } => ApiError::invalid_param(message),
         E::InvalidSignature(_) => bad_request("M_INVALID_SIGNATURE", message),
         E::MissingMasterKey => ApiError::missing_param(message),
@@ -116,6 +116,9 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::InvalidTagOrder | E::InvalidPushRuleId | E::DefaultPushRule | E::ContradictoryPushRuleOrder => {
             ApiError::invalid_param(message)
         }
+        E::WrongKeyBackup { current } => ApiError::new(StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION", message)
+            .with("current_version", current.to_string()),
+        E::KeyBackupAlgorithm => ApiError::invalid_param(message),
         E::UnknownRelativePushRule(_) => bad_request("M_UNKNOWN", message),
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),

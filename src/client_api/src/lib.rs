@@ -19,6 +19,7 @@ mod events;
 mod filter;
 mod inviting;
 mod joining;
+mod key_backup;
 mod kicking;
 mod knocking;
 mod leaving;
@@ -29,6 +30,7 @@ mod login_token;
 mod logout;
 mod message_pagination;
 mod mutual_rooms;
+mod openid;
 mod password_management;
 mod presence;
 mod profile;
@@ -48,6 +50,7 @@ mod room_summary;
 mod room_upgrades;
 mod rooms_module;
 mod routes;
+mod send_to_device;
 mod space_hierarchy;
 mod support;
 mod sync_module;
@@ -76,7 +79,7 @@ use users::Users;
 use self::uia::{Uia, UiaParts};
 pub use self::{
     accounts::Accounts,
-    config::{Config, Registration},
+    config::{Config, Registration, Turn, TurnAccess},
     routes::router,
 };
 
@@ -93,6 +96,7 @@ pub struct Inner {
     rooms: Rooms,
     flows: Flows,
     sync: Sync,
+    clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     uia: Uia,
 }
@@ -126,11 +130,11 @@ impl ClientApi {
             users: domains.users.clone(),
             server_name: config.server_name.clone(),
             registration_token: config.registration_token.clone(),
-            clock,
+            clock: clock.clone(),
             random: random.clone(),
         });
         let Domains { store, users, rooms, flows, sync } = domains;
-        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, random, uia }))
+        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, clock, random, uia }))
     }
 }
 

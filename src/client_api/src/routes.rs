@@ -4,11 +4,12 @@ use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
     ClientApi, account_data, account_deactivation, banning, capabilities, create_room, device_management, directory,
-    end_to_end_encryption, event_context, filter, inviting, joining, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login,
-    login_token, logout, message_pagination, mutual_rooms, password_management, presence, profile, pushrules,
-    read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp,
-    room_send, room_state, room_summary, room_upgrades, rooms_module, space_hierarchy, support, sync_module, tags,
-    third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
+    end_to_end_encryption, event_context, filter, inviting, joining, key_backup, kicking, knocking, leaving,
+    list_joined_rooms, list_public_rooms, login, login_token, logout, message_pagination, mutual_rooms, openid,
+    password_management, presence, profile, pushrules, read_markers, receipts, redaction, refresh, registration,
+    registration_tokens, relations, room_event_by_timestamp, room_send, room_state, room_summary, room_upgrades,
+    rooms_module, send_to_device, space_hierarchy, support, sync_module, tags, third_party_lookup, threads_list,
+    typing, users_module, versions, voip, wellknown, whoami,
 };
 
 /// `GET` and `PUT` of state with an empty key, whose last part may be left out.
@@ -22,7 +23,7 @@ const STATE_WITHOUT_KEY: [&str; 4] = [
 /// The router of the client-server API, and the list of its endpoints.
 pub fn router(api: ClientApi) -> (Router, Vec<Endpoint>) {
     let routes = Routes::new(api.clone(), api.gate.clone());
-    let routes = encryption(user_data(sessions(discovery(routes))));
+    let routes = key_backups(encryption(user_data(sessions(discovery(routes)))));
     room_reading(room_features(room_writing(memberships(routes)))).finish()
 }
 
@@ -38,6 +39,7 @@ fn discovery(routes: ApiRoutes) -> ApiRoutes {
         .on("getCapabilities", Class::Read, capabilities::get_capabilities)
         .on("getProtocols", Class::Read, third_party_lookup::get_protocols)
         .on("getTurnServer", Class::Read, voip::get_turn_server)
+        .on("requestOpenIdToken", Class::Write, openid::request_open_id_token)
 }
 
 fn sessions(routes: ApiRoutes) -> ApiRoutes {
@@ -64,6 +66,7 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
 fn user_data(routes: ApiRoutes) -> ApiRoutes {
     routes
         .on("sync", Class::Sync, sync_module::sync)
+        .on("sendToDevice", Class::Write, send_to_device::send_to_device)
         .on("setProfileField", Class::Write, profile::set_profile_field)
         .on("getProfileField", Class::Read, profile::get_profile_field)
         .on("deleteProfileField", Class::Write, profile::delete_profile_field)
@@ -101,6 +104,24 @@ fn encryption(routes: ApiRoutes) -> ApiRoutes {
         .on("claimKeys", Class::Write, keys::claim_keys)
         .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
         .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
+}
+
+fn key_backups(routes: ApiRoutes) -> ApiRoutes {
+    routes
+        .on("postRoomKeysVersion", Class::Write, key_backup::post_room_keys_version)
+        .on("getRoomKeysVersionCurrent", Class::Read, key_backup::get_room_keys_version_current)
+        .on("getRoomKeysVersion", Class::Read, key_backup::get_room_keys_version)
+        .on("putRoomKeysVersion", Class::Write, key_backup::put_room_keys_version)
+        .on("deleteRoomKeysVersion", Class::Write, key_backup::delete_room_keys_version)
+        .on("putRoomKeyBySessionId", Class::Write, key_backup::put_room_key_by_session_id)
+        .on("getRoomKeyBySessionId", Class::Read, key_backup::get_room_key_by_session_id)
+        .on("deleteRoomKeyBySessionId", Class::Write, key_backup::delete_room_key_by_session_id)
+        .on("putRoomKeysByRoomId", Class::Write, key_backup::put_room_keys_by_room_id)
+        .on("getRoomKeysByRoomId", Class::Read, key_backup::get_room_keys_by_room_id)
+        .on("deleteRoomKeysByRoomId", Class::Write, key_backup::delete_room_keys_by_room_id)
+        .on("putRoomKeys", Class::Write, key_backup::put_room_keys)
+        .on("getRoomKeys", Class::Read, key_backup::get_room_keys)
+        .on("deleteRoomKeys", Class::Write, key_backup::delete_room_keys)
 }
 
 fn memberships(routes: ApiRoutes) -> ApiRoutes {

@@ -1,12 +1,47 @@
 //! Module "Voice over IP".
 
-use haima_http::{Guest, Json};
-use ruma::api::client::voip::get_turn_server_info::v3::Request;
-use serde_json::{Map, Value};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use haima_http::{ApiError, Guest, Json};
+use hmac::{Hmac, KeyInit, Mac};
+use ruma::{UserId, api::client::voip::get_turn_server_info::v3::Request};
+use serde_json::{Value, json};
+use sha1::Sha1;
 
-use crate::{ClientApi, error::Result};
+use crate::{ClientApi, Turn, TurnAccess, error::Result};
 
-/// `GET /_matrix/client/v3/voip/turnServer`: an empty object, since no TURN server is configured.
-pub(crate) async fn get_turn_server(_: ClientApi, _: Guest, _: Request) -> Result<Json<Map<String, Value>>> {
-    Ok(Json(Map::new()))
+/// `GET /_matrix/client/v3/voip/turnServer`: an empty object if no TURN server is configured.
+pub(crate) async fn get_turn_server(api: ClientApi, caller: Guest, _: Request) -> Result<Json<Value>> {
+    let Some(turn) = &api.config.turn else { return Ok(Json(json!({}))) };
+    let (username, password) = credentials(turn, api.clock.now_ms() / 1000, &caller.user)?;
+    let Turn { uris, ttl_s, .. } = turn;
+    Ok(Json(json!({ "username": username, "password": password, "uris": uris, "ttl": ttl_s })))
+}
+
+/// Name and password at the TURN server. With a shared secret they are made for the user and hold for a while: the name is the second
+/// when they end and the user, the password its HMAC-SHA1 (what TURN servers call the REST API).
+fn credentials(turn: &Turn, now_s: u64, user: &UserId) -> Result<(String, String)> {
+    let secret = match &turn.access {
+        TurnAccess::Account { username, password } => return Ok((username.clone(), password.clone())),
+        TurnAccess::Secret(secret) => secret,
+    };
+    let username = format!("{}:{user}", now_s.saturating_add(turn.ttl_s));
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).map_err(ApiError::internal)?;
+    mac.update(username.as_bytes());
+    let password = BASE64.encode(mac.finalize().into_bytes());
+    Ok((username, password))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_makes_credentials_that_end() {
+        let turn = Turn { uris: Vec::new(), ttl_s: 60, access: TurnAccess::Secret("north".to_owned()) };
+        let (username, password) = credentials(&turn, 1_000, user_id!("@alice:example.org")).unwrap();
+        assert_eq!(username, "1060:@alice:example.org");
+        assert_eq!(password, "qQC5WU8YvulLp0DO7bBdZ94pL64=");
+    }
 }
