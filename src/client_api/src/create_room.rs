@@ -1,7 +1,7 @@
 //! Module "Creation".
 
 use haima_http::{ApiError, Session, Unsuspended};
-use rooms::{CreateRoom, InitialState, Preset, RoomsError};
+use rooms::{CreateRoom, InitialState, Invitee, Preset, RoomsError};
 use ruma::{
     RoomAliasId,
     api::client::room::{
@@ -31,8 +31,6 @@ pub(crate) async fn create_room(api: ClientApi, caller: Unsuspended<Session>, re
     match api.flows.create_room(request).await {
         Ok(room_id) => Ok(Response::new(room_id)),
         Err(FlowsError::Rooms(RoomsError::AliasTaken)) => Err(bad("M_ROOM_IN_USE", "The alias is in use").into()),
-        // The creator may do anything, so what is refused is the state that they asked for.
-        Err(FlowsError::Rooms(RoomsError::Auth(error))) => Err(bad("M_INVALID_ROOM_STATE", &error.to_string()).into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -47,7 +45,11 @@ fn domain_request(api: &ClientApi, caller: &Unsuspended<Session>, req: Request) 
     }
     let mut request = CreateRoom::new(caller.user.clone());
     request.version = req.room_version;
-    request.visibility = req.visibility == Visibility::Public;
+    request.visibility = match req.visibility {
+        Visibility::Public => true,
+        Visibility::Private => false,
+        _ => return Err(ApiError::bad_json("Unknown visibility").into()),
+    };
     request.preset = match req.preset {
         None => None,
         Some(RoomPreset::PrivateChat) => Some(Preset::PrivateChat),
@@ -57,7 +59,7 @@ fn domain_request(api: &ClientApi, caller: &Unsuspended<Session>, req: Request) 
     };
     request.name = req.name;
     request.topic = req.topic;
-    request.invites = req.invite.into_iter().map(|user| (user, req.is_direct)).collect();
+    request.invites = req.invite.into_iter().map(|user| Invitee::new(user, req.is_direct)).collect();
     request.creation_content = req.creation_content.map(|content| content.into_json());
     request.power_level_content_override = req.power_level_content_override.map(|content| content.into_json());
     if let Some(name) = req.room_alias_name {

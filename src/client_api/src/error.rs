@@ -147,7 +147,11 @@ fn rooms_error(error: RoomsError) -> ApiError {
         // Who isn't in a room doesn't learn whether there is one.
         E::RoomNotFound => ApiError::forbidden(E::NotJoined.to_string()),
         E::NotJoined | E::Forbidden(_) | E::CannotRedact(_) | E::Auth(_) => ApiError::forbidden(message),
-        E::BadEvent(_) => bad_request("M_UNKNOWN", message),
+        E::BadEvent(_) => ApiError::bad_json(message),
+        E::BadValue(_) => ApiError::invalid_param(message),
+        E::BadRelation(_) | E::StillInRoom => bad_request("M_UNKNOWN", message),
+        E::InvalidRoomState(_) => bad_request("M_INVALID_ROOM_STATE", message),
+        E::NotBanned => ApiError::new(StatusCode::FORBIDDEN, "M_BAD_STATE", message),
         E::TooLarge(_) => ApiError::too_large(message),
         E::UnsupportedRoomVersion(_) => bad_request("M_UNSUPPORTED_ROOM_VERSION", message),
         E::IncompatibleRoomVersion { room_version } => {

@@ -1,9 +1,10 @@
 //! Inviting, with respect for what the invited want.
 
+use rooms::{Membership, RoomsError};
 use ruma::{RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{
-    Map,
+    Map, Value,
     value::{RawValue, to_raw_value},
 };
 use store::View;
@@ -22,7 +23,7 @@ impl Flows {
     /// Invites a user to a room, with their profile if they are a local user.
     ///
     /// # Errors
-    /// As [`Flows::check_invite`], and [`FlowsError::Rooms`].
+    /// As [`Flows::check_invite`], and [`FlowsError::Rooms`] with [`RoomsError::NotJoined`] if the sender isn't in the room.
     pub async fn invite(
         &self,
         sender: &UserId,
@@ -31,16 +32,27 @@ impl Flows {
         reason: Option<&str>,
     ) -> Result<(), FlowsError> {
         let view = self.inner.store.view();
-        self.check_invite(&view, target).await?;
-        let mut content = Map::new();
-        if self.inner.rooms.is_local(target) {
-            put_profile(&mut content, &self.inner.users.profile(&view, target).await?);
+        let inviter = self.inner.rooms.membership(&view, sender, room).await?;
+        // Strangers don't learn who wants no invites.
+        if inviter.is_none_or(|row| row.membership != Membership::Join) {
+            return Err(RoomsError::NotJoined.into());
         }
+        self.check_invite(&view, target).await?;
+        let mut content = self.profile_content(&view, target).await?;
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), reason.into());
         }
         self.inner.rooms.invite(sender, room, target, Some(&to_raw_value(&content)?)).await?;
         Ok(())
+    }
+
+    /// What an invite says of who is invited: their profile, if they are a local user.
+    pub(crate) async fn profile_content(&self, view: &View, target: &UserId) -> Result<Map<String, Value>, FlowsError> {
+        let mut content = Map::new();
+        if self.inner.rooms.is_local(target) {
+            put_profile(&mut content, &self.inner.users.profile(view, target).await?);
+        }
+        Ok(content)
     }
 
     /// Fails if a local user can't be invited.

@@ -96,8 +96,9 @@ impl Flows {
     /// As [`Flows::check_invite`] for each of the invited, [`FlowsError::Rooms`].
     pub async fn create_room(&self, mut request: CreateRoom) -> Result<OwnedRoomId, FlowsError> {
         let view = self.inner.store.view();
-        for (invited, _) in &request.invites {
-            self.check_invite(&view, invited).await?;
+        for invitee in &mut request.invites {
+            self.check_invite(&view, &invitee.user).await?;
+            invitee.content = Some(to_raw_value(&self.profile_content(&view, &invitee.user).await?)?);
         }
         request.member_content = Some(self.member_content(&view, &request.creator, None).await?);
         Ok(self.inner.rooms.create(&request).await?)

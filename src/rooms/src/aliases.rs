@@ -6,7 +6,7 @@ use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId,
     events::room::history_visibility::HistoryVisibility,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Range, Text, View};
 
@@ -17,6 +17,9 @@ use crate::{
     types::StoredEvent,
 };
 
+/// The longest alias, in bytes.
+const ALIAS_BYTES_MAX: usize = 255;
+
 /// Aliases of one room.
 pub const ROOM_ALIASES_MAX: usize = 1_000;
 
@@ -24,17 +27,17 @@ pub const ROOM_ALIASES_MAX: usize = 1_000;
 const ALIAS_SERVERS_MAX: usize = 50;
 
 /// The type of the event that names a room's main alias.
-const CANONICAL_ALIAS: &str = "m.room.canonical_alias";
+pub(crate) const CANONICAL_ALIAS: &str = "m.room.canonical_alias";
 
 /// Aliases in one `m.room.canonical_alias` that are checked; more are refused.
 const CANONICAL_ALIASES_MAX: usize = 100;
 
 /// The aliases of `m.room.canonical_alias`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 struct Canonical {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     alias: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     alt_aliases: Vec<String>,
 }
 
@@ -52,7 +55,7 @@ impl Canonical {
 impl Rooms {
     /// Gives a room a name on this server, for one of its members.
     ///
-    /// Fails with [`RoomsError::BadAlias`] for aliases of other servers and with [`RoomsError::AliasTaken`].
+    /// Fails with [`RoomsError::BadValue`] for aliases that this server can't hand out and with [`RoomsError::AliasTaken`].
     pub async fn create_alias(&self, user: &UserId, alias: &RoomAliasId, room: &RoomId) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
@@ -89,15 +92,38 @@ impl Rooms {
         Ok(())
     }
 
-    /// Checks that an alias is one that this server may hand out.
+    /// Checks that an alias is one that this server may hand out (appendices, "Room Aliases").
     pub(crate) fn check_local_alias(&self, alias: &RoomAliasId) -> Result<(), RoomsError> {
         if alias.server_name() != self.server_name() {
-            return Err(RoomsError::BadAlias("the alias belongs to another server".to_owned()));
+            return Err(RoomsError::BadValue("the alias belongs to another server".to_owned()));
         }
-        if alias.alias().is_empty() || alias.alias().contains(char::is_whitespace) {
-            return Err(RoomsError::BadAlias("the alias has no name or spaces in it".to_owned()));
+        if alias.as_str().len() > ALIAS_BYTES_MAX {
+            return Err(RoomsError::BadValue(format!("the alias has more than {ALIAS_BYTES_MAX} bytes")));
+        }
+        let unfit = |c: char| c.is_whitespace() || c.is_control();
+        if alias.alias().is_empty() || alias.alias().contains(unfit) {
+            return Err(RoomsError::BadValue("the alias has no name, or spaces in it".to_owned()));
         }
         Ok(())
+    }
+
+    /// Moves the aliases of a room on this server, and its place in the directory, to the room that replaces it.
+    pub(crate) async fn prepare_move_names(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        old: &RoomId,
+        new: &RoomId,
+    ) -> Result<(), RoomsError> {
+        let rows = Range::<RoomAliases>::prefix(&(old,)).limit(ROOM_ALIASES_MAX);
+        for ((_, alias), ()) in view.scan::<RoomAliases>(rows).await? {
+            let Some(row) = view.get::<Aliases>(&*alias).await? else { continue };
+            batch.expect::<Aliases>(&*alias, Some(&row));
+            batch.put::<Aliases>(&*alias, &(Text(new.to_owned()), row.1));
+            batch.delete::<RoomAliases>(&(old, &*alias));
+            batch.put::<RoomAliases>(&(new, &*alias), &());
+        }
+        self.prepare_move_published(view, batch, old, new).await
     }
 
     /// Takes an alias away: for who made it, for those who may set the room's canonical alias, and for admins.
@@ -129,6 +155,63 @@ impl Rooms {
             self.forget_canonical(&view, user, alias, room).await?;
         }
         Ok(())
+    }
+
+    /// The content of a room's canonical alias for the room that replaces it: the names that move there, if any does.
+    pub(crate) async fn moved_aliases(
+        &self,
+        view: &View,
+        room: &RoomId,
+        event: &StoredEvent,
+    ) -> Result<Option<Box<RawValue>>, RoomsError> {
+        let mut moved = Canonical::of(Some(event));
+        if let Some(alias) = &moved.alias
+            && !self.names_room(view, alias, room).await?
+        {
+            moved.alias = None;
+        }
+        let mut others = Vec::new();
+        for alias in moved.alt_aliases.into_iter().take(CANONICAL_ALIASES_MAX) {
+            if self.names_room(view, &alias, room).await? {
+                others.push(alias);
+            }
+        }
+        moved.alt_aliases = others;
+        if moved == Canonical::default() { Ok(None) } else { crate::format::to_json(&moved).map(Some) }
+    }
+
+    /// The content of a room's canonical alias without names of this server that no longer lead to it; `None` if there are
+    /// none.
+    pub(crate) async fn without_moved_aliases(
+        &self,
+        view: &View,
+        room: &RoomId,
+        event: &StoredEvent,
+    ) -> Result<Option<Box<RawValue>>, RoomsError> {
+        let old = Canonical::of(Some(event));
+        let mut kept = Canonical::default();
+        for alias in &old.alt_aliases {
+            if self.is_elsewhere(alias) || self.names_room(view, alias, room).await? {
+                kept.alt_aliases.push(alias.clone());
+            }
+        }
+        if let Some(alias) = &old.alias
+            && (self.is_elsewhere(alias) || self.names_room(view, alias, room).await?)
+        {
+            kept.alias = Some(alias.clone());
+        }
+        if kept == old { Ok(None) } else { crate::format::to_json(&kept).map(Some) }
+    }
+
+    /// Whether a text isn't an alias of this server.
+    fn is_elsewhere(&self, alias: &str) -> bool {
+        <&RoomAliasId>::try_from(alias).map_or(true, |alias| alias.server_name() != self.server_name())
+    }
+
+    /// Whether a text is an alias of this server that leads to the room.
+    async fn names_room(&self, view: &View, alias: &str, room: &RoomId) -> Result<bool, RoomsError> {
+        let target = view.get::<Aliases>(&alias).await?;
+        Ok(target.is_some_and(|(Text(target), _)| target == room))
     }
 
     /// Removes a deleted alias from the room's canonical alias.
@@ -199,7 +282,7 @@ impl Rooms {
 
     /// Checks the aliases that an `m.room.canonical_alias` would add: each must be one, and name the room.
     ///
-    /// Fails with [`RoomsError::BadAlias`]. Aliases that the room's event has already aren't looked at again.
+    /// Fails with [`RoomsError::BadValue`] for what is no alias and with [`RoomsError::BadAlias`]. Aliases that the room's event has already aren't looked at again.
     pub(crate) async fn check_canonical_alias(&self, room: &RoomId, content: &RawValue) -> Result<(), RoomsError> {
         let new: Canonical = serde_json::from_str(content.get())
             .map_err(|error| RoomsError::BadEvent(format!("m.room.canonical_alias: {error}")))?;
@@ -215,7 +298,7 @@ impl Rooms {
                 continue;
             }
             let parsed =
-                RoomAliasId::parse(alias).map_err(|_| RoomsError::BadEvent(format!("{alias} is not a room alias")))?;
+                RoomAliasId::parse(alias).map_err(|_| RoomsError::BadValue(format!("{alias} is not a room alias")))?;
             let target = view.get::<Aliases>(&parsed).await?;
             if target.is_none_or(|(Text(target), _)| target != room) {
                 return Err(RoomsError::BadAlias(format!("{alias} does not name this room")));

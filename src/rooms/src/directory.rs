@@ -198,6 +198,21 @@ impl Rooms {
         publish_in(batch, room, Some(by), None);
     }
 
+    /// Gives a room's place in the directory to the room that replaces it.
+    pub(crate) async fn prepare_move_published(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        old: &RoomId,
+        new: &RoomId,
+    ) -> Result<(), RoomsError> {
+        if let Some(row) = view.get::<Directory>(&old).await? {
+            withdraw_in(batch, old);
+            batch.put::<Directory>(&new, &row);
+        }
+        Ok(())
+    }
+
     async fn check_directory_has_room(&self, view: &View) -> Result<(), RoomsError> {
         let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
         if view.scan::<Directory>(rows).await?.len() >= PUBLISHED_ROOMS_MAX {

@@ -25,6 +25,21 @@ pub enum RoomsError {
     /// The content, type or state key that the client gave can't be an event.
     #[error("{0}")]
     BadEvent(String),
+    /// A value beside an event's content is none that there can be: a malformed alias, a thread that the event isn't in.
+    #[error("{0}")]
+    BadValue(String),
+    /// The relation that an event would have is not allowed.
+    #[error("{0}")]
+    BadRelation(String),
+    /// The first state of a new room contradicts itself.
+    #[error("{0}")]
+    InvalidRoomState(String),
+    /// The user must leave the room before.
+    #[error("the user is in the room")]
+    StillInRoom,
+    /// The user isn't banned.
+    #[error("the user is not banned")]
+    NotBanned,
     /// The event or the request is larger than allowed.
     #[error("too large: {0}")]
     TooLarge(String),
@@ -46,7 +61,7 @@ pub enum RoomsError {
     /// No room has this alias.
     #[error("alias not found")]
     AliasNotFound,
-    /// An alias is malformed, of another server, or doesn't point to the room that it should.
+    /// An alias doesn't point to the room that it should.
     #[error("{0}")]
     BadAlias(String),
     /// A limit of this server is reached.

@@ -14,8 +14,9 @@ use crate::{
     append::{ATTEMPTS_MAX, Draft, Sent},
     ports::RemoteError,
     snapshot::Root,
+    state::source,
     tables::StrippedStates,
-    types::{EventStatus, Membership},
+    types::{EventNum, EventStatus, Membership},
 };
 
 /// Events of stripped state that are kept of one invite.
@@ -51,7 +52,8 @@ impl Rooms {
         let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let mut stripped = self.stripped_events(&view, room, head.root).await?;
         if let Some(member) = self.state_event(&view, room, head.root, MEMBER, sender.as_str()).await? {
-            stripped.push(member.pdu.json().to_owned());
+            let shown = self.shown(&view, &[member.num]).await?;
+            stripped.extend(shown.iter().map(|pdu| pdu.json().to_owned()));
         }
         let server = target.server_name();
         let remote = &self.inner.ports.remote;
@@ -105,20 +107,18 @@ impl Rooms {
         Err(RoomsError::Busy)
     }
 
-    /// The state of a room that those outside who are invited may see, as whole events.
+    /// The state of a room that those outside who are invited may see, as whole events; what was redacted is redacted.
     pub async fn stripped_events(
         &self,
         view: &View,
         room: &RoomId,
         root: Root,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let mut events = Vec::new();
-        for event_type in STRIPPED_TYPES {
-            if let Some(event) = self.state_event(view, room, root, event_type, "").await? {
-                events.push(event.pdu.json().to_owned());
-            }
-        }
-        Ok(events)
+        let keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
+        let entries = self.inner.tree.get_many(&source(view, room), root, &keys).await?;
+        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
+        let shown = self.shown(view, &nums).await?;
+        Ok(shown.iter().map(|pdu| pdu.json().to_owned()).collect())
     }
 
     /// The answer for an event of ours that took the way of a received one.

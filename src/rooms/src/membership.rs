@@ -288,7 +288,7 @@ impl Rooms {
         let view = self.inner.store.view();
         self.check_joined(&view, room, sender).await?;
         if self.membership_in(&view, room, None, target).await? != Membership::Ban {
-            return Err(RoomsError::forbidden("the user is not banned"));
+            return Err(RoomsError::NotBanned);
         }
         self.set_member(room, sender, target, with_reason("leave", reason)?).await
     }
@@ -313,7 +313,7 @@ impl Rooms {
                 Membership::Leave | Membership::Ban if row.forgotten => return Ok(()),
                 Membership::Leave | Membership::Ban => {}
                 Membership::Invite | Membership::Knock | Membership::Join => {
-                    return Err(RoomsError::BadEvent("leave the room before forgetting it".to_owned()));
+                    return Err(RoomsError::StillInRoom);
                 }
             }
             if self.move_membership(user, room, Some(row), row.membership, true).await? {

@@ -97,7 +97,7 @@ impl Rooms {
     /// Moves a local user's receipt. A receipt that would go back stays where it is; that is no error.
     ///
     /// Fails with [`RoomsError::NotJoined`], with [`RoomsError::EventNotFound`] if the event isn't in the
-    /// room's timeline, and with [`RoomsError::BadEvent`] if it isn't in the thread.
+    /// room's timeline, and with [`RoomsError::BadValue`] if it isn't in the thread.
     pub async fn set_receipt(&self, receipt: NewReceipt<'_>) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         let row = self.membership(&view, receipt.user, receipt.room).await?;
@@ -105,7 +105,7 @@ impl Rooms {
             return Err(RoomsError::NotJoined);
         }
         if receipt.thread == Some("") {
-            return Err(RoomsError::BadEvent("thread_id must not be empty".to_owned()));
+            return Err(RoomsError::BadValue("thread_id must not be empty".to_owned()));
         }
         let event = self.event_by_id(&view, receipt.event).await?;
         let event = event.filter(|event| event.pdu.room_id() == receipt.room);
@@ -144,7 +144,7 @@ impl Rooms {
         }
         let root = self.thread_of(view, event).await?;
         if root.as_ref().map_or(MAIN, |root| root.as_str()) != thread {
-            return Err(RoomsError::BadEvent("the event is not in the thread".to_owned()));
+            return Err(RoomsError::BadValue("the event is not in the thread".to_owned()));
         }
         Ok(())
     }

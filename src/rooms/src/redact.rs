@@ -70,6 +70,8 @@ impl Rooms {
             return Ok(answered.sent);
         }
         let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        // Before anything tells whether there is such an event.
+        self.check_joined(&view, room, sender.user).await?;
         let event = self.event_by_id(&view, target).await?.ok_or(RoomsError::EventNotFound)?;
         if event.pdu.room_id() != room {
             return Err(RoomsError::EventNotFound);

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use event::auth::PowerLevels;
 use ruma::{EventId, RoomId, UserId};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
     append::{Draft, Extra, Sender, Sent},
     snapshot::{Root, Source},
     txn_ids::TxnKey,
@@ -151,6 +153,7 @@ impl Rooms {
     ) -> Result<Sent, RoomsError> {
         check_type(event_type, "")?;
         let txn = TxnKey::of(sender, "send", room, event_type)?;
+        self.check_thread_root(room, &content).await?;
         let mut draft = Draft::message(sender.user, event_type, content);
         draft.timestamp_ms = options.timestamp_ms;
         self.append(room, &draft, txn.as_ref(), extra).await
@@ -168,6 +171,14 @@ impl Rooms {
         let (event_type, state_key) = key;
         check_type(event_type, state_key)?;
         let content = self.check_state_content(sender, room, event_type, state_key, content).await?;
+        if event_type == MEMBER
+            && let Ok(target) = <&UserId>::try_from(state_key)
+            && !self.is_local(target)
+            && membership_in(&content)? == "invite"
+        {
+            // Their server has to sign it too, whichever endpoint it comes by.
+            return self.invite_remote(sender.user, room, target, content).await;
+        }
         let mut draft = Draft::state(sender.user, event_type, state_key, content);
         draft.timestamp_ms = options.timestamp_ms;
         self.append(room, &draft, None, &crate::append::nothing).await
@@ -183,9 +194,13 @@ impl Rooms {
         content: Box<RawValue>,
     ) -> Result<Box<RawValue>, RoomsError> {
         match event_type {
-            // A join by this way follows the same rules as any other.
-            "m.room.member" if state_key == sender.user.as_str() => {
-                self.content_of_own_membership(room, sender.user, content).await
+            MEMBER => {
+                membership_in(&content)?;
+                // A join by this way follows the same rules as any other.
+                match state_key == sender.user.as_str() {
+                    true => self.content_of_own_membership(room, sender.user, content).await,
+                    false => Ok(content),
+                }
             }
             "m.room.power_levels" => {
                 check_power_levels(&content)?;
@@ -200,6 +215,20 @@ impl Rooms {
     }
 }
 
+/// The membership that the content of a member event names.
+fn membership_in(content: &RawValue) -> Result<String, RoomsError> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    let content = serde_json::from_str::<Content>(content.get());
+    let membership = content.map(|content| content.membership).unwrap_or_default();
+    if !["ban", "invite", "join", "knock", "leave"].contains(&&*membership) {
+        return Err(RoomsError::BadEvent("a member event needs a `membership`".to_owned()));
+    }
+    Ok(membership)
+}
+
 fn check_type(event_type: &str, state_key: &str) -> Result<(), RoomsError> {
     if event_type.is_empty() {
         return Err(RoomsError::BadEvent("an event needs a type".to_owned()));
@@ -212,7 +241,7 @@ fn check_type(event_type: &str, state_key: &str) -> Result<(), RoomsError> {
 
 /// Levels must be integers: old room versions read strings too, but no server should make more of them (server-server API,
 /// "Definitions").
-fn check_power_levels(content: &RawValue) -> Result<(), RoomsError> {
+pub(crate) fn check_power_levels(content: &RawValue) -> Result<(), RoomsError> {
     let bad = |what: &str| RoomsError::BadEvent(format!("`{what}` in power levels must be an integer"));
     let content: serde_json::Map<String, serde_json::Value> = serde_json::from_str(content.get())
         .map_err(|_| RoomsError::BadEvent("power levels must be an object".to_owned()))?;

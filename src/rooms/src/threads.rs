@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use ruma::RoomId;
+use serde_json::value::RawValue;
 use store::{Range, View};
 
 use crate::{
@@ -53,6 +54,22 @@ pub struct ThreadsPage {
 }
 
 impl Rooms {
+    /// Checks that a message doesn't begin a thread at an event that itself relates to another ("Validation of `m.thread`
+    /// relationships").
+    ///
+    /// Fails with [`RoomsError::BadRelation`].
+    pub(crate) async fn check_thread_root(&self, room: &RoomId, content: &RawValue) -> Result<(), RoomsError> {
+        let Some(relation) = relates_to(content).filter(|relation| relation.rel_type == THREAD) else {
+            return Ok(());
+        };
+        let root = self.event_by_id(&self.inner.store.view(), &relation.parent).await?;
+        let root = root.filter(|root| root.pdu.room_id() == room);
+        if root.is_some_and(|root| relates_to(root.pdu.content()).is_some()) {
+            return Err(RoomsError::BadRelation("an event that relates to another can't begin a thread".to_owned()));
+        }
+        Ok(())
+    }
+
     /// A page of the threads of a room that the viewer may see.
     pub async fn threads(
         &self,

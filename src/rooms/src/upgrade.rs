@@ -2,14 +2,17 @@
 //!
 //! Specification: client-server API, "Room upgrades". What is the users' (tags, push rules) is copied elsewhere.
 
+mod levels;
+
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType};
 use serde_json::{Map, Value, json};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    aliases::CANONICAL_ALIAS,
     append::{Draft, nothing},
-    create::{CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, raw},
+    create::{CREATOR_LEVEL, CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, raw},
     snapshot::Root,
     types::{Membership, StoredEvent},
 };
@@ -66,6 +69,7 @@ impl Rooms {
         let tombstone = json!({ "body": "This room has been replaced", "replacement_room": new_room });
         let draft = Draft::state(user, "m.room.tombstone", "", raw(&tombstone)?);
         self.append(room, &draft, None, &nothing).await?;
+        self.forget_moved_aliases(room, user).await?;
         self.close_replaced(room, user).await?;
         Ok(new_room)
     }
@@ -97,13 +101,18 @@ impl Rooms {
             content.insert("additional_creators".to_owned(), json!(request.additional_creators));
         }
         let mut state = self.transferred_state(view, room, root, is_space).await?;
+        let mut create = CreateRoom::new(request.user.clone());
         if let Some(levels) = self.state_event(view, room, root, "m.room.power_levels", "").await? {
             let mut levels = content_of(&levels);
-            if privileged && let Some(users) = levels.get_mut("users").and_then(Value::as_object_mut) {
-                // Creators stand above all numbers and may not have one.
-                users.retain(|user, _| {
-                    *user != request.user && !request.additional_creators.iter().any(|creator| creator == user)
-                });
+            levels::make_integers(&mut levels);
+            let highest = levels::highest(&levels).max(CREATOR_LEVEL);
+            if privileged {
+                let creators = [&request.user].into_iter().chain(&request.additional_creators);
+                levels::for_privileged(&mut levels, creators);
+            } else {
+                levels::for_numbered(&mut levels, &old_creators(&old_create, self.rules(view, room).await?), highest);
+                // Whoever upgrades needs the power to set levels above their own; what comes last takes it from them.
+                create.power_level_content_override = Some(raw(&json!({ "users": { (&*request.user): highest } }))?);
             }
             // Last, because it may take the power to set the rest.
             let content = raw(&levels)?;
@@ -113,12 +122,12 @@ impl Rooms {
                 content,
             });
         }
-        let mut create = CreateRoom::new(request.user.clone());
         create.version = Some(request.version.clone());
         create.preset = Some(Preset::PrivateChat);
         create.creation_content = Some(raw(&content)?);
         create.initial_state = state;
         create.member_content.clone_from(&request.member_content);
+        create.replaces = Some(room.to_owned());
         Ok(create)
     }
 
@@ -135,6 +144,12 @@ impl Rooms {
                 state.push(initial(&event));
             }
         }
+        // The aliases of this server move with it, and with them what the room is called by.
+        if let Some(event) = self.state_event(view, room, root, CANONICAL_ALIAS, "").await?
+            && let Some(content) = self.moved_aliases(view, room, &event).await?
+        {
+            state.push(InitialState { content, ..initial(&event) });
+        }
         if is_space {
             let children = self.inner.tree.range(&self.source(view, room), root, "m.space.child").await?;
             let free = INITIAL_STATE_MAX - 1 - state.len();
@@ -143,6 +158,22 @@ impl Rooms {
             }
         }
         Ok(state)
+    }
+
+    /// Takes the names of the old room that have moved out of its canonical alias, if the user may.
+    async fn forget_moved_aliases(&self, room: &RoomId, user: &UserId) -> Result<(), RoomsError> {
+        let view = self.inner.store.view();
+        let Some(event) = self.current_event(&view, room, CANONICAL_ALIAS, "").await? else { return Ok(()) };
+        let Some(content) = self.without_moved_aliases(&view, room, &event).await? else { return Ok(()) };
+        let draft = Draft::state(user, CANONICAL_ALIAS, "", content);
+        match self.append(room, &draft, None, &nothing).await {
+            Ok(_) => Ok(()),
+            Err(RoomsError::Forbidden(reason)) => {
+                tracing::info!(room.id = %room, "a replaced room keeps its canonical alias: {reason}");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Raises what the old room asks for to speak and to invite, if the user may.
@@ -166,6 +197,18 @@ impl Rooms {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Who stands above all numbers in the old room, if its version has such users.
+fn old_creators(create: &StoredEvent, rules: &event::RoomVersionRules) -> Vec<String> {
+    if !rules.authorization.explicitly_privilege_room_creators {
+        return Vec::new();
+    }
+    let mut creators = vec![create.pdu.sender().to_string()];
+    let content = content_of(create);
+    let additional = content.get("additional_creators").and_then(Value::as_array);
+    creators.extend(additional.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+    creators
 }
 
 fn content_of(event: &StoredEvent) -> Map<String, Value> {

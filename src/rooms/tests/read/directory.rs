@@ -21,7 +21,10 @@ async fn aliases_are_made_resolved_and_deleted() {
     let again = world.rooms.create_alias(alice(), alias, &room).await;
     assert!(matches!(again, Err(RoomsError::AliasTaken)));
     let foreign = world.rooms.create_alias(alice(), room_alias_id!("#tea:there"), &room).await;
-    assert!(matches!(foreign, Err(RoomsError::BadAlias(_))));
+    assert!(matches!(foreign, Err(RoomsError::BadValue(_))));
+    let long = ruma::RoomAliasId::parse(format!("#{}:here", "a".repeat(255))).expect("an alias");
+    let long = world.rooms.create_alias(alice(), &long, &room).await;
+    assert!(matches!(long, Err(RoomsError::BadValue(_))));
     let outsider = world.rooms.create_alias(carol(), room_alias_id!("#coffee:here"), &room).await;
     assert!(matches!(outsider, Err(RoomsError::NotJoined)));
 
@@ -43,7 +46,7 @@ async fn the_canonical_alias_must_name_the_room() {
         world.rooms.send_state(&sender, &room, key, raw(content), Default::default()).await
     };
     assert!(matches!(set(json!({ "alias": alias })).await, Err(RoomsError::BadAlias(_))));
-    assert!(matches!(set(json!({ "alt_aliases": ["tea"] })).await, Err(RoomsError::BadEvent(_))));
+    assert!(matches!(set(json!({ "alt_aliases": ["tea"] })).await, Err(RoomsError::BadValue(_))));
     world.rooms.create_alias(alice(), alias, &room).await.expect("made");
     set(json!({ "alias": alias, "alt_aliases": [alias] })).await.expect("set");
 

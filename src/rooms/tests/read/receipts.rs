@@ -76,9 +76,9 @@ async fn receipts_that_make_no_sense_are_refused() {
     };
     assert!(matches!(set(carol(), &root, None).await, Err(RoomsError::NotJoined)));
     assert!(matches!(set(bob(), &elsewhere, None).await, Err(RoomsError::EventNotFound)));
-    assert!(matches!(set(bob(), &root, Some("")).await, Err(RoomsError::BadEvent(_))));
-    assert!(matches!(set(bob(), &reply, Some("main")).await, Err(RoomsError::BadEvent(_))));
-    assert!(matches!(set(bob(), &root, Some(reply.as_str())).await, Err(RoomsError::BadEvent(_))));
+    assert!(matches!(set(bob(), &root, Some("")).await, Err(RoomsError::BadValue(_))));
+    assert!(matches!(set(bob(), &reply, Some("main")).await, Err(RoomsError::BadValue(_))));
+    assert!(matches!(set(bob(), &root, Some(reply.as_str())).await, Err(RoomsError::BadValue(_))));
 }
 
 #[tokio::test]

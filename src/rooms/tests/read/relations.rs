@@ -6,7 +6,7 @@ use rooms::{Direction, RelationsPage, RelationsQuery, RoomsError, ThreadsInclude
 use ruma::{EventId, RoomId, UserId};
 use serde_json::{Value, json};
 
-use crate::world::{World, alice, bob, bodies, carol, value};
+use crate::world::{World, alice, bob, bodies, carol, raw, value};
 
 async fn related(world: &World, room: &RoomId, event: &EventId, query: RelationsQuery) -> RelationsPage {
     let page = world.rooms.relations(&world.view(), &Viewer::new(alice()), room, event, &query).await;
@@ -167,7 +167,11 @@ async fn threads_stand_where_their_newest_reply_is() {
     }
     // A thread can't start from an event that relates to another.
     let reply = world.relate(carol(), &room, "odd", "m.thread", &roots[1]).await;
-    world.relate(carol(), &room, "odder", "m.thread", &reply).await;
+    let relates_to = json!({ "rel_type": "m.thread", "event_id": reply });
+    let odder = raw(json!({ "msgtype": "m.text", "body": "odder", "m.relates_to": relates_to }));
+    let sender = rooms::Sender::user(carol());
+    let refused = world.rooms.send(&sender, &room, "m.room.message", odder, Default::default()).await;
+    assert!(matches!(refused, Err(RoomsError::BadRelation(_))), "{refused:?}");
 
     let list = async |user, include, from, limit| {
         let viewer = Viewer::new(user);

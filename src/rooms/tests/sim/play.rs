@@ -200,6 +200,7 @@ impl Game {
             Err(
                 RoomsError::Forbidden(_)
                 | RoomsError::NotJoined
+                | RoomsError::NotBanned
                 | RoomsError::RoomNotFound
                 | RoomsError::EventNotFound
                 | RoomsError::Remote(_)

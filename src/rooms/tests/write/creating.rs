@@ -1,6 +1,6 @@
 //! Making and replacing rooms.
 
-use rooms::{CreateRoom, InitialState, Membership, Preset, RoomsError, UpgradeRoom};
+use rooms::{CreateRoom, InitialState, Invitee, Membership, Preset, RoomsError, UpgradeRoom};
 use ruma::{RoomVersionId, room_alias_id};
 use serde_json::{Value, json};
 
@@ -32,7 +32,9 @@ async fn everything_asked_for_is_in_the_new_room() {
     let mut request = CreateRoom::new(alice.clone());
     request.name = Some("Reef".to_owned());
     request.topic = Some("Seahorses".to_owned());
-    request.invites = vec![(bob.clone(), true)];
+    let profile = Some(raw(json!({ "displayname": "Bob" })));
+    let invitee = Invitee { content: profile, ..Invitee::new(bob.clone(), true) };
+    request.invites = vec![invitee.clone(), invitee];
     request.alias = Some(room_alias_id!("#reef:here").to_owned());
     request.visibility = true;
     request.creation_content = Some(raw(json!({ "type": "m.space", "creator": "@mallory:here", "room_version": "1" })));
@@ -57,7 +59,7 @@ async fn everything_asked_for_is_in_the_new_room() {
     let create = world.state(&room, "m.room.create", "").await.expect("a create event");
     assert_eq!(create, json!({ "type": "m.space", "room_version": "12" }));
     let member = world.state(&room, "m.room.member", bob.as_str()).await.expect("an invite");
-    assert_eq!(member, json!({ "membership": "invite", "is_direct": true }));
+    assert_eq!(member, json!({ "membership": "invite", "is_direct": true, "displayname": "Bob" }));
     let member = world.state(&room, "m.room.member", alice.as_str()).await.expect("a member");
     assert_eq!(member, json!({ "membership": "join", "displayname": "Alice" }));
     let history = world.state(&room, "m.room.history_visibility", "").await.expect("history visibility");
@@ -90,7 +92,7 @@ async fn trusted_invitees_have_the_creators_power() {
         let mut request = CreateRoom::new(alice.clone());
         request.version = Some(version);
         request.preset = Some(Preset::TrustedPrivateChat);
-        request.invites = vec![(bob.clone(), false)];
+        request.invites = vec![Invitee::new(bob.clone(), false)];
         let room = world.rooms.create(&request).await.expect("a room");
         let levels = world.state(&room, "m.room.power_levels", "").await.expect("levels");
         let create = world.state(&room, "m.room.create", "").await.expect("a create event");
@@ -116,6 +118,91 @@ async fn an_unknown_version_or_too_much_state_is_refused() {
     request.initial_state = vec![state; rooms::INITIAL_STATE_MAX + 1];
     let refused = world.rooms.create(&request).await;
     assert!(matches!(refused, Err(RoomsError::TooLarge(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn first_state_that_contradicts_itself_is_refused() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let mut request = CreateRoom::new(alice.clone());
+    request.version = Some(RoomVersionId::V11);
+    request.power_level_content_override = Some(raw(json!({ "users": { (alice.as_str()): 0 } })));
+    let refused = world.rooms.create(&request).await;
+    assert!(matches!(refused, Err(RoomsError::InvalidRoomState(_))), "{refused:?}");
+    request.power_level_content_override = Some(raw(json!({ "users": { (alice.as_str()): "100" } })));
+    let refused = world.rooms.create(&request).await;
+    assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{refused:?}");
+    request.power_level_content_override = None;
+    request.initial_state = vec![InitialState {
+        event_type: "m.room.member".to_owned(),
+        state_key: "@bob:here".to_owned(),
+        content: raw(json!({ "membership": "invite" })),
+    }];
+    let refused = world.rooms.create(&request).await;
+    assert!(matches!(refused, Err(RoomsError::InvalidRoomState(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_upgrade_moves_the_names() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let mut request = CreateRoom::new(alice.clone());
+    request.alias = Some(room_alias_id!("#reef:here").to_owned());
+    request.visibility = true;
+    let room = world.rooms.create(&request).await.expect("a room");
+    world.rooms.create_alias(&alice, room_alias_id!("#rock:here"), &room).await.expect("made");
+    let upgrade = UpgradeRoom {
+        user: alice.clone(),
+        version: RoomVersionId::V12,
+        additional_creators: Vec::new(),
+        member_content: None,
+    };
+    let new_room = world.rooms.upgrade(&room, &upgrade).await.expect("upgraded");
+    let view = world.view();
+    for alias in [room_alias_id!("#reef:here"), room_alias_id!("#rock:here")] {
+        let (found, _) = world.rooms.resolve_alias(&view, alias).await.expect("a read").expect("resolved");
+        assert_eq!(found, new_room);
+    }
+    assert_eq!(world.rooms.local_aliases(&view, &alice, &new_room).await.expect("a read").len(), 2);
+    assert!(world.rooms.local_aliases(&view, &alice, &room).await.expect("a read").is_empty());
+    assert!(world.rooms.is_published(&view, &new_room).await.expect("a read"));
+    assert!(!world.rooms.is_published(&view, &room).await.expect("a read"));
+    let canonical = world.state(&new_room, "m.room.canonical_alias", "").await.expect("an alias");
+    assert_eq!(canonical, json!({ "alias": "#reef:here" }));
+    assert_eq!(world.state(&room, "m.room.canonical_alias", "").await.expect("an event"), json!({}));
+}
+
+#[tokio::test]
+async fn an_upgrade_keeps_the_power_of_all() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    // From, levels of Alice and Bob there, to, levels in the new room; none for who stands above all numbers.
+    let cases = [
+        (RoomVersionId::V10, Some((json!(150), json!(120))), RoomVersionId::V11, Some(150), 120),
+        (RoomVersionId::V10, Some((json!(100), json!(200))), RoomVersionId::V11, Some(100), 200),
+        (RoomVersionId::V11, Some((json!(150), json!(120))), RoomVersionId::V12, None, 120),
+        (RoomVersionId::V12, None, RoomVersionId::V11, Some(150), 60),
+    ];
+    for (from, old, to, alice_level, bob_level) in cases {
+        let mut request = CreateRoom::new(alice.clone());
+        request.version = Some(from.clone());
+        let users = match &old {
+            Some((of_alice, of_bob)) => json!({ (alice.as_str()): of_alice, (bob.as_str()): of_bob }),
+            None => json!({ (bob.as_str()): bob_level }),
+        };
+        request.power_level_content_override = Some(raw(json!({ "users": users })));
+        let room = world.rooms.create(&request).await.expect("a room");
+        let upgrade = UpgradeRoom {
+            user: alice.clone(),
+            version: to.clone(),
+            additional_creators: Vec::new(),
+            member_content: None,
+        };
+        let new_room = world.rooms.upgrade(&room, &upgrade).await.expect("upgraded");
+        let levels = world.state(&new_room, "m.room.power_levels", "").await.expect("levels");
+        assert_eq!(levels["users"].get(alice.as_str()).and_then(Value::as_i64), alice_level, "{from} to {to}");
+        assert_eq!(levels["users"][bob.as_str()], bob_level, "{from} to {to}");
+    }
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ async fn the_rows_tell_the_whole_way() {
     world.rooms.leave(&bob, &room, None).await.expect("leaving twice changes nothing");
     world.rooms.ban(&alice, &room, &bob, Some("spam")).await.expect("banned");
     let refused = world.rooms.forget(&alice, &room).await;
-    assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RoomsError::StillInRoom)), "{refused:?}");
     world.rooms.forget(&bob, &room).await.expect("forgotten");
 
     let view = world.view();
@@ -114,7 +114,7 @@ async fn kicks_bans_and_their_end() {
     let refused = world.rooms.join(&carol, &room, None).await;
     assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
     let refused = world.rooms.unban(&alice, &room, &bob, None).await;
-    assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
+    assert!(matches!(refused, Err(RoomsError::NotBanned)), "{refused:?}");
     world.rooms.unban(&alice, &room, &carol, None).await.expect("unbanned");
     world.rooms.join(&carol, &room, None).await.expect("joined");
 }
@@ -160,6 +160,17 @@ async fn restricted_rooms_let_members_of_other_rooms_in() {
         world.set(&alice, &room, ("m.room.join_rules", ""), elsewhere).await.expect("set");
         let unknown = world.rooms.join(&carol, &room, None).await;
         assert!(matches!(unknown, Err(RoomsError::UnableToAuthoriseJoin)), "{unknown:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_member_event_says_which_membership() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let room = world.room(&alice, Preset::PublicChat, &RoomVersionId::V12).await;
+    for content in [json!({}), json!({ "membership": "away" }), json!({ "membership": 5 })] {
+        let refused = world.set(&alice, &room, ("m.room.member", bob.as_str()), content).await;
+        assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{refused:?}");
     }
 }
 
