@@ -13,6 +13,7 @@ const TESTS: &[(&str, &str)] = &[
     ("command_line", include_str!("command_line.rs")),
     ("devices", include_str!("devices.rs")),
     ("durability", include_str!("durability.rs")),
+    ("keys", include_str!("keys.rs")),
     ("messages", include_str!("messages.rs")),
     ("profiles", include_str!("profiles.rs")),
     ("rooms", include_str!("rooms.rs")),

@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod devices;
 mod durability;
+mod keys;
 mod ledger;
 mod messages;
 mod profiles;
