@@ -58,11 +58,19 @@ pub(crate) struct Published {
 #[derive(Clone)]
 pub struct View {
     published: Arc<Published>,
+    /// How far a read goes on the thread that asks.
+    inline: Tier,
 }
 
 impl View {
     pub(crate) fn new(published: Arc<Published>) -> View {
-        View { published }
+        View { published, inline: Tier::Cached }
+    }
+
+    /// The same view for a thread that may wait for the disk: reads stay on it, where otherwise each that finds
+    /// nothing in memory goes to a thread of its own. For work that reads much, on blocking threads only.
+    pub fn on_this_thread(&self) -> View {
+        View { published: Arc::clone(&self.published), inline: Tier::Disk }
     }
 
     /// Everything up to this position, and nothing after it, is visible.
@@ -73,7 +81,7 @@ impl View {
     /// The value of a key.
     pub async fn get<T: Table>(&self, key: &impl Encode<T::Key>) -> Result<Option<T::Value>, StoreError> {
         let key = stored_key::<T>(key);
-        if let Lookup::Known(value) = self.get_within::<T>(&key, Tier::Cached)? {
+        if let Lookup::Known(value) = self.get_within::<T>(&key, self.inline)? {
             return Ok(value);
         }
         let value = self.get_from_disk::<T>(key).await?;
@@ -95,7 +103,7 @@ impl View {
         let key = stored_key::<T>(key);
         let mut present = false;
         let snapshot = &self.published.snapshot;
-        let reach = snapshot.get(T::FAMILY, &key, Tier::Cached, &mut |value| present = value.is_some())?;
+        let reach = snapshot.get(T::FAMILY, &key, self.inline, &mut |value| present = value.is_some())?;
         match reach {
             Reach::Complete => Ok(present),
             Reach::NotCached => Ok(self.get_from_disk::<T>(key).await?.is_some()),
@@ -110,7 +118,7 @@ impl View {
         let mut values: Vec<Option<T::Value>> = Vec::with_capacity(stored.len());
         values.resize_with(stored.len(), || None);
 
-        let missing = match order.len() > KEYS_INLINE_MAX {
+        let missing = match order.len() > KEYS_INLINE_MAX && self.inline == Tier::Cached {
             true => order,
             false => self.get_cached::<T>(&stored, &order, &mut values)?,
         };
@@ -122,7 +130,7 @@ impl View {
     pub async fn scan<T: Table>(&self, range: Range<T>) -> Result<Page<T>, StoreError> {
         let mut rows = Rows::new(range.limit.min(SCAN_INLINE_ROWS));
         let span = span_of(&range, true);
-        let reach = rows.fill(&self.published.snapshot, &span, Tier::Cached)?;
+        let reach = rows.fill(&self.published.snapshot, &span, self.inline)?;
         if reach == Reach::NotCached || (rows.is_full() && rows.len() < range.limit) {
             rows = self.scan_disk(rows, span, range.limit).await?;
         }
@@ -170,7 +178,7 @@ impl View {
         let sorted: Vec<&[u8]> = order.iter().map(|index| stored[*index].as_slice()).collect();
         let mut answered = vec![false; sorted.len()];
         let mut failure = None;
-        self.published.snapshot.get_many(T::FAMILY, &sorted, Tier::Cached, &mut |at, bytes| {
+        self.published.snapshot.get_many(T::FAMILY, &sorted, self.inline, &mut |at, bytes| {
             answered[at] = true;
             match bytes.map(T::Value::decode_value).transpose() {
                 Ok(value) => values[order[at]] = value,

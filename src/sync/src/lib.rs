@@ -26,12 +26,13 @@ mod state;
 mod tail;
 mod token;
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use event::Clock;
 use rooms::Rooms;
 use serde::{Deserialize, Serialize};
 use store::Store;
+use tokio::sync::Semaphore;
 use users::Users;
 
 pub use crate::{
@@ -45,6 +46,9 @@ pub use crate::{
     token::{BadToken, Token},
 };
 use crate::{hub::Hub, lazy::SentMembers, notifier::Notifier};
+
+/// Threads for parts of answers about many rooms, for each core: some wait for the disk.
+const BUILDERS_PER_CORE: usize = 2;
 
 /// Settings of sync.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -88,6 +92,8 @@ pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
     sent_members: SentMembers,
+    /// How many threads at one time may build parts of answers about many rooms.
+    builders: Arc<Semaphore>,
 }
 
 impl Sync {
@@ -108,7 +114,9 @@ impl Sync {
             Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
         tokio::spawn(notifier.run());
         let sent_members = SentMembers::new();
-        let inner = Inner { config, store, rooms, users, clock, hub, sent_members };
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
+        let inner = Inner { config, store, rooms, users, clock, hub, sent_members, builders };
         Ok(Self { inner: Arc::new(inner) })
     }
 

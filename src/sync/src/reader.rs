@@ -19,7 +19,7 @@ pub(crate) struct Reader<'a> {
     /// Shows everything up to `now` and nothing after it.
     pub(crate) view: &'a View,
     /// What others read through it.
-    pub(crate) memo: &'a Memo,
+    pub(crate) memo: &'a Arc<Memo>,
     /// For whom.
     pub(crate) viewer: Viewer<'a>,
 }

@@ -527,3 +527,32 @@ async fn timelines_can_be_chosen_by_what_relates_to_events() {
     let body = Client::new(&alice, "A").with_filter(filter).sync(&world, 0).await;
     assert_eq!(bodies(&body["rooms"]["join"][room.as_str()]["timeline"]["events"]), ["root"]);
 }
+
+#[tokio::test]
+async fn an_answer_about_very_many_rooms_says_of_each_what_one_about_it_alone_says() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let mut rooms = Vec::new();
+    for number in 0..100 {
+        let room = world.room(&alice).await;
+        match number % 5 {
+            0 => {
+                world.rooms.invite(&alice, &room, &bob, None).await.unwrap();
+            }
+            _ => world.join(&bob, &room).await,
+        }
+        world.send(&alice, &room, &format!("{number}")).await;
+        rooms.push(room);
+    }
+    let all = Client::new(&bob, "B").sync(&world, 0).await;
+    assert_eq!(object(&all["rooms"]["join"]).len(), 80);
+    assert_eq!(object(&all["rooms"]["invite"]).len(), 20);
+    for room in rooms {
+        let filter = json!({ "room": { "rooms": [room] } });
+        let one = Client::new(&bob, "B").with_filter(filter).sync(&world, 0).await;
+        for kind in ["join", "invite"] {
+            let (of_all, of_one) = (&all["rooms"][kind][room.as_str()], &one["rooms"][kind][room.as_str()]);
+            assert_eq!(of_all, of_one);
+        }
+    }
+}

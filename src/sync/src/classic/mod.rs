@@ -19,6 +19,7 @@ use store::Position;
 use tokio::time::Instant;
 use users::PresenceState;
 
+use self::bulk::Item;
 use crate::{
     Filter, Inner, InvitedRoom, KnockedRoom, RoomUpdates, Sync, SyncError, SyncResponse, Token,
     changes::{Changes, Hints, Listed, Search},
