@@ -11,6 +11,7 @@ const TESTS: &[(&str, &str)] = &[
     ("accounts", include_str!("accounts.rs")),
     ("bad_input", include_str!("bad_input.rs")),
     ("command_line", include_str!("command_line.rs")),
+    ("device_lists", include_str!("device_lists.rs")),
     ("devices", include_str!("devices.rs")),
     ("durability", include_str!("durability.rs")),
     ("keys", include_str!("keys.rs")),

@@ -20,6 +20,7 @@ mod filter;
 mod inviting;
 mod joining;
 mod key_backup;
+mod keys_changes;
 mod kicking;
 mod knocking;
 mod leaving;

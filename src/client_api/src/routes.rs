@@ -4,7 +4,7 @@ use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
     ClientApi, account_data, account_deactivation, banning, capabilities, create_room, device_management, directory,
-    end_to_end_encryption, event_context, filter, inviting, joining, key_backup, kicking, knocking, leaving,
+    end_to_end_encryption, event_context, filter, inviting, joining, key_backup, keys_changes, kicking, knocking, leaving,
     list_joined_rooms, list_public_rooms, login, login_token, logout, message_pagination, mutual_rooms, openid,
     password_management, presence, profile, pushrules, read_markers, receipts, redaction, refresh, registration,
     registration_tokens, relations, room_event_by_timestamp, room_send, room_state, room_summary, room_upgrades,
@@ -102,6 +102,7 @@ fn encryption(routes: ApiRoutes) -> ApiRoutes {
         .on("uploadKeys", Class::Write, keys::upload_keys)
         .on("queryKeys", Class::Read, keys::query_keys)
         .on("claimKeys", Class::Write, keys::claim_keys)
+        .on("getKeysChanges", Class::Read, keys_changes::get_keys_changes)
         .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
         .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
 }
