@@ -2,14 +2,15 @@
 
 use std::slice::from_ref;
 
-use haima_http::{ApiError, Guest, Interactive, Session};
+use haima_http::{ApiError, Guest, Interactive, Json, Session};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt,
+    OwnedDeviceId,
     api::client::device::{
-        Device, delete_device as delete_one, delete_devices as delete_many, get_device as get_one,
-        get_devices as get_all, update_device as update,
+        delete_device as delete_one, delete_devices as delete_many, get_device as get_one, get_devices as get_all,
+        update_device as update,
     },
 };
+use serde::Serialize;
 
 use crate::{
     ClientApi,
@@ -17,25 +18,35 @@ use crate::{
     uia::{Ask, Binding, Stage},
 };
 
+/// A device; what isn't known of it is left out.
+#[derive(Serialize)]
+pub(crate) struct Device {
+    device_id: OwnedDeviceId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ts: Option<u64>,
+}
+
+/// All devices of a user.
+#[derive(Serialize)]
+pub(crate) struct Devices {
+    devices: Vec<Device>,
+}
+
 /// `GET /_matrix/client/v3/devices`
-pub(crate) async fn get_devices(
-    api: ClientApi,
-    caller: Guest,
-    _: get_all::v3::Request,
-) -> Result<get_all::v3::Response> {
+pub(crate) async fn get_devices(api: ClientApi, caller: Guest, _: get_all::v3::Request) -> Result<Json<Devices>> {
     let devices = api.users.devices(&api.store.view(), &caller.user).await?;
-    Ok(get_all::v3::Response::new(devices.into_iter().map(shape).collect()))
+    Ok(Json(Devices { devices: devices.into_iter().map(shape).collect() }))
 }
 
 /// `GET /_matrix/client/v3/devices/{deviceId}`
-pub(crate) async fn get_device(
-    api: ClientApi,
-    caller: Guest,
-    req: get_one::v3::Request,
-) -> Result<get_one::v3::Response> {
+pub(crate) async fn get_device(api: ClientApi, caller: Guest, req: get_one::v3::Request) -> Result<Json<Device>> {
     let device = api.users.device(&api.store.view(), &caller.user, &req.device_id).await?;
     let device = device.ok_or(ApiError::not_found("There is no such device"))?;
-    Ok(get_one::v3::Response::new(shape(device)))
+    Ok(Json(shape(device)))
 }
 
 /// `PUT /_matrix/client/v3/devices/{deviceId}`
@@ -81,9 +92,10 @@ pub(crate) async fn delete_devices(
 }
 
 fn shape(device: users::Device) -> Device {
-    let mut shaped = Device::new(device.device_id);
-    shaped.display_name = device.display_name;
-    shaped.last_seen_ip = device.last_seen_ip;
-    shaped.last_seen_ts = device.last_seen_ms.and_then(UInt::new).map(MilliSecondsSinceUnixEpoch);
-    shaped
+    Device {
+        device_id: device.device_id,
+        display_name: device.display_name,
+        last_seen_ip: device.last_seen_ip,
+        last_seen_ts: device.last_seen_ms,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haima_http::{Anyone, ApiError, Json, MaybeGuest, Session, StatusCode, Unsuspended};
+use haima_http::{Anyone, ApiError, Incoming, Json, MaybeGuest, Session, StatusCode, Unsuspended, read_with_default};
 use rooms::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
 use ruma::{
     OwnedServerName, UInt,
@@ -14,6 +14,7 @@ use ruma::{
         room::Visibility,
     },
     directory::RoomNetwork,
+    exports::http::{Method, Request},
 };
 use serde::{Serialize, Serializer};
 
@@ -43,11 +44,27 @@ pub(crate) async fn get_room_visibility_on_directory(
     Ok(get_visibility::v3::Response::new(visibility))
 }
 
+/// The request. The specification has a default for `visibility`, the library's type doesn't.
+pub(crate) struct SetVisibility(set_visibility::v3::Request);
+
+impl Incoming for SetVisibility {
+    const METHOD: Method = <set_visibility::v3::Request as Incoming>::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        <set_visibility::v3::Request as Incoming>::paths()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
+        let default = ("visibility", "public".into());
+        read_with_default(request, path_args, default).map(Self)
+    }
+}
+
 /// `PUT /_matrix/client/v3/directory/list/room/{roomId}`
 pub(crate) async fn set_room_visibility_on_directory(
     api: ClientApi,
     caller: Unsuspended<Session>,
-    req: set_visibility::v3::Request,
+    SetVisibility(req): SetVisibility,
 ) -> Result<set_visibility::v3::Response> {
     let publish = match req.visibility {
         Visibility::Public => true,

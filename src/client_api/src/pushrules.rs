@@ -1,14 +1,16 @@
 //! Module "Push rules API".
 
-use haima_http::{ApiError, Json, Session};
+use haima_http::{ApiError, Incoming, Json, Session, read_with_default};
 use ruma::{
     api::client::push::{
         PushRule, delete_pushrule as delete, get_pushrule as get, get_pushrule_actions as get_actions,
         get_pushrule_enabled as get_enabled, get_pushrules_all as get_all, get_pushrules_global_scope as get_global,
         set_pushrule as set, set_pushrule_actions as set_actions, set_pushrule_enabled as set_enabled,
     },
+    exports::http::{Method, Request},
     push::{AnyPushRule, RuleKind},
 };
+use serde_json::Value;
 use users::RulePlace;
 
 use crate::{ClientApi, error::Result};
@@ -39,8 +41,28 @@ pub(crate) async fn get_push_rule(api: ClientApi, caller: Session, req: get::v3:
     Ok(Json(rule))
 }
 
+/// The request. A rule without conditions always matches; the library's type asks for an empty list of them then.
+pub(crate) struct SetRule(set::v3::Request);
+
+impl Incoming for SetRule {
+    const METHOD: Method = <set::v3::Request as Incoming>::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        <set::v3::Request as Incoming>::paths()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
+        match path_args.first() {
+            Some(&("override" | "underride")) => {
+                read_with_default(request, path_args, ("conditions", Value::Array(Vec::new()))).map(Self)
+            }
+            _ => <set::v3::Request as Incoming>::read(request, path_args).map(Self),
+        }
+    }
+}
+
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
-pub(crate) async fn set_push_rule(api: ClientApi, caller: Session, req: set::v3::Request) -> Result<set::v3::Response> {
+pub(crate) async fn set_push_rule(api: ClientApi, caller: Session, SetRule(req): SetRule) -> Result<set::v3::Response> {
     let place = RulePlace { after: req.after.as_deref(), before: req.before.as_deref() };
     api.users.set_push_rule(&caller.user, req.rule, place).await?;
     Ok(set::v3::Response::new())

@@ -1,15 +1,14 @@
 //! Module "Account registration".
 
-use std::time::Duration;
-
-use haima_http::{Anyone, ApiError, Interactive, StatusCode};
+use haima_http::{Anyone, ApiError, Interactive, Json, StatusCode};
 use ruma::{
-    OwnedUserId,
+    OwnedDeviceId, OwnedUserId,
     api::client::account::{
         get_username_availability as available,
         register::{self, RegistrationKind},
     },
 };
+use serde::Serialize;
 use users::{Created, Kind, Login, NewAccount, Origin, user_id_for};
 
 use crate::{
@@ -26,10 +25,12 @@ pub(crate) async fn register(
     api: ClientApi,
     _: Anyone,
     req: Interactive<register::v3::Request>,
-) -> Result<register::v3::Response> {
+) -> Result<Json<Registered>> {
     let Interactive { request, fingerprint } = req;
-    if request.kind == RegistrationKind::Guest {
-        return register_guest(&api, request).await;
+    match request.kind {
+        RegistrationKind::User => {}
+        RegistrationKind::Guest => return register_guest(&api, request).await,
+        _ => return Err(ApiError::invalid_param("Unknown kind of account").into()),
     }
     let flows = flows(&api).await?;
     let guest = request.guest_access_token.clone();
@@ -37,8 +38,11 @@ pub(crate) async fn register(
         Some(token) => name_of_guest(&api, token, request.username.as_deref()).await?,
         None => wanted_name(&api, request.username.as_deref()).await?,
     };
-    if let Some(password) = &request.password {
-        api.users.check_new_password(password)?;
+    match &request.password {
+        Some(password) => api.users.check_new_password(password)?,
+        // Who only asks for the flows needs none; a step that is done is not to be lost for want of it.
+        None if request.auth.is_some() => return Err(ApiError::missing_param("Missing password").into()),
+        None => {}
     }
     let ask = Ask { flows, binding: Binding::Operation(fingerprint.operation), user: None };
     let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
@@ -80,7 +84,7 @@ pub(crate) async fn check_username_availability(
     Ok(available::v3::Response::new(true))
 }
 
-async fn register_guest(api: &ClientApi, req: register::v3::Request) -> Result<register::v3::Response> {
+async fn register_guest(api: &ClientApi, req: register::v3::Request) -> Result<Json<Registered>> {
     if !api.config.guests {
         return Err(ApiError::forbidden("Guests are not allowed on this server").into());
     }
@@ -129,13 +133,33 @@ async fn name_of_guest(api: &ClientApi, token: &str, username: Option<&str>) -> 
     Ok(session.user_id.clone())
 }
 
-fn shape(created: Created) -> register::v3::Response {
-    let mut response = register::v3::Response::new(created.user_id);
+/// The answer to a registration. Without a session its fields are left out.
+#[derive(Serialize)]
+pub(crate) struct Registered {
+    user_id: OwnedUserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<OwnedDeviceId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in_ms: Option<u64>,
+}
+
+fn shape(created: Created) -> Json<Registered> {
+    let mut registered = Registered {
+        user_id: created.user_id,
+        access_token: None,
+        device_id: None,
+        refresh_token: None,
+        expires_in_ms: None,
+    };
     if let Some(session) = created.session {
-        response.access_token = Some(session.access_token);
-        response.device_id = Some(session.device_id);
-        response.refresh_token = session.refresh_token;
-        response.expires_in = session.expires_in_ms.map(Duration::from_millis);
+        registered.access_token = Some(session.access_token);
+        registered.device_id = Some(session.device_id);
+        registered.refresh_token = session.refresh_token;
+        registered.expires_in_ms = session.expires_in_ms;
     }
-    response
+    Json(registered)
 }

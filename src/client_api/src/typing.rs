@@ -1,12 +1,11 @@
 //! Module "Typing notifications".
 
-use haima_http::{ApiError, Incoming, Session};
+use haima_http::{ApiError, Incoming, Session, read_with_default};
 use rooms::TYPING_TIMEOUT_MS_MAX;
 use ruma::{
     api::client::typing::create_typing_event::v3::{Request, Response, Typing},
     exports::http,
 };
-use serde_json::Value;
 
 use crate::{ClientApi, error::Result, require_self};
 
@@ -24,14 +23,7 @@ impl Incoming for SetTyping {
     }
 
     fn read(request: http::Request<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let mut bytes = body.to_vec();
-        // What is no JSON object is refused by the library, in its words.
-        if let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) {
-            fields.entry("timeout").or_insert_with(|| TIMEOUT_MS_DEFAULT.into());
-            bytes = Value::Object(fields).to_string().into_bytes();
-        }
-        <Request as Incoming>::read(http::Request::from_parts(parts, &bytes[..]), path_args).map(Self)
+        read_with_default(request, path_args, ("timeout", TIMEOUT_MS_DEFAULT.into())).map(Self)
     }
 }
 

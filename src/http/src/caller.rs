@@ -122,7 +122,7 @@ impl<T: Caller + Deref<Target = AnyAccount> + Sync> Caller for Unsuspended<T> {
     }
 }
 
-/// Whoever calls: no token is needed, and one that is given is not looked at.
+/// Whoever calls: no token is needed. One that is given decides only whose limit the request counts against.
 #[derive(Clone, Debug)]
 pub struct Anyone {
     /// Where the request comes from.
@@ -131,8 +131,17 @@ pub struct Anyone {
 
 impl Caller for Anyone {
     async fn identify(gate: &Gate, parts: &Parts, class: Class) -> Result<Self, ApiError> {
-        gate.check_address(class, parts)?;
-        Ok(Self { origin: gate.origin(parts) })
+        let origin = gate.origin(parts);
+        // Many users may share an address, of a bridge or a network.
+        if class.is_per_user()
+            && let Ok(Some(token)) = token(&parts.headers, parts.uri.query())
+            && let Ok(account) = gate.authenticate.authenticate(&token, &origin).await
+        {
+            gate.limits().check_user(class, &account.user)?;
+        } else {
+            gate.check_address(class, parts)?;
+        }
+        Ok(Self { origin })
     }
 }
 

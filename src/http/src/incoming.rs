@@ -11,7 +11,7 @@ use ruma::{
     exports::http::{Method, Request},
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use crate::{ApiError, StatusCode, body::check_json};
@@ -76,6 +76,10 @@ fn read_error(error: FromHttpRequestError, bytes: &[u8]) -> ApiError {
 }
 
 fn json_error(error: &serde_json::Error, bytes: &[u8]) -> ApiError {
+    // A missing body is read as an empty object where a request needs no fields; what needs more than that finds nothing.
+    if bytes.is_empty() && !error.is_data() {
+        return ApiError::not_json("The request has no body");
+    }
     // A type error may have been met before a syntax error further on.
     let whole = if bytes.is_empty() { Ok(IgnoredAny) } else { serde_json::from_slice::<IgnoredAny>(bytes) };
     match whole {
@@ -100,6 +104,27 @@ fn param_error(message: &str) -> ApiError {
 pub fn path_arg<T: FromStr<Err: Display>>(path_args: &[&str], place: usize) -> Result<T, ApiError> {
     let text = path_args.get(place).copied().unwrap_or("");
     text.parse().map_err(|error: T::Err| ApiError::invalid_param(error.to_string()))
+}
+
+/// Reads a request whose body lacks a field that the specification has a default for and the request type hasn't.
+///
+/// # Errors
+/// As [`Incoming::read`].
+pub fn read_with_default<T: Incoming>(
+    request: Request<&[u8]>,
+    path_args: &[&str],
+    (name, value): (&str, Value),
+) -> Result<T, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = if body.is_empty() { b"{}" } else { body };
+    check_json(body)?;
+    let mut bytes = body.to_vec();
+    // What is no JSON object is refused by the type itself.
+    if let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) {
+        fields.entry(name).or_insert(value);
+        bytes = Value::Object(fields).to_string().into_bytes();
+    }
+    T::read(Request::from_parts(parts, &bytes[..]), path_args)
 }
 
 /// A body as an object whose values stay as they were sent.

@@ -33,7 +33,7 @@ pub use error::{ApiError, ApiResult, StatusCode};
 pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
-pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, WithQuery, json_object, path_arg};
+pub use incoming::{Fingerprint, Incoming, Interactive, WithBody, WithQuery, json_object, path_arg, read_with_default};
 pub use limit::Class;
 pub use reply::{Json, JsonBytes, JsonStream, Reply};
 pub use routes::{Endpoint, Routes};

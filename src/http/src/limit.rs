@@ -60,6 +60,13 @@ pub enum Class {
     Anonymous,
 }
 
+impl Class {
+    /// Whether a request counts against its user, where there is one.
+    pub(crate) fn is_per_user(self) -> bool {
+        !matches!(self, Self::Free | Self::Registration | Self::Login | Self::Anonymous)
+    }
+}
+
 /// Every class in the order of its declaration.
 const CLASSES: [Class; 15] = [
     Class::Free,

@@ -71,7 +71,7 @@ fn front(limits: limit::Config) -> Front {
     let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
     let routes = Routes::new((), gate.clone())
         .on("getTokenOwner", Class::Read, who)
-        .on("getDisplayName", Class::Free, display_name)
+        .on("getDisplayName", Class::Read, display_name)
         .on("joinRoomById", Class::Join, join)
         .on("setRoomStateWithKey", Class::Message, state)
         .on("getVersions", Class::Free, fail);
@@ -136,6 +136,8 @@ async fn bodies_are_checked() {
     ] {
         check(send(&front, Method::POST, JOIN, Some("alice"), body).await, status, errcode);
     }
+    let state = format!("{STATE}x");
+    check(send(&front, Method::PUT, &state, Some("alice"), "").await, 400, "M_NOT_JSON");
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
     let deep = format!("{{\"x\":{deep}}}");
     check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_NOT_JSON");
@@ -199,6 +201,16 @@ async fn limits_refuse_and_say_for_how_long() {
     assert_eq!(seconds, body["retry_after_ms"].as_u64().unwrap().div_ceil(1000));
     // Other classes are counted on their own.
     check(send(&front, Method::GET, WHOAMI, Some("alice"), "").await, 200, "");
+}
+
+#[tokio::test]
+async fn who_needs_no_token_is_counted_by_it_all_the_same() {
+    let front = front(limit::Config { anonymous: Rate { per_second: 0.5, burst: 1 }, ..limit::Config::off() });
+    let uri = "/_matrix/client/v3/profile/@bob:example.org/displayname";
+    for (token, expected) in [(None, 200), (None, 429), (Some("nobody"), 429), (Some("alice"), 200)] {
+        let (status, body) = send(&front, Method::GET, uri, token, "").await;
+        assert_eq!(status.as_u16(), expected, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use crate::{Change, Error, Result, Users, log, projection::Projection, push_rule
 /// The greatest number of bytes of one content.
 pub const ACCOUNT_DATA_BYTES_MAX: usize = 256 * 1024;
 /// The greatest number of rows of one user: types of the account, and types in each room.
-pub const ACCOUNT_DATA_ROWS_MAX: u64 = 100_000;
+pub const ACCOUNT_DATA_ROWS_MAX: u64 = 20_000;
+/// The greatest number of bytes of all contents of one user together, types included: a first sync sends them all.
+pub const ACCOUNT_DATA_TOTAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Types that clients can read but not set.
 pub const SERVER_MANAGED_TYPES: &[&str] = &["m.fully_read", push_rules::TYPE];
 
@@ -113,6 +115,17 @@ impl Users {
                 batch.expect::<tables::AccountDataCounts>(&user, rows.as_ref());
                 batch.put::<tables::AccountDataCounts>(&user, &(count + 1));
             }
+        }
+        let size = (event_type.len() + content.get().len()) as u64;
+        let old_size = old.as_ref().map_or(0, |(_, content)| (event_type.len() + content.len()) as u64);
+        if size != old_size {
+            let total = view.get::<tables::AccountDataBytes>(&user).await?;
+            let left = total.unwrap_or(0).saturating_sub(old_size);
+            if size > old_size && left + size > ACCOUNT_DATA_TOTAL_BYTES_MAX {
+                return Err(Error::TooMany("bytes of account data"));
+            }
+            batch.expect::<tables::AccountDataBytes>(&user, total.as_ref());
+            batch.put::<tables::AccountDataBytes>(&user, &(left + size));
         }
         let change = Change::AccountData { room: room.map(RoomId::to_owned), event_type: event_type.to_owned() };
         let position = Position::from(log(batch, user, change));
@@ -246,11 +259,13 @@ impl Users {
     ) -> Result<()> {
         let mut range = Range::<tables::AccountData>::prefix(&(user, Some(room))).limit(PAGE_ROWS);
         let mut deleted = 0;
+        let mut deleted_bytes = 0;
         loop {
             let page = view.scan(range.clone()).await?;
             let last = page.len() < PAGE_ROWS;
             deleted += page.len() as u64;
-            for ((_, _, event_type), (position, _)) in page {
+            for ((_, _, event_type), (position, content)) in page {
+                deleted_bytes += (event_type.len() + content.len()) as u64;
                 batch.delete::<tables::AccountDataChanges>(&(user, position));
                 range = range.after(&(user, Some(room), event_type.as_str()));
             }
@@ -266,6 +281,9 @@ impl Users {
         let left = count.unwrap_or(0).saturating_sub(deleted);
         batch.expect::<tables::AccountDataCounts>(&user, count.as_ref());
         batch.put::<tables::AccountDataCounts>(&user, &left);
+        let bytes = view.get::<tables::AccountDataBytes>(&user).await?;
+        batch.expect::<tables::AccountDataBytes>(&user, bytes.as_ref());
+        batch.put::<tables::AccountDataBytes>(&user, &bytes.unwrap_or(0).saturating_sub(deleted_bytes));
         Ok(())
     }
 
@@ -273,6 +291,7 @@ impl Users {
         batch.delete_prefix::<tables::AccountData>(&(user,));
         batch.delete_prefix::<tables::AccountDataChanges>(&(user,));
         batch.delete::<tables::AccountDataCounts>(&user);
+        batch.delete::<tables::AccountDataBytes>(&user);
     }
 
     /// Whom the user ignores (`m.ignored_user_list`). Entries that aren't user ids are passed over, and so

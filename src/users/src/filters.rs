@@ -15,7 +15,7 @@ use crate::{Error, Result, Users, tables};
 /// The greatest number of bytes of a filter definition.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
 /// The greatest number of different filters of a user.
-pub const FILTERS_PER_USER_MAX: u64 = 1_000;
+pub const FILTERS_PER_USER_MAX: u64 = 250;
 
 /// Definitions by user and id.
 pub(crate) struct FilterCache {

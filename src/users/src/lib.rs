@@ -45,7 +45,8 @@ use store::{Batch, CommitError, FollowError, Follower, Position, Store, View};
 use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
-    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_ROWS_MAX, AccountDataRow, Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
+    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_ROWS_MAX, ACCOUNT_DATA_TOTAL_BYTES_MAX, AccountDataRow,
+    Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
 };
 pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
 pub use change::{Change, UserChanged};

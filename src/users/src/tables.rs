@@ -99,6 +99,9 @@ pub(crate) KeyBackupLast = 172, Points: Text<OwnedUserId> => u64 }
 store::table! { /// Backed up key by backup, room and session.
 pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyRow }
 
+store::table! { /// Bytes of a user's account data, contents and types together.
+pub(crate) AccountDataBytes = 190, Points: Text<OwnedUserId> => u64 }
+
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Accounts>(),
@@ -117,6 +120,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<AccountData>(),
     TableInfo::of::<AccountDataChanges>(),
     TableInfo::of::<AccountDataCounts>(),
+    TableInfo::of::<AccountDataBytes>(),
     TableInfo::of::<Filters>(),
     TableInfo::of::<FilterIds>(),
     TableInfo::of::<FilterCounts>(),

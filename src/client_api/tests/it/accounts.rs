@@ -45,7 +45,7 @@ async fn a_name_is_picked_for_who_names_none() {
     let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
     assert_eq!(status, 200, "{answer}");
     assert!(answer["user_id"].as_str().unwrap().ends_with(":example.org"));
-    assert!(answer.get("access_token").is_none());
+    assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
 }
 
 #[tokio::test]
@@ -164,4 +164,29 @@ async fn deactivation_ends_everything() {
     assert_eq!(status, 403, "{answer}");
     let (status, answer) = world.ask(None, Method::GET, "/v3/register/available?username=alice", None).await;
     assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_USER_IN_USE")));
+}
+
+#[tokio::test]
+async fn a_registration_is_whole_or_refused() {
+    let world = World::new().await;
+    let auth = json!({ "type": "m.login.dummy" });
+    let body = json!({ "username": "bob", "auth": auth });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_MISSING_PARAM")));
+    let body = json!({ "username": "bob", "password": password("bob"), "auth": auth });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register?kind=robot", Some(body)).await;
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_INVALID_PARAM")));
+}
+
+#[tokio::test]
+async fn what_is_unknown_of_a_device_is_left_out() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let (status, session) = world.ask(None, Method::POST, "/v3/login", Some(login("alice"))).await;
+    assert_eq!(status, 200, "{session}");
+    let device = session["device_id"].as_str().unwrap();
+    let path = format!("/v3/devices/{device}");
+    assert_eq!(alice.get(&path).await, json!({ "device_id": device }));
+    let all = alice.get("/v3/devices").await;
+    assert!(all["devices"].as_array().unwrap().contains(&json!({ "device_id": device })), "{all}");
 }

@@ -190,3 +190,98 @@ async fn bad_rooms_are_refused() {
     }
     alice.fails(Method::POST, "/v3/rooms/!none:example.org/join", Some(json!({})), (404, "M_NOT_FOUND")).await;
 }
+
+#[tokio::test]
+async fn rooms_that_cannot_be_are_not_made() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let cases = [
+        (
+            json!({ "room_version": "11", "power_level_content_override": { "users": { (alice.id.as_str()): 0 } } }),
+            "M_INVALID_ROOM_STATE",
+        ),
+        (json!({ "power_level_content_override": { "users": { (alice.id.as_str()): 100 } } }), "M_INVALID_ROOM_STATE"),
+        (json!({ "creation_content": { "additional_creators": ["x"] } }), "M_INVALID_ROOM_STATE"),
+        (json!({ "invite": [alice.id] }), "M_INVALID_ROOM_STATE"),
+        (json!({ "power_level_content_override": { "users": "x" } }), "M_BAD_JSON"),
+        (json!({ "power_level_content_override": [] }), "M_BAD_JSON"),
+        (json!({ "visibility": "hidden" }), "M_BAD_JSON"),
+        (json!({ "preset": "chaos" }), "M_BAD_JSON"),
+        (json!({ "room_alias_name": "a".repeat(255) }), "M_INVALID_PARAM"),
+        (json!({ "room_alias_name": "a b" }), "M_INVALID_PARAM"),
+        (json!({ "room_alias_name": "a:b" }), "M_INVALID_PARAM"),
+        (json!({ "room_version": "99" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (
+            json!({ "invite_3pid": [{ "id_server": "x", "id_access_token": "y", "medium": "email", "address": "a@b.c" }] }),
+            "M_THREEPID_DENIED",
+        ),
+    ];
+    for (body, errcode) in cases {
+        alice.fails(Method::POST, "/v3/createRoom", Some(body), (400, errcode)).await;
+    }
+    alice.create_room(json!({ "room_alias_name": "reef" })).await;
+    alice
+        .fails(Method::POST, "/v3/createRoom", Some(json!({ "room_alias_name": "reef" })), (400, "M_ROOM_IN_USE"))
+        .await;
+}
+
+#[tokio::test]
+async fn errors_are_the_specified_ones() {
+    let world = World::new().await;
+    let (alice, bob) = (world.register("alice").await, world.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let event = alice.send(&room, "1", "hello").await;
+    let state = format!("/v3/rooms/{room}/state");
+    let canonical = format!("{state}/m.room.canonical_alias");
+    alice.fails(Method::PUT, &canonical, Some(json!({ "alias": "reef" })), (400, "M_INVALID_PARAM")).await;
+    alice.fails(Method::PUT, &canonical, Some(json!({ "alias": "#reef:example.org" })), (400, "M_BAD_ALIAS")).await;
+    let member = format!("{state}/m.room.member/{}", bob.id);
+    alice.fails(Method::PUT, &member, Some(json!({})), (400, "M_BAD_JSON")).await;
+    let alias = "/v3/directory/room/%23reef:other.org";
+    let body = json!({ "room_id": room.replace("%21", "!") });
+    alice.fails(Method::PUT, alias, Some(body), (400, "M_INVALID_PARAM")).await;
+    let target = Some(json!({ "user_id": bob.id }));
+    alice.fails(Method::POST, &format!("/v3/rooms/{room}/unban"), target.clone(), (403, "M_BAD_STATE")).await;
+    alice.fails(Method::POST, &format!("/v3/rooms/{room}/kick"), target.clone(), (403, "M_FORBIDDEN")).await;
+    alice.fails(Method::POST, &format!("/v3/rooms/{room}/forget"), None, (400, "M_UNKNOWN")).await;
+    let receipt = format!("/v3/rooms/{room}/receipt/m.read/{event}");
+    for thread in ["", "nonsense", "$elsewhere"] {
+        let body = json!({ "thread_id": thread });
+        alice.fails(Method::POST, &receipt, Some(body), (400, "M_INVALID_PARAM")).await;
+    }
+    // Strangers don't learn which events there are, nor who wants no invites.
+    for event in [event.as_str(), "$unknown"] {
+        let path = format!("/v3/rooms/{room}/redact/{event}/1");
+        bob.fails(Method::PUT, &path, Some(json!({})), (403, "M_FORBIDDEN")).await;
+    }
+    let permission = format!("/v3/user/{}/account_data/m.invite_permission_config", alice.id);
+    alice.put(&permission, json!({ "default_action": "block" })).await;
+    let other = bob.create_room(json!({})).await;
+    let target = Some(json!({ "user_id": alice.id }));
+    bob.fails(Method::POST, &format!("/v3/rooms/{other}/invite"), target.clone(), (403, "M_INVITE_BLOCKED")).await;
+    bob.fails(Method::POST, &format!("/v3/rooms/{room}/invite"), target, (403, "M_FORBIDDEN")).await;
+    bob.fails(Method::POST, "/v3/createRoom", Some(json!({ "invite": [alice.id] })), (403, "M_INVITE_BLOCKED")).await;
+}
+
+#[tokio::test]
+async fn invites_into_new_rooms_carry_the_profile() {
+    let world = World::new().await;
+    let (alice, bob) = (world.register("alice").await, world.register("bob").await);
+    bob.put(&format!("/v3/profile/{}/displayname", bob.id), json!({ "displayname": "Bob" })).await;
+    let room = alice.create_room(json!({ "invite": [bob.id, bob.id], "is_direct": true })).await;
+    let member = alice.get(&format!("/v3/rooms/{room}/state/m.room.member/{}", bob.id)).await;
+    assert_eq!(member, json!({ "membership": "invite", "is_direct": true, "displayname": "Bob" }));
+}
+
+#[tokio::test]
+async fn rooms_are_published_unless_said_otherwise() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = format!("/v3/directory/list/room/{room}");
+    assert_eq!(alice.get(&path).await["visibility"], "private");
+    alice.put(&path, json!({})).await;
+    assert_eq!(alice.get(&path).await["visibility"], "public");
+    alice.put(&path, json!({ "visibility": "private" })).await;
+    assert_eq!(alice.get(&path).await["visibility"], "private");
+}

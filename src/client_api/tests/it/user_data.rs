@@ -133,3 +133,24 @@ async fn presence_and_directory_are_for_those_who_share_a_room() {
     let mutual = bob.get(&format!("/v1/mutual_rooms?user_id={}", alice.id)).await;
     assert_eq!(mutual["count"], 1);
 }
+
+#[tokio::test]
+async fn a_push_rule_needs_no_conditions() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let rule = "/v3/pushrules/global/override/org.example.all";
+    alice.put(rule, json!({ "actions": ["notify"] })).await;
+    assert_eq!(alice.get(rule).await["conditions"], json!([]));
+    let content = "/v3/pushrules/global/content/cake";
+    alice.fails(Method::PUT, content, Some(json!({ "actions": ["notify"] })), (400, "M_BAD_JSON")).await;
+    alice.put(content, json!({ "actions": ["notify"], "pattern": "cake" })).await;
+}
+
+#[tokio::test]
+async fn no_body_is_no_json() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let filter = format!("/v3/user/{}/filter", alice.id);
+    alice.fails(Method::POST, &filter, None, (400, "M_NOT_JSON")).await;
+    alice.fails(Method::POST, "/v3/login", None, (400, "M_NOT_JSON")).await;
+}

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use ruma::{RoomId, room_id};
 use serde_json::{Value, json, value::RawValue, value::to_raw_value};
 use store::{Batch, Position};
-use users::{ACCOUNT_DATA_BYTES_MAX, AccountDataEntry, AccountDataRow, Change, Error, UserChanged};
+use users::{
+    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_TOTAL_BYTES_MAX, AccountDataEntry, AccountDataRow, Change, Error, UserChanged,
+};
 
 use crate::world::{World, another, config, user, world};
 
@@ -168,22 +170,45 @@ async fn a_forgotten_room_takes_its_data_along() {
     assert_eq!(shown(&all), left);
 }
 
-/// More than one scan may return.
+/// More than one page of rows.
 #[tokio::test]
 async fn a_room_with_much_data_is_forgotten_as_well() {
     let world = world();
     let alice = world.register("alice").await;
     let start = world.store.published();
-    let large = raw(json!({"text": "x".repeat(ACCOUNT_DATA_BYTES_MAX - 100)}));
-    let count = store::SCAN_BYTES_MAX / ACCOUNT_DATA_BYTES_MAX + 10;
-    for number in 0..count {
-        world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &large).await.unwrap();
+    for number in 0..450 {
+        let content = raw(json!({"number": number}));
+        world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &content).await.unwrap();
     }
     let (view, mut batch) = (world.view(), Batch::new());
     world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
     world.store.commit(batch).await.unwrap();
     assert!(since(&world, start).await.is_empty());
     assert!(shown(&world.users.account_data_all(&world.view(), &alice).await.unwrap()).is_empty());
+}
+
+#[tokio::test]
+async fn all_contents_together_are_bounded() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let set = async |room: Option<&RoomId>, event_type: &str, bytes: usize| {
+        let content = raw(json!({"text": "x".repeat(bytes)}));
+        world.users.set_account_data(&alice, room, event_type, &content).await
+    };
+    let large = ACCOUNT_DATA_BYTES_MAX - 100;
+    let fit = usize::try_from(ACCOUNT_DATA_TOTAL_BYTES_MAX).unwrap() / (large + 50);
+    for number in 0..fit {
+        set(Some(room()), &format!("org.{number}"), large).await.unwrap();
+    }
+    assert!(matches!(set(None, "org.more", large).await, Err(Error::TooMany(_))));
+    // What shrinks, or takes no more than before, always fits.
+    set(Some(room()), "org.0", large).await.unwrap();
+    set(Some(room()), "org.0", 10).await.unwrap();
+    set(None, "org.more", large - 100).await.unwrap();
+    let (view, mut batch) = (world.view(), Batch::new());
+    world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
+    world.store.commit(batch).await.unwrap();
+    set(None, "org.again", large).await.unwrap();
 }
 
 #[tokio::test]
