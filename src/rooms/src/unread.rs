@@ -16,12 +16,16 @@ mod tally;
 use std::{collections::BTreeMap, sync::Arc};
 
 use event::push::PushRules;
-use ruma::{OwnedEventId, RoomId};
+use ruma::{OwnedEventId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use store::{NoPrevious, Position, Versioned, View};
 
 pub(crate) use self::{notable::Notability, tally::TallyCache};
-use crate::{Rooms, RoomsError, types::{EventMeta, StoredEvent, TimelineIndex}, visibility::Viewer};
+use crate::{
+    Rooms, RoomsError,
+    types::{EventMeta, StoredEvent, TimelineIndex},
+    visibility::Viewer,
+};
 
 /// The highest count that is shown for one thread.
 pub const UNREAD_EVENTS_MAX: u64 = 1_000;
@@ -120,6 +124,12 @@ impl Rooms {
         rules: &PushRules,
     ) -> Result<UnreadCounts, RoomsError> {
         self.count_unread(view, viewer, room, rules).await
+    }
+
+    /// The position at which a user's counts of a room were last right, if they are in memory.
+    pub fn unread_counted_at(&self, user: &UserId, room: &RoomId) -> Option<Position> {
+        let tally = self.inner.reads.tallies.get(&(user.to_owned(), room.to_owned()))?;
+        Some(tally.checked_at.min(tally.counted_to.major))
     }
 
     /// The same as [`Rooms::unread`], for one who follows the log and so knows what is new: costs no reads if the

@@ -121,13 +121,6 @@ async fn measure(path: &Path) -> Result<(), Failure> {
         let before = begin();
         let response = answer(&world.sync, &user(0), None, 0).await?;
         report(label, before, response.rooms.join.len());
-            print!(
-                "{}={} ",
-                ["get", "getmiss", "many", "manykeys", "manymiss", "manymisskeys", "scan", "scanmiss"][i],
-                c.swap(0, std::sync::atomic::Ordering::Relaxed) as f64 / 200.0
-            );
-        }
-        println!();
     }
     let rooms = world.rooms.joined_rooms(&world.store.view(), &user(0)).await?;
 

@@ -27,8 +27,6 @@ pub(crate) struct Hints {
     pub(crate) timeline: bool,
     /// Receipts.
     pub(crate) receipts: bool,
-    /// The user's own receipts among them.
-    pub(crate) own_receipts: bool,
     /// Who is typing.
     pub(crate) typing: bool,
     /// The client wants the whole state, changed or not.
@@ -44,7 +42,6 @@ impl Hints {
         joined: false,
         timeline: false,
         receipts: false,
-        own_receipts: false,
         typing: false,
         full: false,
         unknown: true,
@@ -204,8 +201,7 @@ impl Search<'_> {
             hints.number = item.subject;
             match item.kind {
                 Kind::Room => hints.timeline = true,
-                Kind::Receipt => hints.receipts = true,
-                Kind::OwnReceipt => (hints.receipts, hints.own_receipts) = (true, true),
+                Kind::Receipt | Kind::OwnReceipt => hints.receipts = true,
                 Kind::Typing => hints.typing = true,
                 Kind::Membership => changes.memberships = true,
                 Kind::AccountData
@@ -229,7 +225,6 @@ impl Search<'_> {
         self.add_joined(changes, |state, hints| {
             hints.timeline = state.advanced_since(hints.number, since);
             hints.receipts = state.receipts_since(hints.number, since);
-            hints.own_receipts = hints.receipts;
         })
         .await
     }
@@ -270,7 +265,7 @@ impl Search<'_> {
             }
             let mut hints = Hints { number, joined: true, ..Hints::default() };
             mark(&state, &mut hints);
-            let Hints { timeline, receipts, own_receipts, typing, full, .. } = hints;
+            let Hints { timeline, receipts, typing, full, .. } = hints;
             if timeline || receipts || typing || full {
                 let known = changes.rooms.entry(room).or_default();
                 *known = Hints {
@@ -278,7 +273,6 @@ impl Search<'_> {
                     joined: true,
                     timeline: known.timeline | timeline,
                     receipts: known.receipts | receipts,
-                    own_receipts: known.own_receipts | own_receipts,
                     typing: known.typing | typing,
                     full: known.full | full,
                     unknown: false,

@@ -493,6 +493,13 @@ impl State {
         }
     }
 
+    /// A position since when neither the user's membership of a room nor their receipts in it moved, if that is known.
+    pub(crate) fn unmoved_since(&self, user: u32, room: u32) -> Option<Position> {
+        let inbox = self.users.get(user as usize)?.inbox.as_ref()?;
+        let since = inbox.shelves().log.unchanged_since(room, &[Kind::Membership, Kind::OwnReceipt]);
+        Some(Position::from_u64(since))
+    }
+
     /// What a room's tail knows of `(since, until]`.
     pub(crate) fn tail(&self, room: u32, since: Position, until: Position) -> Option<TailRange> {
         self.rooms.get(room as usize)?.tail.as_ref()?.range(since, until)

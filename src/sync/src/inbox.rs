@@ -116,6 +116,12 @@ impl Shelf {
         (since >= self.floor).then(|| self.items.iter().copied().filter(move |item| item.last > since))
     }
 
+    /// None of these changes happened after this.
+    pub(crate) fn unchanged_since(&self, subject: u32, kinds: &[Kind]) -> u64 {
+        let changed = self.items.iter().filter(|item| item.subject == subject && kinds.contains(&item.kind));
+        changed.map(|item| item.last).max().unwrap_or(0).max(self.floor)
+    }
+
     /// Forgets everything: changes up to `floor` must be looked up elsewhere.
     pub(crate) fn reset(&mut self, floor: u64) {
         *self = Self::new(floor);

@@ -156,13 +156,13 @@ impl Intake<'_> {
             match self.rooms.inner.store.commit(batch).await {
                 Ok(_) => {
                     return Ok(Arc::new(StoredEvent {
-                    num,
-                    pdu,
-                    auth: auth.into(),
-                    prev: prev.into(),
-                    generation,
-                    notability: OnceLock::new(),
-                }));
+                        num,
+                        pdu,
+                        auth: auth.into(),
+                        prev: prev.into(),
+                        generation,
+                        notability: OnceLock::new(),
+                    }));
                 }
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),

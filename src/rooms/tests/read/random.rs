@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use event::push::PushRules;
-use rooms::{
-    Count, Direction, NewEvents, NewReceipt, ReceiptType, TimelineIndex, TimelineRange, UnreadCounts, Viewer,
-};
+use rooms::{Count, Direction, NewEvents, NewReceipt, ReceiptType, TimelineIndex, TimelineRange, UnreadCounts, Viewer};
 use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde_json::json;
 use store::Position;

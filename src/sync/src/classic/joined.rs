@@ -66,9 +66,8 @@ impl Answer<'_> {
         let since = self.since.filter(|_| !fresh);
         let mut update = JoinedRoom::default();
         let mut eventful = false;
-        let tail = since.and_then(|since| self.session.inner.hub.state().tail(hints.number, since, self.reader.now()));
         if since.is_none() || hints.timeline || hints.full {
-            let told = self.joined_stretch(room, hints, since, tail.as_ref()).await?;
+            let told = self.joined_stretch(room, hints, since).await?;
             eventful = told.eventful;
             update.timeline = told.timeline;
             update.state = told.state;
@@ -84,33 +83,27 @@ impl Answer<'_> {
             _ => account_data,
         };
         if since.is_none() || eventful || own_moved {
-            // Of a room of which the hub said nothing, it doesn't know whether receipts moved either.
-            let tail = tail.filter(|tail| !tail.holes && !hints.own_receipts && !hints.unknown);
-            self.add_unread(room, since.zip(tail.as_ref()), &mut update).await?;
+            self.add_unread(room, hints, &mut update).await?;
         }
         Ok(update)
     }
 
-    async fn joined_stretch(
-        &self,
-        room: &RoomId,
-        hints: Hints,
-        since: Option<Position>,
-        tail: Option<&TailRange>,
-    ) -> Result<Told, SyncError> {
+    async fn joined_stretch(&self, room: &RoomId, hints: Hints, since: Option<Position>) -> Result<Told, SyncError> {
         let until = self.reader.now();
-        let end = match tail {
+        let hub = &self.session.inner.hub;
+        let tail = since.and_then(|since| hub.state().tail(hints.number, since, until));
+        let end = match &tail {
             Some(tail) => tail.after,
             None => self.reader.root_now(room).await?,
         };
-        let known = match (since, tail) {
+        let known = match (since, &tail) {
             _ if hints.full => None,
             (None, _) => None,
             (Some(_), Some(tail)) => Some(tail.before),
             (Some(since), None) => Some(self.reader.root_at(room, since).await?),
         };
         let roots = Roots { known, end };
-        let stretch = Stretch { room, since, until, roots, tail };
+        let stretch = Stretch { room, since, until, roots, tail: tail.as_ref() };
         self.tell(stretch, true).await
     }
 
@@ -250,18 +243,20 @@ impl Answer<'_> {
         }
         Ok(events)
     }
+    /// What happened since unread events were last counted, if that is all in memory and the user didn't read in between.
+    fn news_since_counted(&self, room: &RoomId, hints: Hints) -> Option<(Position, TailRange)> {
+        let counted = self.reader.rooms.unread_counted_at(self.reader.viewer.user, room)?;
+        let state = self.session.inner.hub.state();
+        let unmoved = state.unmoved_since(self.session.number, hints.number)?;
+        let tail = state.tail(hints.number, counted, self.reader.now())?;
+        (unmoved <= counted && !tail.holes).then_some((counted, tail))
+    }
 
-    /// `news`: all that happened in the room since a position, if the user's own receipts did not move.
-    async fn add_unread(
-        &self,
-        room: &RoomId,
-        news: Option<(Position, &TailRange)>,
-        update: &mut JoinedRoom,
-    ) -> Result<(), SyncError> {
+    async fn add_unread(&self, room: &RoomId, hints: Hints, update: &mut JoinedRoom) -> Result<(), SyncError> {
         let Reader { rooms, view, viewer, .. } = &self.reader;
-        let unread = match news {
+        let unread = match self.news_since_counted(room, hints) {
             Some((since, tail)) => {
-                let events = self.reader.tail_events(tail).await?;
+                let events = self.reader.tail_events(&tail).await?;
                 let new = NewEvents { since, events: &events };
                 rooms.unread_with(view, viewer, room, &self.rules, new).await?
             }
