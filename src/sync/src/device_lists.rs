@@ -125,11 +125,7 @@ impl DeviceListReader<'_> {
     }
 
     /// The rooms that the user was in all the time and whose state changed.
-    async fn stayed<'c>(
-        &self,
-        changes: &'c Changes,
-        moved: &BTreeSet<&RoomId>,
-    ) -> Result<Vec<&'c RoomId>, SyncError> {
+    async fn stayed<'c>(&self, changes: &'c Changes, moved: &BTreeSet<&RoomId>) -> Result<Vec<&'c RoomId>, SyncError> {
         let mut stayed = Vec::new();
         for (room, hints) in &changes.rooms {
             if !hints.timeline || moved.contains(&**room) || !self.state_moved(room, hints.number).await? {
@@ -243,12 +239,7 @@ impl DeviceListReader<'_> {
     }
 
     /// Those of `users` who were joined to a room at a position.
-    async fn joined_among(
-        &self,
-        room: &RoomId,
-        users: &BTreeSet<&UserId>,
-        at: Position,
-    ) -> Result<UserSet, SyncError> {
+    async fn joined_among(&self, room: &RoomId, users: &BTreeSet<&UserId>, at: Position) -> Result<UserSet, SyncError> {
         let Some(head) = self.rooms.head(self.view, room).await? else {
             return Ok(UserSet::new());
         };

@@ -351,10 +351,6 @@ fn route_user(state: &mut State, entry: &UserChanged, position: Position, touche
         Change::RemoteDeviceKeys { rooms } => state.remote_device_keys(rooms, position, touched),
         Change::SignedUser { .. } => state.signed_user(user, position, touched),
         Change::OneTimeKeys { device } => state.one_time_keys(user, device, position, touched),
-        Change::Account
-        | Change::Deactivated
-        | Change::Sessions
-        | Change::Devices { .. }
-        | Change::Profile { .. } => {}
+        Change::Account | Change::Deactivated | Change::Sessions | Change::Devices { .. } | Change::Profile { .. } => {}
     }
 }

@@ -381,8 +381,7 @@ async fn a_device_hears_when_its_keys_are_claimed_and_others_do_not() {
     assert_eq!(body["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
     assert_eq!(body["device_unused_fallback_key_types"], json!([]));
 
-    let claim =
-        users::KeyClaim { user: alice.clone(), device: "A".into(), algorithm: "signed_curve25519".to_owned() };
+    let claim = users::KeyClaim { user: alice.clone(), device: "A".into(), algorithm: "signed_curve25519".to_owned() };
     world.users.claim_keys(vec![claim.clone()]).await.unwrap();
     tokio::time::pause();
     let begin = Instant::now();

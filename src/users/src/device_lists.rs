@@ -44,7 +44,8 @@ async fn mark(view: &View, batch: &mut Batch, user: &UserId, change: Change) -> 
 }
 
 impl Users {
-    /// Notes that the keys of a user of another server changed, who is joined to `rooms` together with users of this one.
+    /// Notes that the keys of a user of another server changed, who is joined to `rooms` together with users of this one. To be
+    /// called as well when somebody is met again whose server had no reason to tell this one of changes meanwhile.
     ///
     /// # Errors
     ///

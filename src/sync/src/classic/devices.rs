@@ -6,11 +6,7 @@ use store::Position;
 
 use super::{Answer, Paths, Session};
 use crate::{
-    SyncError, SyncResponse,
-    changes::Changes,
-    device_lists::DeviceListReader,
-    hub::Published,
-    response::DeviceLists,
+    SyncError, SyncResponse, changes::Changes, device_lists::DeviceListReader, hub::Published, response::DeviceLists,
 };
 
 impl Session<'_> {

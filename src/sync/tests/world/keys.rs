@@ -2,7 +2,7 @@
 
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Value, json};
-use users::{Kind, KeyUpload, Login, NewAccount, Origin};
+use users::{KeyUpload, Kind, Login, NewAccount, Origin};
 use vodozemac::olm::Account;
 
 use super::{World, raw};
