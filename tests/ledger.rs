@@ -19,6 +19,7 @@ const TESTS: &[(&str, &str)] = &[
     ("profiles", include_str!("profiles.rs")),
     ("rooms", include_str!("rooms.rs")),
     ("sdk", include_str!("sdk.rs")),
+    ("sdk_encrypted", include_str!("sdk_encrypted.rs")),
     ("sync", include_str!("sync.rs")),
 ];
 

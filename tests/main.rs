@@ -12,5 +12,6 @@ mod messages;
 mod profiles;
 mod rooms;
 mod sdk;
+mod sdk_encrypted;
 mod support;
 mod sync;

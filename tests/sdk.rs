@@ -18,11 +18,11 @@ use matrix_sdk::{
 
 use crate::support::{REGISTRATION_TOKEN, Server, password};
 
-async fn client(server: &Server) -> Client {
+pub async fn client(server: &Server) -> Client {
     Client::builder().homeserver_url(server.url()).build().await.expect("client")
 }
 
-async fn register(server: &Server, name: &str) -> Client {
+pub async fn register(server: &Server, name: &str) -> Client {
     let client = client(server).await;
     let mut request = RegisterRequest::new();
     request.username = Some(name.to_owned());
@@ -36,7 +36,7 @@ async fn register(server: &Server, name: &str) -> Client {
     client
 }
 
-async fn sync(client: &Client) {
+pub async fn sync(client: &Client) {
     client.sync_once(SyncSettings::new().timeout(std::time::Duration::ZERO)).await.expect("sync");
 }
 
