@@ -23,7 +23,7 @@ impl Answer<'_> {
         }
         let request = &self.session.request;
         let users = &self.session.inner.users;
-        let page = users.to_device_messages(self.reader.view, request.user, request.device, after).await?;
+        let page = users.to_device_messages(request.user, request.device, after, self.reader.now()).await?;
         response.to_device.events = page.events.into_iter().map(Into::into).collect();
         Ok(match page.last {
             Some(last) if page.more => last,

@@ -264,20 +264,23 @@ impl Users {
         Ok(true)
     }
 
-    /// The messages that wait for a device after `after`, [`TO_DEVICE_PER_SYNC_MAX`] of them at most.
+    /// The messages that wait for a device after `after` and up to `until`, [`TO_DEVICE_PER_SYNC_MAX`] of them at most. What was
+    /// acknowledged meanwhile is left out, so there is no view to read them from.
     ///
     /// # Errors
     ///
     /// Fails only if the store does.
     pub async fn to_device_messages(
         &self,
-        view: &View,
         user: &UserId,
         device: &DeviceId,
         after: Position,
+        until: Position,
     ) -> Result<ToDevicePage> {
-        let key = (user, device.as_str());
-        let range = Range::<tables::ToDevice>::prefix(&key).after(&(user, device.as_str(), after));
+        let device_id = device.as_str();
+        let range = Range::<tables::ToDevice>::prefix(&(user, device_id));
+        let range = range.after(&(user, device_id, after)).through(&(user, device_id, until));
+        let view = self.inner.store.view();
         let mut rows = view.scan(range.limit(TO_DEVICE_PER_SYNC_MAX + 1)).await?;
         let more = rows.len() > TO_DEVICE_PER_SYNC_MAX;
         rows.truncate(TO_DEVICE_PER_SYNC_MAX);

@@ -39,8 +39,7 @@ async fn send(
 
 /// The contents that wait for a device after a position, and the position of the last.
 async fn queue(world: &World, user: &UserId, device: &str, after: Position) -> (Vec<String>, Option<Position>) {
-    let view = world.view();
-    let page = world.users.to_device_messages(&view, user, device.into(), after).await.unwrap();
+    let page = world.users.to_device_messages(user, device.into(), after, Position::MAX).await.unwrap();
     let mut contents = Vec::new();
     for event in page.events {
         let event: serde_json::Value = serde_json::from_str(event.get()).unwrap();
