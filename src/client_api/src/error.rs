@@ -162,8 +162,8 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::BadAlias(_) => bad_request("M_BAD_ALIAS", message),
         E::LimitExceeded(_) => ApiError::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message),
         E::UnknownPos => ApiError::invalid_param(message),
-        E::UnableToAuthoriseJoin => bad_request("M_UNABLE_TO_AUTHORISE_JOIN", message),
-        E::UnableToGrantJoin => bad_request("M_UNABLE_TO_GRANT_JOIN", message),
+        // Other servers have codes of their own for these; to a client the room is closed.
+        E::UnableToAuthoriseJoin | E::UnableToGrantJoin => ApiError::forbidden(message),
         E::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => ApiError::too_large(message),
         E::Pdu(_) => ApiError::bad_json(message),
         E::Remote(RemoteError::Refused(_)) => ApiError::forbidden(message),

@@ -18,6 +18,9 @@ pub(crate) struct Page {
 /// `GET /_matrix/client/v1/rooms/{roomId}/hierarchy`
 pub(crate) async fn get_space_hierarchy(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
     let number = |asked: Option<UInt>| asked.and_then(|asked| usize::try_from(u64::from(asked)).ok());
+    if req.limit == Some(UInt::MIN) {
+        return Err(ApiError::invalid_param("`limit` must be greater than zero").into());
+    }
     let from = req.from.as_deref().map(str::parse).transpose();
     let query = HierarchyQuery {
         suggested_only: req.suggested_only,

@@ -1,6 +1,6 @@
 //! Module "Threading": the threads of a room.
 
-use haima_http::{Json, Session};
+use haima_http::{ApiError, Json, Session};
 use rooms::ThreadsInclude;
 use ruma::api::client::threads::get_threads::v1::{IncludeThreads, Request};
 use serde::Serialize;
@@ -29,7 +29,8 @@ pub(crate) struct Page {
 pub(crate) async fn get_thread_roots(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
     let include = match req.include {
         IncludeThreads::Participated => ThreadsInclude::Participated,
-        _ => ThreadsInclude::All,
+        IncludeThreads::All => ThreadsInclude::All,
+        _ => return Err(ApiError::invalid_param("Unknown value of `include`").into()),
     };
     let from = optional_token(req.from.as_deref())?;
     let limit = page_size(req.limit, PAGE_THREADS_DEFAULT, PAGE_THREADS_MAX);

@@ -34,7 +34,8 @@ pub(crate) fn lets_guests_in(content: &RawValue) -> bool {
 }
 
 impl Flows {
-    /// Joins a local user to a room; settings of the room that it replaces come along.
+    /// Joins a local user to a room; settings of the room that it replaces come along. Who is there already stays as they
+    /// are.
     ///
     /// # Errors
     /// [`FlowsError::Rooms`].
@@ -62,12 +63,13 @@ impl Flows {
             self.check_guest_access(&view, room).await?;
         }
         let before = self.inner.rooms.membership(&view, user, room).await?;
-        let was_joined = before.is_some_and(|row| row.membership == Membership::Join);
+        if before.is_some_and(|row| row.membership == Membership::Join) {
+            // Nothing to do; the name that somebody has in this room alone stays.
+            return Ok(());
+        }
         let content = self.member_content(&view, user, reason).await?;
         self.inner.rooms.join(user, room, Some(&content)).await?;
-        if !was_joined {
-            self.carry_settings(user, room).await;
-        }
+        self.carry_settings(user, room).await;
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use event::{Pdu, auth::PowerLevels, may_redact};
 use ruma::{EventId, OwnedEventId, RoomId};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
 use store::Range;
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// The type of redactions.
-const REDACTION: &str = "m.room.redaction";
+pub(crate) const REDACTION: &str = "m.room.redaction";
 
 /// Redactions of one event that are looked at; the first that applies is enough.
 const REDACTIONS_LOOKED_AT_MAX: usize = 100;
@@ -44,8 +45,14 @@ mod outcome {
     pub(super) const REFUSED: u8 = 2;
 }
 
+/// What the content of a redaction names.
+#[derive(Deserialize)]
+struct Target {
+    redacts: OwnedEventId,
+}
+
 /// The event whose relations an event with this content changes.
-pub(crate) fn related_event(content: &serde_json::value::RawValue) -> Option<OwnedEventId> {
+pub(crate) fn related_event(content: &RawValue) -> Option<OwnedEventId> {
     relations::relates_to(content).map(|relation| relation.parent)
 }
 
@@ -63,6 +70,40 @@ impl Rooms {
         extra: Extra<'_>,
     ) -> Result<Sent, RoomsError> {
         let txn = TxnKey::of(sender, "redact", room, target.as_str())?;
+        let content = match reason {
+            Some(reason) => json!({ "reason": reason }),
+            None => json!({}),
+        };
+        self.place_redaction((sender, txn), room, target, raw(&content)?, extra).await
+    }
+
+    /// Sends a redaction as a client does that sends it like any other message: its content names the target, whatever
+    /// the room's version.
+    ///
+    /// Fails as [`Rooms::redact`], and with [`RoomsError::BadEvent`] if the content names no event.
+    pub(crate) async fn send_redaction(
+        &self,
+        sender: &Sender<'_>,
+        room: &RoomId,
+        content: Box<RawValue>,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
+        let txn = TxnKey::of(sender, "send", room, REDACTION)?;
+        let named = serde_json::from_str::<Target>(content.get());
+        let Ok(Target { redacts: target }) = named else {
+            return Err(RoomsError::BadEvent("a redaction names the event that it `redacts`".to_owned()));
+        };
+        self.place_redaction((sender, txn), room, &target, content, extra).await
+    }
+
+    async fn place_redaction(
+        &self,
+        (sender, txn): (&Sender<'_>, Option<TxnKey>),
+        room: &RoomId,
+        target: &EventId,
+        content: Box<RawValue>,
+        extra: Extra<'_>,
+    ) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view();
         if let Some(txn) = &txn
             && let Some(answered) = self.answered(&view, txn).await?
@@ -82,11 +123,7 @@ impl Rooms {
                 return Err(RoomsError::forbidden("you may not redact the events of others in this room"));
             }
         }
-        let content = match reason {
-            Some(reason) => json!({ "reason": reason }),
-            None => json!({}),
-        };
-        let mut draft = Draft::message(sender.user, REDACTION, raw(&content)?);
+        let mut draft = Draft::message(sender.user, REDACTION, content);
         draft.redacts = Some(target.to_owned());
         self.append(room, &draft, txn.as_ref(), extra).await
     }

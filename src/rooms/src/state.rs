@@ -12,6 +12,7 @@ use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
     append::{Draft, Extra, Sender, Sent},
+    redact::REDACTION,
     snapshot::{Root, Source},
     txn_ids::TxnKey,
     types::{EventNum, StoredEvent},
@@ -152,6 +153,9 @@ impl Rooms {
         extra: Extra<'_>,
     ) -> Result<Sent, RoomsError> {
         check_type(event_type, "")?;
+        if event_type == REDACTION {
+            return self.send_redaction(sender, room, content, extra).await;
+        }
         let txn = TxnKey::of(sender, "send", room, event_type)?;
         self.check_thread_root(room, &content).await?;
         let mut draft = Draft::message(sender.user, event_type, content);

@@ -249,6 +249,14 @@ async fn errors_are_the_specified_ones() {
         let body = json!({ "thread_id": thread });
         alice.fails(Method::POST, &receipt, Some(body), (400, "M_INVALID_PARAM")).await;
     }
+    for path in ["hierarchy?limit=0", "hierarchy?max_depth=-1", "threads?include=some"] {
+        alice.fails(Method::GET, &format!("/v1/rooms/{room}/{path}"), None, (400, "M_INVALID_PARAM")).await;
+    }
+    let rules =
+        json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": "!far:other.org" }] });
+    let restricted =
+        alice.create_room(json!({ "initial_state": [{ "type": "m.room.join_rules", "content": rules }] })).await;
+    bob.fails(Method::POST, &format!("/v3/rooms/{restricted}/join"), None, (403, "M_FORBIDDEN")).await;
     // Strangers don't learn which events there are, nor who wants no invites.
     for event in [event.as_str(), "$unknown"] {
         let path = format!("/v3/rooms/{room}/redact/{event}/1");
@@ -284,4 +292,36 @@ async fn rooms_are_published_unless_said_otherwise() {
     assert_eq!(alice.get(&path).await["visibility"], "public");
     alice.put(&path, json!({ "visibility": "private" })).await;
     assert_eq!(alice.get(&path).await["visibility"], "private");
+}
+
+#[tokio::test]
+async fn a_redaction_may_be_sent_as_a_message() {
+    let world = World::new().await;
+    let (alice, bob) = (world.register("alice").await, world.register("bob").await);
+    for version in ["10", "12"] {
+        let room = alice.create_room(json!({ "preset": "public_chat", "room_version": version })).await;
+        bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
+        let event = alice.send(&room, "1", "hello").await;
+        let path = |txn: &str| format!("/v3/rooms/{room}/send/m.room.redaction/{txn}");
+        let content = json!({ "redacts": event, "reason": "typo" });
+        bob.fails(Method::PUT, &path("1"), Some(content.clone()), (403, "M_FORBIDDEN")).await;
+        alice.fails(Method::PUT, &path("2"), Some(json!({ "reason": "typo" })), (400, "M_BAD_JSON")).await;
+        let sent = alice.put(&path("3"), content.clone()).await;
+        assert_eq!(alice.put(&path("3"), content).await, sent);
+        let event = alice.get(&format!("/v3/rooms/{room}/event/{event}")).await;
+        assert_eq!(event["content"], json!({}));
+        assert_eq!(event["unsigned"]["redacted_because"]["event_id"], sent["event_id"], "{event}");
+    }
+}
+
+#[tokio::test]
+async fn joining_again_leaves_the_name_in_the_room() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let member = format!("/v3/rooms/{room}/state/m.room.member/{}", alice.id);
+    let content = json!({ "membership": "join", "displayname": "Captain" });
+    alice.put(&member, content.clone()).await;
+    alice.post(&format!("/v3/join/{room}"), json!({ "reason": "again" })).await;
+    assert_eq!(alice.get(&member).await, content);
 }
