@@ -37,8 +37,30 @@ pub struct Config {
     /// The ports to listen on, at each address: one, or a list.
     pub port: OneOrMany<u16>,
 
-    /// The largest body of a request, in bytes.
+    /// The largest body of a request, uploaded files included, in bytes.
     pub max_request_size: usize,
+
+    /// The directory of uploaded files. It is made where it is missing; without this key it is `media` in the directory
+    /// of the database.
+    pub media_path: Option<PathBuf>,
+
+    /// Whether uploaded files can be downloaded without a token, as clients from before Matrix 1.11 do.
+    pub allow_legacy_media: bool,
+
+    /// How many uploads a user may announce that are still to be made.
+    pub max_pending_media_uploads: usize,
+
+    /// Seconds after which an announced upload that was not made is forgotten.
+    pub media_create_unused_expiration_time: u64,
+
+    /// MiB that all files of a user may take together; 0 for no limit.
+    pub media_user_quota_mb: u64,
+
+    /// Days after which uploaded files are deleted, for everybody; 0 to keep them.
+    pub media_retention_days: u64,
+
+    /// MiB that all files may take together; above that the oldest are deleted, for everybody. 0 to keep them.
+    pub media_retention_mb: u64,
 
     /// Seconds after which a request that is not a long poll is given up.
     pub client_request_timeout: u64,
@@ -279,6 +301,13 @@ impl Default for Config {
             address: OneOrMany::Many(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]),
             port: OneOrMany::Many(vec![8008]),
             max_request_size: 20 * 1024 * 1024,
+            media_path: None,
+            allow_legacy_media: false,
+            max_pending_media_uploads: 5,
+            media_create_unused_expiration_time: 24 * 60 * 60,
+            media_user_quota_mb: 0,
+            media_retention_days: 0,
+            media_retention_mb: 0,
             client_request_timeout: 60,
             client_sync_timeout_max: 300,
             client_shutdown_timeout: 10,

@@ -7,6 +7,7 @@ use client_api::{Accounts, ClientApi, Domains, Registration, Turn, TurnAccess};
 use event::{Clock, Random, SystemClock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Front, Gate, Server, limit};
+use media::Media;
 use rooms::Rooms;
 use ruma::{
     OwnedUserId,
@@ -25,6 +26,7 @@ struct Parts {
     rooms: Rooms,
     users: Users,
     flows: Flows,
+    media: Media,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -35,7 +37,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
 const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
-const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES];
+const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES];
 
 /// Opens the database and the domains over it.
 async fn open(config: &Config) -> anyhow::Result<Parts> {
@@ -60,11 +62,12 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
-    Ok(Parts { store, rooms, users, flows, clock, random })
+    let media = Media::open(media_config(config), store.clone(), clock.clone(), random.clone()).await?;
+    Ok(Parts { store, rooms, users, flows, media, clock, random })
 }
 
 /// Removes what has had its time, now and then, for the life of the process.
-async fn sweep(store: Store, rooms: Rooms, users: Users) {
+async fn sweep(store: Store, rooms: Rooms, users: Users, media: Media) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
@@ -73,6 +76,9 @@ async fn sweep(store: Store, rooms: Rooms, users: Users) {
         }
         if let Err(error) = users.sweep_expired().await {
             warn!(%error, "can't remove what has expired of users");
+        }
+        if let Err(error) = media.sweep().await {
+            warn!(%error, "can't remove old files");
         }
         let before = Position::from_u64(store.published().get().saturating_sub(LOG_ENTRIES_KEPT));
         if let Err(error) = store.trim_log(before).await {
@@ -98,6 +104,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         rooms: parts.rooms.clone(),
         flows: parts.flows.clone(),
         sync: sync.clone(),
+        media: parts.media.clone(),
     };
     let api = ClientApi::new(api_config(&config), gate.clone(), domains, parts.clock.clone(), parts.random.clone());
     let (router, _) = client_api::router(api);
@@ -109,7 +116,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
-    let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone()));
+    let Parts { store, rooms, users, media, .. } = &parts;
+    let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
     listeners.run(front).await;
     sweeping.abort();
     parts.store.close().await;
@@ -214,6 +222,18 @@ fn users_config(config: &Config) -> users::Config {
     users
 }
 
+fn media_config(config: &Config) -> media::Config {
+    let path = config.media_path.clone().unwrap_or_else(|| config.database_path.join("media"));
+    let mut media = media::Config::new(config.server_name.clone(), path);
+    media.upload_bytes_max = config.max_request_size as u64;
+    media.user_bytes_max = config.media_user_quota_mb.saturating_mul(1 << 20);
+    media.pending_max = config.max_pending_media_uploads;
+    media.pending_ms_max = config.media_create_unused_expiration_time.saturating_mul(1000);
+    media.keep_ms = config.media_retention_days.saturating_mul(24 * 60 * 60 * 1000);
+    media.keep_bytes = config.media_retention_mb.saturating_mul(1 << 20);
+    media
+}
+
 fn sync_config(config: &Config) -> sync::Config {
     sync::Config { timeout_max_ms: config.client_sync_timeout_max.saturating_mul(1000), ..sync::Config::default() }
 }
@@ -233,6 +253,7 @@ fn api_config(config: &Config) -> client_api::Config {
     api.public_rooms_without_auth = config.allow_public_room_directory_without_auth;
     api.search_all_users = config.show_all_local_users_in_user_directory;
     api.sync_timeout_ms_max = config.client_sync_timeout_max.saturating_mul(1000);
+    api.legacy_media = config.allow_legacy_media;
     api.turn = turn(config);
     api.well_known_client.clone_from(&config.well_known.client);
     api.well_known_server.clone_from(&config.well_known.server);

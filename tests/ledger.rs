@@ -14,6 +14,7 @@ const TESTS: &[(&str, &str)] = &[
     ("device_lists", include_str!("device_lists.rs")),
     ("devices", include_str!("devices.rs")),
     ("durability", include_str!("durability.rs")),
+    ("media", include_str!("media.rs")),
     ("keys", include_str!("keys.rs")),
     ("messages", include_str!("messages.rs")),
     ("profiles", include_str!("profiles.rs")),
@@ -103,8 +104,10 @@ const LEVELS: &[(&str, u8)] = &[
     ("rooms", 1),
     ("users", 1),
     ("flows", 2),
+    ("net", 0),
     ("sync", 2),
     ("http", 3),
+    ("media", 1),
     ("client_api", 4),
 ];
 

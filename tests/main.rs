@@ -9,6 +9,7 @@ mod durability;
 mod keys;
 mod ledger;
 mod messages;
+mod media;
 mod profiles;
 mod rooms;
 mod sdk;

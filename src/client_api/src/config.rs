@@ -73,6 +73,8 @@ pub struct Config {
     pub search_all_users: bool,
     /// The longest time that `/sync` waits, in milliseconds.
     pub sync_timeout_ms_max: u64,
+    /// Whether files are served without a token, at the paths that are deprecated for it.
+    pub legacy_media: bool,
     /// The TURN server, if there is one.
     pub turn: Option<Turn>,
     /// The base URL that `/.well-known/matrix/client` tells; without it the document is not served.
@@ -99,6 +101,7 @@ impl Config {
             public_rooms_without_auth: false,
             search_all_users: false,
             sync_timeout_ms_max: 300_000,
+            legacy_media: false,
             turn: None,
             well_known_client: None,
             well_known_server: None,

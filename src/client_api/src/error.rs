@@ -19,6 +19,9 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 /// How long to wait before trying again what failed because too much happened at once.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 
+/// How long to wait before another upload is announced when too many were announced and not made.
+const PENDING_RETRY: Duration = Duration::from_secs(60);
+
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         failure.0
@@ -196,6 +199,27 @@ impl From<FlowsError> for Failure {
             FlowsError::Rooms(error) => rooms_error(error),
             FlowsError::Store(error) => store_error(error),
             FlowsError::Commit(error) => commit_error(error),
+            other => ApiError::internal(other),
+        })
+    }
+}
+
+impl From<media::Error> for Failure {
+    fn from(error: media::Error) -> Self {
+        use media::Error as E;
+        let message = error.to_string();
+        Self(match error {
+            E::NotFound | E::Quarantined => ApiError::not_found(message),
+            E::NotYetUploaded => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED", message),
+            E::AlreadyUploaded => ApiError::new(StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA", message),
+            E::NotYours | E::QuotaExceeded { .. } => ApiError::forbidden(message),
+            E::TooLarge { .. } | E::ImageTooLarge => ApiError::too_large(message),
+            E::NotAnImage => ApiError::bad_request(message),
+            E::TooManyPending => ApiError::limit_exceeded(PENDING_RETRY),
+            E::Busy | E::Contended => busy(),
+            E::Store(error) => store_error(error),
+            E::Commit(error) => commit_error(error),
+            // `Io`, and what is added without a thought of this place.
             other => ApiError::internal(other),
         })
     }

@@ -9,6 +9,7 @@ mod accounts;
 mod banning;
 mod capabilities;
 mod config;
+mod content_repo;
 mod create_room;
 mod device_management;
 mod directory;
@@ -71,6 +72,7 @@ use std::{ops::Deref, sync::Arc};
 use event::{Clock, Random};
 use flows::Flows;
 use haima_http::{AnyAccount, ApiError, Gate};
+use media::Media;
 use rooms::Rooms;
 use ruma::UserId;
 use store::Store;
@@ -97,6 +99,7 @@ pub struct Inner {
     rooms: Rooms,
     flows: Flows,
     sync: Sync,
+    media: Media,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     uia: Uia,
@@ -114,6 +117,8 @@ pub struct Domains {
     pub flows: Flows,
     /// News for clients.
     pub sync: Sync,
+    /// Files.
+    pub media: Media,
 }
 
 impl ClientApi {
@@ -134,8 +139,8 @@ impl ClientApi {
             clock: clock.clone(),
             random: random.clone(),
         });
-        let Domains { store, users, rooms, flows, sync } = domains;
-        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, clock, random, uia }))
+        let Domains { store, users, rooms, flows, sync, media } = domains;
+        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, media, clock, random, uia }))
     }
 }
 

@@ -3,13 +3,13 @@
 use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
-    ClientApi, account_data, account_deactivation, banning, capabilities, create_room, device_management, directory,
-    end_to_end_encryption, event_context, filter, inviting, joining, key_backup, keys_changes, kicking, knocking, leaving,
-    list_joined_rooms, list_public_rooms, login, login_token, logout, message_pagination, mutual_rooms, openid,
-    password_management, presence, profile, pushrules, read_markers, receipts, redaction, refresh, registration,
-    registration_tokens, relations, room_event_by_timestamp, room_send, room_state, room_summary, room_upgrades,
-    rooms_module, send_to_device, space_hierarchy, support, sync_module, tags, third_party_lookup, threads_list,
-    typing, users_module, versions, voip, wellknown, whoami,
+    ClientApi, account_data, account_deactivation, banning, capabilities, content_repo, create_room, device_management,
+    directory, end_to_end_encryption, event_context, filter, inviting, joining, key_backup, keys_changes, kicking,
+    knocking, leaving, list_joined_rooms, list_public_rooms, login, login_token, logout, message_pagination,
+    mutual_rooms, openid, password_management, presence, profile, pushrules, read_markers, receipts, redaction,
+    refresh, registration, registration_tokens, relations, room_event_by_timestamp, room_send, room_state,
+    room_summary, room_upgrades, rooms_module, send_to_device, space_hierarchy, support, sync_module, tags,
+    third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
 };
 
 /// `GET` and `PUT` of state with an empty key, whose last part may be left out.
@@ -23,7 +23,7 @@ const STATE_WITHOUT_KEY: [&str; 4] = [
 /// The router of the client-server API, and the list of its endpoints.
 pub fn router(api: ClientApi) -> (Router, Vec<Endpoint>) {
     let routes = Routes::new(api.clone(), api.gate.clone());
-    let routes = key_backups(encryption(user_data(sessions(discovery(routes)))));
+    let routes = key_backups(files(encryption(user_data(sessions(discovery(routes))))));
     room_reading(room_features(room_writing(memberships(routes)))).finish()
 }
 
@@ -96,15 +96,20 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("setPushRuleActions", Class::Write, pushrules::set_push_rule_actions)
 }
 
-fn encryption(routes: ApiRoutes) -> ApiRoutes {
-    use end_to_end_encryption as keys;
+fn files(routes: ApiRoutes) -> ApiRoutes {
+    use content_repo as repo;
     routes
-        .on("uploadKeys", Class::Write, keys::upload_keys)
-        .on("queryKeys", Class::Read, keys::query_keys)
-        .on("claimKeys", Class::Write, keys::claim_keys)
-        .on("getKeysChanges", Class::Read, keys_changes::get_keys_changes)
-        .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
-        .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
+        .on_upload("uploadContent", Class::Upload, repo::upload_content)
+        .on_upload("uploadContentToMXC", Class::Upload, repo::upload_content_to_mxc)
+        .on("createContent", Class::Upload, repo::create_content)
+        .on("getContentAuthed", Class::Read, repo::get_content_authed)
+        .on("getContentOverrideNameAuthed", Class::Read, repo::get_content_override_name_authed)
+        .on("getContentThumbnailAuthed", Class::Read, repo::get_content_thumbnail_authed)
+        .on("getContentThumbnail", Class::Read, repo::get_content_thumbnail)
+        .on("getConfigAuthed", Class::Read, repo::get_config_authed)
+        .on("getContent", Class::Read, repo::get_content)
+        .on("getContentOverrideName", Class::Read, repo::get_content_override_name)
+        .on("getConfig", Class::Read, repo::get_config)
 }
 
 fn key_backups(routes: ApiRoutes) -> ApiRoutes {
@@ -123,6 +128,17 @@ fn key_backups(routes: ApiRoutes) -> ApiRoutes {
         .on("putRoomKeys", Class::Write, key_backup::put_room_keys)
         .on("getRoomKeys", Class::Read, key_backup::get_room_keys)
         .on("deleteRoomKeys", Class::Write, key_backup::delete_room_keys)
+}
+
+fn encryption(routes: ApiRoutes) -> ApiRoutes {
+    use end_to_end_encryption as keys;
+    routes
+        .on("uploadKeys", Class::Write, keys::upload_keys)
+        .on("queryKeys", Class::Read, keys::query_keys)
+        .on("claimKeys", Class::Write, keys::claim_keys)
+        .on("getKeysChanges", Class::Read, keys_changes::get_keys_changes)
+        .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
+        .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
 }
 
 fn memberships(routes: ApiRoutes) -> ApiRoutes {

@@ -11,6 +11,7 @@ use event::{Clock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Endpoint, Front, Gate, limit};
 use http_body_util::BodyExt;
+use media::Media;
 use rooms::{Ports, Rooms};
 use ruma::{
     exports::http::{Method, Request},
@@ -19,6 +20,7 @@ use ruma::{
 use serde_json::{Value, json};
 use store::Store;
 use sync::Sync;
+use tempfile::TempDir;
 use tower::ServiceExt;
 use users::{PasswordConfig, Users};
 
@@ -38,6 +40,7 @@ pub struct World {
     pub endpoints: Vec<Endpoint>,
     pub time: Arc<Time>,
     front: Front,
+    _files: TempDir,
 }
 
 impl World {
@@ -48,7 +51,7 @@ impl World {
 
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let server = server_name!("example.org").to_owned();
-        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES]).unwrap();
+        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
         let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
         let random = Arc::new(SystemRandom);
         let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
@@ -61,16 +64,19 @@ impl World {
         let sync = Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), time.clone())
             .await
             .unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let media_config = media::Config::new(server.clone(), files.path().to_owned());
+        let media = Media::open(media_config, store.clone(), time.clone(), random.clone()).await.unwrap();
         let mut config = Config::new(server);
         change(&mut config);
         let accounts = Accounts::new(users.clone(), config.admins.clone());
         let http = haima_http::Config { limits: limit::Config::off(), ..haima_http::Config::default() };
         let gate = Arc::new(Gate::new(http, Box::new(accounts), CancellationToken::new()));
-        let domains = Domains { store, users: users.clone(), rooms, flows: flows.clone(), sync };
+        let domains = Domains { store, users: users.clone(), rooms, flows: flows.clone(), sync, media };
         let api = ClientApi::new(config, gate.clone(), domains, time.clone(), random);
         let (routes, endpoints) = router(api);
         let front = Front::new(&gate, routes);
-        Self { flows, users, endpoints, time, front }
+        Self { flows, users, endpoints, time, front, _files: files }
     }
 
     /// Lets milliseconds pass.

@@ -1,0 +1,254 @@
+//! Module "Content repository": the operations with a token, and the deprecated ones without.
+#![allow(deprecated, reason = "clients of the time before v1.11 know no other")]
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use haima_http::{
+    Anyone, ApiError, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode, Unsuspended, Upload,
+    UploadBody, WithConditions,
+};
+use media::{Ask, Details, Received, Thumbnail};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedMxcUri, ServerName, UInt, UserId,
+    api::client::{authenticated_media as authed, media as legacy},
+    media::Method,
+};
+use serde_json::{Value, json};
+
+use crate::{ClientApi, error::Result};
+
+/// Who may upload.
+pub(crate) type Uploader = Unsuspended<Session>;
+
+/// `POST /_matrix/media/v3/upload`
+pub(crate) async fn upload_content(
+    api: ClientApi,
+    caller: Uploader,
+    upload: Upload<legacy::create_content::v3::Request>,
+) -> Result<legacy::create_content::v3::Response> {
+    let (req, mut body) = upload.into_parts();
+    let received = receive(&api, &caller.user, &mut body).await?;
+    let details = Details { content_type: req.content_type, file_name: req.filename, expires_ms: None };
+    let id = api.media.add(Some(&caller.user), received, details).await?;
+    Ok(legacy::create_content::v3::Response::new(content_uri(&api, &id)))
+}
+
+/// `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}`
+pub(crate) async fn upload_content_to_mxc(
+    api: ClientApi,
+    caller: Uploader,
+    upload: Upload<legacy::create_content_async::v3::Request>,
+) -> Result<Json<Value>> {
+    let (req, mut body) = upload.into_parts();
+    let checked = match req.server_name == api.config.server_name {
+        true => api.media.check_reserved(&caller.user, &req.media_id).await,
+        false => Err(media::Error::NotFound),
+    };
+    if let Err(error) = checked {
+        body.discard().await;
+        return Err(error.into());
+    }
+    let received = receive(&api, &caller.user, &mut body).await?;
+    let details = Details { content_type: req.content_type, file_name: req.filename, expires_ms: None };
+    api.media.add_reserved(&caller.user, &req.media_id, received, details).await?;
+    Ok(Json(json!({})))
+}
+
+/// `POST /_matrix/media/v1/create`
+pub(crate) async fn create_content(
+    api: ClientApi,
+    caller: Uploader,
+    _: legacy::create_mxc_uri::v1::Request,
+) -> Result<legacy::create_mxc_uri::v1::Response> {
+    let reserved = api.media.reserve_id(&caller.user).await?;
+    let mut response = legacy::create_mxc_uri::v1::Response::new(content_uri(&api, &reserved.id));
+    response.unused_expires_at = UInt::new(reserved.expires_ms).map(MilliSecondsSinceUnixEpoch);
+    Ok(response)
+}
+
+/// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
+pub(crate) async fn get_content_authed(
+    api: ClientApi,
+    _: Guest,
+    req: WithConditions<authed::get_content::v1::Request>,
+) -> Result<FileReply> {
+    let WithConditions { request, conditions } = req;
+    let wanted = Wanted { server: &request.server_name, id: &request.media_id, wait: request.timeout_ms };
+    download(&api, wanted, &conditions, None).await
+}
+
+/// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
+pub(crate) async fn get_content_override_name_authed(
+    api: ClientApi,
+    _: Guest,
+    req: WithConditions<authed::get_content_as_filename::v1::Request>,
+) -> Result<FileReply> {
+    let WithConditions { request, conditions } = req;
+    let wanted = Wanted { server: &request.server_name, id: &request.media_id, wait: request.timeout_ms };
+    download(&api, wanted, &conditions, Some(request.filename)).await
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}`
+pub(crate) async fn get_content(
+    api: ClientApi,
+    _: Anyone,
+    req: WithConditions<legacy::get_content::v3::Request>,
+) -> Result<FileReply> {
+    require_legacy(&api)?;
+    let WithConditions { request, conditions } = req;
+    let wanted = Wanted { server: &request.server_name, id: &request.media_id, wait: request.timeout_ms };
+    download(&api, wanted, &conditions, None).await
+}
+
+/// `GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}`
+pub(crate) async fn get_content_override_name(
+    api: ClientApi,
+    _: Anyone,
+    req: WithConditions<legacy::get_content_as_filename::v3::Request>,
+) -> Result<FileReply> {
+    require_legacy(&api)?;
+    let WithConditions { request, conditions } = req;
+    let wanted = Wanted { server: &request.server_name, id: &request.media_id, wait: request.timeout_ms };
+    download(&api, wanted, &conditions, Some(request.filename)).await
+}
+
+/// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
+pub(crate) async fn get_content_thumbnail_authed(
+    api: ClientApi,
+    _: Guest,
+    req: WithConditions<authed::get_content_thumbnail::v1::Request>,
+) -> Result<FileReply> {
+    let WithConditions { request: req, conditions } = req;
+    let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
+    let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
+    thumbnail(&api, wanted, &conditions, ask).await
+}
+
+/// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
+pub(crate) async fn get_content_thumbnail(
+    api: ClientApi,
+    _: Anyone,
+    req: WithConditions<legacy::get_content_thumbnail::v3::Request>,
+) -> Result<FileReply> {
+    require_legacy(&api)?;
+    let WithConditions { request: req, conditions } = req;
+    let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
+    let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
+    thumbnail(&api, wanted, &conditions, ask).await
+}
+
+/// `GET /_matrix/client/v1/media/config`
+pub(crate) async fn get_config_authed(
+    api: ClientApi,
+    _: Guest,
+    _: authed::get_media_config::v1::Request,
+) -> Result<authed::get_media_config::v1::Response> {
+    Ok(authed::get_media_config::v1::Response::new(upload_size(&api)))
+}
+
+/// `GET /_matrix/media/v3/config`
+pub(crate) async fn get_config(
+    api: ClientApi,
+    _: Guest,
+    _: legacy::get_media_config::v3::Request,
+) -> Result<legacy::get_media_config::v3::Response> {
+    Ok(legacy::get_media_config::v3::Response::new(upload_size(&api)))
+}
+
+fn upload_size(api: &ClientApi) -> UInt {
+    UInt::new_saturating(api.media.config().upload_bytes_max)
+}
+
+fn content_uri(api: &ClientApi, id: &str) -> OwnedMxcUri {
+    format!("mxc://{}/{id}", api.config.server_name).into()
+}
+
+/// Takes a file from the client.
+async fn receive(api: &ClientApi, user: &UserId, body: &mut UploadBody) -> Result<Received> {
+    if let Err(error) = api.media.check_quota(user, body.announced().unwrap_or(0)).await {
+        body.discard().await;
+        return Err(error.into());
+    }
+    let mut receiving = api.media.receive(u64::MAX)?;
+    while let Some(piece) = body.next().await? {
+        receiving.write(piece).await?;
+    }
+    Ok(receiving.finish().await?)
+}
+
+/// The file that a request names.
+struct Wanted<'a> {
+    server: &'a ServerName,
+    id: &'a str,
+    wait: Duration,
+}
+
+async fn find(api: &ClientApi, wanted: &Wanted<'_>) -> Result<media::File> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if wanted.id.is_empty() || !wanted.id.bytes().all(allowed) {
+        return Err(ApiError::invalid_param("Media ids are made of letters, digits, _ and -").into());
+    }
+    if wanted.server != api.config.server_name {
+        return Err(ApiError::not_found("Files of other servers can't be fetched yet").into());
+    }
+    Ok(api.media.find(wanted.server, wanted.id, wanted.wait).await?)
+}
+
+async fn download(
+    api: &ClientApi,
+    wanted: Wanted<'_>,
+    conditions: &Conditions,
+    file_name: Option<String>,
+) -> Result<FileReply> {
+    let mut file = find(api, &wanted).await?;
+    file.file_name = file_name.or(file.file_name);
+    answer(api, file, conditions).await
+}
+
+fn ask(width: UInt, height: UInt, method: Option<&Method>, animated: Option<bool>) -> Ask {
+    let pixels = |side: UInt| u32::try_from(u64::from(side)).unwrap_or(u32::MAX);
+    let crop = matches!(method, Some(Method::Crop));
+    Ask { width: pixels(width), height: pixels(height), crop, animated: animated == Some(true) }
+}
+
+async fn thumbnail(api: &ClientApi, wanted: Wanted<'_>, conditions: &Conditions, ask: Ask) -> Result<FileReply> {
+    let file = find(api, &wanted).await?;
+    let (bytes, content_type) = match api.media.thumbnail(&file, ask).await? {
+        Thumbnail::Kept(file) => return answer(api, file, conditions).await,
+        Thumbnail::Made { bytes, content_type } => (bytes, content_type),
+    };
+    let size = bytes.len() as u64;
+    let body = futures_util::stream::once(async { Ok(bytes) }).boxed();
+    Ok(FileReply {
+        selection: Selection::Whole,
+        body,
+        size,
+        etag: format!("\"{}-{}x{}\"", file.etag().trim_matches('"'), ask.width, ask.height),
+        content_type: Some(content_type.to_owned()),
+        file_name: Some("thumbnail".to_owned()),
+    })
+}
+
+/// A file, or the part of it that the conditions select.
+async fn answer(api: &ClientApi, file: media::File, conditions: &Conditions) -> Result<FileReply> {
+    let etag = file.etag();
+    let selection = conditions.select(&etag, file.size);
+    let range = match &selection {
+        Selection::Whole => 0..file.size,
+        Selection::Part(part) => part.clone(),
+        Selection::Unchanged | Selection::Unsatisfiable => 0..0,
+    };
+    let body = api.media.read(&file, range).await?;
+    let media::File { size, content_type, file_name, .. } = file;
+    Ok(FileReply { selection, body, size, etag, content_type, file_name })
+}
+
+/// Refuses what needs no token unless the configuration allows it (client-server API, "Content repository": the freeze
+/// of unauthenticated media).
+fn require_legacy(api: &ClientApi) -> Result<()> {
+    if api.config.legacy_media {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "Files are served to clients that send their token").into())
+}

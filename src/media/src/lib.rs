@@ -1,0 +1,113 @@
+//! Files that users upload: receiving, keeping, reading, thumbnails, quotas and retention.
+//!
+//! A file is a row that says who uploaded what and when, and a *blob*, the bytes, named by their BLAKE3 digest. Equal
+//! files share one blob, whose row counts them. The order of an upload is: bytes to a temporary file, a marker with the
+//! blob's name beside it, the file synced and renamed into its place, the place's directory synced, the rows committed,
+//! the marker removed. Whatever the process was doing when it was killed, [`Media::open`] finds a temporary file or a
+//! marker of it and removes what no row names. A blob's name is never used again, so that a late removal can't hit a
+//! new file with the same bytes.
+
+mod config;
+mod disk;
+mod error;
+mod files;
+mod pending;
+mod receive;
+mod release;
+mod storage;
+mod sweep;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod thumbnail;
+mod usage;
+
+use std::sync::Arc;
+
+use event::{Clock, Random};
+use store::{CommitError, Store, View};
+use tokio::sync::{Semaphore, watch};
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use files::{Details, File};
+pub use pending::Reserved;
+pub use receive::{Received, Receiving};
+pub use storage::ByteStream;
+pub use sweep::Swept;
+pub use tables::{MediaChanged, MediaEvent, TABLES};
+pub use thumbnail::{Ask, Thumbnail};
+
+use crate::{disk::Disk, storage::Storage, thumbnail::Renderers, usage::Usage};
+
+/// How often a change is tried again when others change the same rows.
+const COMMIT_ATTEMPTS_MAX: u32 = 20;
+/// Uploads that are received at the same time; each holds a buffer of [`receive::BUFFER_BYTES`].
+const RECEIVING_MAX: usize = 256;
+
+/// All operations on files. Cheap to clone.
+#[derive(Clone)]
+pub struct Media {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    store: Store,
+    storage: Storage,
+    usage: Usage,
+    renderers: Renderers,
+    receiving: Arc<Semaphore>,
+    /// Counts uploads to names that were set aside: who waits for one looks again.
+    finished: watch::Sender<u64>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl Media {
+    /// Files of `store` (opened with [`TABLES`]) below the configured directory, which is made where it is missing. What
+    /// a process that was killed left behind is removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory can't be used.
+    pub async fn open(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+        let disk = Disk::open(&config.path).await?;
+        let inner = Inner {
+            storage: Storage::new(disk),
+            usage: Usage::default(),
+            renderers: Renderers::default(),
+            receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
+            finished: watch::Sender::new(0),
+            config,
+            store,
+            clock,
+            random,
+        };
+        let media = Self { inner: Arc::new(inner) };
+        media.remove_leftovers().await?;
+        Ok(media)
+    }
+
+    /// The configuration that these files were opened with.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// A view of the store that the other operations read from.
+    pub fn view(&self) -> View {
+        self.inner.store.view()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// Commits. `false` if somebody else changed what was read.
+    async fn commit(&self, batch: store::Batch) -> Result<bool> {
+        match self.inner.store.commit(batch).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Where blobs are.
+
+use std::{fs, io, ops::Range};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::{
+    disk::{Disk, blocking},
+    receive::Content,
+};
+
+/// The bytes of a file, piece by piece.
+pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// The place of blobs. Markers and files that are being received are on the local disk in any case.
+pub(crate) struct Storage {
+    pub(crate) disk: Disk,
+}
+
+impl Storage {
+    pub(crate) fn new(disk: Disk) -> Self {
+        Self { disk }
+    }
+
+    /// Puts a blob into its place, durably, and leaves a marker that [`Storage::settle`] removes.
+    pub(crate) async fn place(&self, content: &Content, name: &str) -> io::Result<()> {
+        let disk = self.disk.clone();
+        let name = name.to_owned();
+        match content {
+            Content::Memory(bytes) => {
+                let bytes = bytes.clone();
+                blocking(move || {
+                    disk.mark(&name)?;
+                    let temp = disk.temp_file(&name);
+                    fs::write(&temp.path, &bytes)?;
+                    disk.place(&temp.path, &name)
+                })
+                .await
+            }
+            Content::File(temp) => {
+                let temp = temp.path.clone();
+                blocking(move || {
+                    disk.mark(&name)?;
+                    disk.place(&temp, &name)
+                })
+                .await
+            }
+        }
+    }
+
+    /// The blob has its row: forgets the marker. One that stays is looked at when the server starts.
+    pub(crate) async fn settle(&self, name: &str) {
+        if let Err(error) = self.disk.unmark(name).await {
+            tracing::warn!(name, %error, "can't remove the marker of a stored file");
+        }
+    }
+
+    /// The size of a blob in bytes; `None` if it isn't there.
+    pub(crate) async fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        self.disk.size(name).await
+    }
+
+    /// Some bytes of a blob.
+    pub(crate) async fn read(&self, name: &str, range: Range<u64>) -> io::Result<ByteStream> {
+        self.disk.read(name, range).await
+    }
+
+    /// Removes a blob that no row names.
+    pub(crate) async fn delete(&self, name: &str) -> io::Result<()> {
+        self.disk.delete(name).await
+    }
+}

@@ -1,0 +1,113 @@
+//! Removing what has had its time: names that nothing was uploaded to, files that expire, old files, more than may be kept.
+
+use store::Range;
+
+use crate::{
+    Error, Media, Result,
+    tables::{Blobs, ByAge, Doomed, Expiring, Files},
+};
+
+/// Files deleted in one sweep.
+const DELETED_MAX: usize = 10_000;
+/// Rows read at a time.
+const PAGE_ROWS: usize = 500;
+
+/// What a sweep did.
+#[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
+pub struct Swept {
+    /// Files and names that were deleted.
+    pub deleted: usize,
+}
+
+impl Media {
+    /// Deletes what has had its time, up to a bound; the next sweep goes on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or the store's.
+    pub async fn sweep(&self) -> Result<Swept> {
+        let mut swept = Swept::default();
+        let now_ms = self.now_ms();
+        self.sweep_expired(now_ms, &mut swept).await?;
+        let config = &self.inner.config;
+        if config.keep_ms > 0 {
+            self.sweep_oldest(&mut swept, |at, _| at < now_ms.saturating_sub(config.keep_ms)).await?;
+        }
+        if config.keep_bytes > 0 {
+            let mut over = self.stored_bytes().await?.saturating_sub(config.keep_bytes);
+            // Files that share a blob count once each here, so that the next sweep may find more to do.
+            let more = |_, size: u64| {
+                let delete = over > 0;
+                over = over.saturating_sub(size);
+                delete
+            };
+            self.sweep_oldest(&mut swept, more).await?;
+        }
+        let doomed = self.view().scan(Range::<Doomed>::all().limit(PAGE_ROWS)).await?;
+        self.remove_doomed(doomed.into_iter().map(|(name, ())| name).collect()).await;
+        Ok(swept)
+    }
+
+    /// What all files and thumbnails take in storage, in bytes.
+    ///
+    /// # Errors
+    /// Fails only if the store does.
+    pub async fn stored_bytes(&self) -> Result<u64> {
+        let view = self.view();
+        let mut sum = 0_u64;
+        let mut range = Range::<Blobs>::all();
+        loop {
+            let page = view.scan(range.clone()).await?;
+            let Some((last, _)) = page.last() else { return Ok(sum) };
+            range = range.after(&(*last,));
+            for (_, (_, size, _, _)) in &page {
+                sum = sum.saturating_add(*size);
+            }
+        }
+    }
+
+    async fn sweep_expired(&self, now_ms: u64, swept: &mut Swept) -> Result<()> {
+        while swept.deleted < DELETED_MAX {
+            let view = self.view();
+            let range = Range::<Expiring>::all().through(&(now_ms,)).limit(PAGE_ROWS);
+            let page = view.scan(range).await?;
+            let before = swept.deleted;
+            for ((_, server, id), ()) in &page {
+                self.sweep_one(server, id, swept).await?;
+            }
+            if page.len() < PAGE_ROWS || swept.deleted == before {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes files, the oldest first, as long as `delete` says so of their time (Unix ms) and size.
+    async fn sweep_oldest(&self, swept: &mut Swept, mut delete: impl FnMut(u64, u64) -> bool) -> Result<()> {
+        while swept.deleted < DELETED_MAX {
+            let page = self.view().scan(Range::<ByAge>::all().limit(PAGE_ROWS)).await?;
+            let before = swept.deleted;
+            for ((at, server, id), size) in &page {
+                if !delete(*at, *size) {
+                    return Ok(());
+                }
+                self.sweep_one(server, id, swept).await?;
+            }
+            if page.len() < PAGE_ROWS || swept.deleted == before {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(&self, server: &ruma::ServerName, id: &str, swept: &mut Swept) -> Result<()> {
+        let view = self.view();
+        let Some(row) = view.get::<Files>(&(server, id)).await? else { return Ok(()) };
+        match self.delete_row(&view, server, id, &row).await {
+            Ok(true) => swept.deleted += 1,
+            // Somebody uses it just now.
+            Ok(false) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

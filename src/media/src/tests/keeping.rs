@@ -1,0 +1,147 @@
+//! Keeping, reading and deleting files; quotas, retention, quarantine.
+
+use ruma::server_name;
+
+use super::{World, alice, bob, content, is_gone, now_ms};
+use crate::{Details, Error, disk::blocking, receive::BUFFER_BYTES};
+
+#[tokio::test]
+async fn files_come_back_as_they_were() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    for len in [0, 1, 1_000, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 17] {
+        let bytes = content(1, len);
+        let details = Details {
+            content_type: Some("image/png".into()),
+            file_name: Some("a picture.png".into()),
+            expires_ms: None,
+        };
+        let received = media.take(&bytes).await.expect("taken");
+        let id = media.add(Some(alice()), received, details).await.expect("added");
+        let file = media.get(&id).await.expect("found");
+        assert_eq!((file.size, file.content_type.as_deref()), (len as u64, Some("image/png")));
+        assert_eq!((file.file_name.as_deref(), file.uploader.as_deref()), (Some("a picture.png"), Some(alice())));
+        assert_eq!(media.contents(&id).await.expect("read"), bytes);
+        for (from, to) in [(0, len / 2), (len / 2, len), (len / 3, len / 3)] {
+            let part = media.bytes(&file, from as u64..to as u64).await.expect("read");
+            assert_eq!(part, bytes[from..to], "{from}..{to} of {len}");
+        }
+    }
+    assert_eq!(world.on_disk().1, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_too_large_leaves_nothing() {
+    let mut world = World::new();
+    let media = world.open(|config| config.upload_bytes_max = 3 * BUFFER_BYTES as u64).await;
+    assert!(media.upload(alice(), &content(1, 3 * BUFFER_BYTES)).await.is_ok());
+    let error = media.upload(alice(), &content(2, 3 * BUFFER_BYTES + 1)).await;
+    assert!(matches!(error, Err(Error::TooLarge { .. })));
+    // The temporary file is removed where the last handle to it goes.
+    blocking(|| Ok(())).await.expect("done");
+    let (blobs, temp) = world.on_disk();
+    assert_eq!((blobs.len(), temp.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_an_uploader_says_is_kept_within_reason() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let details = Details {
+        content_type: Some("text/html\r\nX-Evil: 1".into()),
+        file_name: Some("海".repeat(1_000)),
+        expires_ms: None,
+    };
+    let id = media.add(Some(alice()), media.take(b"x").await.expect("taken"), details).await.expect("added");
+    let file = media.get(&id).await.expect("found");
+    assert_eq!(file.content_type, None);
+    assert_eq!(file.file_name, Some("海".repeat(341)));
+}
+
+#[tokio::test]
+async fn a_file_that_was_removed_by_hand_comes_back_with_the_next_upload() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let bytes = content(1, 1_000);
+    let first = media.upload(alice(), &bytes).await.expect("uploaded");
+    let name = world.on_disk().0.remove(0);
+    std::fs::remove_file(world.directory.path().join("blobs").join(&name[..2]).join(&name)).expect("removed");
+    is_gone(media.contents(&first).await);
+    let second = media.upload(bob(), &bytes).await.expect("uploaded");
+    assert_eq!(media.contents(&first).await.expect("read"), bytes);
+    assert_eq!(media.contents(&second).await.expect("read"), bytes);
+}
+
+#[tokio::test]
+async fn quotas_count_what_is_stored() {
+    let mut world = World::new();
+    let media = world.open(|config| config.user_bytes_max = 10_000).await;
+    let first = media.upload(alice(), &content(1, 6_000)).await.expect("fits");
+    assert!(matches!(media.upload(alice(), &content(2, 4_001)).await, Err(Error::QuotaExceeded { .. })));
+    assert!(matches!(media.check_quota(alice(), 4_001).await, Err(Error::QuotaExceeded { .. })));
+    media.check_quota(alice(), 4_000).await.expect("fits");
+    let second = media.upload(alice(), &content(3, 4_000)).await.expect("fits");
+    media.upload(bob(), &content(4, 10_000)).await.expect("has his own");
+    media.remove(&first).await.expect("deleted");
+    assert_eq!(media.usage(alice()).await.expect("usage"), 4_000);
+    media.upload(alice(), &content(5, 6_000)).await.expect("fits again");
+    drop(media);
+
+    let media = world.open(|config| config.user_bytes_max = 10_000).await;
+    assert!(matches!(media.upload(alice(), b"x").await, Err(Error::QuotaExceeded { .. })), "counted from the tables");
+    media.remove(&second).await.expect("deleted");
+    media.upload(alice(), b"x").await.expect("fits");
+}
+
+#[tokio::test]
+async fn quarantine_takes_content_out_whatever_its_name() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let bytes = content(1, 100);
+    let (first, second) =
+        (media.upload(alice(), &bytes).await.expect("first"), media.upload(bob(), &bytes).await.expect("second"));
+    let other = media.upload(bob(), b"other").await.expect("other");
+    media.set_quarantined(server_name!("example.org"), &first, true).await.expect("quarantined");
+    let third = media.upload(bob(), &bytes).await.expect("third");
+    for id in [&first, &second, &third] {
+        assert!(matches!(media.get(id).await, Err(Error::Quarantined)));
+    }
+    media.get(&other).await.expect("there");
+    media.set_quarantined(server_name!("example.org"), &third, false).await.expect("released");
+    assert_eq!(media.contents(&first).await.expect("back"), bytes);
+    is_gone(media.set_quarantined(server_name!("example.org"), "none", true).await);
+}
+
+#[tokio::test]
+async fn the_sweep_removes_what_has_had_its_time() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let expires_ms = Some(now_ms(&world) + 1_000);
+    let details = Details { expires_ms, ..Details::default() };
+    let expiring = media.add(None, media.take(b"soon gone").await.expect("taken"), details).await.expect("added");
+    let reserved = media.reserve_id(alice()).await.expect("reserved");
+    let old = media.upload(alice(), &content(1, 1_000)).await.expect("old");
+    world.clock.advance(1_000);
+    assert_eq!(media.sweep().await.expect("swept").deleted, 1);
+    is_gone(media.get(&expiring).await);
+    assert!(matches!(media.get(&reserved.id).await, Err(Error::NotYetUploaded)));
+    world.clock.advance(media.config().pending_ms_max);
+    is_gone(media.get(&reserved.id).await);
+    assert_eq!(media.sweep().await.expect("swept").deleted, 1);
+    let middle = media.upload(alice(), &content(2, 1_000)).await.expect("middle");
+    world.clock.advance(1_000);
+    let new = media.upload(alice(), &content(3, 1_000)).await.expect("new");
+    drop(media);
+
+    let media = world.open(|config| config.keep_ms = 5_000).await;
+    assert_eq!(media.sweep().await.expect("swept").deleted, 1);
+    is_gone(media.get(&old).await);
+    drop(media);
+
+    let media = world.open(|config| config.keep_bytes = 1_500).await;
+    assert_eq!(media.stored_bytes().await.expect("sum"), 2_000);
+    assert_eq!(media.sweep().await.expect("swept").deleted, 1);
+    is_gone(media.get(&middle).await);
+    media.get(&new).await.expect("kept");
+    assert_eq!(world.on_disk().0.len(), 1);
+}

@@ -1,0 +1,218 @@
+//! Thumbnails: made when first asked for, kept as blobs beside their originals, found again by the original's digest.
+
+mod plan;
+mod render;
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
+use store::{Batch, Fixed};
+use tokio::sync::{Mutex, Semaphore};
+
+pub use self::plan::Ask;
+pub(crate) use self::render::Rendered;
+use self::{
+    plan::Variant,
+    render::{Job, SOURCE_BYTES_MAX},
+};
+use crate::{
+    Error, File, Media, Result,
+    disk::blocking,
+    files::NewBlob,
+    tables::{Blobs, Digest, Thumbnails},
+};
+
+/// Thumbnails that are rendered at the same time.
+const RENDERING_MAX: usize = 2;
+/// Requests that wait for their turn.
+const WAITING_MAX: usize = 256;
+/// Different thumbnails of one original that are kept. More are made, and made again when asked for again.
+const KEPT_MAX: u64 = 32;
+/// Locks that keep two requests from making the same thumbnail.
+const LOCKS: usize = 64;
+/// Bytes that tell the format of an image.
+const MAGIC_BYTES: u64 = 64;
+/// How often it is tried to keep a thumbnail when others change the same rows.
+const KEEP_ATTEMPTS_MAX: u32 = 5;
+
+/// What bounds the rendering of thumbnails.
+pub(crate) struct Renderers {
+    waiting: Semaphore,
+    rendering: Semaphore,
+    /// Of images that take much memory only one is decoded at a time.
+    large: Semaphore,
+    locks: Vec<Arc<Mutex<()>>>,
+}
+
+impl Default for Renderers {
+    fn default() -> Self {
+        Self {
+            waiting: Semaphore::new(WAITING_MAX),
+            rendering: Semaphore::new(RENDERING_MAX),
+            large: Semaphore::new(1),
+            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+        }
+    }
+}
+
+/// A thumbnail.
+#[derive(Clone, Debug)]
+pub enum Thumbnail {
+    /// One that is kept, to be read as any file; or the original, where that is small enough.
+    Kept(File),
+    /// One that was made for this request alone.
+    Made {
+        /// Its bytes.
+        bytes: Bytes,
+        /// Its content type.
+        content_type: &'static str,
+    },
+}
+
+impl Media {
+    /// A thumbnail of a file.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`], [`Error::ImageTooLarge`], [`Error::NotFound`], [`Error::Busy`], [`Error::Io`].
+    pub async fn thumbnail(&self, file: &File, ask: Ask) -> Result<Thumbnail> {
+        let Some(variant) = Variant::of(ask) else {
+            // No thumbnail is that large: the original comes nearest.
+            let content_type = render::content_type(&self.head(file).await?)?;
+            return Ok(Thumbnail::Kept(original(file, content_type)));
+        };
+        if let Some(known) = self.known_thumbnail(file, variant).await? {
+            return Ok(Thumbnail::Kept(known));
+        }
+        let renderers = &self.inner.renderers;
+        let _waiting = renderers.waiting.try_acquire().map_err(|_| Error::Busy)?;
+        let stripe = usize::from(file.digest.0[0]) % LOCKS;
+        let _one = renderers.locks[stripe].lock().await;
+        if let Some(known) = self.known_thumbnail(file, variant).await? {
+            return Ok(Thumbnail::Kept(known));
+        }
+        render::content_type(&self.head(file).await?)?;
+        if file.size > SOURCE_BYTES_MAX {
+            return Err(Error::ImageTooLarge);
+        }
+        let rendered = self.render(file, variant).await?;
+        self.keep_thumbnail(file, variant, rendered).await
+    }
+
+    async fn known_thumbnail(&self, file: &File, variant: Variant) -> Result<Option<File>> {
+        let view = self.view();
+        let Some((digest, size, content_type)) = view.get::<Thumbnails>(&key(&file.digest, variant)).await? else {
+            return Ok(None);
+        };
+        if digest == file.digest {
+            return Ok(Some(original(file, &content_type)));
+        }
+        let row = view.get::<Blobs>(&digest).await?;
+        Ok(row.map(|(_, _, _, blob)| kept(file, digest, size, &content_type, blob)))
+    }
+
+    async fn render(&self, file: &File, variant: Variant) -> Result<Rendered> {
+        let renderers = &self.inner.renderers;
+        // The semaphores are never closed.
+        let _turn = renderers.rendering.acquire().await.map_err(|_| Error::Busy)?;
+        let bytes = self.all_bytes(file, 0..file.size).await?;
+        let job = work(move || Job::new(bytes, variant)).await??;
+        let _large = match job.is_large() {
+            true => Some(renderers.large.acquire().await.map_err(|_| Error::Busy)?),
+            false => None,
+        };
+        work(move || job.run()).await?
+    }
+
+    /// Keeps a thumbnail, unless its original is gone or has many already.
+    async fn keep_thumbnail(&self, file: &File, variant: Variant, rendered: Rendered) -> Result<Thumbnail> {
+        let (digest, size, content_type) = match &rendered {
+            Rendered::Original(content_type) => (file.digest, file.size, *content_type),
+            Rendered::Made { bytes, content_type } => {
+                (Fixed(*blake3::hash(bytes).as_bytes()), bytes.len() as u64, *content_type)
+            }
+        };
+        let mut blob = NewBlob::default();
+        let mut done = false;
+        for _ in 0..KEEP_ATTEMPTS_MAX {
+            let view = self.view();
+            let mut batch = Batch::new();
+            let row = view.get::<Blobs>(&file.digest).await?;
+            let Some((count, of_size, thumbnails, name)) = row.clone() else { break };
+            if thumbnails >= KEPT_MAX {
+                break;
+            }
+            // Whoever deletes the original expects this row, and would miss a thumbnail that it doesn't count.
+            batch.expect::<Blobs>(&file.digest, row.as_ref());
+            batch.put::<Blobs>(&file.digest, &(count, of_size, thumbnails + 1, name));
+            batch.expect::<Thumbnails>(&key(&file.digest, variant), None);
+            batch.put::<Thumbnails>(&key(&file.digest, variant), &(digest, size, content_type.to_owned()));
+            if let Rendered::Made { bytes, .. } = &rendered {
+                let received = Self::received(bytes.clone());
+                self.prepare_blob(&view, &mut batch, &received, &mut blob).await?;
+            }
+            done = self.commit(batch).await?;
+            if done {
+                break;
+            }
+        }
+        if !done {
+            blob.disuse();
+        }
+        let name = blob.name().map(str::to_owned);
+        self.settle(blob).await;
+        match (done, rendered) {
+            (_, Rendered::Original(content_type)) => Ok(Thumbnail::Kept(original(file, content_type))),
+            (false, Rendered::Made { bytes, content_type }) => Ok(Thumbnail::Made { bytes, content_type }),
+            (true, Rendered::Made { bytes, content_type }) => match name {
+                Some(name) => Ok(Thumbnail::Kept(kept(file, digest, size, content_type, name))),
+                // Its bytes were there already.
+                None => Ok(Thumbnail::Made { bytes, content_type }),
+            },
+        }
+    }
+
+    /// Enough of a file's beginning to tell its format.
+    pub(crate) async fn head(&self, file: &File) -> Result<Bytes> {
+        self.all_bytes(file, 0..file.size.min(MAGIC_BYTES)).await
+    }
+
+    pub(crate) async fn all_bytes(&self, file: &File, range: Range<u64>) -> Result<Bytes> {
+        let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| Error::ImageTooLarge)?;
+        let mut all = BytesMut::with_capacity(length);
+        let mut pieces = self.read(file, range).await?;
+        while let Some(piece) = pieces.try_next().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+}
+
+fn key(digest: &Digest, variant: Variant) -> (Digest, u32, u32, u8) {
+    (*digest, variant.width, variant.height, variant.kind())
+}
+
+/// The original as its own thumbnail.
+fn original(file: &File, content_type: &str) -> File {
+    kept(file, file.digest, file.size, content_type, file.blob.clone())
+}
+
+fn kept(file: &File, digest: Digest, size: u64, content_type: &str, blob: String) -> File {
+    let ending = content_type.strip_prefix("image/").unwrap_or("bin");
+    File {
+        digest,
+        size,
+        blob,
+        content_type: Some(content_type.to_owned()),
+        file_name: Some(format!("thumbnail.{ending}")),
+        ..file.clone()
+    }
+}
+
+/// Runs a decoder off the async threads. One that panics says that the image is broken.
+pub(crate) async fn work<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    blocking(move || Ok(work())).await.map_err(|error| {
+        tracing::warn!(%error, "an image could not be decoded");
+        Error::NotAnImage
+    })
+}
