@@ -14,14 +14,17 @@ const TESTS: &[(&str, &str)] = &[
     ("device_lists", include_str!("device_lists.rs")),
     ("devices", include_str!("devices.rs")),
     ("durability", include_str!("durability.rs")),
-    ("media", include_str!("media.rs")),
+    ("key_backup", include_str!("key_backup.rs")),
     ("keys", include_str!("keys.rs")),
+    ("media", include_str!("media.rs")),
     ("messages", include_str!("messages.rs")),
+    ("openid", include_str!("openid.rs")),
     ("profiles", include_str!("profiles.rs")),
     ("rooms", include_str!("rooms.rs")),
     ("sdk", include_str!("sdk.rs")),
     ("sdk_encrypted", include_str!("sdk_encrypted.rs")),
     ("sync", include_str!("sync.rs")),
+    ("to_device", include_str!("to_device.rs")),
 ];
 
 struct Row<'l> {
