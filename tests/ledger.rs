@@ -104,13 +104,13 @@ fn every_invariant_names_a_test_that_is_there() {
 const LEVELS: &[(&str, u8)] = &[
     ("event", 0),
     ("store", 0),
+    ("net", 0),
     ("rooms", 1),
     ("users", 1),
+    ("media", 1),
     ("flows", 2),
-    ("net", 0),
     ("sync", 2),
     ("http", 3),
-    ("media", 1),
     ("client_api", 4),
 ];
 
