@@ -226,12 +226,12 @@ impl State {
         let RoomMove { position, event, local, new_root, .. } = *change;
         let room = self.room(change.room);
         let slot = &mut self.rooms[room as usize];
-        slot.last = position;
+        let last = std::mem::replace(&mut slot.last, position);
         if change.old_root != new_root {
             slot.state_moved = Some(position);
         }
-        let before = Position::from_u64(position.get().saturating_sub(1));
-        let tail = slot.tail.get_or_insert_with(|| Tail::new(before, change.old_root));
+        // Nothing happened between the last advance and this one.
+        let tail = slot.tail.get_or_insert_with(|| Tail::new(last, change.old_root));
         tail.push(Advance { position, event, local, root: new_root });
         // Those who leave hear of it as members, those who come as well.
         for member in change.members {
