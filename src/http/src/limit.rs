@@ -147,7 +147,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            registration: Rate::new(0.2, 5),
+            registration: Rate::new(0.2, 20),
             login: Rate::new(0.5, 10),
             login_account: Rate::new(0.2, 10),
             message: Rate::new(10.0, 100),

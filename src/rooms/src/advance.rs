@@ -89,7 +89,8 @@ impl Turn {
         self.head.extremities = extremities;
         if placed.redacted_by.is_none() {
             self.relate(event, index).await?;
-            notable::prepare(&mut self.batch, event, index);
+            let is_local = self.rooms.is_local(event.pdu.sender());
+            notable::prepare(&mut self.batch, event, index, is_local);
         }
         self.redact_target(event, placed.before).await
     }

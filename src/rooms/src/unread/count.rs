@@ -12,7 +12,7 @@ use store::{Batch, Range, Record, View};
 
 use super::{
     NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
-    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, RELATES},
+    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, RELATES, SENT},
     tally::{Marks, Tally},
 };
 use crate::{
@@ -142,7 +142,8 @@ impl Rooms {
             let mut candidates = Vec::new();
             for (index, event, meta) in new.events {
                 let counts = *index > after && meta.redacted_by.is_none();
-                if counts && (!by_default || notable::notability(event).flags != 0) {
+                let is_own = event.pdu.sender() == viewer.user;
+                if counts && (!by_default || notable::concerns(notable::notability(event).flags, is_own)) {
                     candidates.push(Candidate::of(event, *index, by_default));
                 }
             }
@@ -176,11 +177,19 @@ impl Rooms {
         tally.unstored += candidates.len();
         let mut asked = None;
         for candidate in candidates {
+            let is_own = candidate.sender == viewer.user.as_str();
+            // An own message of any kind is as good as a receipt ("Marking notifications as read").
+            let counts = if is_own {
+                candidate.flags & (SENT | NOTIFIES) != 0
+            } else {
+                notable::concerns(candidate.flags, false)
+            };
+            if !counts {
+                continue;
+            }
             let thread = self.thread_of_candidate(view, &candidate).await?;
-            if candidate.sender == viewer.user.as_str() {
-                if candidate.flags & NOTIFIES != 0 {
-                    tally.sent_to(thread.as_ref());
-                }
+            if is_own {
+                tally.sent_to(thread.as_ref());
                 continue;
             }
             let ignored = viewer.ignored.iter().any(|ignored| *ignored == candidate.sender);

@@ -29,6 +29,9 @@ pub(crate) const MENTIONS: u8 = 4;
 /// The event relates to another one, which may be in a thread.
 pub(crate) const RELATES: u8 = 8;
 
+/// The event is a message of any kind: who sends one has read what was before it.
+pub(crate) const SENT: u8 = 16;
+
 /// A user whom no event mentions; the domain can't exist.
 static NOBODY: LazyLock<&UserId> = LazyLock::new(|| user_id!("@nobody:nowhere.invalid"));
 
@@ -73,7 +76,7 @@ fn mentions(content: &RawValue) -> bool {
 /// What never changes of how an event counts.
 #[derive(Clone, Debug)]
 pub struct Notability {
-    /// What the default rules make of it; 0 if it concerns nobody.
+    /// What the default rules make of it, and whether it was [`SENT`]; 0 if it concerns nobody.
     pub(crate) flags: u8,
     /// Whether it relates to another event without being in a thread by its own word.
     pub(crate) relates: bool,
@@ -88,14 +91,21 @@ pub(crate) fn notability(event: &StoredEvent) -> &Notability {
             Some(relation) if relation.rel_type == THREAD => (false, Some(relation.parent)),
             other => (other.is_some(), None),
         };
-        Notability { flags: flags(&event.pdu), relates, thread }
+        let sent = if event.pdu.state_key().is_none() { SENT } else { 0 };
+        Notability { flags: flags(&event.pdu) | sent, relates, thread }
     })
 }
 
-/// Puts an event into the index of what notifies, if it does.
-pub(crate) fn prepare(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex) {
+/// Whether an event with these flags concerns a user with the default rules, its sender or another.
+pub(crate) fn concerns(flags: u8, is_sender: bool) -> bool {
+    if is_sender { flags != 0 } else { flags & !SENT != 0 }
+}
+
+/// Puts an event into the index of what notifies, if it does, or tells of a local user (for whom alone is counted) that
+/// they have read.
+pub(crate) fn prepare(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, is_local: bool) {
     let Notability { flags, relates, thread } = notability(event);
-    if *flags == 0 {
+    if !concerns(*flags, is_local) {
         return;
     }
     let flags = if *relates { flags | RELATES } else { *flags };

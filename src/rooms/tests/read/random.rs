@@ -182,9 +182,9 @@ impl Talk {
             content["msgtype"] = json!("m.notice");
         }
         let id = self.world.send(sender, &self.room, "m.room.message", content).await;
-        // The rule against notices stands before the one for mentions.
-        if !notice {
-            let own = sender == bob();
+        // The rule against notices stands before the one for mentions. Whoever sends one has read all the same.
+        let own = sender == bob();
+        if !notice || own {
             self.counted.push(Counted { thread: thread.clone(), own, highlighted: mentioned });
         }
         if thread.is_none() && random.chance(30) {

@@ -52,6 +52,29 @@ async fn messages_of_others_count_until_they_are_read() {
 }
 
 #[tokio::test]
+async fn who_reacts_has_read() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), bob()]).await;
+    let first = world.say(alice(), &room, "1").await;
+    let reply = world.relate(alice(), &room, "2", "m.thread", &first).await;
+    let all = async || count(&world, bob(), &room).await.total().notifications;
+    assert_eq!(all().await, 2);
+    let react = async |to: &ruma::EventId| {
+        let content = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": to, "key": "+" } });
+        world.send(bob(), &room, "m.reaction", content).await;
+    };
+    // In a thread it says nothing of the rest.
+    react(&reply).await;
+    assert_eq!((all().await, main_of(&world, bob(), &room).await), (1, (1, 0)));
+    // State says nothing, and what others send neither.
+    world.set(alice(), &room, ("m.room.name", ""), json!({ "name": "Reef" })).await;
+    assert_eq!(all().await, 1);
+    react(&first).await;
+    assert_eq!(all().await, 0);
+    assert_eq!(count_by(&world, bob(), &room, &own_rules(bob())).await.total().notifications, 0);
+}
+
+#[tokio::test]
 async fn rules_decide_what_counts() {
     let world = World::new().await;
     let room = world.room(&[alice(), bob()]).await;
