@@ -151,10 +151,6 @@ pub struct Config {
     /// Certificates for HTTPS by this server itself. Leave it out behind a reverse proxy.
     pub tls: Option<Tls>,
 
-    /// Keep uploaded files in a bucket of S3 or of a service with the same protocol. Files that were uploaded before stay
-    /// where they are, and are found there.
-    pub media_s3: Option<S3>,
-
     /// What the server tells clients and servers that only know its name (`/.well-known/matrix/…`).
     pub well_known: WellKnown,
 
@@ -204,40 +200,6 @@ pub struct Tls {
     pub certs: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
-}
-
-/// Uploaded files in a bucket.
-#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
-#[serde(default)]
-pub struct S3 {
-    /// The name of the bucket, which must exist.
-    pub bucket: String,
-    /// The base URL of a service other than Amazon's, for example `https://minio.example.org`.
-    pub endpoint: Option<String>,
-    /// The region of the bucket.
-    pub region: String,
-    /// The id of the access key. Without one the role of the machine or container is used.
-    pub access_key: Option<String>,
-    /// The secret that belongs to `access_key`.
-    pub secret_key: Option<String>,
-    /// What the names of all objects begin with.
-    pub prefix: String,
-    /// Whether the bucket is named in the path of requests, and not in the host name. MinIO and many others want it so.
-    pub path_style: bool,
-}
-
-impl Default for S3 {
-    fn default() -> Self {
-        Self {
-            bucket: String::new(),
-            endpoint: None,
-            region: "us-east-1".into(),
-            access_key: None,
-            secret_key: None,
-            prefix: String::new(),
-            path_style: true,
-        }
-    }
 }
 
 /// Discovery documents.
@@ -373,7 +335,6 @@ impl Default for Config {
             log: "info".into(),
             log_format: LogFormat::Human,
             tls: None,
-            media_s3: None,
             well_known: WellKnown::default(),
             ip_from_forwarded_header: false,
             rate_limit: RateLimits::default(),
@@ -429,7 +390,6 @@ pub(crate) fn impossible(config: &Config) -> BTreeMap<&'static str, String> {
         config.admins.iter().any(|admin| admin.server_name() != config.server_name),
         "must be users of this server",
     );
-    refuse("media_s3", config.media_s3.as_ref().is_some_and(|s3| s3.bucket.is_empty()), "needs a bucket");
     refuse("log", config.log.parse::<tracing_subscriber::EnvFilter>().is_err(), "is not a level or a list of filters");
     wrong
 }
