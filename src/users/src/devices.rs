@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::{Batch, Encode, Prefix, Range, Record, Table, Text, Versioned, View};
 
 use crate::{
-    Change, Error, Result, Users, bump_version, keys, log, tables, to_device,
+    Change, Error, Result, Users, bump_version, dehydrated, keys, log, tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
 
@@ -127,7 +127,7 @@ impl Users {
     }
 
     /// Creates the device, if it isn't there.
-    async fn prepare_put_device(
+    pub(crate) async fn prepare_put_device(
         &self,
         view: &View,
         batch: &mut Batch,
@@ -267,6 +267,21 @@ impl Users {
         }
     }
 
+    /// Deletes a device, if it is there. The caller guards the user's version.
+    pub(crate) async fn prepare_delete_device(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        device: &str,
+    ) -> Result<()> {
+        let selection = Selection::of(view, user, |id| id == device).await?;
+        if !selection.ids.is_empty() {
+            delete_devices(view, batch, user, selection).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes all devices of a user: logs out everywhere.
     ///
     /// # Errors
@@ -382,6 +397,7 @@ async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, selection
         to_device::prepare_delete_queues(batch, user, run);
     }
     keys::prepare_delete_device_keys(view, batch, user, &ids, &runs).await?;
+    dehydrated::prepare_forget(view, batch, user, &ids).await?;
     let changed = Vec::new();
     let deleted = ids;
     log(batch, user, Change::Devices { changed, deleted });

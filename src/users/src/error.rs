@@ -78,6 +78,9 @@ pub enum Error {
         /// The greatest number of bytes.
         max: usize,
     },
+    /// A device that is to be made has the id of one that is there.
+    #[error("the user has a device with this id")]
+    DeviceIdInUse,
     /// The user has as many devices as one may have.
     #[error("the user has too many devices")]
     TooManyDevices,

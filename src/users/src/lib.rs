@@ -13,6 +13,7 @@ mod account_data;
 mod accounts;
 mod change;
 mod config;
+mod dehydrated;
 mod device_lists;
 mod devices;
 mod directory;
@@ -51,6 +52,7 @@ pub use account_data::{
 pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
 pub use change::{Change, UserChanged};
 pub use config::{Config, PasswordConfig, PresenceConfig, TokenConfig};
+pub use dehydrated::{DEHYDRATED_DEVICE_BYTES_MAX, DehydratedDevice, NewDehydratedDevice};
 pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_MAX, Device, PutDevice};
 pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
 pub use error::{Error, Result};

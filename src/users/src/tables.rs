@@ -8,6 +8,7 @@ use store::{Fixed, Position, Record, TableInfo, Text};
 
 use crate::{
     accounts::Account,
+    dehydrated::DehydratedRow,
     devices::DeviceRow,
     key_backup::KeyRow,
     to_device::TxnRow,
@@ -90,6 +91,8 @@ store::table! { /// OpenID token by SHA-256: user and expiry (Unix ms).
 pub(crate) OpenIdTokens = 167, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
 store::table! { /// OpenID tokens by expiry, to find those to forget.
 pub(crate) OpenIdTokenExpiry = 168, Ranges: (u64, Fixed<32>) => () }
+store::table! { /// Dehydrated device of a user.
+pub(crate) DehydratedDevices = 169, Points: Text<OwnedUserId> => DehydratedRow }
 store::table! { /// Key backup by version: algorithm, and `auth_data` as JSON.
 pub(crate) KeyBackups = 170, Ranges: (Text<OwnedUserId>, u64) => (String, String) }
 store::table! { /// Number of keys and etag of a key backup; every writer of keys expects and writes it.
@@ -141,6 +144,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<ToDeviceTxnTimes>(),
     TableInfo::of::<OpenIdTokens>(),
     TableInfo::of::<OpenIdTokenExpiry>(),
+    TableInfo::of::<DehydratedDevices>(),
     TableInfo::of::<KeyBackups>(),
     TableInfo::of::<KeyBackupContents>(),
     TableInfo::of::<KeyBackupLast>(),

@@ -35,6 +35,7 @@ pub use upload::{
 
 pub(crate) use cross_signing::is_cross_signing_key;
 pub(crate) use pool::Turns;
+pub(crate) use upload::prepare_keys;
 
 /// Deletes all keys of devices that are deleted. The caller guards the user's version.
 pub(crate) async fn prepare_delete_device_keys(

@@ -146,10 +146,31 @@ async fn prepare_upload(
     owner: (&UserId, &DeviceId),
     upload: &Upload,
 ) -> Result<BTreeMap<String, u64>> {
-    let (user, device) = owner;
-    if !view.contains::<tables::Devices>(&(user, device.as_str())).await? {
+    if !view.contains::<tables::Devices>(&(owner.0, owner.1.as_str())).await? {
         return Err(Error::UnknownDevice);
     }
+    prepare_parsed(view, batch, owner, upload).await
+}
+
+/// As [`Users::upload_keys`], for a device that is there or is made in this batch.
+pub(crate) async fn prepare_keys(
+    view: &View,
+    batch: &mut Batch,
+    owner: (&UserId, &DeviceId),
+    upload: &KeyUpload,
+) -> Result<()> {
+    let upload = Upload::parse(owner.0, owner.1, upload)?;
+    prepare_parsed(view, batch, owner, &upload).await?;
+    Ok(())
+}
+
+async fn prepare_parsed(
+    view: &View,
+    batch: &mut Batch,
+    owner: (&UserId, &DeviceId),
+    upload: &Upload,
+) -> Result<BTreeMap<String, u64>> {
+    let (user, device) = owner;
     let stored = Identity::load(view, user, device).await?;
     if let Some(identity) = &upload.identity {
         prepare_identity(view, batch, owner, stored.as_ref(), identity).await?;

@@ -2,6 +2,7 @@
 
 mod account_data;
 mod accounts;
+mod dehydrated;
 mod device_lists;
 mod devices;
 mod directory;

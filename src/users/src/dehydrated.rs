@@ -1,0 +1,163 @@
+//! Dehydrated devices: one device of a user that no client uses, whose private keys are stored here, encrypted. It gets messages
+//! while no other device is logged in, and the user's next client reads them with those keys.
+//!
+//! Proposal: MSC3814. To others it is a device like any other, so it has a row among the user's devices; it has no tokens.
+
+use std::slice::from_ref;
+
+use ruma::{DeviceId, OwnedDeviceId, UserId};
+use serde_json::value::RawValue;
+use store::{Batch, View};
+
+use crate::{Change, Error, KeyUpload, PutDevice, Result, Users, bump_version, keys, log, tables};
+
+/// The most bytes of the stored keys of a dehydrated device with the object around them.
+pub const DEHYDRATED_DEVICE_BYTES_MAX: usize = 65_536;
+
+/// Device id, its keys as JSON, and the dehydrated device that it replaces and that is still to be deleted.
+pub(crate) type DehydratedRow = (String, String, Option<String>);
+
+/// A device to store.
+#[derive(Clone, Debug)]
+pub struct NewDehydratedDevice<'a> {
+    /// Its id, which no other device of the user has.
+    pub device_id: &'a DeviceId,
+    /// Its display name.
+    pub display_name: Option<&'a str>,
+    /// Its private keys, encrypted: a JSON object.
+    pub data: &'a RawValue,
+    /// Its public keys.
+    pub keys: KeyUpload,
+}
+
+/// A stored device.
+#[derive(Clone, Debug)]
+pub struct DehydratedDevice {
+    /// Its id.
+    pub device_id: OwnedDeviceId,
+    /// What was stored.
+    pub data: Box<RawValue>,
+}
+
+impl Users {
+    /// Stores the user's dehydrated device in place of the one before, which is deleted with all that belongs to it. The same device
+    /// again changes what is stored of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceIdInUse`]; [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::InvalidDeviceId`],
+    /// [`Error::TooManyDevices`], [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Contended`], and those of
+    /// [`Users::upload_keys`].
+    pub async fn put_dehydrated_device(&self, user: &UserId, new: &NewDehydratedDevice<'_>) -> Result<()> {
+        if new.data.get().len() > DEHYDRATED_DEVICE_BYTES_MAX {
+            return Err(Error::TooLarge { what: "the dehydrated device", max: DEHYDRATED_DEVICE_BYTES_MAX });
+        }
+        if !new.data.get().starts_with('{') {
+            return Err(Error::NotAnObject);
+        }
+        // What a crash left undone.
+        self.delete_replaced(user).await?;
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            self.prepare_dehydrated(&attempt.view, &mut attempt.batch, user, new).await?;
+            if attempt.commit().await? {
+                break;
+            }
+        }
+        // The new device is there with its keys before the old one goes, so that at no time there is none.
+        self.delete_replaced(user).await
+    }
+
+    async fn prepare_dehydrated(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        new: &NewDehydratedDevice<'_>,
+    ) -> Result<()> {
+        self.active_account(view, user).await?;
+        let old = view.get::<tables::DehydratedDevices>(&user).await?;
+        let is_same = old.as_ref().is_some_and(|(device, ..)| device == new.device_id.as_str());
+        bump_version(view, batch, user).await?;
+        let put = self.prepare_put_device(view, batch, user, new.device_id, new.display_name).await?;
+        if put == PutDevice::Updated && !is_same {
+            return Err(Error::DeviceIdInUse);
+        }
+        keys::prepare_keys(view, batch, (user, new.device_id), &new.keys).await?;
+        let replaces = match &old {
+            Some((_, _, replaces)) if is_same => replaces.clone(),
+            Some((device, ..)) => Some(device.clone()),
+            None => None,
+        };
+        batch.expect::<tables::DehydratedDevices>(&user, old.as_ref());
+        let row = (new.device_id.to_string(), new.data.get().to_owned(), replaces);
+        batch.put::<tables::DehydratedDevices>(&user, &row);
+        let (changed, deleted) = (vec![new.device_id.to_owned()], Vec::new());
+        log(batch, user, Change::Devices { changed, deleted });
+        Ok(())
+    }
+
+    /// Deletes the dehydrated device that was replaced by that of now.
+    async fn delete_replaced(&self, user: &UserId) -> Result<()> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            let row = view.get::<tables::DehydratedDevices>(&user).await?;
+            let Some((device, data, Some(replaced))) = row.clone() else {
+                return Ok(());
+            };
+            bump_version(view, batch, user).await?;
+            self.prepare_delete_device(view, batch, user, &replaced).await?;
+            batch.expect::<tables::DehydratedDevices>(&user, row.as_ref());
+            batch.put::<tables::DehydratedDevices>(&user, &(device, data, None));
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The user's dehydrated device.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn dehydrated_device(&self, view: &View, user: &UserId) -> Result<Option<DehydratedDevice>> {
+        let Some((device, data, _)) = view.get::<tables::DehydratedDevices>(&user).await? else {
+            return Ok(None);
+        };
+        let data = RawValue::from_string(data);
+        let data = data.map_err(|source| Error::Damaged { what: "a dehydrated device", source })?;
+        Ok(Some(DehydratedDevice { device_id: device.into(), data }))
+    }
+
+    /// Deletes the user's dehydrated device with all that belongs to it, and says which it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownDevice`] if there is none; [`Error::Contended`].
+    pub async fn delete_dehydrated_device(&self, user: &UserId) -> Result<OwnedDeviceId> {
+        self.delete_replaced(user).await?;
+        let device = self.dehydrated_device(&self.inner.store.view(), user).await?;
+        let device = device.ok_or(Error::UnknownDevice)?.device_id;
+        self.delete_devices(user, from_ref(&device)).await?;
+        Ok(device)
+    }
+}
+
+/// Forgets a dehydrated device that is among the devices that are deleted. The caller guards the user's version.
+pub(crate) async fn prepare_forget(
+    view: &View,
+    batch: &mut Batch,
+    user: &UserId,
+    deleted: &[OwnedDeviceId],
+) -> Result<()> {
+    let Some((device, ..)) = view.get::<tables::DehydratedDevices>(&user).await? else {
+        return Ok(());
+    };
+    if deleted.iter().any(|deleted| deleted.as_str() == device) {
+        batch.delete::<tables::DehydratedDevices>(&user);
+    }
+    Ok(())
+}
