@@ -26,14 +26,14 @@ fn sign(object: &mut Value, user: &str, key_id: &str, sign: impl Fn(&[u8]) -> St
 }
 
 /// What a device signs and is signed with.
-struct Device {
-    user: String,
-    id: String,
+pub struct Device {
+    pub user: String,
+    pub id: String,
     account: Account,
 }
 
 impl Device {
-    fn of(user: &User<'_>) -> Self {
+    pub fn of(user: &User<'_>) -> Self {
         Self { user: user.id.clone(), id: user.device.clone(), account: Account::new() }
     }
 
@@ -42,7 +42,7 @@ impl Device {
         sign(object, &self.user, &key_id, |text| self.account.sign(text).to_base64());
     }
 
-    fn keys(&self) -> Value {
+    pub fn keys(&self) -> Value {
         let mut keys = json!({
             "user_id": self.user, "device_id": self.id,
             "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
@@ -55,7 +55,7 @@ impl Device {
         keys
     }
 
-    fn one_time_keys(&mut self, count: usize) -> BTreeMap<String, Value> {
+    pub fn one_time_keys(&mut self, count: usize) -> BTreeMap<String, Value> {
         self.account.generate_one_time_keys(count);
         let new = self.account.one_time_keys();
         self.account.mark_keys_as_published();
@@ -68,7 +68,7 @@ impl Device {
         keys
     }
 
-    fn fallback_key(&mut self) -> Value {
+    pub fn fallback_key(&mut self) -> Value {
         self.account.generate_fallback_key();
         let (id, key) = self.account.fallback_key().into_iter().next().expect("a key");
         let mut object = json!({ "key": key.to_base64(), "fallback": true });

@@ -3,6 +3,7 @@
 mod accounts;
 mod bad_input;
 mod command_line;
+mod dehydrated_devices;
 mod device_lists;
 mod devices;
 mod durability;

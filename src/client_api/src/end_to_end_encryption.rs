@@ -33,7 +33,7 @@ pub(crate) async fn upload_keys(
     Ok(upload_keys::v3::Response::new(counts.into_iter().map(count).collect()))
 }
 
-fn raw_keys<T>(keys: BTreeMap<OwnedOneTimeKeyId, Raw<T>>) -> BTreeMap<OwnedOneTimeKeyId, Box<RawValue>> {
+pub(crate) fn raw_keys<T>(keys: BTreeMap<OwnedOneTimeKeyId, Raw<T>>) -> BTreeMap<OwnedOneTimeKeyId, Box<RawValue>> {
     keys.into_iter().map(|(id, key)| (id, key.into_json())).collect()
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::UnknownToken => ApiError::unknown_token(false),
         E::ExpiredToken => ApiError::unknown_token(true),
         E::InvalidRegistrationToken => ApiError::forbidden(message),
-        E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } => {
+        E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } | E::DeviceIdInUse => {
             ApiError::invalid_param(message)
         }
         E::TooManyDevices | E::TooMany(_) | E::QueueFull => bad_request("M_UNKNOWN", message),

@@ -11,6 +11,7 @@ mod capabilities;
 mod config;
 mod content_repo;
 mod create_room;
+mod dehydrated_devices;
 mod device_management;
 mod directory;
 mod end_to_end_encryption;

@@ -3,12 +3,12 @@
 use haima_http::{Class, Endpoint, Router, Routes};
 
 use crate::{
-    ClientApi, account_data, account_deactivation, banning, capabilities, content_repo, create_room, device_management,
-    directory, end_to_end_encryption, event_context, filter, inviting, joining, key_backup, keys_changes, kicking,
-    knocking, leaving, list_joined_rooms, list_public_rooms, login, login_token, logout, message_pagination,
-    mutual_rooms, openid, password_management, presence, profile, pushrules, read_markers, receipts, redaction,
-    refresh, registration, registration_tokens, relations, room_event_by_timestamp, room_send, room_state,
-    room_summary, room_upgrades, rooms_module, send_to_device, space_hierarchy, support, sync_module, tags,
+    ClientApi, account_data, account_deactivation, banning, capabilities, content_repo, create_room,
+    dehydrated_devices, device_management, directory, end_to_end_encryption, event_context, filter, inviting, joining,
+    key_backup, keys_changes, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login, login_token,
+    logout, message_pagination, mutual_rooms, openid, password_management, presence, profile, pushrules, read_markers,
+    receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp, room_send,
+    room_state, room_summary, room_upgrades, rooms_module, send_to_device, space_hierarchy, support, sync_module, tags,
     third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
 };
 
@@ -131,6 +131,7 @@ fn key_backups(routes: ApiRoutes) -> ApiRoutes {
 }
 
 fn encryption(routes: ApiRoutes) -> ApiRoutes {
+    use dehydrated_devices as dehydrated;
     use end_to_end_encryption as keys;
     routes
         .on("uploadKeys", Class::Write, keys::upload_keys)
@@ -139,6 +140,10 @@ fn encryption(routes: ApiRoutes) -> ApiRoutes {
         .on("getKeysChanges", Class::Read, keys_changes::get_keys_changes)
         .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
         .on("uploadCrossSigningSignatures", Class::Write, keys::upload_cross_signing_signatures)
+        .on("putDehydratedDevice", Class::Write, dehydrated::put_dehydrated_device)
+        .on("getDehydratedDevice", Class::Read, dehydrated::get_dehydrated_device)
+        .on("deleteDehydratedDevice", Class::Write, dehydrated::delete_dehydrated_device)
+        .on("getDehydratedDeviceEvents", Class::Read, dehydrated::get_dehydrated_device_events)
 }
 
 fn memberships(routes: ApiRoutes) -> ApiRoutes {

@@ -17,7 +17,7 @@ const VERSIONS: [&str; 22] = [
 
 /// `GET /_matrix/client/versions`
 pub(crate) async fn get_versions(_: ClientApi, _: Anyone, _: get_supported_versions::Request) -> Result<Json<Value>> {
-    Ok(Json(json!({ "versions": VERSIONS, "unstable_features": {} })))
+    Ok(Json(json!({ "versions": VERSIONS, "unstable_features": { "org.matrix.msc3814": true } })))
 }
 
 /// Asks whether the server is well.
