@@ -62,6 +62,28 @@ pub struct Config {
     /// MiB that all files may take together; above that the oldest are deleted, for everybody. 0 to keep them.
     pub media_retention_mb: u64,
 
+    /// Web pages that users may ask this server to preview: those whose host contains one of these. `*` stands for all.
+    /// While all the allow lists are empty there are no previews.
+    pub url_preview_domain_contains_allowlist: Vec<String>,
+
+    /// Hosts whose pages may be previewed. `*` stands for all.
+    pub url_preview_domain_explicit_allowlist: Vec<String>,
+
+    /// Hosts whose pages are not previewed, whatever the allow lists say.
+    pub url_preview_domain_explicit_denylist: Vec<String>,
+
+    /// Pages may be previewed whose URL contains one of these. `*` stands for all.
+    pub url_preview_url_contains_allowlist: Vec<String>,
+
+    /// Whether a host in the explicit lists stands for those below it as well: `example.org` for `www.example.org`.
+    pub url_preview_check_root_domain: bool,
+
+    /// How much of a page is read for its preview, in bytes.
+    pub url_preview_max_spider_size: usize,
+
+    /// Addresses and networks that this server doesn't connect to for a user: those that only its own network reaches.
+    pub ip_range_denylist: Vec<String>,
+
     /// Seconds after which a request that is not a long poll is given up.
     pub client_request_timeout: u64,
 
@@ -151,6 +173,10 @@ pub struct Config {
     /// Certificates for HTTPS by this server itself. Leave it out behind a reverse proxy.
     pub tls: Option<Tls>,
 
+    /// Keep uploaded files in a bucket of S3 or of a service with the same protocol. Files that were uploaded before stay
+    /// where they are, and are found there.
+    pub media_s3: Option<S3>,
+
     /// What the server tells clients and servers that only know its name (`/.well-known/matrix/…`).
     pub well_known: WellKnown,
 
@@ -200,6 +226,40 @@ pub struct Tls {
     pub certs: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// Uploaded files in a bucket.
+#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
+pub struct S3 {
+    /// The name of the bucket, which must exist.
+    pub bucket: String,
+    /// The base URL of a service other than Amazon's, for example `https://minio.example.org`.
+    pub endpoint: Option<String>,
+    /// The region of the bucket.
+    pub region: String,
+    /// The id of the access key. Without one the role of the machine or container is used.
+    pub access_key: Option<String>,
+    /// The secret that belongs to `access_key`.
+    pub secret_key: Option<String>,
+    /// What the names of all objects begin with.
+    pub prefix: String,
+    /// Whether the bucket is named in the path of requests, and not in the host name. MinIO and many others want it so.
+    pub path_style: bool,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            bucket: String::new(),
+            endpoint: None,
+            region: "us-east-1".into(),
+            access_key: None,
+            secret_key: None,
+            prefix: String::new(),
+            path_style: true,
+        }
+    }
 }
 
 /// Discovery documents.
@@ -308,6 +368,13 @@ impl Default for Config {
             media_user_quota_mb: 0,
             media_retention_days: 0,
             media_retention_mb: 0,
+            url_preview_domain_contains_allowlist: Vec::new(),
+            url_preview_domain_explicit_allowlist: Vec::new(),
+            url_preview_domain_explicit_denylist: Vec::new(),
+            url_preview_url_contains_allowlist: Vec::new(),
+            url_preview_check_root_domain: false,
+            url_preview_max_spider_size: 256_000,
+            ip_range_denylist: net::DENIED_DEFAULT.map(str::to_owned).to_vec(),
             client_request_timeout: 60,
             client_sync_timeout_max: 300,
             client_shutdown_timeout: 10,
@@ -335,6 +402,7 @@ impl Default for Config {
             log: "info".into(),
             log_format: LogFormat::Human,
             tls: None,
+            media_s3: None,
             well_known: WellKnown::default(),
             ip_from_forwarded_header: false,
             rate_limit: RateLimits::default(),
@@ -390,6 +458,15 @@ pub(crate) fn impossible(config: &Config) -> BTreeMap<&'static str, String> {
         config.admins.iter().any(|admin| admin.server_name() != config.server_name),
         "must be users of this server",
     );
+    let networks = net::Guard::parse(config.ip_range_denylist.iter().map(String::as_str));
+    refuse("ip_range_denylist", networks.is_err(), "must be addresses and networks, such as \"10.0.0.0/8\"");
+    let previewed = 1_024..=16 * 1024 * 1024;
+    refuse(
+        "url_preview_max_spider_size",
+        !previewed.contains(&config.url_preview_max_spider_size),
+        "must be from 1024 to 16777216",
+    );
+    refuse("media_s3", config.media_s3.as_ref().is_some_and(|s3| s3.bucket.is_empty()), "needs a bucket");
     refuse("log", config.log.parse::<tracing_subscriber::EnvFilter>().is_err(), "is not a level or a list of filters");
     wrong
 }

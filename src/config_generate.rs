@@ -4,7 +4,7 @@ use documented::DocumentedFields;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, RateLimits, Tls, WellKnown};
+use crate::config::{Config, RateLimits, S3, Tls, WellKnown};
 
 const HEADER: &str = "\
 # Haima's configuration. It works as it stands, for trying the server out on this machine.
@@ -42,6 +42,7 @@ pub(crate) fn sections() -> Vec<Section> {
     vec![
         Section::new::<Config>("global", true),
         Section::new::<Tls>("global.tls", false),
+        Section::new::<S3>("global.media_s3", false),
         Section::new::<WellKnown>("global.well_known", true),
         Section::new::<RateLimits>("global.rate_limit", true),
     ]

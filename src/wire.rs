@@ -62,7 +62,7 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
-    let media = Media::open(media_config(config), store.clone(), clock.clone(), random.clone()).await?;
+    let media = Media::open(media_config(config)?, store.clone(), clock.clone(), random.clone()).await?;
     Ok(Parts { store, rooms, users, flows, media, clock, random })
 }
 
@@ -222,16 +222,45 @@ fn users_config(config: &Config) -> users::Config {
     users
 }
 
-fn media_config(config: &Config) -> media::Config {
+fn media_config(config: &Config) -> anyhow::Result<media::Config> {
     let path = config.media_path.clone().unwrap_or_else(|| config.database_path.join("media"));
     let mut media = media::Config::new(config.server_name.clone(), path);
+    media.s3 = config.media_s3.as_ref().map(|s3| media::S3Config {
+        bucket: s3.bucket.clone(),
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        access_key: s3.access_key.clone(),
+        secret_key: s3.secret_key.clone(),
+        prefix: s3.prefix.clone(),
+        path_style: s3.path_style,
+    });
     media.upload_bytes_max = config.max_request_size as u64;
     media.user_bytes_max = config.media_user_quota_mb.saturating_mul(1 << 20);
     media.pending_max = config.max_pending_media_uploads;
     media.pending_ms_max = config.media_create_unused_expiration_time.saturating_mul(1000);
     media.keep_ms = config.media_retention_days.saturating_mul(24 * 60 * 60 * 1000);
     media.keep_bytes = config.media_retention_mb.saturating_mul(1 << 20);
-    media
+    media.previews = Some(preview_config(config)?);
+    Ok(media)
+}
+
+fn preview_config(config: &Config) -> anyhow::Result<media::PreviewConfig> {
+    let guard = net::Guard::parse(config.ip_range_denylist.iter().map(String::as_str));
+    let guard = guard.map_err(|entry| anyhow::anyhow!("ip_range_denylist: {entry:?} is no network"))?;
+    let client = net::Config {
+        guard,
+        connect_ms_max: 5_000,
+        request_ms_max: 15_000,
+        user_agent: concat!("Haima/", env!("CARGO_PKG_VERSION"), " (preview bot)").to_owned(),
+    };
+    let lists = media::PreviewLists {
+        domain_contains: config.url_preview_domain_contains_allowlist.clone(),
+        domain: config.url_preview_domain_explicit_allowlist.clone(),
+        domain_denied: config.url_preview_domain_explicit_denylist.clone(),
+        url_contains: config.url_preview_url_contains_allowlist.clone(),
+        parents: config.url_preview_check_root_domain,
+    };
+    Ok(media::PreviewConfig { lists, page_bytes_max: config.url_preview_max_spider_size, client })
 }
 
 fn sync_config(config: &Config) -> sync::Config {

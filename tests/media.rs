@@ -1,9 +1,18 @@
 //! The content repository.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
-use crate::support::{Server, User};
+use crate::support::{Server, User, encode};
 
 /// Uploads a file and gives its path below `download/` and `thumbnail/`.
 pub async fn upload(server: &Server, user: &User<'_>, query: &str, content_type: &str, bytes: &[u8]) -> String {
@@ -239,6 +248,67 @@ async fn thumbnails_are_made_and_found_again() {
     let (status, _) =
         alice.call(Method::GET, &format!("/_matrix/client/v1/media/thumbnail/{bomb}?width=96&height=96"), None).await;
     assert!(matches!(status.as_u16(), 400 | 413), "{status}");
+}
+
+/// Serves a page that names a picture, and counts the requests.
+async fn web(picture: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let page = b"<title>Seahorses</title><meta property='og:image' content='/picture'>";
+            let (kind, body) = match request.get(..8) {
+                Some(b"GET /pic") => ("image/png", &picture[..]),
+                _ => ("text/html; charset=utf-8", &page[..]),
+            };
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            // The other side may have gone.
+            drop(stream.write_all(&[head.as_bytes(), body].concat()).await);
+        }
+    });
+    (port, requests)
+}
+
+#[tokio::test]
+async fn pages_are_previewed_where_the_admin_allows_it() {
+    let (port, requests) = web(png(30, 20)).await;
+    let page = encode(&format!("http://localhost:{port}/page"));
+    let path = format!("/v1/media/preview_url?url={page}");
+    let off = Server::start();
+    let alice = off.register("alice").await;
+    alice.fails(Method::GET, &path, None, 403, "M_FORBIDDEN").await;
+
+    let guarded = Server::start_with("url_preview_domain_explicit_allowlist = [\"localhost\"]");
+    let alice = guarded.register("alice").await;
+    alice.fails(Method::GET, &path, None, 502, "M_UNKNOWN").await;
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "this machine is not asked");
+
+    let settings = "url_preview_domain_explicit_allowlist = [\"localhost\"]\nip_range_denylist = []";
+    let open = Server::start_with(settings);
+    let alice = open.register("alice").await;
+    let preview = alice.get(&path).await;
+    assert_eq!(preview["og:title"], "Seahorses");
+    assert_eq!((&preview["og:image:width"], &preview["og:image:type"]), (&json!(30), &json!("image/png")));
+    let image = preview["og:image"].as_str().and_then(|uri| uri.strip_prefix("mxc://")).expect("a URI");
+    let answer = get(&open, &alice, &format!("/_matrix/client/v1/media/download/{image}"), &[]).await;
+    assert_eq!(answer.bytes().await.expect("a body"), png(30, 20));
+    let legacy = alice.ok(Method::GET, &format!("/_matrix/media/v3/preview_url?url={page}"), None).await;
+    assert_eq!(legacy, preview);
+    assert_eq!(requests.load(Ordering::Relaxed), 2, "kept for a while");
+    let other = encode(&format!("http://127.0.0.1:{port}/page"));
+    alice.fails(Method::GET, &format!("/v1/media/preview_url?url={other}"), None, 403, "M_FORBIDDEN").await;
+    alice.fails(Method::GET, "/v1/media/preview_url?url=nonsense", None, 403, "M_FORBIDDEN").await;
+    alice.fails(Method::GET, "/v1/media/preview_url", None, 400, "M_MISSING_PARAM").await;
 }
 
 #[tokio::test]

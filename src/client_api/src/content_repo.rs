@@ -138,6 +138,24 @@ pub(crate) async fn get_content_thumbnail(
     thumbnail(&api, wanted, &conditions, ask).await
 }
 
+/// `GET /_matrix/client/v1/media/preview_url`
+pub(crate) async fn get_url_preview_authed(
+    api: ClientApi,
+    _: Session,
+    req: authed::get_media_preview::v1::Request,
+) -> Result<authed::get_media_preview::v1::Response> {
+    Ok(authed::get_media_preview::v1::Response::from_raw_value(api.media.preview(&req.url).await?))
+}
+
+/// `GET /_matrix/media/v3/preview_url`
+pub(crate) async fn get_url_preview(
+    api: ClientApi,
+    _: Session,
+    req: legacy::get_media_preview::v3::Request,
+) -> Result<legacy::get_media_preview::v3::Response> {
+    Ok(legacy::get_media_preview::v3::Response::from_raw_value(api.media.preview(&req.url).await?))
+}
+
 /// `GET /_matrix/client/v1/media/config`
 pub(crate) async fn get_config_authed(
     api: ClientApi,

@@ -106,6 +106,8 @@ fn files(routes: ApiRoutes) -> ApiRoutes {
         .on("getContentOverrideNameAuthed", Class::Read, repo::get_content_override_name_authed)
         .on("getContentThumbnailAuthed", Class::Read, repo::get_content_thumbnail_authed)
         .on("getContentThumbnail", Class::Read, repo::get_content_thumbnail)
+        .on("getUrlPreviewAuthed", Class::Preview, repo::get_url_preview_authed)
+        .on("getUrlPreview", Class::Preview, repo::get_url_preview)
         .on("getConfigAuthed", Class::Read, repo::get_config_authed)
         .on("getContent", Class::Read, repo::get_content)
         .on("getContentOverrideName", Class::Read, repo::get_content_override_name)

@@ -14,7 +14,7 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Greatest number of connections at a time; further ones wait to be accepted.
     pub connections_max: usize,
-    /// Greatest size of a JSON request body, in bytes (`max_request_size`).
+    /// Greatest size of a request's body, uploaded files included, in bytes (`max_request_size`).
     pub request_bytes_max: usize,
     /// Longest time that a request other than a long poll may take, in seconds.
     pub request_seconds_max: u64,

@@ -1,8 +1,10 @@
 //! What an admin decides about files.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use ruma::OwnedServerName;
+
+use crate::PreviewConfig;
 
 /// Settings of files.
 #[derive(Clone, Debug)]
@@ -11,6 +13,10 @@ pub struct Config {
     pub server_name: OwnedServerName,
     /// The directory for files, and for those that are being received.
     pub path: PathBuf,
+    /// The bucket for files in place of the local disk.
+    pub s3: Option<S3Config>,
+    /// Previews of web pages; without this there are none.
+    pub previews: Option<PreviewConfig>,
     /// The largest file, in bytes.
     pub upload_bytes_max: u64,
     /// What all files of a user may take together, in bytes; 0 for no limit.
@@ -31,6 +37,8 @@ impl Config {
         Self {
             server_name,
             path,
+            s3: None,
+            previews: None,
             upload_bytes_max: 20 << 20,
             user_bytes_max: 0,
             pending_max: 5,
@@ -38,5 +46,33 @@ impl Config {
             keep_ms: 0,
             keep_bytes: 0,
         }
+    }
+}
+
+/// A bucket of S3, or of what speaks its protocol.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Config {
+    /// The bucket's name.
+    pub bucket: String,
+    /// The base URL of what isn't Amazon's.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: String,
+    /// The id of the key; without one the machine's role is asked for.
+    pub access_key: Option<String>,
+    /// The key.
+    pub secret_key: Option<String>,
+    /// What the names of all objects begin with.
+    pub prefix: String,
+    /// The bucket is named in the path, and not in the host name.
+    pub path_style: bool,
+}
+
+impl fmt::Debug for S3Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Config")
+            .field("bucket", &self.bucket)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }

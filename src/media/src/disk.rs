@@ -62,10 +62,16 @@ impl Disk {
         TempFile { path: self.temp.join(format!("{name}{PART}")) }
     }
 
-    /// Marks that a blob of this name may be in storage without a row. Durable once a file in the same directory or
-    /// the directory itself is synced, which [`Disk::place`] does.
+    /// Marks that a blob of this name may be in storage without a row. [`Disk::place`] makes the
+    /// marker durable.
     pub(crate) fn mark(&self, name: &str) -> io::Result<()> {
         fs::File::create(self.temp.join(name)).map(drop)
+    }
+
+    /// As [`Disk::mark`], for a blob that is placed elsewhere.
+    pub(crate) fn mark_durably(&self, name: &str) -> io::Result<()> {
+        self.mark(name)?;
+        sync_directory(&self.temp)
     }
 
     /// Says that the blob has its row, or is gone.

@@ -45,6 +45,15 @@ pub enum Error {
     /// The user has set aside as many names as may wait.
     #[error("too many uploads that were announced have not been made")]
     TooManyPending,
+    /// The URL is not one whose previews are made.
+    #[error("previews of this URL are not made here")]
+    PreviewNotAllowed,
+    /// The page could not be fetched or read.
+    #[error("the page could not be fetched")]
+    PreviewFailed,
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Net(#[from] net::Error),
     /// Too much of this happens already.
     #[error("too many files are worked on at the moment")]
     Busy,

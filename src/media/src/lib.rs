@@ -7,11 +7,13 @@
 //! marker of it and removes what no row names. A blob's name is never used again, so that a late removal can't hit a
 //! new file with the same bytes.
 
+mod bucket;
 mod config;
 mod disk;
 mod error;
 mod files;
 mod pending;
+mod preview;
 mod receive;
 mod release;
 mod storage;
@@ -28,17 +30,18 @@ use event::{Clock, Random};
 use store::{CommitError, Store, View};
 use tokio::sync::{Semaphore, watch};
 
-pub use config::Config;
+pub use config::{Config, S3Config};
 pub use error::{Error, Result};
 pub use files::{Details, File};
 pub use pending::Reserved;
+pub use preview::{PreviewConfig, PreviewLists};
 pub use receive::{Received, Receiving};
 pub use storage::ByteStream;
 pub use sweep::Swept;
 pub use tables::{MediaChanged, MediaEvent, TABLES};
 pub use thumbnail::{Ask, Thumbnail};
 
-use crate::{disk::Disk, storage::Storage, thumbnail::Renderers, usage::Usage};
+use crate::{bucket::Bucket, disk::Disk, preview::Previewer, storage::Storage, thumbnail::Renderers, usage::Usage};
 
 /// How often a change is tried again when others change the same rows.
 const COMMIT_ATTEMPTS_MAX: u32 = 20;
@@ -57,6 +60,7 @@ struct Inner {
     storage: Storage,
     usage: Usage,
     renderers: Renderers,
+    previewer: Option<Previewer>,
     receiving: Arc<Semaphore>,
     /// Counts uploads to names that were set aside: who waits for one looks again.
     finished: watch::Sender<u64>,
@@ -72,10 +76,12 @@ impl Media {
     /// [`Error::Io`] if the directory can't be used.
     pub async fn open(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let disk = Disk::open(&config.path).await?;
+        let bucket = config.s3.as_ref().map(Bucket::new).transpose()?;
         let inner = Inner {
-            storage: Storage::new(disk),
+            storage: Storage::new(disk, bucket),
             usage: Usage::default(),
             renderers: Renderers::default(),
+            previewer: config.previews.clone().map(Previewer::new).transpose()?,
             receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
             finished: watch::Sender::new(0),
             config,

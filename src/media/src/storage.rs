@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::{
+    bucket::Bucket,
     disk::{Disk, blocking},
     receive::Content,
 };
@@ -13,18 +14,31 @@ use crate::{
 /// The bytes of a file, piece by piece.
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// The place of blobs. Markers and files that are being received are on the local disk in any case.
+/// The place of blobs: the local disk, or a bucket. Markers and files that are being received are on the local disk in
+/// any case, and so are blobs from before there was a bucket.
 pub(crate) struct Storage {
     pub(crate) disk: Disk,
+    bucket: Option<Bucket>,
 }
 
 impl Storage {
-    pub(crate) fn new(disk: Disk) -> Self {
-        Self { disk }
+    pub(crate) fn new(disk: Disk, bucket: Option<Bucket>) -> Self {
+        Self { disk, bucket }
     }
 
     /// Puts a blob into its place, durably, and leaves a marker that [`Storage::settle`] removes.
     pub(crate) async fn place(&self, content: &Content, name: &str) -> io::Result<()> {
+        match &self.bucket {
+            Some(bucket) => {
+                let (disk, marked) = (self.disk.clone(), name.to_owned());
+                blocking(move || disk.mark_durably(&marked)).await?;
+                bucket.put(content, name).await
+            }
+            None => self.place_on_disk(content, name).await,
+        }
+    }
+
+    async fn place_on_disk(&self, content: &Content, name: &str) -> io::Result<()> {
         let disk = self.disk.clone();
         let name = name.to_owned();
         match content {
@@ -58,16 +72,28 @@ impl Storage {
 
     /// The size of a blob in bytes; `None` if it isn't there.
     pub(crate) async fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        if let Some(bucket) = &self.bucket
+            && let Some(size) = bucket.size(name).await?
+        {
+            return Ok(Some(size));
+        }
         self.disk.size(name).await
     }
 
     /// Some bytes of a blob.
     pub(crate) async fn read(&self, name: &str, range: Range<u64>) -> io::Result<ByteStream> {
-        self.disk.read(name, range).await
+        let Some(bucket) = &self.bucket else { return self.disk.read(name, range).await };
+        match bucket.read(name, range.clone()).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.read(name, range).await,
+            other => other,
+        }
     }
 
     /// Removes a blob that no row names.
     pub(crate) async fn delete(&self, name: &str) -> io::Result<()> {
+        if let Some(bucket) = &self.bucket {
+            bucket.delete(name).await?;
+        }
         self.disk.delete(name).await
     }
 }

@@ -28,6 +28,7 @@ impl Media {
         let mut swept = Swept::default();
         let now_ms = self.now_ms();
         self.sweep_expired(now_ms, &mut swept).await?;
+        self.sweep_previews(now_ms).await?;
         let config = &self.inner.config;
         if config.keep_ms > 0 {
             self.sweep_oldest(&mut swept, |at, _| at < now_ms.saturating_sub(config.keep_ms)).await?;

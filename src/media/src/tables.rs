@@ -4,6 +4,8 @@ use ruma::{OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use store::{Fixed, NoPrevious, Record, TableInfo, Text, Versioned};
 
+use crate::preview::PreviewRow;
+
 /// A BLAKE3 digest of a file's bytes.
 pub(crate) type Digest = Fixed<32>;
 
@@ -30,6 +32,10 @@ store::table! { /// Digests of what an admin took out of circulation.
 pub(crate) Quarantined = 217, Points: Fixed<32> => () }
 store::table! { /// A thumbnail by the digest of its original, width, height and kind: digest and size of its blob, content type.
 pub(crate) Thumbnails = 218, Ranges: (Fixed<32>, u32, u32, u8) => (Fixed<32>, u64, String) }
+store::table! { /// A preview by the BLAKE3 digest of its URL.
+pub(crate) Previews = 219, Points: Fixed<32> => Record<PreviewRow> }
+store::table! { /// Previews by the time that they are kept to (Unix ms).
+pub(crate) PreviewExpiry = 220, Ranges: (u64, Fixed<32>) => () }
 
 /// All of them, for opening the store.
 pub const TABLES: &[TableInfo] = &[
@@ -44,6 +50,8 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Doomed>(),
     TableInfo::of::<Quarantined>(),
     TableInfo::of::<Thumbnails>(),
+    TableInfo::of::<Previews>(),
+    TableInfo::of::<PreviewExpiry>(),
 ];
 
 /// A file, or a name that waits for one.

@@ -126,8 +126,7 @@ mod tests {
         for address in denied {
             assert!(!guard.allows(address.parse().expect("an address")), "{address}");
         }
-        let allowed =
-            ["1.1.1.1", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8"];
+        let allowed = ["1.1.1.1", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8"];
         for address in allowed {
             assert!(guard.allows(address.parse().expect("an address")), "{address}");
         }

@@ -109,7 +109,8 @@ async fn denied_addresses_are_not_connected_to_by_name_or_number() {
     let client = client(Guard::parse(DENIED_DEFAULT).expect("networks"), 20_000);
     let port = server.port();
     // The forms that a URL parser knows for the same address, and a name that resolves to it.
-    let hosts = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"];
+    let hosts =
+        ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"];
     for host in hosts {
         let url: Url = format!("http://{host}:{port}/ok").parse().expect("a URL");
         let denied = client.get(url, &Headers::default(), LIMITS, |_| true).await;

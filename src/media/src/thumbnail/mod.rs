@@ -11,7 +11,7 @@ use store::{Batch, Fixed};
 use tokio::sync::{Mutex, Semaphore};
 
 pub use self::plan::Ask;
-pub(crate) use self::render::Rendered;
+pub(crate) use self::render::{Rendered, content_type as image_type, dimensions};
 use self::{
     plan::Variant,
     render::{Job, SOURCE_BYTES_MAX},

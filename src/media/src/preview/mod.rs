@@ -1,0 +1,255 @@
+//! Previews of web pages: fetched through the guarded client, read, and kept for a while.
+
+mod allow;
+mod page;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use net::{Headers, Limits, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+use store::{Batch, Fixed, NoPrevious, Range, Record, Versioned};
+use tokio::sync::{Mutex, Semaphore};
+
+pub use self::allow::PreviewLists;
+use self::page::{Page, cut};
+use crate::{
+    Details, Error, Media, Result,
+    tables::{Digest, PreviewExpiry, Previews},
+    thumbnail::{dimensions, image_type, work},
+};
+
+/// Pages that are fetched at the same time.
+const FETCHING_MAX: usize = 8;
+/// Requests that wait for their turn.
+const WAITING_MAX: usize = 64;
+/// Locks that keep two requests from fetching the same page.
+const LOCKS: usize = 64;
+/// How long a preview is kept, in milliseconds.
+const KEEP_MS: u64 = 60 * 60 * 1000;
+/// How long it is kept that there is none, in milliseconds.
+const KEEP_FAILED_MS: u64 = 60 * 1000;
+/// How long a page's picture is kept, in milliseconds: longer than any preview that names it.
+const KEEP_IMAGE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// The largest picture of a page, in bytes.
+const IMAGE_BYTES_MAX: u64 = 8 << 20;
+/// The largest oEmbed document, in bytes.
+const OEMBED_BYTES_MAX: usize = 64 * 1024;
+/// Longest text of an oEmbed document that is kept, in bytes.
+const OEMBED_TEXT_BYTES_MAX: usize = 500;
+/// Longest URL that is previewed, in bytes.
+const URL_BYTES_MAX: usize = 4_096;
+/// Previews forgotten in one sweep.
+const FORGOTTEN_MAX: usize = 10_000;
+
+/// What an admin decides about previews.
+#[derive(Clone, Debug)]
+pub struct PreviewConfig {
+    /// Which pages may be asked for.
+    pub lists: PreviewLists,
+    /// How much of a page is read, in bytes.
+    pub page_bytes_max: usize,
+    /// How pages are asked for.
+    pub client: net::Config,
+}
+
+/// What fetches previews.
+pub(crate) struct Previewer {
+    config: PreviewConfig,
+    client: net::Client,
+    waiting: Semaphore,
+    fetching: Semaphore,
+    locks: Vec<Arc<Mutex<()>>>,
+}
+
+impl Previewer {
+    pub(crate) fn new(config: PreviewConfig) -> Result<Self> {
+        Ok(Self {
+            client: net::Client::new(&config.client)?,
+            config,
+            waiting: Semaphore::new(WAITING_MAX),
+            fetching: Semaphore::new(FETCHING_MAX),
+            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+        })
+    }
+}
+
+/// A preview that was made, or that could not be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PreviewRow {
+    /// The answer; none if there is no preview.
+    json: Option<String>,
+    expires_ms: u64,
+}
+
+impl Versioned for PreviewRow {
+    const VERSION: u8 = 1;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> Self {
+        match previous {}
+    }
+}
+
+impl Media {
+    /// What a page says about itself, as the client-server API has it.
+    ///
+    /// # Errors
+    /// [`Error::PreviewNotAllowed`], [`Error::PreviewFailed`], [`Error::Busy`].
+    pub async fn preview(&self, url: &str) -> Result<Box<RawValue>> {
+        let previewer = self.inner.previewer.as_ref().ok_or(Error::PreviewNotAllowed)?;
+        let mut url = match url.len() <= URL_BYTES_MAX {
+            true => Url::parse(url).map_err(|_| Error::PreviewNotAllowed)?,
+            false => return Err(Error::PreviewNotAllowed),
+        };
+        url.set_fragment(None);
+        if !previewer.config.lists.any() || !previewer.config.lists.allow(&url) {
+            return Err(Error::PreviewNotAllowed);
+        }
+        let key = Fixed(*blake3::hash(url.as_str().as_bytes()).as_bytes());
+        if let Some(row) = self.known_preview(&key).await? {
+            return shape(row);
+        }
+        let _waiting = previewer.waiting.try_acquire().map_err(|_| Error::Busy)?;
+        let _one = previewer.locks[usize::from(key.0[0]) % LOCKS].lock().await;
+        if let Some(row) = self.known_preview(&key).await? {
+            return shape(row);
+        }
+        // The semaphore is never closed.
+        let _turn = previewer.fetching.acquire().await.map_err(|_| Error::Busy)?;
+        let made = self.make_preview(previewer, url).await;
+        let now_ms = self.now_ms();
+        let row = match made {
+            Ok(properties) => {
+                let json = serde_json::to_string(&properties).map_err(|_| Error::PreviewFailed)?;
+                PreviewRow { json: Some(json), expires_ms: now_ms.saturating_add(KEEP_MS) }
+            }
+            Err(Error::PreviewFailed) => PreviewRow { json: None, expires_ms: now_ms.saturating_add(KEEP_FAILED_MS) },
+            Err(error) => return Err(error),
+        };
+        self.keep_preview(&key, &row).await?;
+        shape(row)
+    }
+
+    async fn known_preview(&self, key: &Digest) -> Result<Option<PreviewRow>> {
+        let row = self.view().get::<Previews>(key).await?;
+        Ok(row.map(|row| row.0).filter(|row| row.expires_ms > self.now_ms()))
+    }
+
+    async fn keep_preview(&self, key: &Digest, row: &PreviewRow) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.relaxed();
+        batch.put::<Previews>(key, &Record(row.clone()));
+        batch.put::<PreviewExpiry>(&(row.expires_ms, *key), &());
+        self.inner.store.commit(batch).await?;
+        Ok(())
+    }
+
+    /// Forgets old previews.
+    pub(crate) async fn sweep_previews(&self, now_ms: u64) -> Result<()> {
+        let view = self.view();
+        let range = Range::<PreviewExpiry>::all().through(&(now_ms,)).limit(FORGOTTEN_MAX);
+        let mut batch = Batch::new();
+        batch.relaxed();
+        for ((at, key), ()) in view.scan(range).await? {
+            batch.delete::<PreviewExpiry>(&(at, key));
+            // One that was made again meanwhile has another row of its own.
+            if view.get::<Previews>(&key).await?.is_some_and(|row| row.0.expires_ms <= now_ms) {
+                batch.delete::<Previews>(&key);
+            }
+        }
+        if !batch.is_empty() {
+            self.inner.store.commit(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_preview(&self, previewer: &Previewer, url: Url) -> Result<BTreeMap<String, Value>> {
+        let limits = Limits { bytes_max: previewer.config.page_bytes_max, cut: true };
+        let accept = Headers { accept: Some("text/html, application/xhtml+xml, image/*;q=0.8"), ..Headers::default() };
+        let answer = previewer.fetch(url, &accept, limits).await?;
+        let content_type = answer.content_type().unwrap_or("").to_ascii_lowercase();
+        if content_type.starts_with("image/") {
+            return self.keep_image(previewer, answer.url).await;
+        }
+        if !content_type.contains("html") {
+            return Ok(BTreeMap::new());
+        }
+        let url = answer.url.clone();
+        let mut page = work(move || page::read(&answer.body, &content_type)).await?;
+        if let Some(oembed) = page.oembed.take().and_then(|href| url.join(&href).ok()) {
+            previewer.add_oembed(&mut page, oembed).await;
+        }
+        let mut properties: BTreeMap<String, Value> =
+            page.properties.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
+        if let Some(image) = page.image.and_then(|href| url.join(&href).ok()) {
+            match self.keep_image(previewer, image).await {
+                Ok(image) => properties.extend(image),
+                // A page without its picture is still worth a preview.
+                Err(Error::PreviewFailed | Error::NotAnImage | Error::ImageTooLarge) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(properties)
+    }
+
+    /// Fetches a picture and keeps it as a file.
+    async fn keep_image(&self, previewer: &Previewer, url: Url) -> Result<BTreeMap<String, Value>> {
+        let bytes_max = IMAGE_BYTES_MAX.min(self.inner.config.upload_bytes_max);
+        let limits = Limits { bytes_max: usize::try_from(bytes_max).unwrap_or(0), cut: false };
+        let accept = Headers { accept: Some("image/*"), ..Headers::default() };
+        let bytes = previewer.fetch(url, &accept, limits).await?.body;
+        let content_type = image_type(&bytes).map_err(|_| Error::PreviewFailed)?;
+        let measured = bytes.clone();
+        let (width, height) = work(move || dimensions(&measured)).await?.map_err(|_| Error::PreviewFailed)?;
+        let size = bytes.len();
+        let details = Details {
+            content_type: Some(content_type.to_owned()),
+            file_name: None,
+            expires_ms: Some(self.now_ms().saturating_add(KEEP_IMAGE_MS)),
+        };
+        let id = self.add(None, Self::received(bytes), details).await?;
+        Ok(BTreeMap::from([
+            ("og:image".to_owned(), Value::from(format!("mxc://{}/{id}", self.inner.config.server_name))),
+            ("og:image:type".to_owned(), Value::from(content_type)),
+            ("og:image:width".to_owned(), Value::from(width)),
+            ("og:image:height".to_owned(), Value::from(height)),
+            ("matrix:image:size".to_owned(), Value::from(size)),
+        ]))
+    }
+}
+
+impl Previewer {
+    async fn fetch(&self, url: Url, headers: &Headers<'_>, limits: Limits) -> Result<net::Answer> {
+        // What a page names may be anywhere that isn't denied; only where it leads back into is the guard's matter.
+        let allowed = |url: &Url| !self.config.lists.denies(url);
+        if !allowed(&url) {
+            return Err(Error::PreviewFailed);
+        }
+        self.client.get(url, headers, limits, allowed).await.map_err(|error| {
+            tracing::debug!(%error, "a page could not be fetched for its preview");
+            Error::PreviewFailed
+        })
+    }
+
+    /// Adds what an oEmbed document tells and the page doesn't.
+    async fn add_oembed(&self, page: &mut Page, url: Url) {
+        let limits = Limits { bytes_max: OEMBED_BYTES_MAX, cut: false };
+        let accept = Headers { accept: Some("application/json"), ..Headers::default() };
+        let Ok(answer) = self.fetch(url, &accept, limits).await else { return };
+        let Ok(oembed) = serde_json::from_slice::<Value>(&answer.body) else { return };
+        for (field, name) in [("title", "og:title"), ("provider_name", "og:site_name"), ("author_name", "og:author")] {
+            if let Some(text) = oembed[field].as_str().filter(|text| !text.is_empty()) {
+                page.properties.entry(name.to_owned()).or_insert_with(|| cut(text, OEMBED_TEXT_BYTES_MAX));
+            }
+        }
+        if let Some(image) = oembed["thumbnail_url"].as_str() {
+            page.image.get_or_insert_with(|| image.to_owned());
+        }
+    }
+}
+
+fn shape(row: PreviewRow) -> Result<Box<RawValue>> {
+    let json = row.json.ok_or(Error::PreviewFailed)?;
+    RawValue::from_string(json).map_err(|_| Error::PreviewFailed)
+}
