@@ -280,7 +280,7 @@ impl State {
 
     /// Routes messages to devices of a user.
     pub(crate) fn to_device(
-        &mut self,
+        &self,
         user: &UserId,
         devices: &[OwnedDeviceId],
         position: Position,
