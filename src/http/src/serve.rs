@@ -3,13 +3,14 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use ruma::exports::http::Request;
 use thiserror::Error;
@@ -32,6 +33,9 @@ const HEADERS_SECONDS_MAX: u64 = 120;
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+/// How a connection begins on which the client speaks HTTP/2 without having asked; no HTTP/1 method begins so (RFC 9113,
+/// section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI";
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -144,6 +148,7 @@ impl Worker {
             match accepted {
                 Ok((permit, stream, peer)) => {
                     let connection = Connection {
+                        gate: self.gate.clone(),
                         front: self.front.clone(),
                         watcher: self.graceful.watcher(),
                         peer,
@@ -162,6 +167,7 @@ impl Worker {
 
 /// One accepted connection.
 struct Connection {
+    gate: Arc<Gate>,
     front: Front,
     watcher: Watcher,
     peer: SocketAddr,
@@ -175,41 +181,86 @@ impl Connection {
             debug!(%error, "no TCP_NODELAY");
         }
         match acceptor {
-            None => self.serve(stream).await,
-            Some(acceptor) => {
-                let handshake =
-                    tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), acceptor.accept(stream));
-                match handshake.await {
-                    Ok(Ok(stream)) => self.serve(stream).await,
-                    Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
-                    Err(_late) => debug!("TLS handshake took too long"),
+            None => {
+                let version = tokio::select! {
+                    () = self.gate.shutdown().cancelled() => None,
+                    version = version_of(&stream) => version,
+                };
+                if let Some(version) = version {
+                    self.serve(stream, version).await;
                 }
             }
+            // Boxed, because a session of TLS takes much more room than a connection without it.
+            Some(acceptor) => Box::pin(self.start_tls(stream, acceptor)).await,
         }
     }
 
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn start_tls(self, stream: TcpStream, acceptor: TlsAcceptor) {
+        let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECONDS_MAX), acceptor.accept(stream));
+        match handshake.await {
+            Ok(Ok(stream)) => {
+                let version = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => HttpVersion::Two,
+                    _ => HttpVersion::One,
+                };
+                self.serve(stream, version).await;
+            }
+            Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+            Err(_late) => debug!("TLS handshake took too long"),
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, version: HttpVersion) {
         let (front, peer) = (self.front, self.peer);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
             front.clone().call(request)
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(HEADERS_SECONDS_MAX))
-            .max_buf_size(HEADERS_BYTES_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADERS_BYTES_MAX as u32)
-            .keep_alive_interval(Duration::from_secs(HEADERS_SECONDS_MAX));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = self.watcher.watch(connection).await {
+        let stream = TokioIo::new(stream);
+        let served = match version {
+            HttpVersion::One => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(HEADERS_SECONDS_MAX))
+                    .max_buf_size(HEADERS_BYTES_MAX);
+                self.watcher.watch(builder.serve_connection(stream, service)).await
+            }
+            HttpVersion::Two => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS_MAX)
+                    .max_header_list_size(HEADERS_BYTES_MAX as u32)
+                    .keep_alive_interval(Duration::from_secs(HEADERS_SECONDS_MAX));
+                // Boxed, because most connections are of the other version.
+                Box::pin(self.watcher.watch(builder.serve_connection(stream, service))).await
+            }
+        };
+        if let Err(error) = served {
             debug!(%error, "connection ended");
         }
+    }
+}
+
+/// How requests come on a connection.
+#[derive(Copy, Clone)]
+enum HttpVersion {
+    /// HTTP/1.0 or HTTP/1.1.
+    One,
+    /// HTTP/2.
+    Two,
+}
+
+/// The version that a client speaks without TLS: its first bytes tell, and stay for who reads next. Reading them away would cost
+/// each connection a larger buffer for as long as it lives. `None` if nothing comes.
+async fn version_of(stream: &TcpStream) -> Option<HttpVersion> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    let peeked = tokio::time::timeout(Duration::from_secs(HEADERS_SECONDS_MAX), stream.peek(&mut first));
+    match peeked.await {
+        Ok(Ok(0) | Err(_)) | Err(_) => None,
+        Ok(Ok(_)) if first == HTTP2_PREFACE => Some(HttpVersion::Two),
+        Ok(Ok(_)) => Some(HttpVersion::One),
     }
 }

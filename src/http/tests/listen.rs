@@ -78,6 +78,30 @@ async fn a_request_in_progress_finishes_at_shutdown() {
 }
 
 #[tokio::test]
+async fn a_client_may_begin_with_http_2() {
+    /// Length, type and flags of an empty SETTINGS frame, and its stream (RFC 9113, section 6.5).
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let (address, stop, server) = start(None, Slow::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&SETTINGS).await.unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], SETTINGS[3]);
+    stop.cancel();
+    drop(stream);
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_does_not_hold_up_shutdown() {
+    let (address, stop, server) = start(None, Slow::default()).await;
+    let _silent = TcpStream::connect(address).await.unwrap();
+    stop.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn tls() {
     let directory = tempfile::tempdir().unwrap();
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
