@@ -1,6 +1,6 @@
 //! Blobs in S3, or what speaks its protocol.
 
-use std::{fs, io, io::Read, ops::Range, path::Path as FilePath};
+use std::{fs, io, io::Read, ops::Range, path::Path as FilePath, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -20,6 +20,8 @@ const PART_BYTES: usize = 8 << 20;
 const SENDING_MAX: usize = 4;
 /// Longest time that a request may take to connect, in milliseconds.
 const CONNECT_MS_MAX: u64 = 10_000;
+/// Longest time without a byte of an answer, in milliseconds.
+const SILENCE_MS_MAX: u64 = 60_000;
 
 /// A bucket and the prefix of our objects in it.
 pub(crate) struct Bucket {
@@ -39,7 +41,8 @@ impl HttpConnector for Connector {
         let tls = net::client_config().map_err(|error| failed(error.into()))?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
-            .connect_timeout(std::time::Duration::from_millis(CONNECT_MS_MAX))
+            .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
+            .read_timeout(Duration::from_millis(SILENCE_MS_MAX))
             .build()
             .map_err(|error| failed(error.into()))?;
         Ok(HttpClient::new(client))
