@@ -13,8 +13,8 @@ use crate::{Result, Users, tables};
 /// was off.
 pub const TO_DEVICE_TXN_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Transaction ids removed in one batch.
-const SWEEP_ROWS: usize = 500;
+/// Transaction ids removed in one batch: also the longest, which a batch holds three times each, fit into it.
+const SWEEP_ROWS: usize = 100;
 
 /// A transaction id with its scope.
 pub(super) struct TxnKey {

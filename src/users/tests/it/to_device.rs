@@ -117,6 +117,25 @@ async fn a_repeated_request_sends_once() {
 }
 
 #[tokio::test]
+async fn transaction_ids_of_any_length_are_forgotten() {
+    const REQUESTS: usize = 400;
+    let world = world();
+    let alice = alice_with_devices(&world, &["ONE"]).await;
+    let content = raw("{}");
+    let message = [ToDeviceMessage { user: &alice, device: Some("ONE".into()), content: &content }];
+    // The longest there are, of the character that takes most room in a key.
+    let (device, event_type) = ("\0".repeat(255), "\0".repeat(255));
+    for number in 0..REQUESTS {
+        let txn_id = format!("{number:\0>255}");
+        let request =
+            ToDeviceRequest { sender: &alice, device: device.as_str().into(), txn_id: &txn_id, event_type: &event_type };
+        world.users.send_to_device(&request, &message).await.unwrap();
+    }
+    world.pass_ms(TO_DEVICE_TXN_KEPT_MS + 1);
+    assert_eq!(world.users.sweep_expired().await.unwrap(), REQUESTS);
+}
+
+#[tokio::test]
 async fn a_large_request_is_written_whole_and_once() {
     let world = world();
     let devices: Vec<String> = (0..40).map(|n| format!("D{n:02}")).collect();
