@@ -179,6 +179,7 @@ impl Users {
                 for ((_, device), _) in rows {
                     targets.messages.insert((message.user.to_owned(), device.into()), message.content);
                 }
+                check_count(&targets)?;
                 continue;
             };
             named.push((message, device));
@@ -190,9 +191,7 @@ impl Users {
                 targets.messages.insert((message.user.to_owned(), device.to_owned()), message.content);
             }
         }
-        if targets.messages.len() > TO_DEVICE_MESSAGES_PER_REQUEST_MAX {
-            return Err(Error::TooMany("messages in one request"));
-        }
+        check_count(&targets)?;
         let bytes: usize = targets.messages.values().map(|content| content.get().len()).sum();
         if bytes > TO_DEVICE_BYTES_PER_REQUEST_MAX {
             return Err(Error::TooLarge { what: "the request", max: TO_DEVICE_BYTES_PER_REQUEST_MAX });
@@ -357,6 +356,14 @@ fn check(request: &ToDeviceRequest<'_>, messages: &[ToDeviceMessage<'_>]) -> Res
         if !content.starts_with('{') {
             return Err(Error::NotAnObject);
         }
+    }
+    Ok(())
+}
+
+/// Refuses too many messages.
+fn check_count(targets: &Targets<'_>) -> Result<()> {
+    if targets.messages.len() > TO_DEVICE_MESSAGES_PER_REQUEST_MAX {
+        return Err(Error::TooMany("messages in one request"));
     }
     Ok(())
 }
