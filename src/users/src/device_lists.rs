@@ -31,6 +31,12 @@ pub(crate) async fn mark_signed(view: &View, batch: &mut Batch, signer: &UserId,
     Ok(())
 }
 
+/// Forgets whom a user signed: nobody is left who would be told.
+pub(crate) fn prepare_delete_signed(batch: &mut Batch, signer: &UserId) {
+    batch.delete_prefix::<tables::SignedUserPositions>(&(signer,));
+    batch.delete_prefix::<tables::SignedUsers>(&(signer,));
+}
+
 async fn mark(view: &View, batch: &mut Batch, user: &UserId, change: Change) -> Result<()> {
     let old = view.get::<tables::DeviceListPositions>(&user).await?;
     let position = Position::from(log(batch, user, change));

@@ -69,6 +69,7 @@ pub(crate) async fn prepare_delete_cross_signing(view: &View, batch: &mut Batch,
     }
     batch.delete_prefix::<tables::CrossSigningKeys>(&(user,));
     batch.delete_prefix::<tables::UserSignatures>(&(user,));
+    device_lists::prepare_delete_signed(batch, user);
     Ok(())
 }
 

@@ -303,6 +303,13 @@ async fn who_signs_others_is_seen_by_nobody_else() {
     assert!(master(&alice).await["signatures"].get(alice.as_str()).is_none());
     world.users.deactivate(&bob, Erasure::Keep).await.unwrap();
     assert!(seen(&world, &alice, &bob).await.unwrap().master.is_none());
+    let signed_by_alice = async || {
+        let since = store::Position::ZERO;
+        world.users.users_signed_since(&world.view(), &alice, since).await.unwrap()
+    };
+    assert_eq!(signed_by_alice().await, [bob.clone()]);
+    world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
+    assert!(signed_by_alice().await.is_empty());
 }
 
 #[tokio::test]
