@@ -127,7 +127,7 @@ impl Users {
                 }
                 batch.put::<tables::KeyBackupKeys>(place, &key.key.row());
                 new.count += u64::from(row.is_none());
-                new.etag = old.etag + 1;
+                new.etag = self.number_after(old.etag);
             }
             if new.count > KEY_BACKUP_KEYS_MAX {
                 return Err(Error::TooMany("keys in the backup"));
@@ -179,7 +179,7 @@ impl Users {
             if deleted == 0 {
                 return Ok(old);
             }
-            let new = BackupContents { count: old.count.saturating_sub(deleted), etag: old.etag + 1 };
+            let new = BackupContents { count: old.count.saturating_sub(deleted), etag: self.number_after(old.etag) };
             put_contents(batch, user, version, old, new);
             if attempt.commit().await? {
                 return Ok(new);

@@ -1,7 +1,7 @@
 //! Server-side key backups: keys of encrypted rooms that a user's devices store here, encrypted, for each other.
 //!
 //! Specification: client-server API, "Server-side key backups". Keys are written to the newest backup that exists; versions are
-//! numbered from 1 and a number is never given twice.
+//! numbered from 1 and a number is never given twice, not even after a restore.
 //!
 //! Every batch that changes keys expects and writes the row with the backup's number of keys and etag, so the number is exact at
 //! any time, also between the batches of one large request.
@@ -25,6 +25,9 @@ pub const KEY_BACKUPS_PER_USER_MAX: usize = 1_000;
 pub const KEY_BACKUP_AUTH_DATA_BYTES_MAX: usize = 65_536;
 /// The most bytes of the name of a backup's algorithm.
 pub const KEY_BACKUP_ALGORITHM_BYTES_MAX: usize = 255;
+
+/// How many versions and etags there are in one epoch of the store. Those of the next begin above them.
+const NUMBERS_PER_EPOCH: u64 = 1 << 32;
 
 /// A backup.
 #[derive(Clone, Debug)]
@@ -67,7 +70,7 @@ impl Users {
                 return Err(Error::TooMany("key backups"));
             }
             let last = view.get::<tables::KeyBackupLast>(&user).await?;
-            let version = last.unwrap_or(0) + 1;
+            let version = self.number_after(last.unwrap_or(0));
             batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
             batch.put::<tables::KeyBackupLast>(&user, &version);
             let row = (algorithm.to_owned(), auth_data.get().to_owned());
@@ -161,6 +164,13 @@ impl Users {
                 return Ok(());
             }
         }
+    }
+
+    /// The version or etag after `last`. Clients may know some that a restored store has forgotten; they are not given again
+    /// either.
+    fn number_after(&self, last: u64) -> u64 {
+        let epochs_over = self.inner.store.epoch().saturating_sub(1);
+        last.max(epochs_over.saturating_mul(NUMBERS_PER_EPOCH)).saturating_add(1)
     }
 
     pub(crate) fn prepare_delete_key_backups(&self, batch: &mut Batch, user: &UserId) {

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use ruma::{RoomId, UserId};
 use serde_json::value::RawValue;
+use store::{MemoryDisk, Options, Store};
 use users::{
     BackedUpKey, BackupContents, BackupKey, BackupScope, Erasure, Error, KEY_BACKUP_SESSION_BYTES_MAX,
     KEY_BACKUPS_PER_USER_MAX,
 };
 
-use crate::world::{World, world};
+use crate::world::{World, another, config, world};
 
 const ALGORITHM: &str = "m.megolm_backup.v1.curve25519-aes-sha2";
 
@@ -67,6 +68,32 @@ async fn versions_are_numbered_and_never_given_twice() {
     }
     assert_eq!(users.current_key_backup(&world.view(), &alice).await.unwrap(), None);
     assert_eq!(create(&world, &alice).await, 5);
+}
+
+#[tokio::test]
+async fn a_restored_store_gives_no_version_or_etag_again() {
+    let disk = MemoryDisk::new();
+    let mut world = world();
+    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.users = another(&world.store, &world.clock, config());
+    let alice = world.register("alice").await;
+    let version = create(&world, &alice).await;
+    world.users.put_backup_keys(&alice, version, &[key("!a:x", "1", (1, 0, false), "{}")]).await.unwrap();
+    let before = contents(&world, &alice, version).await;
+    world.store.close().await;
+
+    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.users = another(&world.store, &world.clock, config());
+    assert_eq!(contents(&world, &alice, version).await, before);
+    let keys = [key("!a:x", "2", (1, 0, false), "{}")];
+    let after = world.users.put_backup_keys(&alice, version, &keys).await.unwrap();
+    assert_eq!(after.count, 2);
+    // Clients may have seen any of these after the copy was made that the store was restored from.
+    let forgotten = 1_000_000;
+    assert!(after.etag > before.etag + forgotten);
+    let next = create(&world, &alice).await;
+    assert!(next > version + forgotten);
+    assert_eq!(create(&world, &alice).await, next + 1);
 }
 
 #[tokio::test]
