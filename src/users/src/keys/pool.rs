@@ -171,32 +171,4 @@ impl Users {
     pub async fn key_counts(&self, view: &View, user: &UserId, device: &DeviceId) -> Result<KeyCounts> {
         Ok(Pool::load(view, user, device).await?.counts)
     }
-
-    /// [`KeyCounts::one_time`] of a device.
-    ///
-    /// # Errors
-    ///
-    /// Fails only if the store does.
-    pub async fn one_time_key_counts(
-        &self,
-        view: &View,
-        user: &UserId,
-        device: &DeviceId,
-    ) -> Result<BTreeMap<String, u64>> {
-        Ok(self.key_counts(view, user, device).await?.one_time)
-    }
-
-    /// [`KeyCounts::unused_fallbacks`] of a device.
-    ///
-    /// # Errors
-    ///
-    /// Fails only if the store does.
-    pub async fn unused_fallback_key_types(
-        &self,
-        view: &View,
-        user: &UserId,
-        device: &DeviceId,
-    ) -> Result<BTreeSet<String>> {
-        Ok(self.key_counts(view, user, device).await?.unused_fallbacks)
-    }
 }

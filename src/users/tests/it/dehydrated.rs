@@ -62,8 +62,8 @@ async fn a_user_has_one_that_gets_messages_and_keys_claimed() {
     assert_eq!(current(&world, &alice).await.unwrap(), ("FIRST".to_owned(), r#"{"device_pickle":"FIRST"}"#.to_owned()));
     assert_eq!(device_ids(&world, &alice).await, ["FIRST", "PHONE"]);
     assert!(seen(&world, &alice, &alice).await.unwrap().devices.contains_key(&first.id));
-    let counts = world.users.one_time_key_counts(&world.view(), &alice, &first.id).await.unwrap();
-    assert_eq!(counts["signed_curve25519"], 5);
+    let counts = world.users.key_counts(&world.view(), &alice, &first.id).await.unwrap();
+    assert_eq!(counts.one_time["signed_curve25519"], 5);
     send(&world, &first, "1").await;
     assert_eq!(waiting(&world, &first).await, 1);
 

@@ -271,7 +271,7 @@ async fn keys_go_with_the_device_and_with_the_account() {
     assert_eq!(left.keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["B", "D"]);
     let count = async |id: &str| {
         let id = <&DeviceId>::from(id);
-        world.users.one_time_key_counts(&world.view(), &alice, id).await.unwrap()["signed_curve25519"]
+        world.users.key_counts(&world.view(), &alice, id).await.unwrap().one_time["signed_curve25519"]
     };
     assert_eq!([count("A").await, count("B").await, count("C").await, count("D").await], [0, 2, 0, 2]);
 
