@@ -1,7 +1,7 @@
 //! Module "Voice over IP".
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use haima_http::{ApiError, Guest, Json};
+use haima_http::{ApiError, Json, Session};
 use hmac::{Hmac, KeyInit, Mac};
 use ruma::{UserId, api::client::voip::get_turn_server_info::v3::Request};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use sha1::Sha1;
 use crate::{ClientApi, Turn, TurnAccess, error::Result};
 
 /// `GET /_matrix/client/v3/voip/turnServer`: an empty object if no TURN server is configured.
-pub(crate) async fn get_turn_server(api: ClientApi, caller: Guest, _: Request) -> Result<Json<Value>> {
+pub(crate) async fn get_turn_server(api: ClientApi, caller: Session, _: Request) -> Result<Json<Value>> {
     let Some(turn) = &api.config.turn else { return Ok(Json(json!({}))) };
     let (username, password) = credentials(turn, api.clock.now_ms() / 1000, &caller.user)?;
     let Turn { uris, ttl_s, .. } = turn;

@@ -109,6 +109,19 @@ async fn guests() {
     assert_eq!(who["is_guest"], true);
     let (status, answer) = world.ask(token, Method::POST, "/v3/createRoom", Some(json!({}))).await;
     assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_GUEST_ACCESS_FORBIDDEN")));
+    // What the specification lets guests do of encryption, and what it doesn't.
+    let (status, counts) = world.ask(token, Method::POST, "/v3/keys/upload", Some(json!({}))).await;
+    assert_eq!((status, counts), (200, json!({ "one_time_key_counts": { "signed_curve25519": 0 } })));
+    for (method, path) in [
+        (Method::GET, "/v3/keys/changes?from=s1_1_1_1_1_0_1&to=s1_1_1_1_1_0_1"),
+        (Method::GET, "/v3/voip/turnServer"),
+        (Method::GET, "/v3/room_keys/version"),
+        (Method::POST, "/v3/keys/signatures/upload"),
+    ] {
+        let body = (method == Method::POST).then(|| json!({}));
+        let (status, answer) = world.ask(token, method, path, body).await;
+        assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_GUEST_ACCESS_FORBIDDEN")), "{path}");
+    }
     let closed = World::new().await;
     assert_eq!(closed.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await.0, 403);
 }
