@@ -127,8 +127,12 @@ async fn transaction_ids_of_any_length_are_forgotten() {
     let (device, event_type) = ("\0".repeat(255), "\0".repeat(255));
     for number in 0..REQUESTS {
         let txn_id = format!("{number:\0>255}");
-        let request =
-            ToDeviceRequest { sender: &alice, device: device.as_str().into(), txn_id: &txn_id, event_type: &event_type };
+        let request = ToDeviceRequest {
+            sender: &alice,
+            device: device.as_str().into(),
+            txn_id: &txn_id,
+            event_type: &event_type,
+        };
         world.users.send_to_device(&request, &message).await.unwrap();
     }
     world.pass_ms(TO_DEVICE_TXN_KEPT_MS + 1);
