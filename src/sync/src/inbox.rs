@@ -6,12 +6,16 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use ruma::DeviceId;
+use ruma::{DeviceId, OwnedDeviceId};
 use store::Position;
 use tokio::sync::Notify;
+use users::KeyCounts;
 
 /// Things that one shelf of an inbox lists. A client that is away while more than these change is answered from the tables.
 pub(crate) const SHELF_ITEMS_MAX: usize = 128;
+
+/// Devices of a user whose numbers of keys are remembered: as many as poll at one time.
+const KNOWN_DEVICES_MAX: usize = 8;
 
 /// What of a room (or of the account) changed.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -139,10 +143,19 @@ pub(crate) struct Shelves {
     pub(crate) presence: Shelf,
 }
 
+/// How many keys a device had at a position.
+#[derive(Debug)]
+struct KnownKeys {
+    device: OwnedDeviceId,
+    at: Position,
+    counts: KeyCounts,
+}
+
 /// What may have changed for one user, and the polls that wait for it. Shared by the user's devices.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     shelves: Mutex<Shelves>,
+    known_keys: Mutex<Vec<KnownKeys>>,
     /// Woken by changes that are to be answered at once.
     pub(crate) urgent: Notify,
     /// Woken by changes that may wait for others.
@@ -158,6 +171,7 @@ impl Inbox {
             Shelves { log: Shelf::new(position.get()), typing: Shelf::new(typing), presence: Shelf::new(presence) };
         Self {
             shelves: Mutex::new(shelves),
+            known_keys: Mutex::default(),
             urgent: Notify::new(),
             relaxed: Notify::new(),
             used_ms: AtomicU64::new(now_ms),
@@ -167,6 +181,25 @@ impl Inbox {
     /// The lists, for reading or noting changes. Held only for moments, never across an await.
     pub(crate) fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.shelves.lock()
+    }
+
+    /// How many keys a device has at `now`, up to where everything is listed, if that was read before and is still so.
+    pub(crate) fn key_counts(&self, device: &DeviceId, now: Position) -> Option<KeyCounts> {
+        let changed = self.shelves().log.unchanged_since(Item::device(device), &[Kind::OneTimeKeys]);
+        let known = self.known_keys.lock();
+        let known = known.iter().find(|known| known.device == device)?;
+        let holds = known.at <= now && known.at.get() >= changed;
+        holds.then(|| known.counts.clone())
+    }
+
+    /// Notes how many keys a device has at a position.
+    pub(crate) fn learn_key_counts(&self, device: &DeviceId, at: Position, counts: KeyCounts) {
+        let mut known = self.known_keys.lock();
+        known.retain(|known| known.device != device);
+        if known.len() >= KNOWN_DEVICES_MAX {
+            known.remove(0);
+        }
+        known.push(KnownKeys { device: device.to_owned(), at, counts });
     }
 
     /// Wakes the polls that wait.
@@ -210,6 +243,30 @@ mod tests {
         assert_eq!(listed(&shelf, 10), Some(vec![(1, 13), (2, 12)]));
         assert_eq!(listed(&shelf, 12), Some(vec![(1, 13)]));
         assert_eq!(listed(&shelf, 9), None);
+    }
+
+    #[test]
+    fn numbers_of_keys_hold_until_they_change() {
+        let at = Position::from_u64;
+        let counts = |number| KeyCounts { one_time: [("x".to_owned(), number)].into(), ..KeyCounts::default() };
+        let (phone, tablet) = (<&DeviceId>::from("PHONE"), <&DeviceId>::from("TABLET"));
+        let inbox = Inbox::new(at(10), 0, 0, 0);
+        assert_eq!(inbox.key_counts(phone, at(10)), None);
+        // Read before the inbox began to list what changes.
+        inbox.learn_key_counts(phone, at(9), counts(1));
+        assert_eq!(inbox.key_counts(phone, at(10)), None);
+        inbox.learn_key_counts(phone, at(11), counts(2));
+        inbox.shelves().log.push(1, Kind::Room, 12);
+        inbox.shelves().log.push(Item::device(tablet), Kind::OneTimeKeys, 12);
+        assert_eq!(inbox.key_counts(phone, at(12)), Some(counts(2)));
+        assert_eq!(inbox.key_counts(phone, at(10)), None);
+        assert_eq!(inbox.key_counts(tablet, at(12)), None);
+        inbox.shelves().log.push(Item::device(phone), Kind::OneTimeKeys, 13);
+        assert_eq!(inbox.key_counts(phone, at(13)), None);
+        inbox.learn_key_counts(phone, at(13), counts(3));
+        assert_eq!(inbox.key_counts(phone, at(14)), Some(counts(3)));
+        inbox.shelves().log.reset(15);
+        assert_eq!(inbox.key_counts(phone, at(15)), None);
     }
 
     proptest! {

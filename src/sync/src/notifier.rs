@@ -351,6 +351,12 @@ fn route_user(state: &mut State, entry: &UserChanged, position: Position, touche
         Change::RemoteDeviceKeys { rooms } => state.remote_device_keys(rooms, position, touched),
         Change::SignedUser { .. } => state.signed_user(user, position, touched),
         Change::OneTimeKeys { device } => state.one_time_keys(user, device, position, touched),
-        Change::Account | Change::Deactivated | Change::Sessions | Change::Devices { .. } | Change::Profile { .. } => {}
+        // Their keys went with them.
+        Change::Devices { deleted, .. } => {
+            for device in deleted {
+                state.one_time_keys(user, device, position, touched);
+            }
+        }
+        Change::Account | Change::Deactivated | Change::Sessions | Change::Profile { .. } => {}
     }
 }

@@ -401,6 +401,25 @@ async fn a_device_hears_when_its_keys_are_claimed_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn a_new_device_has_none_of_the_keys_of_one_that_had_its_id() {
+    let world = World::new().await;
+    let alice = user("alice");
+    world.register(&alice).await;
+    let upload = world.log_in(&alice, "A").await.one_time(5);
+    world.users.upload_keys(&alice, "A".into(), &upload).await.unwrap();
+    let mut client = Client::new(&alice, "A");
+    for _ in 0..2 {
+        let body = client.sync(&world, 0).await;
+        assert_eq!(body["device_one_time_keys_count"], json!({ "signed_curve25519": 5 }));
+    }
+    world.users.delete_devices(&alice, &["A".into()]).await.unwrap();
+    world.log_in(&alice, "A").await;
+    let body = Client::new(&alice, "A").sync(&world, 0).await;
+    assert_eq!(body["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
+    assert_eq!(body["device_unused_fallback_key_types"], json!([]));
+}
+
+#[tokio::test]
 async fn after_a_restore_everybody_is_asked_for_anew() {
     let world = World::new().await;
     let (alice, bob) = (user("alice"), user("bob"));

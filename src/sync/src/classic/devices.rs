@@ -6,18 +6,28 @@ use store::Position;
 
 use super::{Answer, Paths, Session};
 use crate::{
-    SyncError, SyncResponse, changes::Changes, device_lists::DeviceListReader, hub::Published, response::DeviceLists,
+    SyncError, SyncResponse, changes::Changes, device_lists::DeviceListReader, hub::Published, inbox::Inbox,
+    response::DeviceLists,
 };
 
 impl Session<'_> {
-    /// Adds how many keys the device has left to an answer that is about to be given.
+    /// Adds how many keys the device has left to an answer that is about to be given. Reads only what the inbox doesn't know.
     pub(super) async fn with_key_counts(
         &self,
         mut response: SyncResponse,
+        inbox: &Inbox,
         published: &Published,
     ) -> Result<SyncResponse, SyncError> {
         let (user, device) = (self.request.user, self.request.device);
-        let counts = self.inner.users.key_counts(&published.view, user, device).await?;
+        let now = published.view.position();
+        let counts = match inbox.key_counts(device, now) {
+            Some(counts) => counts,
+            None => {
+                let counts = self.inner.users.key_counts(&published.view, user, device).await?;
+                inbox.learn_key_counts(device, now, counts.clone());
+                counts
+            }
+        };
         response.device_one_time_keys_count = counts.one_time;
         response.device_unused_fallback_key_types = counts.unused_fallbacks;
         Ok(response)

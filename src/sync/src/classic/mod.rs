@@ -110,7 +110,7 @@ impl Sync {
             if at_once || news == News::Urgent || is_due {
                 let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
                 if at_once || since.is_none() || !response.0.is_empty() {
-                    return Box::pin(session.with_key_counts(response.0, &published)).await;
+                    return Box::pin(session.with_key_counts(response.0, &inbox, &published)).await;
                 }
                 since = Some(response.1);
                 relaxed_due = None;
