@@ -29,7 +29,7 @@ fn sign(object: &mut Value, user: &str, key_id: &str, sign: impl Fn(&[u8]) -> St
 pub struct Device {
     pub user: String,
     pub id: String,
-    account: Account,
+    pub account: Account,
 }
 
 impl Device {
