@@ -54,6 +54,41 @@ async fn registration_asks_for_the_token_and_gives_a_session() {
     assert_eq!(answer["valid"], false);
 }
 
+/// Web clients ask every two seconds how far a registration is while somebody looks for the token.
+#[tokio::test]
+async fn a_form_that_waits_does_not_use_up_the_limit_of_registration() {
+    let server = Server::start_with("[global.rate_limit]\nregistration = { per_second = 0.001, burst = 2 }");
+    let mut body = json!({ "username": "alice", "password": password("alice") });
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+    let session = answer["session"].clone();
+    body["auth"] = json!({ "session": session });
+    for _ in 0..5 {
+        let (status, polled) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+        assert_eq!((status, &polled), (StatusCode::UNAUTHORIZED, &answer));
+    }
+    body["auth"] = json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": session });
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+
+    // Asking after one's session tells nothing about names, and what isn't asking after it counts.
+    body["auth"] = json!({ "session": "none" });
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_UNKNOWN")));
+    let (status, answer) = server.request(Method::POST, REGISTER, Some(json!({ "username": "bob" }))).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::TOO_MANY_REQUESTS, Some("M_LIMIT_EXCEEDED")));
+}
+
+#[tokio::test]
+async fn accounts_have_no_third_party_ids() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let answer = alice.get("/v3/account/3pid").await;
+    assert_eq!(answer, json!({ "threepids": [] }));
+    let (status, _) = server.request(Method::GET, "/_matrix/client/v3/account/3pid", None).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
 #[tokio::test]
 async fn registration_without_login_gives_no_token() {
     let server = Server::start();

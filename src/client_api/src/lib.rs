@@ -58,6 +58,7 @@ mod space_hierarchy;
 mod support;
 mod sync_module;
 mod tags;
+mod third_party_ids;
 mod third_party_lookup;
 mod threads_list;
 mod typing;

@@ -1,11 +1,14 @@
 //! Module "Account registration".
 
-use haima_http::{Anyone, ApiError, Interactive, Json, StatusCode};
+use haima_http::{Anyone, ApiError, Class, Interactive, Json, StatusCode};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
-    api::client::account::{
-        get_username_availability as available,
-        register::{self, RegistrationKind},
+    api::client::{
+        account::{
+            get_username_availability as available,
+            register::{self, RegistrationKind},
+        },
+        uiaa::AuthData,
     },
 };
 use serde::Serialize;
@@ -23,16 +26,25 @@ const PICKED_NAME_CHARS: usize = 12;
 /// `POST /_matrix/client/v3/register`
 pub(crate) async fn register(
     api: ClientApi,
-    _: Anyone,
+    caller: Anyone,
     req: Interactive<register::v3::Request>,
 ) -> Result<Json<Registered>> {
     let Interactive { request, fingerprint } = req;
+    let is_poll = matches!(request.auth, Some(AuthData::FallbackAcknowledgement(_)));
+    if !is_poll {
+        api.gate.limits().check_address(Class::Registration, caller.origin.address)?;
+    }
     match request.kind {
         RegistrationKind::User => {}
         RegistrationKind::Guest => return register_guest(&api, request).await,
         _ => return Err(ApiError::invalid_param("Unknown kind of account").into()),
     }
-    let flows = flows(&api).await?;
+    let ask = Ask { flows: flows(&api).await?, binding: Binding::Operation(fingerprint.operation), user: None };
+    if is_poll {
+        // Clients ask every other second whether a step was done elsewhere, as long as somebody looks at their form.
+        // They are only told what is left to do: no step can be done elsewhere. No name is looked at before.
+        api.uia.authorize(&ask, request.auth.as_ref()).await?;
+    }
     let guest = request.guest_access_token.clone();
     let user_id = match &guest {
         Some(token) => name_of_guest(&api, token, request.username.as_deref()).await?,
@@ -44,7 +56,6 @@ pub(crate) async fn register(
         None if request.auth.is_some() => return Err(ApiError::missing_param("Missing password").into()),
         None => {}
     }
-    let ask = Ask { flows, binding: Binding::Operation(fingerprint.operation), user: None };
     let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
     let new = new_account(user_id, request, passed)?;
     let created =
@@ -97,8 +108,10 @@ async fn flows(api: &ClientApi) -> Result<Vec<Vec<Stage>>> {
     let with_token = vec![Stage::RegistrationToken];
     match api.config.registration {
         Registration::Token => Ok(vec![with_token]),
-        Registration::Open => Ok(vec![vec![Stage::Dummy], with_token]),
-        // The first account of a new server.
+        // The first account of a new server, which becomes an admin's if the token is known. Later the token is not
+        // offered: clients that leave the dummy step out of what they can do would choose to ask for it.
+        Registration::Open if api.users.bootstrap_token().await?.is_some() => Ok(vec![vec![Stage::Dummy], with_token]),
+        Registration::Open => Ok(vec![vec![Stage::Dummy]]),
         Registration::Closed if api.users.bootstrap_token().await?.is_some() => Ok(vec![with_token]),
         Registration::Closed => Err(ApiError::forbidden("Registration is switched off").into()),
     }

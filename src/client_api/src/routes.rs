@@ -9,7 +9,7 @@ use crate::{
     logout, message_pagination, mutual_rooms, openid, password_management, presence, profile, pushrules, read_markers,
     receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp, room_send,
     room_state, room_summary, room_upgrades, rooms_module, send_to_device, space_hierarchy, support, sync_module, tags,
-    third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
+    third_party_ids, third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
 };
 
 /// `GET` and `PUT` of state with an empty key, whose last part may be left out.
@@ -44,7 +44,8 @@ fn discovery(routes: ApiRoutes) -> ApiRoutes {
 
 fn sessions(routes: ApiRoutes) -> ApiRoutes {
     routes
-        .on("register", Class::Registration, registration::register)
+        // Counts itself as registration, where it isn't asked again and again by a form that waits.
+        .on("register", Class::Anonymous, registration::register)
         .on("checkUsernameAvailability", Class::Registration, registration::check_username_availability)
         .on("registrationTokenValidity", Class::Registration, registration_tokens::registration_token_validity)
         .on("getLoginFlows", Class::Free, login::get_login_flows)
@@ -54,6 +55,7 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
         .on("logout", Class::Write, logout::logout)
         .on("logout_all", Class::Write, logout::logout_all)
         .on("getTokenOwner", Class::Read, whoami::get_token_owner)
+        .on("getAccount3PIDs", Class::Read, third_party_ids::get_account_3pids)
         .on("deactivateAccount", Class::Write, account_deactivation::deactivate_account)
         .on("changePassword", Class::Write, password_management::change_password)
         .on("getDevices", Class::Read, device_management::get_devices)

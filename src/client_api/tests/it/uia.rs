@@ -28,6 +28,10 @@ async fn a_request_without_auth_is_told_the_flows() {
     );
     assert_eq!(answer["params"], json!({}));
     assert!(answer["session"].is_string() && answer.get("errcode").is_none() && answer.get("completed").is_none());
+    // Once there is an account no token is worth anything here, and nobody is asked for one.
+    world.register("alice").await;
+    let (_, answer) = world.ask(None, Method::POST, "/v3/register", Some(json!({ "username": "b" }))).await;
+    assert_eq!(answer["flows"], json!([{ "stages": ["m.login.dummy"] }]));
 }
 
 #[tokio::test]
