@@ -219,6 +219,14 @@ async fn bump_version(view: &View, batch: &mut Batch, user: &UserId) -> Result<(
     Ok(())
 }
 
+/// Lets a batch that changes none of the rows that [`bump_version`] guards fail if somebody else does: the account and the devices
+/// that it writes for must still be there.
+async fn expect_version(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
+    let version = view.get::<tables::Versions>(&user).await?;
+    batch.expect::<tables::Versions>(&user, version.as_ref());
+    Ok(())
+}
+
 fn log(batch: &mut Batch, user: &UserId, change: Change) -> store::Stamp {
     batch.log(&UserChanged { user: user.to_owned(), change })
 }

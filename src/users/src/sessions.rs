@@ -12,7 +12,7 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use store::{Batch, Fixed, Record, View};
 
 use crate::{
-    Account, Error, Kind, Result, Users,
+    Account, Error, Kind, Result, Users, expect_version,
     projection::Projection,
     tables,
     tokens::{self, TokenHash},
@@ -136,10 +136,9 @@ impl Users {
         if !view.contains::<tables::Devices>(&key).await? {
             return Ok(());
         }
-        let version = view.get::<tables::Versions>(&user).await?;
         let mut batch = Batch::new();
         batch.relaxed();
-        batch.expect::<tables::Versions>(&user, version.as_ref());
+        expect_version(&view, &mut batch, user).await?;
         batch.put::<tables::DeviceSeen>(&key, &(now, address.to_string()));
         // Whether it is written doesn't matter to anybody.
         drop(self.inner.store.submit(batch).await?);

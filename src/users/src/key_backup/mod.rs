@@ -12,7 +12,7 @@ use ruma::UserId;
 use serde_json::value::RawValue;
 use store::{Batch, Range, View};
 
-use crate::{Error, Result, Users, tables};
+use crate::{Error, Result, Users, expect_version, tables};
 
 pub(crate) use self::keys::KeyRow;
 pub use self::keys::{
@@ -65,6 +65,7 @@ impl Users {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.active_account(view, user).await?;
+            expect_version(view, batch, user).await?;
             let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).limit(KEY_BACKUPS_PER_USER_MAX);
             if view.scan(range).await?.len() >= KEY_BACKUPS_PER_USER_MAX {
                 return Err(Error::TooMany("key backups"));

@@ -14,7 +14,7 @@ use super::{
     pool::{Kind, Pool, PoolKey, SIGNED_CURVE25519},
     signed::{SignedObject, ed25519_id, public_key_bytes, verifies},
 };
-use crate::{Error, Result, Users, tables};
+use crate::{Error, Result, Users, expect_version, tables};
 
 /// The greatest number of bytes of a one-time or fallback key with the object around it.
 pub const ONE_TIME_KEY_BYTES_MAX: usize = 2 * 1024;
@@ -188,9 +188,8 @@ async fn prepare_parsed(
     changes.add_one_time(view, &pool, &upload.one_time).await?;
     changes.add_fallback(view, &pool, &upload.fallback).await?;
     if changes.any() {
-        // The device must still be there when this is written; whoever deletes it bumps this version.
-        let version = view.get::<tables::Versions>(&user).await?;
-        batch.expect::<tables::Versions>(&user, version.as_ref());
+        // The device must still be there when this is written.
+        expect_version(view, batch, user).await?;
         changes.write(view, batch, &mut pool).await?;
     }
     Ok(pool.counts.one_time)

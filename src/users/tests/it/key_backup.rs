@@ -97,6 +97,20 @@ async fn a_restored_store_gives_no_version_or_etag_again() {
 }
 
 #[tokio::test]
+async fn no_backup_is_made_while_its_user_is_deactivated() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let auth_data = raw("{}");
+    let (gone, created) = tokio::join!(
+        world.users.deactivate(&alice, Erasure::Keep),
+        world.users.create_key_backup(&alice, ALGORITHM, &auth_data)
+    );
+    gone.unwrap();
+    assert!(matches!(created, Err(Error::Deactivated)));
+    assert_eq!(world.users.current_key_backup(&world.view(), &alice).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn auth_data_can_be_replaced_and_the_algorithm_not() {
     let world = world();
     let alice = world.register("alice").await;

@@ -307,7 +307,7 @@ async fn who_signs_others_is_seen_by_nobody_else() {
         let since = store::Position::ZERO;
         world.users.users_signed_since(&world.view(), &alice, since).await.unwrap()
     };
-    assert_eq!(signed_by_alice().await, [bob.clone()]);
+    assert_eq!(signed_by_alice().await, std::slice::from_ref(&bob));
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
     assert!(signed_by_alice().await.is_empty());
 }
