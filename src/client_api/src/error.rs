@@ -125,8 +125,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::UnknownRelativePushRule(_) => bad_request("M_UNKNOWN", message),
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),
-        // `Hash` and `Damaged`, and what is added without a thought of this place.
-        other => ApiError::internal(other),
+        error @ (E::Hash(_) | E::Damaged { .. }) => ApiError::internal(error),
     }
 }
 
