@@ -105,7 +105,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } | E::DeviceIdInUse => {
             ApiError::invalid_param(message)
         }
-        E::TooManyDevices | E::TooMany(_) | E::QueueFull => bad_request("M_UNKNOWN", message),
+        E::TooManyDevices | E::TooMany(_) => bad_request("M_UNKNOWN", message),
         E::InvalidKey(_) | E::IdentityChanged | E::KeyExists { .. } => ApiError::invalid_param(message),
         E::InvalidSignature(_) => bad_request("M_INVALID_SIGNATURE", message),
         E::MissingMasterKey => ApiError::missing_param(message),

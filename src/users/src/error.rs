@@ -160,10 +160,6 @@ pub enum Error {
     #[error("the rule given as before ranks above the rule given as after")]
     ContradictoryPushRuleOrder,
 
-    /// As many messages as may wait for these devices do.
-    #[error("too many messages wait for this device")]
-    QueueFull,
-
     /// The user has no key backup, or none of that version.
     #[error("there is no such key backup")]
     UnknownKeyBackup,

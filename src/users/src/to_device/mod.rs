@@ -127,12 +127,12 @@ impl Users {
     /// Queues messages for devices of local users. Unknown users and devices are passed over. A request that was answered
     /// already (same device, type and transaction id within [`TO_DEVICE_TXN_KEPT_MS`]) does nothing.
     ///
-    /// A device whose queue is full gets no more until its client fetched some: it is most likely abandoned, and a request to
-    /// the other devices of a room must not fail because of it. Only a request of which nothing could be queued is refused.
+    /// A device whose queue is full gets no more until its client fetched some: it is most likely abandoned, and clients that can't
+    /// send to all devices of a room send nothing to the room.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::QueueFull`], [`Error::Contended`].
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
     pub async fn send_to_device(
         &self,
         request: &ToDeviceRequest<'_>,
@@ -151,9 +151,6 @@ impl Users {
             let targets = self.targets(&view, messages).await?;
             sent.refused = targets.refused;
             let outgoing = outgoing(request, &targets, &progress)?;
-            if outgoing.is_empty() && sent.refused > 0 && progress.is_new() {
-                return Err(Error::QueueFull);
-            }
             let mut rest = &outgoing[..];
             while !rest.is_empty() {
                 let (chunk, others) = rest.split_at(chunk_len(rest));

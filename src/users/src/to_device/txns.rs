@@ -55,11 +55,6 @@ impl Progress {
         self.row.as_ref().filter(|_| !self.expired)
     }
 
-    /// Whether nothing of it is written.
-    pub(super) fn is_new(&self) -> bool {
-        self.valid().is_none()
-    }
-
     /// Whether all of it is written.
     pub(super) fn is_done(&self) -> bool {
         self.valid().is_some_and(|(_, done, ..)| *done)
