@@ -271,7 +271,9 @@ async fn web(picture: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
                 _ => ("text/html; charset=utf-8", &page[..]),
             };
             let length = body.len();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
             // The other side may have gone.
             drop(stream.write_all(&[head.as_bytes(), body].concat()).await);
         }
