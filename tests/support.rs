@@ -9,6 +9,7 @@ use std::{
 };
 
 use reqwest::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -112,8 +113,7 @@ impl Server {
     /// Stops the server as an admin would and waits for it.
     pub fn stop(&mut self) {
         let Some(mut child) = self.process.take() else { return };
-        let status = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().expect("kill");
-        assert!(status.success());
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
         let status = child.wait().expect("wait");
         assert!(status.success(), "the server ended with {status}:\n{}", self.log().join("\n"));
     }
