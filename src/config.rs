@@ -175,7 +175,7 @@ pub struct Config {
 
     /// Keep uploaded files in a bucket of S3 or of a service with the same protocol. Files that were uploaded before stay
     /// where they are, and are found there.
-    pub media_s3: Option<S3>,
+    pub media_s3: Option<media::S3Config>,
 
     /// What the server tells clients and servers that only know its name (`/.well-known/matrix/…`).
     pub well_known: WellKnown,
@@ -226,40 +226,6 @@ pub struct Tls {
     pub certs: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
-}
-
-/// Uploaded files in a bucket.
-#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
-#[serde(default)]
-pub struct S3 {
-    /// The name of the bucket, which must exist.
-    pub bucket: String,
-    /// The base URL of a service other than Amazon's, for example `https://minio.example.org`.
-    pub endpoint: Option<String>,
-    /// The region of the bucket.
-    pub region: String,
-    /// The id of the access key. Without one the role of the machine or container is used.
-    pub access_key: Option<String>,
-    /// The secret that belongs to `access_key`.
-    pub secret_key: Option<String>,
-    /// What the names of all objects begin with.
-    pub prefix: String,
-    /// Whether the bucket is named in the path of requests, and not in the host name. MinIO and many others want it so.
-    pub path_style: bool,
-}
-
-impl Default for S3 {
-    fn default() -> Self {
-        Self {
-            bucket: String::new(),
-            endpoint: None,
-            region: "us-east-1".into(),
-            access_key: None,
-            secret_key: None,
-            prefix: String::new(),
-            path_style: true,
-        }
-    }
 }
 
 /// Discovery documents.

@@ -4,7 +4,9 @@ use documented::DocumentedFields;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, RateLimits, S3, Tls, WellKnown};
+use media::S3Config;
+
+use crate::config::{Config, RateLimits, Tls, WellKnown};
 
 const HEADER: &str = "\
 # Haima's configuration. It works as it stands, for trying the server out on this machine.
@@ -42,7 +44,7 @@ pub(crate) fn sections() -> Vec<Section> {
     vec![
         Section::new::<Config>("global", true),
         Section::new::<Tls>("global.tls", false),
-        Section::new::<S3>("global.media_s3", false),
+        Section::new::<S3Config>("global.media_s3", false),
         Section::new::<WellKnown>("global.well_known", true),
         Section::new::<RateLimits>("global.rate_limit", true),
     ]

@@ -225,15 +225,7 @@ fn users_config(config: &Config) -> users::Config {
 fn media_config(config: &Config) -> anyhow::Result<media::Config> {
     let path = config.media_path.clone().unwrap_or_else(|| config.database_path.join("media"));
     let mut media = media::Config::new(config.server_name.clone(), path);
-    media.s3 = config.media_s3.as_ref().map(|s3| media::S3Config {
-        bucket: s3.bucket.clone(),
-        endpoint: s3.endpoint.clone(),
-        region: s3.region.clone(),
-        access_key: s3.access_key.clone(),
-        secret_key: s3.secret_key.clone(),
-        prefix: s3.prefix.clone(),
-        path_style: s3.path_style,
-    });
+    media.s3 = config.media_s3.clone();
     media.upload_bytes_max = config.max_request_size as u64;
     media.user_bytes_max = config.media_user_quota_mb.saturating_mul(1 << 20);
     media.pending_max = config.max_pending_media_uploads;

@@ -95,7 +95,7 @@ pub(crate) async fn get_room_keys_version_current(
     _: get_latest::v3::Request,
 ) -> Result<Json<Info>> {
     let current = api.users.current_key_backup(&api.store.view(), &caller.user).await?;
-    info(&api, &caller, current.unwrap_or(0)).await
+    info(&api, &caller, current.ok_or(users::Error::UnknownKeyBackup)?).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/version/{version}`
@@ -104,7 +104,7 @@ pub(crate) async fn get_room_keys_version(
     caller: Session,
     req: get::v3::Request,
 ) -> Result<Json<Info>> {
-    info(&api, &caller, version_number(&req.version)).await
+    info(&api, &caller, version_number(&req.version)?).await
 }
 
 async fn info(api: &ClientApi, caller: &Session, version: u64) -> Result<Json<Info>> {
@@ -128,7 +128,7 @@ pub(crate) async fn put_room_keys_version(
     if version.is_some_and(|version| version != req.version) {
         return Err(ApiError::invalid_param("The versions in path and body differ").into());
     }
-    let version = version_number(&req.version);
+    let version = version_number(&req.version)?;
     api.users.update_key_backup(&caller.user, version, &algorithm, &auth_data).await?;
     Ok(update::v3::Response::new())
 }
@@ -139,7 +139,7 @@ pub(crate) async fn delete_room_keys_version(
     caller: Session,
     req: delete::v3::Request,
 ) -> Result<delete::v3::Response> {
-    api.users.delete_key_backup(&caller.user, version_number(&req.version)).await?;
+    api.users.delete_key_backup(&caller.user, version_number(&req.version)?).await?;
     Ok(delete::v3::Response::new())
 }
 
@@ -182,7 +182,7 @@ pub(crate) async fn put_room_keys(
 }
 
 async fn put(api: &ClientApi, caller: &Session, version: &str, keys: &[BackupKey]) -> Result<Json<Contents>> {
-    let contents = api.users.put_backup_keys(&caller.user, version_number(version), keys).await?;
+    let contents = api.users.put_backup_keys(&caller.user, version_number(version)?, keys).await?;
     Ok(Json(contents.into()))
 }
 
@@ -192,7 +192,7 @@ pub(crate) async fn get_room_key_by_session_id(
     caller: Session,
     req: get_one::v3::Request,
 ) -> Result<Json<KeyData>> {
-    let version = version_number(&req.version);
+    let version = version_number(&req.version)?;
     let place = (&*req.room_id, req.session_id.as_str());
     let key = api.users.backup_key(&api.store.view(), &caller.user, version, place).await?;
     let key = key.ok_or(ApiError::not_found("There is no such key in the backup"))?;
@@ -205,12 +205,12 @@ pub(crate) async fn get_room_keys_by_room_id(
     caller: Session,
     req: get_room::v3::Request,
 ) -> Result<JsonStream> {
-    stream_keys(api, &caller.user, version_number(&req.version), Some(req.room_id)).await
+    stream_keys(api, &caller.user, version_number(&req.version)?, Some(req.room_id)).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys`
 pub(crate) async fn get_room_keys(api: ClientApi, caller: Session, req: get_all::v3::Request) -> Result<JsonStream> {
-    stream_keys(api, &caller.user, version_number(&req.version), None).await
+    stream_keys(api, &caller.user, version_number(&req.version)?, None).await
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
@@ -241,14 +241,16 @@ pub(crate) async fn delete_room_keys(
 }
 
 async fn remove(api: &ClientApi, caller: &Session, version: &str, scope: BackupScope<'_>) -> Result<Json<Contents>> {
-    let contents = api.users.delete_backup_keys(&caller.user, version_number(version), scope).await?;
+    let contents = api.users.delete_backup_keys(&caller.user, version_number(version)?, scope).await?;
     Ok(Json(contents.into()))
 }
 
-/// The number that a version is; 0, which no backup has, for what isn't one.
-fn version_number(version: &str) -> u64 {
-    let number = version.parse::<u64>().ok();
-    number.filter(|number| number.to_string() == version).unwrap_or(0)
+/// The number that a version is. No other version was ever made here.
+fn version_number(version: &str) -> Result<u64> {
+    match version.parse::<u64>() {
+        Ok(number) if number.to_string() == version => Ok(number),
+        _ => Err(users::Error::UnknownKeyBackup.into()),
+    }
 }
 
 fn parse<T, U: DeserializeOwned>(raw: &Raw<T>) -> Result<U> {

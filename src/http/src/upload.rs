@@ -6,11 +6,15 @@ use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ruma::exports::http::{HeaderMap, StatusCode, header};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::ApiError;
+use crate::{ApiError, gate::UPLOAD_SECONDS_MAX};
 
 /// Longest time between two pieces of a body.
 const PIECE_SECONDS_MAX: u64 = 30;
+/// The rate that a body has to come at after that time, in bytes a second: whoever sends one byte now and then would keep others
+/// from uploading.
+const BYTES_PER_SECOND_MIN: u64 = 4 * 1024;
 /// Bytes of a body that is too large anyway that are read on, so that its client gets to see the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 /// Longest time for that.
@@ -40,15 +44,27 @@ pub struct UploadBody {
     announced: Option<u64>,
     bytes_max: u64,
     taken: u64,
+    begun: Instant,
     /// The client waits for our word before it sends anything.
     asks_first: bool,
+    /// Nothing more is wanted of it.
+    discarded: bool,
 }
 
 impl UploadBody {
     pub(crate) fn new(headers: &HeaderMap, body: Body, bytes_max: usize) -> Self {
+        // hyper refuses a request whose length is no number; without one the body comes in chunks.
         let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let asks_first = headers.contains_key(header::EXPECT);
-        Self { stream: body.into_data_stream(), announced, bytes_max: bytes_max as u64, taken: 0, asks_first }
+        Self {
+            stream: body.into_data_stream(),
+            announced,
+            bytes_max: bytes_max as u64,
+            taken: 0,
+            begun: Instant::now(),
+            asks_first,
+            discarded: false,
+        }
     }
 
     /// The length that the client announced, in bytes.
@@ -65,8 +81,7 @@ impl UploadBody {
         if self.announced.is_some_and(|length| length > self.bytes_max) {
             return Err(self.too_large().await);
         }
-        let piece = tokio::time::timeout(Duration::from_secs(PIECE_SECONDS_MAX), self.stream.next()).await;
-        let Ok(piece) = piece else {
+        let Ok(piece) = timeout_at(self.deadline(), self.stream.next()).await else {
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The file came too slowly"));
         };
         let Some(piece) = piece else { return Ok(None) };
@@ -78,9 +93,18 @@ impl UploadBody {
         Ok(Some(piece))
     }
 
+    /// When the next piece has to be there.
+    fn deadline(&self) -> Instant {
+        let patience = Duration::from_secs(PIECE_SECONDS_MAX);
+        let earned = Duration::from_secs(self.taken / BYTES_PER_SECOND_MIN);
+        let whole = (patience + earned).min(Duration::from_secs(UPLOAD_SECONDS_MAX));
+        (Instant::now() + patience).min(self.begun + whole)
+    }
+
     /// Reads on for a while: a connection that is closed on a client that still sends loses the answer.
     pub async fn discard(&mut self) {
-        if self.asks_first && self.taken == 0 {
+        let nothing_comes = self.asks_first && self.taken == 0;
+        if nothing_comes || std::mem::replace(&mut self.discarded, true) {
             return;
         }
         let reading = async {
@@ -93,11 +117,67 @@ impl UploadBody {
             }
         };
         // Whoever sends longer than that does without the answer.
-        drop(tokio::time::timeout(Duration::from_secs(DISCARD_SECONDS_MAX), reading).await);
+        drop(timeout(Duration::from_secs(DISCARD_SECONDS_MAX), reading).await);
     }
 
     async fn too_large(&mut self) -> ApiError {
         self.discard().await;
         ApiError::too_large(format!("Files may have at most {} bytes", self.bytes_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    /// A body of pieces of this length that come at this interval, up to a number that no test reaches.
+    fn body(piece_bytes: usize, interval_ms: u64, bytes_max: usize) -> UploadBody {
+        let pieces = stream::iter(0..1_000_000).then(move |_| async move {
+            tokio::time::sleep(Duration::from_millis(interval_ms)).await;
+            Ok::<_, Infallible>(Bytes::from(vec![0; piece_bytes]))
+        });
+        UploadBody::new(&HeaderMap::new(), Body::from_stream(pieces), bytes_max)
+    }
+
+    /// The bytes taken, the seconds that it took, and the status in the end.
+    async fn drain(mut body: UploadBody) -> (u64, u64, Option<StatusCode>) {
+        let begun = Instant::now();
+        loop {
+            match body.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return (body.taken, begun.elapsed().as_secs(), None),
+                Err(error) => return (body.taken, begun.elapsed().as_secs(), Some(error.status())),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_too_slowly_is_given_up() {
+        // The clock moves by itself while everything waits.
+        let (taken, seconds, status) = drain(body(1, 29_000, 1_000_000)).await;
+        assert_eq!((taken, seconds, status), (1, PIECE_SECONDS_MAX, Some(StatusCode::REQUEST_TIMEOUT)));
+        let (taken, _, status) = drain(body(1_000, 31_000, 1_000_000)).await;
+        assert_eq!((taken, status), (0, Some(StatusCode::REQUEST_TIMEOUT)));
+        // Half the rate gets it twice the time that it had at first, and no more.
+        let (_, seconds, status) = drain(body(2 * 1024, 1_000, 1_000_000)).await;
+        assert_eq!((seconds, status), (2 * PIECE_SECONDS_MAX - 1, Some(StatusCode::REQUEST_TIMEOUT)));
+        // However large it may be, an upload ends.
+        let (_, seconds, status) = drain(body(5 * 1024, 1_000, 1 << 40)).await;
+        assert_eq!((seconds, status), (UPLOAD_SECONDS_MAX, Some(StatusCode::REQUEST_TIMEOUT)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_much_is_refused_after_a_while_of_reading_on() {
+        let (_, seconds, status) = drain(body(5 * 1024, 1_000, 100 * 1024)).await;
+        assert_eq!((seconds, status), (21 + DISCARD_SECONDS_MAX, Some(StatusCode::PAYLOAD_TOO_LARGE)));
+        let mut slow = body(1, 1_000, 100);
+        let begun = Instant::now();
+        slow.discard().await;
+        slow.discard().await;
+        assert_eq!(begun.elapsed().as_secs(), DISCARD_SECONDS_MAX, "once is enough");
     }
 }

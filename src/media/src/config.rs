@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf};
 
+use documented::DocumentedFields;
 use ruma::OwnedServerName;
+use serde::{Deserialize, Serialize};
 
 use crate::PreviewConfig;
 
@@ -49,25 +51,41 @@ impl Config {
     }
 }
 
-/// A bucket of S3, or of what speaks its protocol.
-#[derive(Clone, PartialEq, Eq)]
+/// Uploaded files in a bucket.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
 pub struct S3Config {
-    /// The bucket's name.
+    /// The name of the bucket, which must exist.
     pub bucket: String,
-    /// The base URL of what isn't Amazon's.
+    /// The base URL of a service other than Amazon's, for example `https://minio.example.org`.
     pub endpoint: Option<String>,
-    /// The region.
+    /// The region of the bucket.
     pub region: String,
-    /// The id of the key; without one the machine's role is asked for.
+    /// The id of the access key. Without one the role of the machine or container is used.
     pub access_key: Option<String>,
-    /// The key.
+    /// The secret that belongs to `access_key`.
     pub secret_key: Option<String>,
     /// What the names of all objects begin with.
     pub prefix: String,
-    /// The bucket is named in the path, and not in the host name.
+    /// Whether the bucket is named in the path of requests, and not in the host name. MinIO and many others want it so.
     pub path_style: bool,
 }
 
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            bucket: String::new(),
+            endpoint: None,
+            region: "us-east-1".into(),
+            access_key: None,
+            secret_key: None,
+            prefix: String::new(),
+            path_style: true,
+        }
+    }
+}
+
+/// Without the keys.
 impl fmt::Debug for S3Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Config")

@@ -9,8 +9,8 @@ use crate::{
     COMMIT_ATTEMPTS_MAX, Error, Media, Received, Result,
     storage::ByteStream,
     tables::{
-        Blobs, ByAge, ByUser, Digest, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending, Quarantined,
-        Revisions,
+        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
+        Quarantined, Revisions,
     },
 };
 
@@ -95,20 +95,35 @@ impl Media {
             None => None,
         };
         let mut blob = NewBlob::default();
+        let kept = self.try_keep(&target, &received, &details, &mut blob).await;
+        self.settle(blob, &kept).await;
+        if !kept? {
+            return Err(Error::Contended);
+        }
+        if let Some(reservation) = reservation {
+            reservation.keep();
+        }
+        Ok(())
+    }
+
+    /// `false` if others changed the same rows each time.
+    async fn try_keep(
+        &self,
+        target: &Target<'_>,
+        received: &Received,
+        details: &Details,
+        blob: &mut NewBlob,
+    ) -> Result<bool> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let view = self.view();
             let mut batch = Batch::new();
-            self.prepare_file(&view, &mut batch, &target, &received, &details).await?;
-            self.prepare_blob(&view, &mut batch, &received, &mut blob).await?;
+            self.prepare_file(&view, &mut batch, target, received, details).await?;
+            self.prepare_blob(&view, &mut batch, received, blob).await?;
             if self.commit(batch).await? {
-                if let Some(reservation) = reservation {
-                    reservation.keep();
-                }
-                self.settle(blob).await;
-                return Ok(());
+                return Ok(true);
             }
         }
-        Err(Error::Contended)
+        Ok(false)
     }
 
     /// Writes the rows of a file.
@@ -166,37 +181,49 @@ impl Media {
         new: &mut NewBlob,
     ) -> Result<()> {
         let row = view.get::<Blobs>(&received.digest).await?;
-        let (count, _, thumbnails, known) = row.clone().unwrap_or_default();
+        // Somebody may have removed or cut the file by hand: then this upload puts it back.
         let there = match &row {
-            // Somebody may have removed the file by hand: then this upload puts it back.
-            Some(row) => self.inner.storage.size(&row.3).await? == Some(row.1),
+            Some(row) => self.inner.storage.size(&row.name).await? == Some(row.size),
             None => false,
         };
-        let name = if there {
-            new.used = false;
-            known
-        } else {
-            new.used = true;
-            match &new.name {
-                Some(name) => name.clone(),
-                None => {
-                    let generation = self.inner.random.alphanumeric(GENERATION_CHARS);
-                    let name = format!("{}-{generation}", hex(&received.digest));
-                    self.inner.storage.place(&received.content, &name).await?;
-                    new.name.insert(name).clone()
-                }
-            }
-        };
         batch.expect::<Blobs>(&received.digest, row.as_ref());
-        batch.put::<Blobs>(&received.digest, &(count + 1, received.size, thumbnails, name));
+        let mut next = match row {
+            Some(Record(row)) => BlobRow { uses: row.uses + 1, ..row },
+            None => BlobRow { uses: 1, size: received.size, thumbnails: 0, name: String::new() },
+        };
+        new.used = !there;
+        if !there {
+            let name = self.place(received, new).await?;
+            let damaged = std::mem::replace(&mut next.name, name);
+            if !damaged.is_empty() {
+                batch.put::<Doomed>(&damaged, &());
+            }
+        }
+        batch.put::<Blobs>(&received.digest, &Record(next));
         Ok(())
     }
 
-    /// After the commit: forgets the marker of a blob that has its row now, or removes one that another upload of the
-    /// same bytes made superfluous.
-    pub(crate) async fn settle(&self, blob: NewBlob) {
+    /// Puts bytes into storage, unless an earlier attempt did. Gives their name.
+    async fn place(&self, received: &Received, new: &mut NewBlob) -> Result<String> {
+        if let Some(name) = &new.name {
+            return Ok(name.clone());
+        }
+        let generation = self.inner.random.alphanumeric(GENERATION_CHARS);
+        let name = new.name.insert(format!("{}-{generation}", hex(&received.digest)));
+        self.inner.storage.place(&received.content, name).await?;
+        Ok(name.clone())
+    }
+
+    /// Says what became of the commit. Forgets the marker of a blob that has its row now; removes one that has none: its
+    /// upload was refused, or another upload of the same bytes made it superfluous.
+    pub(crate) async fn settle(&self, blob: NewBlob, committed: &Result<bool>) {
         let Some(name) = blob.name else { return };
-        if !blob.used
+        // Nobody knows whether a batch that failed is stored: the marker stays, and the next start looks.
+        if matches!(committed, Err(Error::Commit(_))) {
+            return;
+        }
+        let has_row = blob.used && matches!(committed, Ok(true));
+        if !has_row
             && let Err(error) = self.inner.storage.delete(&name).await
         {
             // The marker stays, and the next start tries again.
@@ -207,7 +234,7 @@ impl Media {
     }
 
     /// Finds a file to read. Where its name was set aside and nothing uploaded yet, waits for the upload, for `wait` at
-    /// most (and some seconds in any case).
+    /// most and never more than half a minute.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Quarantined`], [`Error::NotYetUploaded`].
@@ -240,7 +267,7 @@ impl Media {
         if view.contains::<Quarantined>(&digest).await? {
             return Err(Error::Quarantined);
         }
-        let (_, _, _, blob) = view.get::<Blobs>(&digest).await?.ok_or(Error::NotFound)?;
+        let blob = view.get::<Blobs>(&digest).await?.ok_or(Error::NotFound)?.0.name;
         Ok(File {
             server: server.to_owned(),
             id: id.to_owned(),
@@ -293,7 +320,7 @@ pub(crate) struct Target<'a> {
     pub(crate) reserved: bool,
 }
 
-/// A blob that an upload put into its place.
+/// A blob that an upload put into its place, or began to.
 #[derive(Default)]
 pub(crate) struct NewBlob {
     name: Option<String>,
@@ -305,11 +332,6 @@ impl NewBlob {
     /// The name, where the batch that was committed has it.
     pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref().filter(|_| self.used)
-    }
-
-    /// No batch that names it was committed.
-    pub(crate) fn disuse(&mut self) {
-        self.used = false;
     }
 }
 

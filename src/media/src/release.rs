@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use ruma::ServerName;
-use store::{Batch, Fixed, Range, View};
+use store::{Batch, Fixed, Range, Record, View};
 
 use crate::{
     COMMIT_ATTEMPTS_MAX, Error, Media, Result,
     files::hex,
     tables::{
-        Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending, Revisions,
-        Thumbnails,
+        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
+        Revisions, Thumbnails,
     },
 };
 
@@ -57,7 +57,7 @@ impl Media {
         if !self.commit(batch).await? {
             return Ok(false);
         }
-        if let Some(user) = &row.uploader {
+        if let (Some(user), Some(_)) = (&row.uploader, &row.digest) {
             self.count_back(user, row.size);
         }
         self.remove_doomed(doomed).await;
@@ -67,7 +67,7 @@ impl Media {
     /// Counts one file less for a blob. With the last the blob goes, its thumbnails, and what only they are made of.
     /// Gives the names to remove from storage after the commit; until that is done, rows remember them.
     pub(crate) async fn prepare_release(&self, view: &View, batch: &mut Batch, digest: Digest) -> Result<Vec<String>> {
-        let mut left: BTreeMap<[u8; 32], (u64, u64, u64, String)> = BTreeMap::new();
+        let mut left: BTreeMap<[u8; 32], BlobRow> = BTreeMap::new();
         let mut names = Vec::new();
         let mut work = vec![digest];
         // Ends: each blob's count goes down with each step, and its thumbnails are added once.
@@ -80,20 +80,19 @@ impl Media {
                         continue;
                     };
                     batch.expect::<Blobs>(&digest, Some(&row));
-                    row
+                    row.0
                 }
             };
-            let (count, size, thumbnails, name) = row;
-            if count > 1 {
-                let row = (count - 1, size, thumbnails, name);
-                batch.put::<Blobs>(&digest, &row);
+            if row.uses > 1 {
+                let row = BlobRow { uses: row.uses - 1, ..row };
+                batch.put::<Blobs>(&digest, &Record(row.clone()));
                 left.insert(digest.0, row);
                 continue;
             }
             batch.delete::<Blobs>(&digest);
-            batch.put::<Doomed>(&name, &());
-            names.push(name);
-            if thumbnails > 0 {
+            batch.put::<Doomed>(&row.name, &());
+            names.push(row.name);
+            if row.thumbnails > 0 {
                 for (_, (thumbnail, ..)) in view.scan(Range::<Thumbnails>::prefix(&(digest,))).await? {
                     // A small original is its own thumbnail, and not counted for it.
                     if thumbnail != digest {
@@ -128,9 +127,10 @@ impl Media {
     pub(crate) async fn remove_leftovers(&self) -> Result<()> {
         let view = self.view();
         for name in self.inner.storage.disk.leftovers().await? {
+            // What this crate didn't name isn't its to remove.
             let Some(digest) = digest_of(&name) else { continue };
             let row = view.get::<Blobs>(&digest).await?;
-            if row.is_none_or(|row| row.3 != name)
+            if row.is_none_or(|row| row.name != name)
                 && let Err(error) = self.inner.storage.delete(&name).await
             {
                 tracing::warn!(name, %error, "can't remove a file that was not uploaded to its end");
@@ -142,7 +142,7 @@ impl Media {
     }
 }
 
-/// The digest in a blob's name.
+/// The digest in a blob's name; `None` for the name of anything else.
 fn digest_of(name: &str) -> Option<Digest> {
     let (hex, _) = name.split_once('-')?;
     Some(Fixed(*blake3::Hash::from_hex(hex).ok()?.as_bytes()))

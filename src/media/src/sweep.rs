@@ -60,8 +60,8 @@ impl Media {
             let page = view.scan(range.clone()).await?;
             let Some((last, _)) = page.last() else { return Ok(sum) };
             range = range.after(&(*last,));
-            for (_, (_, size, _, _)) in &page {
-                sum = sum.saturating_add(*size);
+            for (_, row) in &page {
+                sum = sum.saturating_add(row.size);
             }
         }
     }

@@ -13,9 +13,8 @@ store::table! { /// A file by its server and id.
 pub(crate) Files = 208, Points: (Text<OwnedServerName>, String) => Record<FileRow> }
 store::table! { /// Bumped and expected by every writer of a row of `Files`.
 pub(crate) Revisions = 209, Points: (Text<OwnedServerName>, String) => u64 }
-store::table! { /// A blob: how many files and thumbnails are made of it, its size in bytes, how many thumbnails it has, its
-/// name in storage.
-pub(crate) Blobs = 210, Points: Fixed<32> => (u64, u64, u64, String) }
+store::table! { /// What is stored of the bytes of a digest.
+pub(crate) Blobs = 210, Points: Fixed<32> => Record<BlobRow> }
 store::table! { /// A user's files by time of upload (Unix ms): the size in bytes.
 pub(crate) ByUser = 211, Ranges: (Text<OwnedUserId>, u64, String) => u64 }
 store::table! { /// All files by time of upload (Unix ms): the size in bytes.
@@ -71,6 +70,28 @@ pub(crate) struct FileRow {
 }
 
 impl Versioned for FileRow {
+    const VERSION: u8 = 1;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> Self {
+        match previous {}
+    }
+}
+
+/// Bytes in storage.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct BlobRow {
+    /// How many files and thumbnails are made of them.
+    pub(crate) uses: u64,
+    /// How many there are.
+    pub(crate) size: u64,
+    /// How many thumbnails there are of them as an image.
+    pub(crate) thumbnails: u64,
+    /// Their name in storage.
+    pub(crate) name: String,
+}
+
+impl Versioned for BlobRow {
     const VERSION: u8 = 1;
     type Previous = NoPrevious;
 

@@ -1,14 +1,14 @@
 //! What writing to rooms costs on RocksDB, without HTTP: durable sends by many at once, and a state event in a room with
 //! very many members.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc};
 
 use event::{SystemClock, SystemRandom};
 use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedRoomId, OwnedUserId, UserId, server_name};
 use serde_json::{json, value::to_raw_value};
 use store::{Options, Store};
-use testkit::processor_ns;
+use testkit::Stopwatch;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -37,17 +37,6 @@ async fn public_room(rooms: &Rooms) -> Result<OwnedRoomId, Failure> {
     Ok(rooms.create(&request).await?)
 }
 
-fn begin() -> (Instant, u64) {
-    (Instant::now(), processor_ns())
-}
-
-/// Reports what was done since `before`, divided by `count`.
-fn report(label: &str, before: (Instant, u64), count: usize) {
-    let wall_us = before.0.elapsed().as_secs_f64() * 1e6 / count as f64;
-    let processor_us = (processor_ns() - before.1) as f64 / 1e3 / count as f64;
-    println!("{label}: {processor_us:.1} µs of processor, {wall_us:.1} µs");
-}
-
 async fn sends(rooms: &Rooms) -> Result<(), Failure> {
     let mut ids = Vec::new();
     for _ in 0..ROOMS {
@@ -57,7 +46,7 @@ async fn sends(rooms: &Rooms) -> Result<(), Failure> {
         }
         ids.push(room);
     }
-    let before = begin();
+    let stopwatch = Stopwatch::start();
     let mut senders = Vec::new();
     for number in 0..SENDERS {
         let (rooms, room) = (rooms.clone(), ids[number % ROOMS].clone());
@@ -73,13 +62,13 @@ async fn sends(rooms: &Rooms) -> Result<(), Failure> {
     for sender in senders {
         sender.await??;
     }
-    report("a durable send, 50 at once", before, SENDERS * MESSAGES_PER_SENDER);
+    stopwatch.report("a durable send, 50 at once", SENDERS * MESSAGES_PER_SENDER);
     Ok(())
 }
 
 async fn big_room(rooms: &Rooms) -> Result<(), Failure> {
     let room = public_room(rooms).await?;
-    let before = begin();
+    let stopwatch = Stopwatch::start();
     let mut joins = Vec::new();
     for first in 0..JOINS_AT_ONCE {
         let (rooms, room) = (rooms.clone(), room.clone());
@@ -93,15 +82,15 @@ async fn big_room(rooms: &Rooms) -> Result<(), Failure> {
     for join in joins {
         join.await??;
     }
-    report("a join, 50 at once, of a room that grows to 100,000", before, MEMBERS);
-    let before = begin();
+    stopwatch.report("a join, 50 at once, of a room that grows to 100,000", MEMBERS);
+    let stopwatch = Stopwatch::start();
     let sender = user(0);
     for number in 0..TOPICS {
         let content = to_raw_value(&json!({ "topic": number.to_string() }))?;
         let options = SendOptions::default();
         rooms.send_state(&Sender::user(&sender), &room, ("m.room.topic", ""), content, options).await?;
     }
-    report("a state event in a room of 100,000", before, TOPICS);
+    stopwatch.report("a state event in a room of 100,000", TOPICS);
     Ok(())
 }
 

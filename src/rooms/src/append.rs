@@ -1,9 +1,6 @@
 //! Events of this server's own users: build, authorise, sign, queue.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use event::{Pdu, PduBuilder, PolicyServer, auth};
 use ruma::{
@@ -308,19 +305,13 @@ impl Turn {
             }
         }
         let generation = authorising.iter().map(|event| event.generation + 1).max().unwrap_or(0);
-        let auth_nums: Vec<EventNum> = authorising.iter().map(|event| event.num).collect();
+        let auth = authorising.iter().map(|event| event.num).collect();
         let pdu = builder.build(self.rules, &self.rooms.inner.signing_key, self.rooms.server_name())?;
 
         let num = self.rooms.inner.events.next_num().await?;
         self.name(pdu.event_id(), num);
-        Ok(Arc::new(StoredEvent {
-            num,
-            pdu,
-            auth: auth_nums.into(),
-            prev: cited.iter().map(|extremity| extremity.num).collect(),
-            generation,
-            notability: OnceLock::new(),
-        }))
+        let prev = cited.iter().map(|extremity| extremity.num).collect();
+        Ok(Arc::new(StoredEvent::new(num, pdu, auth, prev, generation)))
     }
 
     /// The authorisation rules, against the event's own auth events and a state.

@@ -2,10 +2,7 @@
 //!
 //! Specification: client-server API, "Creation" (`createRoom`): which events, in which order, by which preset.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use event::{PduBuilder, auth, new_room_id};
 use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
@@ -175,14 +172,7 @@ impl Rooms {
             auth::check_state_independent(rules, &pdu, |_: &EventId| None)
                 .map_err(|error| RoomsError::InvalidRoomState(error.to_string()))?;
             let num = self.inner.events.next_num().await?;
-            let create = Arc::new(StoredEvent {
-                num,
-                pdu,
-                auth: Arc::default(),
-                prev: Arc::default(),
-                generation: 0,
-                notability: OnceLock::new(),
-            });
+            let create = Arc::new(StoredEvent::new(num, pdu, Vec::new(), Vec::new(), 0));
             let room = create.pdu.room_id().to_owned();
             let turn = self.new_room(&create).await?;
             match self.fill_new_room(turn, request, create, &drafts).await {

@@ -1,6 +1,6 @@
 //! Events by number and by id: what never changes about them, cached, and what may change.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use event::Pdu;
 use quick_cache::{Weighter, sync::Cache};
@@ -56,14 +56,8 @@ impl Body {
     fn into_event(self, num: EventNum) -> Result<StoredEvent, RoomsError> {
         let json = RawValue::from_string(self.json)
             .map_err(|error| RoomsError::corrupt(format!("body of {}: {error}", self.event_id)))?;
-        Ok(StoredEvent {
-            num,
-            pdu: Pdu::from_stored(self.event_id, json)?,
-            auth: self.auth.into(),
-            prev: self.prev.into(),
-            generation: self.generation,
-            notability: OnceLock::new(),
-        })
+        let pdu = Pdu::from_stored(self.event_id, json)?;
+        Ok(StoredEvent::new(num, pdu, self.auth, self.prev, self.generation))
     }
 }
 

@@ -168,8 +168,9 @@ fn profile(event: &Pdu) -> Option<JoinedMember> {
         #[serde(default)]
         avatar_url: serde_json::Value,
     }
-    let user = UserId::parse(event.state_key()?).ok()?;
-    // Content of other servers may be of any shape; what doesn't fit isn't shown.
+    // What other servers send may be of any shape: a member whose key is no user's isn't listed, and what doesn't fit in
+    // content isn't shown.
+    let Ok(user) = UserId::parse(event.state_key()?) else { return None };
     let content = event.content_as::<Content>().unwrap_or_default();
     Some(JoinedMember {
         user,

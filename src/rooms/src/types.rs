@@ -128,6 +128,12 @@ pub struct StoredEvent {
     pub(crate) notability: OnceLock<Notability>,
 }
 
+impl StoredEvent {
+    pub(crate) fn new(num: EventNum, pdu: Pdu, auth: Vec<EventNum>, prev: Vec<EventNum>, generation: u32) -> Self {
+        Self { num, pdu, auth: auth.into(), prev: prev.into(), generation, notability: OnceLock::new() }
+    }
+}
+
 /// What may change about a stored event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventMeta {

@@ -15,17 +15,12 @@ mod tally;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use event::push::PushRules;
-use ruma::{OwnedEventId, RoomId, UserId};
+use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
-use store::{NoPrevious, Position, Versioned, View};
+use store::{NoPrevious, Position, Versioned};
 
 pub(crate) use self::{notable::Notability, tally::TallyCache};
-use crate::{
-    Rooms, RoomsError,
-    types::{EventMeta, StoredEvent, TimelineIndex},
-    visibility::Viewer,
-};
+use crate::types::{EventMeta, StoredEvent, TimelineIndex};
 
 /// The highest count that is shown for one thread.
 pub const UNREAD_EVENTS_MAX: u64 = 1_000;
@@ -107,41 +102,5 @@ impl Versioned for StoredCounts {
 
     fn upgrade(previous: NoPrevious) -> Self {
         match previous {}
-    }
-}
-
-impl Rooms {
-    /// What a user hasn't read of a room, by the rules that are theirs now.
-    ///
-    /// Costs what happened since the last time that this was asked, and at most
-    /// [`UNREAD_EVENTS_LOOKED_AT_MAX`] events. Users who aren't joined have nothing unread, and what ignored
-    /// users send doesn't notify.
-    pub async fn unread(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        rules: &PushRules,
-    ) -> Result<UnreadCounts, RoomsError> {
-        self.count_unread(view, viewer, room, rules).await
-    }
-
-    /// The position at which a user's counts of a room were last right, if they are in memory.
-    pub fn unread_counted_at(&self, user: &UserId, room: &RoomId) -> Option<Position> {
-        let tally = self.inner.reads.tallies.get(&(user.to_owned(), room.to_owned()))?;
-        Some(tally.checked_at.min(tally.counted_to.major))
-    }
-
-    /// The same as [`Rooms::unread`], for one who follows the log and so knows what is new: costs no reads if the
-    /// counts were asked for lately.
-    pub async fn unread_with(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        rules: &PushRules,
-        new: NewEvents<'_>,
-    ) -> Result<UnreadCounts, RoomsError> {
-        self.count_unread_with(view, viewer, room, rules, new).await
     }
 }

@@ -1,9 +1,8 @@
 //! What a small batch costs when 50 tasks commit at the same time: processor time of the committer and
-//! of the whole process, and how many are durable in a second.
-
-use std::time::Instant;
+//! of the whole process, and the time that each takes until it is durable.
 
 use store::{Batch, Bytes, Options, Position, Store, TableInfo};
+use testkit::{Stopwatch, processor_ns};
 
 store::table! {
     /// Looked up by identifier.
@@ -18,6 +17,8 @@ store::table! {
 
 const TABLES: &[TableInfo] =
     &[TableInfo::of::<Names>(), TableInfo::of::<Timeline>(), TableInfo::of::<Bodies>(), TableInfo::of::<Heads>()];
+/// The name of the store's thread that writes.
+const COMMITTER: &str = "store-commit";
 const TASKS: u64 = 50;
 const BATCHES: u64 = 400;
 
@@ -33,20 +34,6 @@ impl store::LogEntry for Sent {
     fn decode_entry(bytes: &[u8]) -> Result<Sent, store::DecodeError> {
         store::decode_all(bytes).map(Sent)
     }
-}
-
-/// Time on a processor, in nanoseconds, of the threads with this name (all for an empty one).
-fn processor_ns(name: &str) -> u64 {
-    let mut sum = 0;
-    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0 };
-    for thread in threads.flatten() {
-        let read = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-        if name.is_empty() || read("comm").trim() == name {
-            let time = read("schedstat").split(' ').next().and_then(|word| word.parse::<u64>().ok());
-            sum += time.unwrap_or(0);
-        }
-    }
-    sum
 }
 
 fn batch(task: u64, number: u64, relaxed: bool) -> Batch {
@@ -69,7 +56,7 @@ fn batch(task: u64, number: u64, relaxed: bool) -> Batch {
 async fn measure(label: &str, relaxed: bool) -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let store = Store::open_rocksdb(directory.path(), &Options::default(), &[TABLES])?;
-    let before = (Instant::now(), processor_ns("store-commit"), processor_ns(""));
+    let (stopwatch, before_ns) = (Stopwatch::start(), processor_ns(COMMITTER));
     let mut tasks = Vec::new();
     for task in 0..TASKS {
         let store = store.clone();
@@ -84,11 +71,8 @@ async fn measure(label: &str, relaxed: bool) -> Result<(), Box<dyn std::error::E
         task.await??;
     }
     let count = TASKS * BATCHES;
-    let wall = before.0.elapsed();
-    let committer = (processor_ns("store-commit") - before.1) / count;
-    let process = (processor_ns("") - before.2) / count;
-    let rate = count as f64 / wall.as_secs_f64();
-    println!("{label}: {rate:.0}/s, committer {committer} ns, process {process} ns for each batch");
+    stopwatch.report(label, count as usize);
+    println!("    of it the committer: {} ns", (processor_ns(COMMITTER) - before_ns) / count);
     store.close().await;
     Ok(())
 }

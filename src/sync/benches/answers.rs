@@ -1,12 +1,7 @@
 //! What answers of sync cost on RocksDB, without HTTP: a first sync after a start and once more, a delivery to each member
 //! of a room, and an answer with nothing new.
 
-use std::{
-    path::Path,
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use event::{SystemClock, SystemRandom};
 use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
@@ -14,7 +9,7 @@ use ruma::{DeviceId, OwnedRoomId, OwnedUserId, UserId, server_name};
 use serde_json::{json, value::to_raw_value};
 use store::{Options, Store};
 use sync::{Sync, SyncRequest};
-use testkit::processor_ns;
+use testkit::Stopwatch;
 use users::{PresenceState, Users};
 
 type Failure = Box<dyn std::error::Error + Send + std::marker::Sync>;
@@ -78,17 +73,6 @@ async fn answer(
     Ok(sync.classic(request).await?)
 }
 
-/// Reports what was done since `before`, divided by `count`.
-fn report(label: &str, before: (Instant, u64), count: usize) {
-    let wall_us = before.0.elapsed().as_secs_f64() * 1e6 / count as f64;
-    let processor_us = (processor_ns() - before.1) as f64 / 1e3 / count as f64;
-    println!("{label}: {processor_us:.1} µs of processor, {wall_us:.1} µs");
-}
-
-fn begin() -> (Instant, u64) {
-    (Instant::now(), processor_ns())
-}
-
 /// Fills the database.
 async fn prepare(path: &Path) -> Result<(), Failure> {
     let world = World::open(path).await?;
@@ -118,9 +102,9 @@ async fn measure(path: &Path) -> Result<(), Failure> {
     // The engine tidies up after it was opened.
     tokio::time::sleep(SETTLE).await;
     for label in ["first sync after a start, for each room", "the same once more"] {
-        let before = begin();
+        let stopwatch = Stopwatch::start();
         let response = answer(&world.sync, &user(0), None, 0).await?;
-        report(label, before, response.rooms.join.len());
+        stopwatch.report(label, response.rooms.join.len());
     }
     let rooms = world.rooms.joined_rooms(&world.store.view(), &user(0)).await?;
 
@@ -128,13 +112,13 @@ async fn measure(path: &Path) -> Result<(), Failure> {
     for member in 0..MEMBERS_PER_ROOM {
         since.push(answer(&world.sync, &user(member), None, 0).await?.next_batch);
     }
-    let before = begin();
+    let stopwatch = Stopwatch::start();
     for _ in 0..IDLE_ANSWERS {
         answer(&world.sync, &user(0), Some(&since[0]), 0).await?;
     }
-    report("an answer with nothing new", before, IDLE_ANSWERS as usize);
+    stopwatch.report("an answer with nothing new", IDLE_ANSWERS as usize);
 
-    let before = begin();
+    let stopwatch = Stopwatch::start();
     let mut members = Vec::new();
     for (member, since) in since.into_iter().enumerate() {
         let sync = world.sync.clone();
@@ -156,7 +140,7 @@ async fn measure(path: &Path) -> Result<(), Failure> {
     for member in members {
         member.await??;
     }
-    report("sending and delivering, for each delivery", before, DELIVERED_MESSAGES * MEMBERS_PER_ROOM);
+    stopwatch.report("sending and delivering, for each delivery", DELIVERED_MESSAGES * MEMBERS_PER_ROOM);
     world.store.close().await;
     Ok(())
 }

@@ -6,13 +6,13 @@
 mod clock;
 mod events;
 mod network;
-mod processor;
 mod random;
+mod stopwatch;
 
 pub use self::{
     clock::ManualClock,
     events::EventFactory,
     network::{Delivery, Faults, Network},
-    processor::processor_ns,
     random::SeededRandom,
+    stopwatch::{Stopwatch, processor_ns},
 };

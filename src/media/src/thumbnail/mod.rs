@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
-use store::{Batch, Fixed};
+use store::{Batch, Fixed, Record};
 use tokio::sync::{Mutex, Semaphore};
 
 pub use self::plan::Ask;
@@ -20,7 +20,8 @@ use crate::{
     Error, File, Media, Result,
     disk::blocking,
     files::NewBlob,
-    tables::{Blobs, Digest, Thumbnails},
+    tables::{BlobRow, Blobs, Digest, Thumbnails},
+    to_its_end,
 };
 
 /// Thumbnails that are rendered at the same time.
@@ -38,20 +39,20 @@ const KEEP_ATTEMPTS_MAX: u32 = 5;
 
 /// What bounds the rendering of thumbnails.
 pub(crate) struct Renderers {
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
     rendering: Semaphore,
     /// Of images that take much memory only one is decoded at a time.
     large: Semaphore,
-    locks: Vec<Arc<Mutex<()>>>,
+    locks: Vec<Mutex<()>>,
 }
 
 impl Default for Renderers {
     fn default() -> Self {
         Self {
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             rendering: Semaphore::new(RENDERING_MAX),
             large: Semaphore::new(1),
-            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         }
     }
 }
@@ -71,23 +72,31 @@ pub enum Thumbnail {
 }
 
 impl Media {
-    /// A thumbnail of a file.
+    /// The thumbnail of a file that was made before, which costs no more than reading a file.
+    ///
+    /// # Errors
+    /// Fails only if the store does.
+    pub async fn kept_thumbnail(&self, file: &File, ask: Ask) -> Result<Option<File>> {
+        self.known_thumbnail(file, Variant::of(ask)).await
+    }
+
+    /// A thumbnail of a file, made if it wasn't before.
     ///
     /// # Errors
     /// [`Error::NotAnImage`], [`Error::ImageTooLarge`], [`Error::NotFound`], [`Error::Busy`], [`Error::Io`].
     pub async fn thumbnail(&self, file: &File, ask: Ask) -> Result<Thumbnail> {
-        let Some(variant) = Variant::of(ask) else {
-            // No thumbnail is that large: the original comes nearest.
-            let content_type = render::content_type(&self.head(file).await?)?;
-            return Ok(Thumbnail::Kept(original(file, content_type)));
-        };
-        if let Some(known) = self.known_thumbnail(file, variant).await? {
-            return Ok(Thumbnail::Kept(known));
-        }
-        let renderers = &self.inner.renderers;
-        let _waiting = renderers.waiting.try_acquire().map_err(|_| Error::Busy)?;
+        let waiting = self.inner.renderers.waiting.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
+        let (media, file, variant) = (self.clone(), file.clone(), Variant::of(ask));
+        to_its_end(async move {
+            let _waiting = waiting;
+            media.make_thumbnail(&file, variant).await
+        })
+        .await
+    }
+
+    async fn make_thumbnail(&self, file: &File, variant: Variant) -> Result<Thumbnail> {
         let stripe = usize::from(file.digest.0[0]) % LOCKS;
-        let _one = renderers.locks[stripe].lock().await;
+        let _one = self.inner.renderers.locks[stripe].lock().await;
         if let Some(known) = self.known_thumbnail(file, variant).await? {
             return Ok(Thumbnail::Kept(known));
         }
@@ -108,7 +117,7 @@ impl Media {
             return Ok(Some(original(file, &content_type)));
         }
         let row = view.get::<Blobs>(&digest).await?;
-        Ok(row.map(|(_, _, _, blob)| kept(file, digest, size, &content_type, blob)))
+        Ok(row.map(|row| kept(file, digest, size, &content_type, row.0.name)))
     }
 
     async fn render(&self, file: &File, variant: Variant) -> Result<Rendered> {
@@ -138,13 +147,10 @@ impl Media {
             let view = self.view();
             let mut batch = Batch::new();
             let row = view.get::<Blobs>(&file.digest).await?;
-            let Some((count, of_size, thumbnails, name)) = row.clone() else { break };
-            if thumbnails >= KEPT_MAX {
-                break;
-            }
+            let Some(row) = row.filter(|row| row.thumbnails < KEPT_MAX) else { break };
             // Whoever deletes the original expects this row, and would miss a thumbnail that it doesn't count.
-            batch.expect::<Blobs>(&file.digest, row.as_ref());
-            batch.put::<Blobs>(&file.digest, &(count, of_size, thumbnails + 1, name));
+            batch.expect::<Blobs>(&file.digest, Some(&row));
+            batch.put::<Blobs>(&file.digest, &Record(BlobRow { thumbnails: row.thumbnails + 1, ..row.0 }));
             batch.expect::<Thumbnails>(&key(&file.digest, variant), None);
             batch.put::<Thumbnails>(&key(&file.digest, variant), &(digest, size, content_type.to_owned()));
             if let Rendered::Made { bytes, .. } = &rendered {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use event::{Pdu, RoomVersionRules};
@@ -142,31 +142,15 @@ impl Intake<'_> {
                 generation = generation.max(event.generation.saturating_add(1));
                 auth.push(event.num);
             }
-            if batch.is_empty() {
-                return Ok(Arc::new(StoredEvent {
-                    num,
-                    pdu,
-                    auth: auth.into(),
-                    prev: prev.into(),
-                    generation,
-                    notability: OnceLock::new(),
-                }));
-            }
-            batch.relaxed();
-            match self.rooms.inner.store.commit(batch).await {
-                Ok(_) => {
-                    return Ok(Arc::new(StoredEvent {
-                        num,
-                        pdu,
-                        auth: auth.into(),
-                        prev: prev.into(),
-                        generation,
-                        notability: OnceLock::new(),
-                    }));
+            if !batch.is_empty() {
+                batch.relaxed();
+                match self.rooms.inner.store.commit(batch).await {
+                    Ok(_) => {}
+                    Err(CommitError::Conflict) => continue,
+                    Err(error) => return Err(error.into()),
                 }
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
             }
+            return Ok(Arc::new(StoredEvent::new(num, pdu, auth, prev, generation)));
         }
         Err(RoomsError::Busy)
     }

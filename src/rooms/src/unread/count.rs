@@ -8,7 +8,7 @@ use event::{
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
-use store::{Batch, Range, Record, View};
+use store::{Batch, Position, Range, Record, View};
 
 use super::{
     NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
@@ -62,7 +62,12 @@ struct Room {
 }
 
 impl Rooms {
-    pub(super) async fn count_unread(
+    /// What a user hasn't read of a room, by the rules that are theirs now.
+    ///
+    /// Costs what happened since the last time that this was asked, and at most
+    /// [`UNREAD_EVENTS_LOOKED_AT_MAX`] events. Users who aren't joined have nothing unread, and what ignored
+    /// users send doesn't notify.
+    pub async fn unread(
         &self,
         view: &View,
         viewer: &Viewer<'_>,
@@ -121,7 +126,15 @@ impl Rooms {
         Ok(self.keep_tally(key, tally).await)
     }
 
-    pub(super) async fn count_unread_with(
+    /// The position at which a user's counts of a room were last right, if they are in memory.
+    pub fn unread_counted_at(&self, user: &UserId, room: &RoomId) -> Option<Position> {
+        let tally = self.inner.reads.tallies.get(&(user.to_owned(), room.to_owned()))?;
+        Some(tally.checked_at.min(tally.counted_to.major))
+    }
+
+    /// The same as [`Rooms::unread`], for one who follows the log and so knows what is new: costs no reads if the
+    /// counts were asked for lately.
+    pub async fn unread_with(
         &self,
         view: &View,
         viewer: &Viewer<'_>,
@@ -132,7 +145,7 @@ impl Rooms {
         let key = (viewer.user.to_owned(), room.to_owned());
         let known = self.inner.reads.tallies.get(&key).filter(|tally| tally.checked_at >= new.since);
         let Some(known) = known else {
-            return self.count_unread(view, viewer, room, rules).await;
+            return self.unread(view, viewer, room, rules).await;
         };
         let mut tally = Arc::unwrap_or_clone(known);
         let now = TimelineIndex::after_position(view.position());
