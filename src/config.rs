@@ -268,6 +268,8 @@ pub struct RateLimits {
     pub search: RateLimit,
     /// Uploaded files and names set aside for them, per user.
     pub upload: RateLimit,
+    /// Thumbnails that have to be made, per user (those that were made before count as reading).
+    pub thumbnail: RateLimit,
     /// Previews of web pages, per user.
     pub preview: RateLimit,
     /// Everything else that writes, per user.
@@ -310,6 +312,7 @@ impl Default for RateLimits {
             invite: limit(2.0, 50),
             search: limit(2.0, 20),
             upload: limit(10.0, 100),
+            thumbnail: limit(10.0, 200),
             preview: limit(2.0, 20),
             write: limit(20.0, 200),
             read: limit(100.0, 1000),

@@ -342,6 +342,7 @@ fn limits(limits: &RateLimits) -> limit::Config {
         invite: rate(limits.invite),
         search: rate(limits.search),
         upload: rate(limits.upload),
+        thumbnail: rate(limits.thumbnail),
         preview: rate(limits.preview),
         write: rate(limits.write),
         read: rate(limits.read),

@@ -233,6 +233,7 @@ fn no_limits() -> String {
         "invite",
         "search",
         "upload",
+        "thumbnail",
         "preview",
         "write",
         "read",

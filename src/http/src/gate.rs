@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Longest time that an upload may take as long as it makes progress.
-const UPLOAD_SECONDS_MAX: u64 = 3_600;
+pub(crate) const UPLOAD_SECONDS_MAX: u64 = 3_600;
 
 /// Shared by all routes: configuration, who knows the access tokens, rate limits, shutdown.
 pub struct Gate {

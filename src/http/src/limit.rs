@@ -48,6 +48,8 @@ pub enum Class {
     Search,
     /// Uploading files and setting aside names for them, per user.
     Upload,
+    /// Asking for thumbnails that have to be made, per user.
+    Thumbnail,
     /// Asking for previews of web pages, per user.
     Preview,
     /// Other changes, per user.
@@ -68,7 +70,7 @@ impl Class {
 }
 
 /// Every class in the order of its declaration.
-const CLASSES: [Class; 15] = [
+const CLASSES: [Class; 16] = [
     Class::Free,
     Class::Registration,
     Class::Login,
@@ -79,6 +81,7 @@ const CLASSES: [Class; 15] = [
     Class::Invite,
     Class::Search,
     Class::Upload,
+    Class::Thumbnail,
     Class::Preview,
     Class::Write,
     Class::Read,
@@ -134,6 +137,8 @@ pub struct Config {
     pub search: Rate,
     /// Uploading files and setting aside names for them, per user.
     pub upload: Rate,
+    /// Asking for thumbnails that have to be made, per user.
+    pub thumbnail: Rate,
     /// Asking for previews of web pages, per user.
     pub preview: Rate,
     /// Other changes, per user.
@@ -156,6 +161,7 @@ impl Default for Config {
             invite: Rate::new(2.0, 50),
             search: Rate::new(2.0, 20),
             upload: Rate::new(10.0, 100),
+            thumbnail: Rate::new(10.0, 200),
             preview: Rate::new(2.0, 20),
             write: Rate::new(20.0, 200),
             read: Rate::new(100.0, 1000),
@@ -178,6 +184,7 @@ impl Config {
             invite: off,
             search: off,
             upload: off,
+            thumbnail: off,
             preview: off,
             write: off,
             read: off,
@@ -197,6 +204,7 @@ impl Config {
             Class::Invite => self.invite,
             Class::Search => self.search,
             Class::Upload => self.upload,
+            Class::Thumbnail => self.thumbnail,
             Class::Preview => self.preview,
             Class::Write => self.write,
             Class::Read | Class::Sync => self.read,

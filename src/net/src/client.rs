@@ -110,6 +110,11 @@ impl Client {
             .dns_resolver(Resolver { guard: config.guard.clone() })
             .redirect(redirect::Policy::none())
             .no_proxy()
+            // Limits count what comes over the wire, and nothing is unpacked, whatever features other crates switch on.
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
             .referer(false)
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .connect_timeout(Duration::from_millis(config.connect_ms_max))

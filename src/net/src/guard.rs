@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// Networks that nothing outside this server's own network is on (RFC 6890 and its successors): private, shared, local,
 /// documentation, benchmarking, multicast and reserved addresses.
-pub const DENIED_DEFAULT: [&str; 27] = [
+pub const DENIED_DEFAULT: [&str; 30] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -26,13 +26,16 @@ pub const DENIED_DEFAULT: [&str; 27] = [
     "::1/128",
     "64:ff9b:1::/48",
     "100::/64",
+    "100:0:0:1::/64",
     "2001:2::/48",
     "2001:10::/28",
+    "2001:20::/28",
     "2001:db8::/32",
     "3fff::/20",
     "5f00::/16",
     "fc00::/7",
     "fe80::/10",
+    "fec0::/10",
     "ff00::/8",
 ];
 
@@ -75,7 +78,7 @@ impl Guard {
 }
 
 /// The IPv4 address that packets to an IPv6 address end at: mapped and compatible addresses (RFC 4291), NAT64 (RFC
-/// 6052), 6to4 (RFC 3056) and Teredo (RFC 4380).
+/// 6052), 6to4 (RFC 3056), Teredo (RFC 4380) and ISATAP (RFC 5214).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let from = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
@@ -86,6 +89,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
         | [0x64, 0xFF9B, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, _, _, _, _, _] => from(high, low),
         [0x2001, 0, _, _, _, _, high, low] => from(!high, !low),
+        [_, _, _, _, 0 | 0x200, 0x5EFE, high, low] => from(high, low),
         _ => None,
     }
 }
@@ -121,6 +125,8 @@ mod tests {
             "fc00::1",
             "fd12:3456::1",
             "fe80::1",
+            "fec0::1",
+            "2606:4700::5efe:10.0.0.1",
             "ff02::1",
         ];
         for address in denied {
