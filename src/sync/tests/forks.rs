@@ -1,5 +1,5 @@
 //! Clients of one of two servers that change the same room at the same time: the state that syncs add up to is the resolved one,
-//! and nothing of the timeline is lost, doubled or out of order. HAIMA_SYNC_SEED and HAIMA_SYNC_SEEDS as for the histories.
+//! and nothing of the timeline is lost, doubled or out of order. HAIMA_SEED and HAIMA_SEEDS as for the histories.
 
 mod world;
 
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rooms::{CreateRoom, Preset};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::json;
-use testkit::SeededRandom;
+use testkit::{SeededRandom, seeds};
 use world::{
     World,
     client::*,
@@ -169,19 +169,9 @@ impl Forks {
 
 #[test]
 fn syncs_of_a_forked_room_add_up_to_its_resolved_state() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("HAIMA_SYNC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("HAIMA_SYNC_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let run = || runtime.block_on(async { Forks::new(seed).await.run().await });
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-        if let Err(panic) = result {
-            eprintln!("replay with HAIMA_SYNC_SEED={seed}");
-            std::panic::resume_unwind(panic);
-        }
+        runtime.block_on(async { Forks::new(seed).await.run().await });
     }
 }
 

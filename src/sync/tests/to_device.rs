@@ -1,6 +1,6 @@
 //! Messages to devices in `/sync`: each once and in order, whatever the client repeats and whenever the server restarts.
 //!
-//! HAIMA_SYNC_SEED replays one seed, HAIMA_SYNC_SEEDS runs that many.
+//! HAIMA_SEED replays one seed, HAIMA_SEEDS runs that many.
 
 mod world;
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use ruma::{DeviceId, OwnedUserId};
 use serde_json::{Value, json};
-use testkit::SeededRandom;
+use testkit::{SeededRandom, seeds};
 use tokio::time::Instant;
 use users::{Kind, Login, NewAccount, Origin, TO_DEVICE_PER_SYNC_MAX, ToDeviceMessage, ToDeviceRequest};
 use world::{World, client::*, raw, user};
@@ -200,13 +200,7 @@ impl History {
 
 #[tokio::test]
 async fn each_message_comes_once_and_in_order() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match number("HAIMA_SYNC_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("HAIMA_SYNC_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        println!("seed {seed}");
+    for seed in seeds(SEEDS) {
         History::new(seed).await.play().await;
     }
 }

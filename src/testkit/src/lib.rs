@@ -13,6 +13,6 @@ pub use self::{
     clock::ManualClock,
     events::EventFactory,
     network::{Delivery, Faults, Network},
-    random::SeededRandom,
+    random::{SeededRandom, seeds},
     stopwatch::{Stopwatch, processor_ns},
 };

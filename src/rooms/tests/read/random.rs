@@ -1,4 +1,4 @@
-//! Readers against the plain definitions, over random histories. A failing seed is printed; `HAIMA_READ_SEED` runs one.
+//! Readers against the plain definitions, over random histories. A failing seed is printed; `HAIMA_SEED` runs one.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,12 @@ use rooms::{Count, Direction, NewEvents, NewReceipt, ReceiptType, TimelineIndex,
 use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde_json::json;
 use store::Position;
-use testkit::SeededRandom;
+use testkit::{SeededRandom, seeds};
 
 use crate::world::{World, alice, bob, carol};
 
 /// Histories that each test goes through.
 const SEEDS: u64 = 60;
-
-fn seeds() -> Vec<u64> {
-    match std::env::var("HAIMA_READ_SEED") {
-        Ok(seed) => vec![seed.parse().expect("a number")],
-        Err(_) => (0..SEEDS).collect(),
-    }
-}
 
 /// One message, with what decides who sees it.
 struct Said {
@@ -119,7 +112,7 @@ impl Story {
 
 #[tokio::test]
 async fn what_is_visible_is_what_the_rules_say() {
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let random = SeededRandom::new(seed);
         let mut story = Story::new().await;
         for _ in 0..40 {
@@ -263,7 +256,7 @@ impl Talk {
 
 #[tokio::test]
 async fn counting_from_what_is_new_is_counting_at_once() {
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let random = SeededRandom::new(seed);
         let mut talk = Talk::new().await;
         for _ in 0..60 {
@@ -280,7 +273,7 @@ async fn counting_from_what_is_new_is_counting_at_once() {
 
 #[tokio::test]
 async fn counting_bit_by_bit_is_counting_at_once() {
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let random = SeededRandom::new(seed);
         let mut talk = Talk::new().await;
         for _ in 0..60 {

@@ -2,7 +2,7 @@
 //! all servers in the room agree about every event: whether it was rejected, and the state before and after it. Each state that was
 //! resolved is what resolution gives on whole states and whole auth chains.
 //!
-//! `HAIMA_SIM_SEED=n` replays one seed; `HAIMA_SIM_SEEDS=n` runs that many instead of a few hundred.
+//! `HAIMA_SEED=n` replays one seed; `HAIMA_SEEDS=n` runs that many instead of a few hundred.
 
 mod agreement;
 mod play;
@@ -11,26 +11,15 @@ mod whole;
 #[expect(dead_code, reason = "shared with the tests of the write side, which use more of it")]
 mod world;
 
-/// Seeds of one test, of which there are several so that they run side by side.
-const SEEDS_PER_TEST: u64 = 65;
+/// Seeds of all tests together.
+const SEEDS: u64 = 520;
 
-/// Tests below.
+/// Tests below, which share the seeds so that they run side by side.
 const TESTS: u64 = 8;
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
-}
-
 async fn run(part: u64) {
-    if let Some(seed) = number("HAIMA_SIM_SEED") {
-        if part == 0 {
-            play::play(seed).await;
-        }
-        return;
-    }
-    let seeds = number("HAIMA_SIM_SEEDS").map_or(SEEDS_PER_TEST, |seeds| seeds.div_ceil(TESTS));
-    for index in 0..seeds {
-        play::play(part + index * TESTS).await;
+    for seed in testkit::seeds(SEEDS).filter(|seed| seed % TESTS == part) {
+        play::play(seed).await;
     }
 }
 

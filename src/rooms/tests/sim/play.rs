@@ -36,19 +36,7 @@ pub struct Game {
     network: Network<Vec<OwnedEventId>>,
 }
 
-/// Prints the seed of a game that doesn't come to its end.
-struct Tell(u64);
-
-impl Drop for Tell {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay with HAIMA_SIM_SEED={}", self.0);
-        }
-    }
-}
-
 pub async fn play(seed: u64) {
-    let tell = Tell(seed);
     let mut game = Game::start(seed).await;
     game.network.set_faults(FAULTS);
     for _ in 0..ACTIONS {
@@ -84,7 +72,6 @@ pub async fn play(seed: u64) {
     if std::env::var("HAIMA_SIM_STATS").is_ok() {
         println!("{}, resolved {resolved}", agreement::statistics(&game).await);
     }
-    drop(tell);
 }
 
 impl Game {
