@@ -16,7 +16,7 @@ use ruma::exports::http::Request;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
@@ -36,6 +36,9 @@ const STREAMS_MAX: u32 = 128;
 /// How a connection begins on which the client speaks HTTP/2 without having asked; no HTTP/1 method begins so (RFC 9113,
 /// section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI";
+/// Connections that may wait to be accepted, if the system allows as many. Those beyond are dropped, and their clients try again
+/// after a second at the soonest, which all who come back at once after a restart would feel.
+const LISTEN_BACKLOG: u32 = 4096;
 /// Pause after an accept that failed for want of resources.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -79,7 +82,7 @@ impl Server {
         for listen in &gate.config.listen {
             let acceptor = listen.tls.as_ref().map(tls::acceptor).transpose()?;
             let failed = |source| ServeError::Bind { address: listen.address, source };
-            let listener = TcpListener::bind(listen.address).await.map_err(failed)?;
+            let listener = listen_on(listen.address).map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
             listeners.push((listener, acceptor));
         }
@@ -121,6 +124,17 @@ impl Server {
             warn!("some requests did not finish in time");
         }
     }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted server doesn't wait for the connections of the one before to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Accepts on one listener.

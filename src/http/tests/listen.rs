@@ -125,6 +125,21 @@ async fn tls() {
     server.await.unwrap();
 }
 
+/// All who come back at once after a restart wait their turn: what doesn't fit is dropped by the system, and never gets here.
+#[tokio::test]
+async fn many_may_connect_before_any_is_accepted() {
+    const CLIENTS: usize = 300;
+    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
+    let config = Config { listen, ..Config::default() };
+    let gate = Arc::new(Gate::new(config, Box::new(NoTokens), CancellationToken::new()));
+    let server = Server::bind(gate).await.unwrap();
+    let mut connected = Vec::new();
+    for _ in 0..CLIENTS {
+        connected.push(TcpStream::connect(server.addresses()[0]).await.unwrap());
+    }
+    assert_eq!(connected.len(), CLIENTS);
+}
+
 #[tokio::test]
 async fn a_bad_certificate_is_named() {
     let tls = Tls { certificate: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() };
