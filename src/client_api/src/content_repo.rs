@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use haima_http::{
-    Anyone, ApiError, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode, Unsuspended, Upload,
+    Anyone, ApiError, Class, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode, Unsuspended, Upload,
     UploadBody, WithConditions,
 };
 use media::{Ask, Details, Received, Thumbnail};
@@ -27,8 +27,8 @@ pub(crate) async fn upload_content(
     caller: Uploader,
     upload: Upload<legacy::create_content::v3::Request>,
 ) -> Result<legacy::create_content::v3::Response> {
-    let (req, mut body) = upload.into_parts();
-    let received = receive(&api, &caller.user, &mut body).await?;
+    let (req, body) = upload.into_parts();
+    let received = receive(&api, &caller.user, body, None).await?;
     let details = Details { content_type: req.content_type, file_name: req.filename, expires_ms: None };
     let id = api.media.add(Some(&caller.user), received, details).await?;
     Ok(legacy::create_content::v3::Response::new(content_uri(&api, &id)))
@@ -40,16 +40,9 @@ pub(crate) async fn upload_content_to_mxc(
     caller: Uploader,
     upload: Upload<legacy::create_content_async::v3::Request>,
 ) -> Result<Json<Value>> {
-    let (req, mut body) = upload.into_parts();
-    let checked = match req.server_name == api.config.server_name {
-        true => api.media.check_reserved(&caller.user, &req.media_id).await,
-        false => Err(media::Error::NotFound),
-    };
-    if let Err(error) = checked {
-        body.discard().await;
-        return Err(error.into());
-    }
-    let received = receive(&api, &caller.user, &mut body).await?;
+    let (req, body) = upload.into_parts();
+    let reserved = Reserved { server: &req.server_name, id: &req.media_id };
+    let received = receive(&api, &caller.user, body, Some(reserved)).await?;
     let details = Details { content_type: req.content_type, file_name: req.filename, expires_ms: None };
     api.media.add_reserved(&caller.user, &req.media_id, received, details).await?;
     Ok(Json(json!({})))
@@ -116,50 +109,52 @@ pub(crate) async fn get_content_override_name(
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
 pub(crate) async fn get_content_thumbnail_authed(
     api: ClientApi,
-    _: Guest,
+    caller: Guest,
     req: WithConditions<authed::get_content_thumbnail::v1::Request>,
 ) -> Result<FileReply> {
     let WithConditions { request: req, conditions } = req;
     let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
     let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
-    thumbnail(&api, wanted, &conditions, ask).await
+    let count = || api.gate.limits().check_user(Class::Thumbnail, &caller.user);
+    thumbnail(&api, wanted, &conditions, ask, count).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
 pub(crate) async fn get_content_thumbnail(
     api: ClientApi,
-    _: Anyone,
+    caller: Anyone,
     req: WithConditions<legacy::get_content_thumbnail::v3::Request>,
 ) -> Result<FileReply> {
     require_legacy(&api)?;
     let WithConditions { request: req, conditions } = req;
     let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
     let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
-    thumbnail(&api, wanted, &conditions, ask).await
+    let count = || api.gate.limits().check_address(Class::Thumbnail, caller.origin.address);
+    thumbnail(&api, wanted, &conditions, ask, count).await
 }
 
 /// `GET /_matrix/client/v1/media/preview_url`
 pub(crate) async fn get_url_preview_authed(
     api: ClientApi,
-    _: Session,
+    caller: Session,
     req: authed::get_media_preview::v1::Request,
 ) -> Result<authed::get_media_preview::v1::Response> {
-    Ok(authed::get_media_preview::v1::Response::from_raw_value(api.media.preview(&req.url).await?))
+    Ok(authed::get_media_preview::v1::Response::from_raw_value(api.media.preview(&caller.user, &req.url).await?))
 }
 
 /// `GET /_matrix/media/v3/preview_url`
 pub(crate) async fn get_url_preview(
     api: ClientApi,
-    _: Session,
+    caller: Session,
     req: legacy::get_media_preview::v3::Request,
 ) -> Result<legacy::get_media_preview::v3::Response> {
-    Ok(legacy::get_media_preview::v3::Response::from_raw_value(api.media.preview(&req.url).await?))
+    Ok(legacy::get_media_preview::v3::Response::from_raw_value(api.media.preview(&caller.user, &req.url).await?))
 }
 
 /// `GET /_matrix/client/v1/media/config`
 pub(crate) async fn get_config_authed(
     api: ClientApi,
-    _: Guest,
+    _: Session,
     _: authed::get_media_config::v1::Request,
 ) -> Result<authed::get_media_config::v1::Response> {
     Ok(authed::get_media_config::v1::Response::new(upload_size(&api)))
@@ -168,7 +163,7 @@ pub(crate) async fn get_config_authed(
 /// `GET /_matrix/media/v3/config`
 pub(crate) async fn get_config(
     api: ClientApi,
-    _: Guest,
+    _: Session,
     _: legacy::get_media_config::v3::Request,
 ) -> Result<legacy::get_media_config::v3::Response> {
     Ok(legacy::get_media_config::v3::Response::new(upload_size(&api)))
@@ -182,12 +177,40 @@ fn content_uri(api: &ClientApi, id: &str) -> OwnedMxcUri {
     format!("mxc://{}/{id}", api.config.server_name).into()
 }
 
+/// A name that was set aside for an upload.
+struct Reserved<'a> {
+    server: &'a ServerName,
+    id: &'a str,
+}
+
 /// Takes a file from the client.
-async fn receive(api: &ClientApi, user: &UserId, body: &mut UploadBody) -> Result<Received> {
-    if let Err(error) = api.media.check_quota(user, body.announced().unwrap_or(0)).await {
+async fn receive(
+    api: &ClientApi,
+    user: &UserId,
+    mut body: UploadBody,
+    reserved: Option<Reserved<'_>>,
+) -> Result<Received> {
+    let received = try_receive(api, user, &mut body, reserved).await;
+    if received.is_err() {
         body.discard().await;
-        return Err(error.into());
     }
+    received
+}
+
+async fn try_receive(
+    api: &ClientApi,
+    user: &UserId,
+    body: &mut UploadBody,
+    reserved: Option<Reserved<'_>>,
+) -> Result<Received> {
+    if let Some(Reserved { server, id }) = reserved {
+        if server != api.config.server_name {
+            return Err(media::Error::NotFound.into());
+        }
+        api.media.check_reserved(user, id).await?;
+    }
+    api.media.check_quota(user, body.announced().unwrap_or(0)).await?;
+    let _slot = api.media.upload_slot(user)?;
     let mut receiving = api.media.receive(u64::MAX)?;
     while let Some(piece) = body.next().await? {
         receiving.write(piece).await?;
@@ -230,21 +253,30 @@ fn ask(width: UInt, height: UInt, method: Option<&Method>, animated: Option<bool
     Ask { width: pixels(width), height: pixels(height), crop, animated: animated == Some(true) }
 }
 
-async fn thumbnail(api: &ClientApi, wanted: Wanted<'_>, conditions: &Conditions, ask: Ask) -> Result<FileReply> {
+/// Answers with a thumbnail; `count` refuses the request where one has to be made for it and too many were.
+async fn thumbnail(
+    api: &ClientApi,
+    wanted: Wanted<'_>,
+    conditions: &Conditions,
+    ask: Ask,
+    count: impl FnOnce() -> std::result::Result<(), ApiError>,
+) -> Result<FileReply> {
     let file = find(api, &wanted).await?;
+    if let Some(kept) = api.media.kept_thumbnail(&file, ask).await? {
+        return answer(api, kept, conditions).await;
+    }
+    count()?;
     let (bytes, content_type) = match api.media.thumbnail(&file, ask).await? {
         Thumbnail::Kept(file) => return answer(api, file, conditions).await,
         Thumbnail::Made { bytes, content_type } => (bytes, content_type),
     };
-    let size = bytes.len() as u64;
-    let body = futures_util::stream::once(async { Ok(bytes) }).boxed();
     Ok(FileReply {
         selection: Selection::Whole,
-        body,
-        size,
-        etag: format!("\"{}-{}x{}\"", file.etag().trim_matches('"'), ask.width, ask.height),
+        size: bytes.len() as u64,
+        etag: media::etag(&bytes),
+        body: futures_util::stream::once(async { Ok(bytes) }).boxed(),
         content_type: Some(content_type.to_owned()),
-        file_name: Some("thumbnail".to_owned()),
+        file_name: Some(media::thumbnail_name(content_type)),
     })
 }
 

@@ -1,6 +1,6 @@
 //! From the domain's errors to status, error code and message: one total match for each crate.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use event::PduError;
 use flows::FlowsError;
@@ -217,12 +217,24 @@ impl From<media::Error> for Failure {
             E::NotAnImage => ApiError::bad_request(message),
             E::TooManyPending => ApiError::limit_exceeded(PENDING_RETRY),
             E::Busy | E::Contended => busy(),
+            E::Io(error) if is_full(&error) => {
+                tracing::error!(%error, "there is no room for a file");
+                ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "M_UNKNOWN", "The server has no room left for files")
+            }
+            E::Bucket(error) => {
+                ApiError::unavailable("The storage of files can't be used at the moment", E::Bucket(error))
+            }
             E::Store(error) => store_error(error),
             E::Commit(error) => commit_error(error),
             // `Io`, and what is added without a thought of this place.
             other => ApiError::internal(other),
         })
     }
+}
+
+/// Whether writing a file failed for want of room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 impl From<SyncError> for Failure {
@@ -237,5 +249,19 @@ impl From<SyncError> for Failure {
             SyncError::Users(error) => users_error(error),
             other => ApiError::internal(other),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_fault() {
+        let status = |kind: io::ErrorKind| ApiError::from(Failure::from(media::Error::Io(kind.into()))).status();
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert_eq!(status(kind), StatusCode::INSUFFICIENT_STORAGE);
+        }
+        assert_eq!(status(io::ErrorKind::PermissionDenied), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

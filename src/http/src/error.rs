@@ -76,6 +76,16 @@ impl ApiError {
         error
     }
 
+    /// 503 `M_UNKNOWN` while something that the server depends on fails. The cause is logged and never shown.
+    pub fn unavailable(
+        message: impl Into<Cow<'static, str>>,
+        cause: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message);
+        error.0.cause = Some(cause.into());
+        error
+    }
+
     /// 403 `M_FORBIDDEN`.
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)

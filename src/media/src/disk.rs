@@ -4,13 +4,16 @@
 //! rows may not be committed yet; `blobs/` has a directory for each first byte of a digest.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
+    io::Write,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
@@ -26,6 +29,8 @@ const PART: &str = ".part";
 pub(crate) struct Disk {
     temp: Arc<PathBuf>,
     blobs: Arc<PathBuf>,
+    /// Directories of blobs that a power cut leaves in place.
+    durable: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 /// A temporary file, removed when dropped unless it was placed.
@@ -46,12 +51,19 @@ impl Drop for TempFile {
 
 impl Disk {
     pub(crate) async fn open(path: &Path) -> io::Result<Self> {
-        let disk = Self { temp: Arc::new(path.join("temp")), blobs: Arc::new(path.join("blobs")) };
+        let disk =
+            Self { temp: Arc::new(path.join("temp")), blobs: Arc::new(path.join("blobs")), durable: Arc::default() };
         let (temp, blobs, path) = (disk.temp.clone(), disk.blobs.clone(), path.to_owned());
         blocking(move || {
             fs::create_dir_all(&*temp)?;
             fs::create_dir_all(&*blobs)?;
-            sync_directory(&path)
+            sync_directory(&path)?;
+            match path.parent() {
+                // A relative path of one name lies in the working directory.
+                Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
+                Some(parent) => sync_directory(parent),
+                None => Ok(()),
+            }
         })
         .await?;
         Ok(disk)
@@ -74,6 +86,19 @@ impl Disk {
         sync_directory(&self.temp)
     }
 
+    /// Writes into a marker, durably, under which id the storage elsewhere keeps the parts that it has of the blob.
+    pub(crate) fn note_upload(&self, name: &str, upload: &str) -> io::Result<()> {
+        let mut marker = fs::File::create(self.temp.join(name))?;
+        marker.write_all(upload.as_bytes())?;
+        marker.sync_all()
+    }
+
+    /// What [`Disk::note_upload`] wrote last, if anything.
+    pub(crate) async fn noted_upload(&self, name: &str) -> io::Result<Option<String>> {
+        let noted = tokio::fs::read_to_string(self.temp.join(name)).await?;
+        Ok(Some(noted).filter(|noted| !noted.is_empty()))
+    }
+
     /// Says that the blob has its row, or is gone.
     pub(crate) async fn unmark(&self, name: &str) -> io::Result<()> {
         let path = self.temp.join(name);
@@ -86,12 +111,20 @@ impl Disk {
         sync_directory(&self.temp)?;
         let place = self.path(name);
         let directory = place.parent().unwrap_or(&self.blobs);
-        if !directory.exists() {
-            fs::create_dir_all(directory)?;
-            sync_directory(&self.blobs)?;
-        }
+        self.make_durably(directory)?;
         fs::rename(temp, &place)?;
         sync_directory(directory)
+    }
+
+    /// Makes a directory of blobs unless it is there. The lock is held meanwhile: who finds it made may count on it.
+    fn make_durably(&self, directory: &Path) -> io::Result<()> {
+        let mut durable = self.durable.lock();
+        if !durable.contains(directory) {
+            fs::create_dir_all(directory)?;
+            sync_directory(&self.blobs)?;
+            durable.insert(directory.to_owned());
+        }
+        Ok(())
     }
 
     /// The size of a blob in bytes; `None` if it isn't here.
@@ -128,6 +161,9 @@ impl Disk {
             for entry in fs::read_dir(&*temp)? {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
+                if !entry.file_type()?.is_file() {
+                    continue;
+                }
                 if name.ends_with(PART) {
                     remove(&entry.path())?;
                 } else {

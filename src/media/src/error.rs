@@ -1,6 +1,10 @@
 //! What can go wrong with files, in this crate's own words.
 
+use std::io;
+
 use store::{CommitError, StoreError};
+
+use crate::bucket::Failed;
 
 /// What the operations of this crate give.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -60,13 +64,33 @@ pub enum Error {
     /// Others changed the same rows each time that it was tried.
     #[error("others change the same file")]
     Contended,
-    /// The file's bytes can't be written or read.
+    /// The bucket refuses what the configuration says of it.
+    #[error("media_s3: the storage of files refuses what is configured; check {setting}")]
+    Misconfigured {
+        /// The setting, or several, that must be wrong.
+        setting: &'static str,
+        /// What the storage said.
+        source: io::Error,
+    },
+    /// The bucket can't be reached, or failed.
+    #[error("the storage of files failed: {0}")]
+    Bucket(#[source] io::Error),
+    /// The file's bytes can't be written or read on this machine.
     #[error("can't keep or read a file: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[source] io::Error),
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store can't be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.get_ref() {
+            Some(cause) if cause.is::<Failed>() => Self::Bucket(error),
+            _ => Self::Io(error),
+        }
+    }
 }

@@ -64,6 +64,11 @@ impl File {
     }
 }
 
+/// The entity tag that [`File::etag`] gives of a file of these bytes.
+pub fn etag(bytes: &[u8]) -> String {
+    format!("\"{}\"", blake3::hash(bytes).to_hex())
+}
+
 impl Media {
     /// Keeps what was received under a new id, durably, and gives the id.
     ///
@@ -223,9 +228,7 @@ impl Media {
             return;
         }
         let has_row = blob.used && matches!(committed, Ok(true));
-        if !has_row
-            && let Err(error) = self.inner.storage.delete(&name).await
-        {
+        if !has_row && let Err(error) = self.inner.storage.delete(&name).await {
             // The marker stays, and the next start tries again.
             tracing::warn!(name, %error, "can't remove a superfluous file");
             return;
@@ -326,13 +329,6 @@ pub(crate) struct NewBlob {
     name: Option<String>,
     /// Whether the batch names it.
     used: bool,
-}
-
-impl NewBlob {
-    /// The name, where the batch that was committed has it.
-    pub(crate) fn name(&self) -> Option<&str> {
-        self.name.as_deref().filter(|_| self.used)
-    }
 }
 
 pub(crate) fn hex(digest: &Digest) -> String {

@@ -16,6 +16,7 @@ mod pending;
 mod preview;
 mod receive;
 mod release;
+mod slots;
 mod storage;
 mod sweep;
 mod tables;
@@ -24,29 +25,38 @@ mod tests;
 mod thumbnail;
 mod usage;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use event::{Clock, Random};
 use store::{CommitError, Store, View};
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 
 pub use config::{Config, S3Config};
 pub use error::{Error, Result};
-pub use files::{Details, File};
+pub use files::{Details, File, etag};
 pub use pending::Reserved;
 pub use preview::{PreviewConfig, PreviewLists};
 pub use receive::{Received, Receiving};
+pub use slots::Slot;
 pub use storage::ByteStream;
 pub use sweep::Swept;
 pub use tables::{MediaChanged, MediaEvent, TABLES};
-pub use thumbnail::{Ask, Thumbnail};
+pub use thumbnail::{Ask, Thumbnail, thumbnail_name};
 
-use crate::{bucket::Bucket, disk::Disk, preview::Previewer, storage::Storage, thumbnail::Renderers, usage::Usage};
+use crate::{
+    bucket::Bucket, disk::Disk, preview::Previewer, slots::Slots, storage::Storage, thumbnail::Renderers, usage::Usage,
+};
 
 /// How often a change is tried again when others change the same rows.
 const COMMIT_ATTEMPTS_MAX: u32 = 20;
 /// Uploads that are received at the same time; each holds a buffer of [`receive::BUFFER_BYTES`].
 const RECEIVING_MAX: usize = 256;
+/// Of these, how many one user may have.
+const RECEIVING_PER_USER_MAX: usize = 32;
+
+/// Letters that tell the object of one start from that of another server in the same bucket.
+const CHECK_CHARS: usize = 16;
 
 /// All operations on files. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +72,7 @@ struct Inner {
     renderers: Renderers,
     previewer: Option<Previewer>,
     receiving: Arc<Semaphore>,
+    uploaders: Slots,
     /// Counts uploads to names that were set aside: who waits for one looks again.
     finished: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
@@ -73,16 +84,20 @@ impl Media {
     /// a process that was killed left behind is removed.
     ///
     /// # Errors
-    /// [`Error::Io`] if the directory can't be used.
+    /// [`Error::Io`] if the directory can't be used, [`Error::Misconfigured`] if the bucket can't.
     pub async fn open(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let disk = Disk::open(&config.path).await?;
         let bucket = config.s3.as_ref().map(Bucket::new).transpose()?;
+        if let Some(bucket) = &bucket {
+            bucket.check(&format!("check-{}", random.alphanumeric(CHECK_CHARS))).await?;
+        }
         let inner = Inner {
             storage: Storage::new(disk, bucket),
             usage: Usage::default(),
             renderers: Renderers::default(),
             previewer: config.previews.clone().map(Previewer::new).transpose()?,
             receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
+            uploaders: Slots::new(RECEIVING_PER_USER_MAX),
             finished: watch::Sender::new(0),
             config,
             store,
@@ -116,4 +131,11 @@ impl Media {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Runs work to its end even if its client goes away. A file that is half kept would stay in storage until the next start; and a
+/// decoder can't be stopped, so that what bounds the number of decoders must not be given back before it is done.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let done = tokio::spawn(work.in_current_span()).await;
+    done.unwrap_or_else(|failed| Err(io::Error::other(failed).into()))
 }

@@ -3,10 +3,11 @@
 use std::{fs, io::Write};
 
 use bytes::Bytes;
+use ruma::UserId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    Error, Media, Result,
+    Error, Media, Result, Slot,
     disk::{TempFile, blocking},
     tables::Digest,
 };
@@ -62,6 +63,14 @@ impl Media {
             spool: None,
             _permit: permit,
         })
+    }
+
+    /// One of the uploads that a user may make at the same time, to be held while the file comes.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the user makes too many already.
+    pub fn upload_slot(&self, user: &UserId) -> Result<Slot> {
+        self.inner.uploaders.take(user)
     }
 
     /// A file that this server made, and that is small.

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// How long removing leftovers goes on while storage fails, in milliseconds.
+const LEFTOVERS_MS_MAX: u64 = 10_000;
+
 impl Media {
     /// Deletes a file, or gives up a name. The bytes go when no other file is made of them.
     ///
@@ -23,15 +26,23 @@ impl Media {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let view = self.view();
             let row = view.get::<Files>(&(server, id)).await?.ok_or(Error::NotFound)?.0;
-            if self.delete_row(&view, server, id, &row).await? {
+            if let Some(doomed) = self.delete_row(&view, server, id, &row).await? {
+                self.remove_doomed(doomed).await;
                 return Ok(());
             }
         }
         Err(Error::Contended)
     }
 
-    /// One attempt; `false` if somebody else changed the rows.
-    pub(crate) async fn delete_row(&self, view: &View, server: &ServerName, id: &str, row: &FileRow) -> Result<bool> {
+    /// One attempt at the rows; `None` if somebody else changed them. Gives the names to remove from storage, which rows
+    /// remember until that is done.
+    pub(crate) async fn delete_row(
+        &self,
+        view: &View,
+        server: &ServerName,
+        id: &str,
+        row: &FileRow,
+    ) -> Result<Option<Vec<String>>> {
         let mut batch = Batch::new();
         let key = (server, id);
         let revision = view.get::<Revisions>(&key).await?;
@@ -55,13 +66,12 @@ impl Media {
         }
         batch.log(&MediaChanged { server: server.to_owned(), id: id.to_owned(), event: MediaEvent::Deleted });
         if !self.commit(batch).await? {
-            return Ok(false);
+            return Ok(None);
         }
         if let (Some(user), Some(_)) = (&row.uploader, &row.digest) {
             self.count_back(user, row.size);
         }
-        self.remove_doomed(doomed).await;
-        Ok(true)
+        Ok(Some(doomed))
     }
 
     /// Counts one file less for a blob. With the last the blob goes, its thumbnails, and what only they are made of.
@@ -123,17 +133,21 @@ impl Media {
         }
     }
 
-    /// Removes what a process that was killed left behind.
+    /// Removes what a process that was killed left behind. Where storage fails too long, the next start goes on.
     pub(crate) async fn remove_leftovers(&self) -> Result<()> {
+        let until_ms = self.now_ms().saturating_add(LEFTOVERS_MS_MAX);
         let view = self.view();
         for name in self.inner.storage.disk.leftovers().await? {
             // What this crate didn't name isn't its to remove.
             let Some(digest) = digest_of(&name) else { continue };
             let row = view.get::<Blobs>(&digest).await?;
             if row.is_none_or(|row| row.name != name)
-                && let Err(error) = self.inner.storage.delete(&name).await
+                && let Err(error) = self.inner.storage.remove_leftover(&name).await
             {
                 tracing::warn!(name, %error, "can't remove a file that was not uploaded to its end");
+                if self.now_ms() >= until_ms {
+                    return Ok(());
+                }
                 continue;
             }
             self.inner.storage.settle(&name).await;

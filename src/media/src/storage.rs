@@ -32,7 +32,7 @@ impl Storage {
             Some(bucket) => {
                 let (disk, marked) = (self.disk.clone(), name.to_owned());
                 blocking(move || disk.mark_durably(&marked)).await?;
-                bucket.put(content, name).await
+                bucket.put(&self.disk, content, name).await
             }
             None => self.place_on_disk(content, name).await,
         }
@@ -87,6 +87,16 @@ impl Storage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.read(name, range).await,
             other => other,
         }
+    }
+
+    /// Removes what an upload that was not finished left of a blob.
+    pub(crate) async fn remove_leftover(&self, name: &str) -> io::Result<()> {
+        if let Some(bucket) = &self.bucket
+            && let Some(upload) = self.disk.noted_upload(name).await?
+        {
+            bucket.give_up(name, &upload).await?;
+        }
+        self.delete(name).await
     }
 
     /// Removes a blob that no row names.

@@ -11,6 +11,10 @@ use crate::{
 const DELETED_MAX: usize = 10_000;
 /// Rows read at a time.
 const PAGE_ROWS: usize = 500;
+/// Blobs removed from storage between two looks at the clock.
+const REMOVED_AT_ONCE: usize = 16;
+/// How long a sweep goes on removing from storage, in milliseconds.
+const REMOVING_MS_MAX: u64 = 120_000;
 
 /// What a sweep did.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Debug)]
@@ -43,9 +47,23 @@ impl Media {
             };
             self.sweep_oldest(&mut swept, more).await?;
         }
-        let doomed = self.view().scan(Range::<Doomed>::all().limit(PAGE_ROWS)).await?;
-        self.remove_doomed(doomed.into_iter().map(|(name, ())| name).collect()).await;
+        self.sweep_storage().await?;
         Ok(swept)
+    }
+
+    /// Removes from storage what no row names any more, for a bounded time: storage that fails takes long to say so.
+    async fn sweep_storage(&self) -> Result<()> {
+        let until_ms = self.now_ms().saturating_add(REMOVING_MS_MAX);
+        let mut range = Range::<Doomed>::all().limit(REMOVED_AT_ONCE);
+        loop {
+            let page = self.view().scan(range.clone()).await?;
+            let Some((last, ())) = page.last() else { return Ok(()) };
+            range = range.after(&(last,));
+            self.remove_doomed(page.into_iter().map(|(name, ())| name).collect()).await;
+            if self.now_ms() >= until_ms {
+                return Ok(());
+            }
+        }
     }
 
     /// What all files and thumbnails take in storage, in bytes.
@@ -104,9 +122,9 @@ impl Media {
         let view = self.view();
         let Some(row) = view.get::<Files>(&(server, id)).await? else { return Ok(()) };
         match self.delete_row(&view, server, id, &row).await {
-            Ok(true) => swept.deleted += 1,
+            Ok(Some(_doomed)) => swept.deleted += 1,
             // Somebody uses it just now.
-            Ok(false) | Err(Error::NotFound) => {}
+            Ok(None) | Err(Error::NotFound) => {}
             Err(error) => return Err(error),
         }
         Ok(())

@@ -13,6 +13,8 @@ use crate::{Error, Media, Result, tables::ByUser};
 const USERS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Rows read at a time.
 const PAGE_ROWS: usize = 5_000;
+/// What a file counts at least, in bytes: rows take room too, and so a quota bounds the number of files.
+const FILE_BYTES_MIN: u64 = 1_024;
 
 /// What users store, in bytes.
 pub(crate) struct Usage {
@@ -46,7 +48,7 @@ impl Drop for Reservation {
 }
 
 impl Media {
-    /// What a user's files take, in bytes.
+    /// What a user's files count against the quota, in bytes: their sizes, and something for each however small it is.
     ///
     /// # Errors
     /// Fails only if the store does.
@@ -57,7 +59,7 @@ impl Media {
         loop {
             let page = view.scan(range.clone()).await?;
             for (_, size) in &page {
-                sum = sum.saturating_add(*size);
+                sum = sum.saturating_add(charge(*size));
             }
             match page.last() {
                 Some(((user, at, id), _)) if page.len() == PAGE_ROWS => range = range.after(&(user, *at, id)),
@@ -66,7 +68,7 @@ impl Media {
         }
     }
 
-    /// Refuses a user who could not store `bytes` more, before anything is sent.
+    /// Refuses a user who could not store a file of `bytes` more, before anything is sent.
     ///
     /// # Errors
     /// [`Error::QuotaExceeded`].
@@ -75,8 +77,9 @@ impl Media {
         Ok(())
     }
 
-    /// Counts `bytes` for an upload of `user`.
-    pub(crate) async fn reserve(&self, user: &UserId, bytes: u64) -> Result<Option<Reservation>> {
+    /// Counts an upload of `size` bytes by `user`.
+    pub(crate) async fn reserve(&self, user: &UserId, size: u64) -> Result<Option<Reservation>> {
+        let bytes = charge(size);
         let bytes_max = self.inner.config.user_bytes_max;
         if bytes_max == 0 {
             return Ok(None);
@@ -99,12 +102,17 @@ impl Media {
         Ok(Some(Reservation { count, bytes }))
     }
 
-    /// Counts back what was deleted of a user's files.
-    pub(crate) fn count_back(&self, user: &UserId, bytes: u64) {
+    /// Counts back a file of a user that was deleted.
+    pub(crate) fn count_back(&self, user: &UserId, size: u64) {
         let known = self.inner.usage.users.lock().get(user).cloned();
         if let Some(count) = known {
             let mut sum = count.lock();
-            *sum = sum.saturating_sub(bytes);
+            *sum = sum.saturating_sub(charge(size));
         }
     }
+}
+
+/// What a file of this size counts.
+fn charge(size: u64) -> u64 {
+    size.max(FILE_BYTES_MIN)
 }

@@ -2,6 +2,9 @@
 
 use net::Url;
 
+/// The least port besides 80 and 443 that is asked: the lower ones belong to mail, file transfer and the like.
+const PORT_MIN: u16 = 1_024;
+
 /// The lists that decide. Nothing is allowed while all of them are empty.
 #[derive(Clone, Debug, Default)]
 pub struct PreviewLists {
@@ -23,14 +26,15 @@ impl PreviewLists {
         !(self.domain_contains.is_empty() && self.domain.is_empty() && self.url_contains.is_empty())
     }
 
-    /// Whether a URL's host is denied.
+    /// Whether a URL is denied: by its host, or by a port of services that are no web servers.
     pub(super) fn denies(&self, url: &Url) -> bool {
-        url.host_str().is_none_or(|host| self.names(&self.domain_denied, host))
+        let web = url.port_or_known_default().is_some_and(|port| matches!(port, 80 | 443) || port >= PORT_MIN);
+        !web || host(url).is_none_or(|host| self.names(&self.domain_denied, host))
     }
 
     /// Whether a URL is allowed.
     pub(super) fn allow(&self, url: &Url) -> bool {
-        let Some(host) = url.host_str() else { return false };
+        let Some(host) = host(url) else { return false };
         if !matches!(url.scheme(), "http" | "https") || self.denies(url) {
             return false;
         }
@@ -45,10 +49,16 @@ impl PreviewLists {
 
     fn names(&self, list: &[String], host: &str) -> bool {
         list.iter().any(|entry| {
-            let below = || host.strip_suffix(entry.as_str()).is_some_and(|rest| rest.ends_with('.'));
-            entry.eq_ignore_ascii_case(host) || (self.parents && entry.contains('.') && below())
+            let entry = entry.to_ascii_lowercase();
+            let below = || host.strip_suffix(&entry).is_some_and(|rest| rest.ends_with('.'));
+            entry == host || (self.parents && entry.contains('.') && below())
         })
     }
+}
+
+/// The host in small letters, without the dot that makes it the same host under another name.
+fn host(url: &Url) -> Option<&str> {
+    url.host_str().map(|host| host.trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -71,11 +81,16 @@ mod tests {
         assert!(allows(&explicit, "https://example.org/a"));
         assert!(!allows(&explicit, "https://www.example.org/"));
         assert!(!allows(&explicit, "ftp://example.org/"));
+        assert!(allows(&explicit, "https://example.org./") && allows(&explicit, "http://example.org:8080/"));
+        assert!(!allows(&explicit, "http://example.org:25/") && !allows(&explicit, "https://example.org:22/"));
         let parents = PreviewLists { parents: true, ..explicit };
         assert!(allows(&parents, "https://www.example.org/"));
         assert!(!allows(&parents, "https://badexample.org/"));
         let all = PreviewLists { domain: list(&["*"]), domain_denied: list(&["example.org"]), ..none.clone() };
         assert!(allows(&all, "http://other.example/") && !allows(&all, "https://EXAMPLE.org/"));
+        assert!(!allows(&all, "https://example.org./"), "the same host");
+        let loud = PreviewLists { domain_denied: list(&["Example.ORG"]), parents: true, ..all };
+        assert!(!allows(&loud, "https://www.example.org/"));
         let contains = PreviewLists { domain_contains: list(&["example"]), ..none.clone() };
         assert!(allows(&contains, "https://badexample.com/") && !allows(&contains, "https://other.org/example"));
         let url = PreviewLists { url_contains: list(&["/wiki/"]), ..none };

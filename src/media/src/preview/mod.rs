@@ -6,6 +6,7 @@ mod page;
 use std::{collections::BTreeMap, sync::Arc};
 
 use net::{Headers, Limits, Url};
+use ruma::UserId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use store::{Batch, Fixed, NoPrevious, Range, Record, Versioned};
@@ -15,14 +16,18 @@ pub use self::allow::PreviewLists;
 use self::page::{Page, cut};
 use crate::{
     Details, Error, Media, Result,
-    tables::{Digest, PreviewExpiry, Previews},
+    slots::Slots,
+    tables::{Digest, PreviewExpiry, Previews, Quarantined},
     thumbnail::{dimensions, image_type, work},
+    to_its_end,
 };
 
 /// Pages that are fetched at the same time.
 const FETCHING_MAX: usize = 8;
 /// Requests that wait for their turn.
 const WAITING_MAX: usize = 64;
+/// Of these, how many one user may have.
+const WAITING_PER_USER_MAX: usize = 8;
 /// Locks that keep two requests from fetching the same page.
 const LOCKS: usize = 64;
 /// How long a preview is kept, in milliseconds.
@@ -39,8 +44,10 @@ const OEMBED_BYTES_MAX: usize = 64 * 1024;
 const OEMBED_TEXT_BYTES_MAX: usize = 500;
 /// Longest URL that is previewed, in bytes.
 const URL_BYTES_MAX: usize = 4_096;
-/// Previews forgotten in one sweep.
-const FORGOTTEN_MAX: usize = 10_000;
+/// Previews forgotten with one write.
+const PAGE_ROWS: usize = 1_000;
+/// How often that is done in one sweep.
+const PAGES_MAX: usize = 100;
 
 /// What an admin decides about previews.
 #[derive(Clone, Debug)]
@@ -57,9 +64,10 @@ pub struct PreviewConfig {
 pub(crate) struct Previewer {
     config: PreviewConfig,
     client: net::Client,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
+    users: Slots,
     fetching: Semaphore,
-    locks: Vec<Arc<Mutex<()>>>,
+    locks: Vec<Mutex<()>>,
 }
 
 impl Previewer {
@@ -67,9 +75,10 @@ impl Previewer {
         Ok(Self {
             client: net::Client::new(&config.client)?,
             config,
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            users: Slots::new(WAITING_PER_USER_MAX),
             fetching: Semaphore::new(FETCHING_MAX),
-            locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         })
     }
 }
@@ -78,8 +87,8 @@ impl Previewer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PreviewRow {
     /// The answer; none if there is no preview.
-    json: Option<String>,
-    expires_ms: u64,
+    pub(crate) json: Option<String>,
+    pub(crate) expires_ms: u64,
 }
 
 impl Versioned for PreviewRow {
@@ -92,12 +101,12 @@ impl Versioned for PreviewRow {
 }
 
 impl Media {
-    /// What a page says about itself, as the client-server API has it.
+    /// What a page says about itself, as the client-server API has it; asked by `user`.
     ///
     /// # Errors
     /// [`Error::PreviewNotAllowed`], [`Error::PreviewFailed`], [`Error::Busy`].
-    pub async fn preview(&self, url: &str) -> Result<Box<RawValue>> {
-        let previewer = self.inner.previewer.as_ref().ok_or(Error::PreviewNotAllowed)?;
+    pub async fn preview(&self, user: &UserId, url: &str) -> Result<Box<RawValue>> {
+        let previewer = self.previewer()?;
         let mut url = match url.len() <= URL_BYTES_MAX {
             true => Url::parse(url).map_err(|_| Error::PreviewNotAllowed)?,
             false => return Err(Error::PreviewNotAllowed),
@@ -110,10 +119,25 @@ impl Media {
         if let Some(row) = self.known_preview(&key).await? {
             return shape(row);
         }
-        let _waiting = previewer.waiting.try_acquire().map_err(|_| Error::Busy)?;
+        let slot = previewer.users.take(user)?;
+        let waiting = previewer.waiting.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
+        let media = self.clone();
+        let row = to_its_end(async move {
+            let _held = (slot, waiting);
+            media.fetch_preview(&key, url).await
+        });
+        shape(row.await?)
+    }
+
+    fn previewer(&self) -> Result<&Previewer> {
+        self.inner.previewer.as_ref().ok_or(Error::PreviewNotAllowed)
+    }
+
+    async fn fetch_preview(&self, key: &Digest, url: Url) -> Result<PreviewRow> {
+        let previewer = self.previewer()?;
         let _one = previewer.locks[usize::from(key.0[0]) % LOCKS].lock().await;
-        if let Some(row) = self.known_preview(&key).await? {
-            return shape(row);
+        if let Some(row) = self.known_preview(key).await? {
+            return Ok(row);
         }
         // The semaphore is never closed.
         let _turn = previewer.fetching.acquire().await.map_err(|_| Error::Busy)?;
@@ -127,8 +151,8 @@ impl Media {
             Err(Error::PreviewFailed) => PreviewRow { json: None, expires_ms: now_ms.saturating_add(KEEP_FAILED_MS) },
             Err(error) => return Err(error),
         };
-        self.keep_preview(&key, &row).await?;
-        shape(row)
+        self.keep_preview(key, &row).await?;
+        Ok(row)
     }
 
     async fn known_preview(&self, key: &Digest) -> Result<Option<PreviewRow>> {
@@ -147,19 +171,25 @@ impl Media {
 
     /// Forgets old previews.
     pub(crate) async fn sweep_previews(&self, now_ms: u64) -> Result<()> {
-        let view = self.view();
-        let range = Range::<PreviewExpiry>::all().through(&(now_ms,)).limit(FORGOTTEN_MAX);
-        let mut batch = Batch::new();
-        batch.relaxed();
-        for ((at, key), ()) in view.scan(range).await? {
-            batch.delete::<PreviewExpiry>(&(at, key));
-            // One that was made again meanwhile has another row of its own.
-            if view.get::<Previews>(&key).await?.is_some_and(|row| row.0.expires_ms <= now_ms) {
-                batch.delete::<Previews>(&key);
+        for _ in 0..PAGES_MAX {
+            let view = self.view();
+            let range = Range::<PreviewExpiry>::all().through(&(now_ms,)).limit(PAGE_ROWS);
+            let page = view.scan(range).await?;
+            let mut batch = Batch::new();
+            batch.relaxed();
+            for ((at, key), ()) in &page {
+                batch.delete::<PreviewExpiry>(&(*at, *key));
+                // One that was made again meanwhile has another row of its own.
+                if view.get::<Previews>(key).await?.is_some_and(|row| row.0.expires_ms <= now_ms) {
+                    batch.delete::<Previews>(key);
+                }
             }
-        }
-        if !batch.is_empty() {
-            self.inner.store.commit(batch).await?;
+            if !batch.is_empty() {
+                self.inner.store.commit(batch).await?;
+            }
+            if page.len() < PAGE_ROWS {
+                break;
+            }
         }
         Ok(())
     }
@@ -176,7 +206,8 @@ impl Media {
             return Ok(BTreeMap::new());
         }
         let url = answer.url.clone();
-        let mut page = work(move || page::read(&answer.body, &content_type)).await?;
+        let reading = work(move || page::read(&answer.body, &content_type));
+        let mut page = reading.await.map_err(|_| Error::PreviewFailed)?;
         if let Some(oembed) = page.oembed.take().and_then(|href| url.join(&href).ok()) {
             previewer.add_oembed(&mut page, oembed).await;
         }
@@ -186,7 +217,7 @@ impl Media {
             match self.keep_image(previewer, image).await {
                 Ok(image) => properties.extend(image),
                 // A page without its picture is still worth a preview.
-                Err(Error::PreviewFailed | Error::NotAnImage | Error::ImageTooLarge) => {}
+                Err(Error::PreviewFailed) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -201,14 +232,19 @@ impl Media {
         let bytes = previewer.fetch(url, &accept, limits).await?.body;
         let content_type = image_type(&bytes).map_err(|_| Error::PreviewFailed)?;
         let measured = bytes.clone();
-        let (width, height) = work(move || dimensions(&measured)).await?.map_err(|_| Error::PreviewFailed)?;
-        let size = bytes.len();
+        let measuring = work(move || dimensions(&measured)).await;
+        let (width, height) = measuring.flatten().map_err(|_| Error::PreviewFailed)?;
+        let received = Self::received(bytes);
+        if self.view().contains::<Quarantined>(&received.digest).await? {
+            return Err(Error::PreviewFailed);
+        }
+        let size = received.size;
         let details = Details {
             content_type: Some(content_type.to_owned()),
             file_name: None,
             expires_ms: Some(self.now_ms().saturating_add(KEEP_IMAGE_MS)),
         };
-        let id = self.add(None, Self::received(bytes), details).await?;
+        let id = self.add(None, received, details).await?;
         Ok(BTreeMap::from([
             ("og:image".to_owned(), Value::from(format!("mxc://{}/{id}", self.inner.config.server_name))),
             ("og:image:type".to_owned(), Value::from(content_type)),

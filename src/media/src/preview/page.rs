@@ -1,7 +1,10 @@
 //! What a page says about itself: OpenGraph, and what stands in for it. The page's tokens are read one after the other;
 //! no tree is built, so that depth and disorder cost nothing.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use encoding_rs::{Encoding, UTF_8};
 use html5ever::{
@@ -20,6 +23,11 @@ const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 2_000;
 /// Longest description that is made of a page's text, in bytes.
 const TEXT_BYTES_MAX: usize = 400;
+/// Bytes that the tokenizer takes at a time.
+const PIECE_BYTES: usize = 1_024;
+/// Comparisons of attributes, about. The tokenizer compares each with all before it in the same tag, so that one tag that fills the
+/// page would cost the square of its length. No page that is meant to be read comes near; the rest of one that does is left out.
+const COMPARISONS_MAX: u64 = 100_000_000;
 /// Where the declaration of a character encoding is looked for, in bytes.
 const DECLARATION_BYTES: usize = 1_024;
 
@@ -38,10 +46,25 @@ pub(super) struct Page {
 pub(super) fn read(body: &[u8], content_type: &str) -> Page {
     let (text, _, _) = encoding(body, content_type).decode(body);
     let queue = BufferQueue::default();
-    queue.push_back(StrTendril::from_slice(&text));
     let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
-    // The tokenizer pauses where a script would run; none does.
-    while let html5ever::TokenizerResult::Script(()) = tokenizer.feed(&queue) {}
+    let (mut rest, mut attributes, mut comparisons) = (&*text, 0_u64, 0_u64);
+    while !rest.is_empty() && comparisons <= COMPARISONS_MAX {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        rest = after;
+        let tokens = tokenizer.sink.tokens.get();
+        queue.push_back(StrTendril::from_slice(piece));
+        // The tokenizer pauses where a script would run; none does.
+        while let html5ever::TokenizerResult::Script(()) = tokenizer.feed(&queue) {}
+        if tokenizer.sink.tokens.get() > tokens {
+            attributes = 0;
+        } else {
+            // It is within a tag or a comment all the time: at least one of these stands between two attributes.
+            let between = |byte: &u8| matches!(byte, b'/' | b'"' | b'\'') || byte.is_ascii_whitespace();
+            let more = piece.bytes().filter(between).count() as u64;
+            attributes += more;
+            comparisons += more * attributes;
+        }
+    }
     tokenizer.end();
     tokenizer.sink.found.into_inner().finish()
 }
@@ -65,6 +88,8 @@ fn encoding(body: &[u8], content_type: &str) -> &'static Encoding {
 #[derive(Default)]
 struct Sink {
     found: RefCell<Found>,
+    /// Tags, pieces of text and comments so far.
+    tokens: Cell<u64>,
 }
 
 /// Which text is read just now.
@@ -92,6 +117,9 @@ impl TokenSink for Sink {
 
     fn process_token(&self, token: Token, _: u64) -> TokenSinkResult<()> {
         let mut found = self.found.borrow_mut();
+        if !matches!(token, Token::ParseError(_)) {
+            self.tokens.set(self.tokens.get() + 1);
+        }
         match token {
             Token::TagToken(tag) if tag.kind == TagKind::StartTag => found.start(&tag),
             Token::TagToken(tag) => {
@@ -267,6 +295,18 @@ mod tests {
         let page = read(many.as_bytes(), "");
         assert_eq!(page.properties.len(), PROPERTIES_MAX);
         assert!(page.properties.values().all(|value| value.len() == VALUE_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_tag_of_endless_attributes_ends_the_page() {
+        let head = "<title>before</title><link ";
+        let attributes: String = (0..2_000_000).map(|n| format!("{n:x} ")).collect();
+        let page = read((head.to_owned() + &attributes + "><meta property=og:type content=x>").as_bytes(), "");
+        assert_eq!((property(&page, "og:title"), property(&page, "og:type")), (Some("before"), None));
+        // What a page may well have: data in a tag, a long comment, and much text.
+        let long = format!("<img src='data:,{}'><!--{}-->", "0123456789abcdef+/".repeat(10_000), "a b".repeat(5_000));
+        let page = read((long + &"<p>a b ".repeat(100_000) + "<title>after</title>").as_bytes(), "");
+        assert_eq!(property(&page, "og:title"), Some("after"));
     }
 
     proptest! {

@@ -44,7 +44,7 @@ async fn upload_until(media: &Media, bytes: &[u8], last: Step) -> String {
             assert!(media.commit(batch).await.expect("committed"));
         }
         if last >= Step::Done {
-            media.settle(blob).await;
+            media.settle(blob, &Ok(true)).await;
         }
     }
     std::mem::forget(received);

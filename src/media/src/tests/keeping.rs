@@ -73,6 +73,95 @@ async fn a_file_that_was_removed_by_hand_comes_back_with_the_next_upload() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_cut_is_replaced() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let bytes = content(1, 1_000);
+    let first = media.upload(alice(), &bytes).await.expect("uploaded");
+    let cut = world.on_disk().0.remove(0);
+    std::fs::write(world.directory.path().join("blobs").join(&cut[..2]).join(&cut), b"less").expect("written");
+    media.upload(bob(), &bytes).await.expect("uploaded");
+    assert_eq!(media.contents(&first).await.expect("read"), bytes);
+    media.sweep().await.expect("swept");
+    let (blobs, temp) = world.on_disk();
+    assert_eq!((blobs.len(), blobs.contains(&cut), temp.len()), (1, false, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_files_that_come_while_the_last_one_goes_are_kept() {
+    let mut world = World::new();
+    let media = world.open(|config| config.keep_ms = 1_000).await;
+    let bytes = content(1, 1_000);
+    let mut old = media.upload(alice(), &bytes).await.expect("uploaded");
+    for _ in 0..30 {
+        world.clock.advance(2_000);
+        let (first, second, swept) =
+            tokio::join!(media.upload(alice(), &bytes), media.upload(bob(), &bytes), media.sweep());
+        swept.expect("swept");
+        let (first, second) = (first.expect("uploaded"), second.expect("uploaded"));
+        for id in [&first, &second] {
+            assert_eq!(media.contents(id).await.expect("read"), bytes);
+        }
+        media.sweep().await.expect("swept");
+        is_gone(media.get(&old).await);
+        media.remove(&second).await.expect("deleted");
+        old = first;
+    }
+    assert_eq!((world.on_disk().0.len(), world.on_disk().1.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn quotas_bound_the_number_of_files_and_hold_for_uploads_at_once() {
+    let mut world = World::new();
+    let media = world.open(|config| config.user_bytes_max = 10 * 1_024).await;
+    for n in 0..10 {
+        media.upload(alice(), &[n]).await.expect("fits");
+    }
+    assert!(matches!(media.upload(alice(), b"x").await, Err(Error::QuotaExceeded { .. })));
+    assert!(matches!(media.check_quota(alice(), 0).await, Err(Error::QuotaExceeded { .. })));
+    let contents: Vec<_> = (0..8).map(|seed| content(seed, 3_000)).collect();
+    let asked = contents.iter().map(|bytes| media.upload(bob(), bytes));
+    let got = futures_util::future::join_all(asked).await;
+    assert_eq!(got.iter().filter(|id| id.is_ok()).count(), 3);
+    assert_eq!(world.on_disk().1, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_upload_that_ends_in_the_middle_leaves_nothing() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let mut receiving = media.receive(u64::MAX).expect("receives");
+    receiving.write(content(1, 3 * BUFFER_BYTES).into()).await.expect("written");
+    assert_eq!(world.on_disk().1.len(), 1);
+    drop(receiving);
+    assert_eq!(world.on_disk(), (Vec::new(), Vec::new()));
+    let slots: Vec<_> = (0..32).map(|_| media.upload_slot(alice()).expect("free")).collect();
+    assert!(matches!(media.upload_slot(alice()), Err(Error::Busy)));
+    media.upload_slot(bob()).map(drop).expect("has his own");
+    drop(slots);
+    media.upload_slot(alice()).map(drop).expect("free again");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_left_alone() {
+    let mut world = World::new();
+    let id = world.open(|_| {}).await.upload(alice(), b"kept").await.expect("uploaded");
+    let temp = world.directory.path().join("temp");
+    for directory in ["lost+found", "odd.part"] {
+        std::fs::create_dir(temp.join(directory)).expect("made");
+    }
+    for name in ["readme", "x-y", "0123-gen"] {
+        std::fs::write(temp.join(name), b"not ours").expect("written");
+    }
+    std::fs::write(temp.join("ours.part"), b"left behind").expect("written");
+    let media = world.open(|_| {}).await;
+    let mut left = world.on_disk().1;
+    left.sort();
+    assert_eq!(left, ["0123-gen", "lost+found", "odd.part", "readme", "x-y"]);
+    assert_eq!(media.contents(&id).await.expect("read"), b"kept");
+}
+
+#[tokio::test]
 async fn quotas_count_what_is_stored() {
     let mut world = World::new();
     let media = world.open(|config| config.user_bytes_max = 10_000).await;

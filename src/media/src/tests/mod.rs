@@ -3,6 +3,7 @@
 mod crash;
 mod keeping;
 mod model;
+mod previews;
 mod thumbnails;
 mod waiting;
 

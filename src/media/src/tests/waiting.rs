@@ -32,6 +32,25 @@ async fn a_name_is_uploaded_to_once_by_whom_it_belongs_to_and_in_time() {
 }
 
 #[tokio::test]
+async fn of_uploads_to_one_name_at_once_one_succeeds_and_the_others_leave_nothing() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    for round in 0..5_u8 {
+        let reserved = media.reserve_id(alice()).await.expect("reserved");
+        let put = async |n: u8| {
+            let received = media.take(&[round, n]).await.expect("taken");
+            media.add_reserved(alice(), &reserved.id, received, Details::default()).await
+        };
+        let done = futures_util::future::join_all((0..4).map(put)).await;
+        assert_eq!(done.iter().filter(|done| done.is_ok()).count(), 1);
+        let refused = done.iter().filter(|done| matches!(done, Err(Error::AlreadyUploaded))).count();
+        assert_eq!(refused, 3);
+        let (blobs, temp) = world.on_disk();
+        assert_eq!((blobs.len(), temp.len()), (usize::from(round) + 1, 0));
+    }
+}
+
+#[tokio::test]
 async fn only_so_many_names_wait() {
     let mut world = World::new();
     let media = world.open(|config| config.pending_max = 2).await;

@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
-use store::{Batch, Fixed, Record};
+use store::{Batch, Record};
 use tokio::sync::{Mutex, Semaphore};
 
 pub use self::plan::Ask;
@@ -60,9 +60,9 @@ impl Default for Renderers {
 /// A thumbnail.
 #[derive(Clone, Debug)]
 pub enum Thumbnail {
-    /// One that is kept, to be read as any file; or the original, where that is small enough.
+    /// One that was made before, to be read as any file; or the original, where that is small enough.
     Kept(File),
-    /// One that was made for this request alone.
+    /// One that was made just now.
     Made {
         /// Its bytes.
         bytes: Bytes,
@@ -135,47 +135,49 @@ impl Media {
 
     /// Keeps a thumbnail, unless its original is gone or has many already.
     async fn keep_thumbnail(&self, file: &File, variant: Variant, rendered: Rendered) -> Result<Thumbnail> {
-        let (digest, size, content_type) = match &rendered {
-            Rendered::Original(content_type) => (file.digest, file.size, *content_type),
-            Rendered::Made { bytes, content_type } => {
-                (Fixed(*blake3::hash(bytes).as_bytes()), bytes.len() as u64, *content_type)
-            }
-        };
         let mut blob = NewBlob::default();
-        let mut done = false;
+        let kept = self.try_keep_thumbnail(file, variant, &rendered, &mut blob).await;
+        self.settle(blob, &kept).await;
+        if let Err(error) = &kept {
+            tracing::warn!(%error, "a thumbnail can't be kept, and will be made again");
+        }
+        match rendered {
+            Rendered::Original(content_type) => Ok(Thumbnail::Kept(original(file, content_type))),
+            Rendered::Made { bytes, content_type } => Ok(Thumbnail::Made { bytes, content_type }),
+        }
+    }
+
+    /// `false` if it is not to be kept, or others changed the same rows each time.
+    async fn try_keep_thumbnail(
+        &self,
+        file: &File,
+        variant: Variant,
+        rendered: &Rendered,
+        blob: &mut NewBlob,
+    ) -> Result<bool> {
+        let (received, content_type) = match rendered {
+            Rendered::Original(content_type) => (None, *content_type),
+            Rendered::Made { bytes, content_type } => (Some(Self::received(bytes.clone())), *content_type),
+        };
+        let (digest, size) = received.as_ref().map_or((file.digest, file.size), |made| (made.digest, made.size));
         for _ in 0..KEEP_ATTEMPTS_MAX {
             let view = self.view();
             let mut batch = Batch::new();
             let row = view.get::<Blobs>(&file.digest).await?;
-            let Some(row) = row.filter(|row| row.thumbnails < KEPT_MAX) else { break };
+            let Some(row) = row.filter(|row| row.thumbnails < KEPT_MAX) else { return Ok(false) };
             // Whoever deletes the original expects this row, and would miss a thumbnail that it doesn't count.
             batch.expect::<Blobs>(&file.digest, Some(&row));
             batch.put::<Blobs>(&file.digest, &Record(BlobRow { thumbnails: row.thumbnails + 1, ..row.0 }));
             batch.expect::<Thumbnails>(&key(&file.digest, variant), None);
             batch.put::<Thumbnails>(&key(&file.digest, variant), &(digest, size, content_type.to_owned()));
-            if let Rendered::Made { bytes, .. } = &rendered {
-                let received = Self::received(bytes.clone());
-                self.prepare_blob(&view, &mut batch, &received, &mut blob).await?;
+            if let Some(received) = &received {
+                self.prepare_blob(&view, &mut batch, received, blob).await?;
             }
-            done = self.commit(batch).await?;
-            if done {
-                break;
+            if self.commit(batch).await? {
+                return Ok(true);
             }
         }
-        if !done {
-            blob.disuse();
-        }
-        let name = blob.name().map(str::to_owned);
-        self.settle(blob).await;
-        match (done, rendered) {
-            (_, Rendered::Original(content_type)) => Ok(Thumbnail::Kept(original(file, content_type))),
-            (false, Rendered::Made { bytes, content_type }) => Ok(Thumbnail::Made { bytes, content_type }),
-            (true, Rendered::Made { bytes, content_type }) => match name {
-                Some(name) => Ok(Thumbnail::Kept(kept(file, digest, size, content_type, name))),
-                // Its bytes were there already.
-                None => Ok(Thumbnail::Made { bytes, content_type }),
-            },
-        }
+        Ok(false)
     }
 
     /// Enough of a file's beginning to tell its format.
@@ -204,15 +206,19 @@ fn original(file: &File, content_type: &str) -> File {
 }
 
 fn kept(file: &File, digest: Digest, size: u64, content_type: &str, blob: String) -> File {
-    let ending = content_type.strip_prefix("image/").unwrap_or("bin");
     File {
         digest,
         size,
         blob,
         content_type: Some(content_type.to_owned()),
-        file_name: Some(format!("thumbnail.{ending}")),
+        file_name: Some(thumbnail_name(content_type)),
         ..file.clone()
     }
+}
+
+/// What a thumbnail of this type is called.
+pub fn thumbnail_name(content_type: &str) -> String {
+    format!("thumbnail.{}", content_type.strip_prefix("image/").unwrap_or("bin"))
 }
 
 /// Runs a decoder off the async threads. One that panics says that the image is broken.

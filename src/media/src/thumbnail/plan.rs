@@ -1,6 +1,6 @@
 //! Which thumbnail to make for what is asked, and of which part of the image (client-server API, "Thumbnails").
 
-/// The largest side of a thumbnail, in pixels. Who asks for more gets the original.
+/// The largest side of a thumbnail that is scaled, in pixels. Who asks for more gets one of the original's size.
 const SIDE_MAX: u32 = 2_048;
 /// Sizes that asks for scaled thumbnails are rounded up to.
 const SCALED: [(u32, u32); 5] = [(32, 32), (96, 96), (320, 240), (640, 480), (800, 600)];
@@ -30,11 +30,12 @@ pub(crate) struct Variant {
 }
 
 impl Variant {
-    /// The variant for an ask; none where it asks for more than any thumbnail has.
-    pub(crate) fn of(ask: Ask) -> Option<Self> {
+    /// The variant for an ask.
+    pub(crate) fn of(ask: Ask) -> Self {
         let (width, height) = (ask.width.max(1), ask.height.max(1));
         if width > SIDE_MAX || height > SIDE_MAX {
-            return None;
+            // Covers every image, so that none is cut or scaled.
+            return Self { width: u32::MAX, height: u32::MAX, crop: false, animated: ask.animated };
         }
         let listed = if !ask.crop {
             SCALED.into_iter().find(|(w, h)| *w >= width && *h >= height)
@@ -44,7 +45,7 @@ impl Variant {
             None
         };
         let (width, height) = listed.unwrap_or((width, height));
-        Some(Self { width, height, crop: ask.crop, animated: ask.animated })
+        Self { width, height, crop: ask.crop, animated: ask.animated }
     }
 
     /// The part of the row's key that isn't its size.
@@ -120,21 +121,24 @@ mod tests {
     }
 
     fn planned(width: u32, height: u32, crop: bool, image: (u32, u32)) -> Option<(u32, u32)> {
-        let variant = Variant::of(ask(width, height, crop)).expect("not too large");
+        let variant = Variant::of(ask(width, height, crop));
         variant.plan(image.0, image.1).map(|plan| (plan.width, plan.height))
     }
 
     #[test]
     fn asks_are_rounded_up_to_listed_sizes() {
-        let size = |ask| Variant::of(ask).map(|variant| (variant.width, variant.height));
-        assert_eq!(size(ask(0, 0, false)), Some((32, 32)));
-        assert_eq!(size(ask(33, 20, false)), Some((96, 96)));
-        assert_eq!(size(ask(320, 240, false)), Some((320, 240)));
-        assert_eq!(size(ask(321, 240, false)), Some((640, 480)));
-        assert_eq!(size(ask(1_000, 10, false)), Some((1_000, 10)));
-        assert_eq!(size(ask(64, 64, true)), Some((96, 96)));
-        assert_eq!(size(ask(300, 200, true)), Some((300, 200)));
-        assert_eq!(size(ask(2_049, 1, false)), None);
+        let size = |ask| {
+            let variant = Variant::of(ask);
+            (variant.width, variant.height)
+        };
+        assert_eq!(size(ask(0, 0, false)), (32, 32));
+        assert_eq!(size(ask(33, 20, false)), (96, 96));
+        assert_eq!(size(ask(320, 240, false)), (320, 240));
+        assert_eq!(size(ask(321, 240, false)), (640, 480));
+        assert_eq!(size(ask(1_000, 10, false)), (1_000, 10));
+        assert_eq!(size(ask(64, 64, true)), (96, 96));
+        assert_eq!(size(ask(300, 200, true)), (300, 200));
+        assert_eq!(size(ask(2_049, 1, true)), (u32::MAX, u32::MAX));
     }
 
     #[test]
@@ -143,6 +147,7 @@ mod tests {
         assert_eq!(planned(320, 240, false, (2_000, 1_000)), Some((480, 240)));
         assert_eq!(planned(320, 240, false, (1_000, 4_000)), Some((320, 1_280)));
         assert_eq!(planned(320, 240, false, (320, 240)), None);
+        assert_eq!(planned(10, 9_000, true, (30_000, 30_000)), None);
         // Scaled down, its height would be less than asked for.
         assert_eq!(planned(320, 240, false, (4_000, 200)), None);
         assert_eq!(planned(96, 96, true, (1_000, 500)), Some((96, 96)));
@@ -154,7 +159,7 @@ mod tests {
         fn thumbnails_are_never_larger_than_the_image_nor_smaller_than_asked(
             width in 1..2_048_u32, height in 1..2_048_u32, crop: bool, w in 1..9_000_u32, h in 1..9_000_u32,
         ) {
-            let variant = Variant::of(ask(width, height, crop)).expect("not too large");
+            let variant = Variant::of(ask(width, height, crop));
             prop_assert!(variant.width >= width && variant.height >= height);
             let Some(plan) = variant.plan(w, h) else { return Ok(()) };
             prop_assert!(plan.width <= w && plan.height <= h);

@@ -109,7 +109,8 @@ impl Job {
             }
             return self.still(&Plan { cut: None, width: self.size.0, height: self.size.1 });
         };
-        if moving && self.variant.animated {
+        // Each frame of it would take that much several times.
+        if moving && self.variant.animated && !self.is_large() {
             match self.moving(&plan) {
                 Ok(made) => return Ok(made),
                 Err(error) => tracing::debug!(%error, "no moving thumbnail"),
@@ -134,8 +135,7 @@ impl Job {
 
     fn still(&self, plan: &Plan) -> Result<Rendered> {
         let image = DynamicImage::from_decoder(open(&self.bytes, self.format)?).map_err(image_error)?;
-        let mut small = shrink(&image, plan);
-        drop(image);
+        let mut small = shrink(image, plan);
         small.apply_orientation(self.orientation);
         encode(&small)
     }
@@ -161,7 +161,7 @@ impl Job {
                 return Err(ImageError::Limits(image::error::LimitError::from_kind(kind)));
             }
             let delay = frame.delay();
-            let small = shrink(&DynamicImage::ImageRgba8(frame.into_buffer()), plan);
+            let small = shrink(DynamicImage::ImageRgba8(frame.into_buffer()), plan);
             encoder.encode_frame(Frame::from_parts(small.into_rgba8(), 0, 0, delay))?;
         }
         drop(encoder);
@@ -214,12 +214,12 @@ fn swaps(orientation: Orientation) -> bool {
 }
 
 /// Scales first and cuts afterwards: no second image of the original's size is made.
-fn shrink(image: &DynamicImage, plan: &Plan) -> DynamicImage {
+fn shrink(image: DynamicImage, plan: &Plan) -> DynamicImage {
     let (width, height) = (image.width(), image.height());
-    let Some((cut_width, cut_height)) = plan.cut else {
-        let whole = (width, height) == (plan.width, plan.height);
-        return if whole { image.clone() } else { image.thumbnail_exact(plan.width, plan.height) };
-    };
+    if (width, height) == (plan.width, plan.height) {
+        return image;
+    }
+    let Some((cut_width, cut_height)) = plan.cut else { return image.thumbnail_exact(plan.width, plan.height) };
     let (to_width, to_height) = (scale(width, plan.width, cut_width), scale(height, plan.height, cut_height));
     let scaled = image.thumbnail_exact(to_width, to_height);
     let (x, y) = (to_width.saturating_sub(plan.width) / 2, to_height.saturating_sub(plan.height) / 2);
