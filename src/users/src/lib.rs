@@ -81,8 +81,9 @@ pub use tables::TABLES;
 pub use tags::{TAG_BYTES_MAX, check_tag};
 pub use to_device::{
     TO_DEVICE_BYTES_PER_REQUEST_MAX, TO_DEVICE_MESSAGE_BYTES_MAX, TO_DEVICE_MESSAGES_PER_REQUEST_MAX,
-    TO_DEVICE_NAME_BYTES_MAX, TO_DEVICE_PER_SYNC_MAX, TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_QUEUE_MESSAGES_MAX,
-    TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage, ToDeviceQueued, ToDeviceRequest, ToDeviceSent,
+    TO_DEVICE_NAME_BYTES_MAX, TO_DEVICE_PER_SYNC_MAX, TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES,
+    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage, ToDeviceQueued, ToDeviceRequest,
+    ToDeviceSent,
 };
 pub use tokens::{IssuedSession, Login};
 

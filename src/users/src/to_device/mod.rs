@@ -21,9 +21,15 @@ use store::{Batch, CommitError, Position, Range, View};
 
 use crate::{Error, Result, Users, devices::Run, tables};
 
-pub use self::txns::TO_DEVICE_TXN_KEPT_MS;
-use self::txns::{Progress, TxnKey};
 pub(crate) use self::{queues::Queues, txns::TxnRow};
+use self::{
+    queues::{Load, Refusal},
+    txns::{Progress, TxnKey},
+};
+pub use self::{
+    queues::{TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES, TO_DEVICE_SENDER_BYTES_MAX},
+    txns::TO_DEVICE_TXN_KEPT_MS,
+};
 
 /// The most bytes of the content of one message: as much as an event may have.
 pub const TO_DEVICE_MESSAGE_BYTES_MAX: usize = 65_536;
@@ -33,10 +39,6 @@ pub const TO_DEVICE_MESSAGES_PER_REQUEST_MAX: usize = 10_000;
 pub const TO_DEVICE_BYTES_PER_REQUEST_MAX: usize = 32 * 1024 * 1024;
 /// The most messages returned to a device at once.
 pub const TO_DEVICE_PER_SYNC_MAX: usize = 100;
-/// The most messages that wait for one device. A queue is measured now and then only, so it may get somewhat longer.
-pub const TO_DEVICE_QUEUE_MESSAGES_MAX: usize = 20_000;
-/// The most bytes of messages that wait for one device, in the same way.
-pub const TO_DEVICE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most bytes of the type of a message, and of a transaction id.
 pub const TO_DEVICE_NAME_BYTES_MAX: usize = 255;
 
@@ -85,7 +87,7 @@ pub struct ToDeviceMessage<'a> {
 pub struct ToDeviceSent {
     /// Messages that were queued now. None if the request is a repetition.
     pub queued: usize,
-    /// Messages that were not queued, because as many as may wait for their device wait already.
+    /// Messages that were not queued, because as many as may wait for their device, in all or of their sender, wait already.
     pub refused: usize,
 }
 
@@ -111,6 +113,7 @@ struct Event<'a> {
 
 /// Devices that are there and what to send to them, with the versions of their users' rows that say so.
 struct Targets<'a> {
+    sender: &'a UserId,
     messages: BTreeMap<(OwnedUserId, OwnedDeviceId), &'a RawValue>,
     versions: BTreeMap<OwnedUserId, Option<u64>>,
     refused: usize,
@@ -127,8 +130,9 @@ impl Users {
     /// Queues messages for devices of local users. Unknown users and devices are passed over. A request that was answered
     /// already (same device, type and transaction id within [`TO_DEVICE_TXN_KEPT_MS`]) does nothing.
     ///
-    /// A device whose queue is full gets no more until its client fetched some: it is most likely abandoned, and clients that can't
-    /// send to all devices of a room send nothing to the room.
+    /// A device whose queue is full, or has the sender's whole share in it, gets no more until its client fetched some: it is most
+    /// likely abandoned, and clients that can't send to all devices of a room send nothing to the room. The log says so, once
+    /// until the client comes.
     ///
     /// # Errors
     ///
@@ -148,7 +152,7 @@ impl Users {
             if progress.is_done() {
                 return Ok(sent);
             }
-            let targets = self.targets(&view, messages).await?;
+            let targets = self.targets(&view, request.sender, messages).await?;
             sent.refused = targets.refused;
             let outgoing = outgoing(request, &targets, &progress)?;
             let mut rest = &outgoing[..];
@@ -167,8 +171,13 @@ impl Users {
     }
 
     /// The devices that messages go to.
-    async fn targets<'a>(&self, view: &View, messages: &[ToDeviceMessage<'a>]) -> Result<Targets<'a>> {
-        let mut targets = Targets { messages: BTreeMap::new(), versions: BTreeMap::new(), refused: 0 };
+    async fn targets<'a>(
+        &self,
+        view: &View,
+        sender: &'a UserId,
+        messages: &[ToDeviceMessage<'a>],
+    ) -> Result<Targets<'a>> {
+        let mut targets = Targets { sender, messages: BTreeMap::new(), versions: BTreeMap::new(), refused: 0 };
         let mut named = Vec::new();
         for message in messages {
             let Some(device) = message.device else {
@@ -203,18 +212,25 @@ impl Users {
     }
 
     async fn without_full_queues(&self, view: &View, targets: &mut Targets<'_>) -> Result<()> {
-        let mut full = Vec::new();
+        let (queues, sender) = (&self.inner.queues, targets.sender);
+        let mut refused = Vec::new();
         for key in targets.messages.keys() {
-            if self.inner.queues.must_measure(key) {
-                let is_full = is_full(view, &key.0, &key.1).await?;
-                self.inner.queues.measured(key, is_full);
+            let (user, device) = key;
+            if queues.must_measure(key) {
+                queues.measured(key, queues.measure(view, user, device).await?);
             }
-            if self.inner.queues.is_full(key) {
-                full.push(key.clone());
+            let Some((refusal, is_news)) = queues.refuses(key, sender) else { continue };
+            if is_news {
+                let why = match refusal {
+                    Refusal::Full => "its queue is full",
+                    Refusal::Share => "it has the sender's whole share of its queue",
+                };
+                tracing::warn!(%user, %device, %sender, "messages to a device are dropped until its client comes: {why}");
             }
+            refused.push(key.clone());
         }
-        targets.refused = full.len();
-        for key in full {
+        targets.refused = refused.len();
+        for key in refused {
             targets.messages.remove(&key);
         }
         Ok(())
@@ -248,16 +264,22 @@ impl Users {
         }
         let place = (last.user.to_string(), last.device.to_string());
         let next = self.prepare_to_device_progress(&mut batch, key, progress, place, is_last);
-        match self.inner.store.commit(batch).await {
-            Ok(_) => {}
-            Err(CommitError::Conflict) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let queues = &self.inner.queues;
+        for Outgoing { user, device, event } in chunk {
+            queues.queued(&(user.clone(), device.clone()), targets.sender, event);
         }
-        *progress = next;
-        for Outgoing { user, device, .. } in chunk {
-            self.inner.queues.queued(&(user.clone(), device.clone()));
+        let committed = self.inner.store.commit(batch).await;
+        if committed.is_ok() {
+            *progress = next;
+            return Ok(true);
         }
-        Ok(true)
+        for Outgoing { user, device, event } in chunk {
+            queues.not_queued(&(user.clone(), device.clone()), targets.sender, event);
+        }
+        match committed {
+            Err(CommitError::Conflict) => Ok(false),
+            other => Ok(other.map(|_| true)?),
+        }
     }
 
     /// The messages that wait for a device after `after` and up to `until`, [`TO_DEVICE_PER_SYNC_MAX`] of them at most. What was
@@ -307,12 +329,15 @@ impl Users {
         let range = Range::<tables::ToDevice>::prefix(&(user, device.as_str()));
         let mut range = range.through(&(user, device.as_str(), up_to)).limit(ACKNOWLEDGE_ROWS);
         let view = self.inner.store.view();
+        let queues = &self.inner.queues;
+        let mut freed = Load::default();
         loop {
             let rows = view.scan(range.clone()).await?;
             let mut batch = Batch::new();
-            for ((_, _, position), _) in &rows {
+            for ((_, _, position), event) in &rows {
                 batch.delete::<tables::ToDevice>(&(user, device.as_str(), *position));
                 range = range.after(&(user, device.as_str(), *position));
+                queues.count(&mut freed, event)?;
             }
             if !rows.is_empty() {
                 batch.relaxed();
@@ -323,7 +348,15 @@ impl Users {
                 break;
             }
         }
-        self.inner.queues.acknowledged(&key, up_to);
+        if !queues.released(&key, &freed) {
+            // What was counted twice, or counted and never written, would add up in the course of time.
+            let rest =
+                Range::<tables::ToDevice>::prefix(&(user, device.as_str())).after(&(user, device.as_str(), up_to));
+            if view.scan(rest.limit(1)).await?.is_empty() {
+                queues.found_empty(&key);
+            }
+        }
+        queues.acknowledged(&key, up_to);
         Ok(())
     }
 }
@@ -391,26 +424,4 @@ fn chunk_len(messages: &[Outgoing]) -> usize {
         }
     }
     messages.len()
-}
-
-/// Whether as many messages as may wait for a device do.
-async fn is_full(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
-    /// Rows read at once: even the largest stay below what a scan may return.
-    const PAGE_ROWS: usize = 500;
-    let (mut messages, mut bytes) = (0, 0);
-    let mut range = Range::<tables::ToDevice>::prefix(&(user, device.as_str())).limit(PAGE_ROWS);
-    loop {
-        let rows = view.scan(range.clone()).await?;
-        messages += rows.len();
-        for ((_, _, position), event) in &rows {
-            bytes += event.len();
-            range = range.after(&(user, device.as_str(), *position));
-        }
-        if messages >= TO_DEVICE_QUEUE_MESSAGES_MAX || bytes >= TO_DEVICE_QUEUE_BYTES_MAX {
-            return Ok(true);
-        }
-        if rows.len() < PAGE_ROWS {
-            return Ok(false);
-        }
-    }
 }

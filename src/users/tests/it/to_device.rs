@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use store::Position;
 use users::{
     Error, TO_DEVICE_MESSAGE_BYTES_MAX, TO_DEVICE_MESSAGES_PER_REQUEST_MAX, TO_DEVICE_PER_SYNC_MAX,
-    TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDeviceRequest, ToDeviceSent,
+    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDeviceRequest, ToDeviceSent,
 };
 
 use crate::world::{World, another, config, user, world};
@@ -204,23 +204,43 @@ async fn what_is_too_large_or_no_object_is_refused() {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_no_more_and_harms_nobody_else() {
-    let world = world();
+async fn who_fills_a_queue_harms_neither_its_device_nor_others() {
+    let mut world = world();
     let alice = alice_with_devices(&world, &["FULL", "OTHER"]).await;
+    let (mallory, bob) = (world.register("mallory").await, world.register("bob").await);
     let content = format!(r#"{{"t":"{}"}}"#, "x".repeat(60_000));
     let to = [(&*alice, Some("FULL"), content.as_str())];
     let mut sent = 0;
-    while send(&world, &alice, &sent.to_string(), &to).await.unwrap().refused == 0 {
+    while send(&world, &mallory, &sent.to_string(), &to).await.unwrap().refused == 0 {
         sent += 1;
     }
-    assert!(sent * 60_000 >= TO_DEVICE_QUEUE_BYTES_MAX && sent * 60_000 < 2 * TO_DEVICE_QUEUE_BYTES_MAX);
+    let bytes = sent as u64 * 60_000;
+    assert!((TO_DEVICE_SENDER_BYTES_MAX / 2..2 * TO_DEVICE_SENDER_BYTES_MAX).contains(&bytes), "{bytes}");
     let both = [(&*alice, Some("FULL"), "{}"), (&*alice, Some("OTHER"), "{}")];
-    assert_eq!(send(&world, &alice, "both", &both).await.unwrap(), ToDeviceSent { queued: 1, refused: 1 });
+    assert_eq!(send(&world, &mallory, "both", &both).await.unwrap(), ToDeviceSent { queued: 1, refused: 1 });
     assert_eq!(waiting(&world, &alice, "OTHER").await, ["{}"]);
-    // Whoever fetches gets more.
-    let (_, last) = queue(&world, &alice, "FULL", Position::ZERO).await;
-    world.users.acknowledge_to_device(&alice, "FULL".into(), last.unwrap()).await.unwrap();
-    assert_eq!(send(&world, &alice, "again", &to).await.unwrap().queued, 1);
+    for n in 0..10 {
+        assert_eq!(send(&world, &bob, &n.to_string(), &to).await.unwrap(), ToDeviceSent { queued: 1, refused: 0 });
+    }
+    // A server that was just started doesn't know at once, but soon.
+    world.users = another(&world.store, &world.clock, config());
+    let mut more = 0;
+    while send(&world, &mallory, &format!("more{more}"), &to).await.unwrap().refused == 0 {
+        more += 1;
+    }
+    assert!(more as u64 * 60_000 < 2 * TO_DEVICE_SENDER_BYTES_MAX, "{more}");
+    assert_eq!(send(&world, &bob, "more", &to).await.unwrap(), ToDeviceSent { queued: 1, refused: 0 });
+
+    // Whoever fetches gets more, also of that sender.
+    let (mut token, mut got) = (Position::ZERO, 0);
+    while got < sent + more + 11 {
+        let (contents, last) = queue(&world, &alice, "FULL", token).await;
+        got += contents.len();
+        token = last.unwrap();
+        world.users.acknowledge_to_device(&alice, "FULL".into(), token).await.unwrap();
+    }
+    assert_eq!(send(&world, &mallory, "again", &to).await.unwrap(), ToDeviceSent { queued: 1, refused: 0 });
+    assert_eq!(waiting(&world, &alice, "FULL").await.len(), 1);
 }
 
 #[tokio::test]
