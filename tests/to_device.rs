@@ -35,8 +35,7 @@ async fn messages_reach_the_devices_that_are_meant_once() {
 
     send(&alice, "1", json!({ &bob.id: { "FIRST": { "n": 1 } }, "@nobody:localhost": { "X": {} } })).await;
     send(&alice, "1", json!({ &bob.id: { "FIRST": { "n": 1 } } })).await;
-    // Users of other servers don't keep the message from those of this one.
-    send(&alice, "2", json!({ &bob.id: { "*": { "n": 2 } }, "@carol:example.org": { "*": {} } })).await;
+    send(&alice, "2", json!({ &bob.id: { "*": { "n": 2 } } })).await;
     let first = bob.sync(Some(&since)).await;
     assert_eq!(contents(&first), [&json!({ "n": 1 }), &json!({ "n": 2 })]);
     let event = &first["to_device"]["events"][0];
@@ -48,6 +47,29 @@ async fn messages_reach_the_devices_that_are_meant_once() {
 
     let (_, other) = server.request_as(Some(&phone), Method::GET, "/_matrix/client/v3/sync", None).await;
     assert_eq!(contents(&other), [&json!({ "n": 2 })]);
+}
+
+#[tokio::test]
+async fn a_request_for_users_of_other_servers_is_refused_whole() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let path = "/v3/sendToDevice/m.room_key_request/1";
+    for devices in [json!({ "*": {} }), json!({ "PHONE": { "n": 1 } })] {
+        let messages = json!({ &bob.id: { "*": { "n": 1 } }, "@carol:example.org": devices });
+        // A repetition isn't taken for one of a request that was done either.
+        for _ in 0..2 {
+            let body = Some(json!({ "messages": messages }));
+            let answer = alice.fails(Method::PUT, path, body, 403, "M_FORBIDDEN").await;
+            assert!(answer["error"].as_str().expect("text").contains("@carol:example.org"), "{answer}");
+        }
+    }
+    assert!(contents(&bob.sync(None).await).is_empty());
+    // The same transaction id without them.
+    send(&alice, "1", json!({ &bob.id: { "*": { "n": 2 } }, "@carol:example.org": {} })).await;
+    assert_eq!(contents(&bob.sync(None).await), [&json!({ "n": 2 })]);
+    let refused = json!({ "messages": { "@carol:example.org": { "*": {} } } });
+    alice.fails(Method::PUT, path, Some(refused), 403, "M_FORBIDDEN").await;
 }
 
 #[tokio::test]

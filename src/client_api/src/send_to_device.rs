@@ -1,6 +1,6 @@
 //! Module "Send-to-Device messaging".
 
-use haima_http::Guest;
+use haima_http::{ApiError, Guest};
 use ruma::{
     api::client::to_device::send_event_to_device::v3::{Request, Response},
     to_device::DeviceIdOrAllDevices,
@@ -11,8 +11,9 @@ use crate::{ClientApi, error::Result};
 
 /// `PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}`
 ///
-/// This server doesn't talk to others yet, so what is for users of others goes nowhere, and the log says so. The request isn't
-/// refused for it: clients send to all devices of a room at once, and those of this server must get theirs.
+/// This server doesn't talk to others yet, so a request with messages for users of others is refused whole, and nobody gets
+/// anything of it: it must not be thought to have arrived. Room members are all of this server, so no client is kept from
+/// sending a room's key by it.
 pub(crate) async fn send_to_device(api: ClientApi, caller: Guest, req: Request) -> Result<Response> {
     let event_type = req.event_type.to_string();
     let request = ToDeviceRequest {
@@ -22,11 +23,11 @@ pub(crate) async fn send_to_device(api: ClientApi, caller: Guest, req: Request) 
         event_type: &event_type,
     };
     let mut messages = Vec::new();
-    let mut elsewhere = 0;
     for (user, devices) in &req.messages {
-        if user.server_name() != api.config.server_name {
-            elsewhere += devices.len();
-            continue;
+        if user.server_name() != api.config.server_name && !devices.is_empty() {
+            return Err(
+                ApiError::forbidden(format!("{user} can't be reached: this server does not talk to others")).into()
+            );
         }
         for (device, content) in devices {
             let device = match device {
@@ -36,12 +37,6 @@ pub(crate) async fn send_to_device(api: ClientApi, caller: Guest, req: Request) 
             messages.push(ToDeviceMessage { user, device, content: content.json() });
         }
     }
-    let sent = api.users.send_to_device(&request, &messages).await?;
-    if elsewhere > 0 {
-        tracing::warn!(user = %caller.user, elsewhere, "messages to devices of other servers are not sent: no federation yet");
-    }
-    if sent.refused > 0 {
-        tracing::warn!(user = %caller.user, refused = sent.refused, "messages to devices whose queues are full are dropped");
-    }
+    api.users.send_to_device(&request, &messages).await?;
     Ok(Response::new())
 }
