@@ -3,7 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{keys::Device, support::Server};
+use crate::{
+    keys::Device,
+    support::{Server, password},
+};
 
 const PLACE: &str = "/unstable/org.matrix.msc3814.v1/dehydrated_device";
 
@@ -49,6 +52,12 @@ async fn a_dehydrated_device_gets_messages_while_nobody_is_there() {
     alice.fails(Method::POST, &format!("{PLACE}/FIRST/events"), Some(json!({})), 403, "M_FORBIDDEN").await;
     let bad = json!({ "next_batch": "nonsense" });
     alice.fails(Method::POST, &events, Some(bad), 400, "M_INVALID_PARAM").await;
+
+    let login = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": password("alice"), "device_id": "SLEEPER",
+    });
+    alice.fails(Method::POST, "/v3/login", Some(login), 400, "M_INVALID_PARAM").await;
 
     let mut taken = new;
     taken["device_id"] = json!("FIRST");

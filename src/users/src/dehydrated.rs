@@ -146,6 +146,13 @@ impl Users {
     }
 }
 
+/// Whether a device is the user's dehydrated device, or one that it replaced and that is still to be deleted.
+pub(crate) async fn is_dehydrated(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
+    let row = view.get::<tables::DehydratedDevices>(&user).await?;
+    let Some((current, _, replaced)) = row else { return Ok(false) };
+    Ok(current == device.as_str() || replaced.as_deref() == Some(device.as_str()))
+}
+
 /// Forgets a dehydrated device that is among the devices that are deleted. The caller guards the user's version.
 pub(crate) async fn prepare_forget(
     view: &View,

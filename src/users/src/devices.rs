@@ -84,7 +84,8 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidDeviceId`],
-    /// [`Error::TooManyDevices`], [`Error::TooLarge`], [`Error::Contended`].
+    /// [`Error::DeviceIdInUse`] if it is that of the dehydrated device, [`Error::TooManyDevices`], [`Error::TooLarge`],
+    /// [`Error::Contended`].
     pub async fn login(&self, user: &UserId, login: &Login) -> Result<IssuedSession> {
         let mut attempts = self.attempts();
         loop {
@@ -113,6 +114,10 @@ impl Users {
         };
         let put = self.prepare_put_device(view, batch, user, &device, login.display_name.as_deref()).await?;
         if put == PutDevice::Updated {
+            // A client rehydrates such a device beside its own, with its own id (MSC3814); it has none of its private keys.
+            if dehydrated::is_dehydrated(view, user, &device).await? {
+                return Err(Error::DeviceIdInUse);
+            }
             tokens::delete_device_tokens(view, batch, user, device.as_str()).await?;
         }
         let changed = vec![device.clone()];

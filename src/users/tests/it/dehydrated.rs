@@ -4,7 +4,8 @@ use ruma::UserId;
 use serde_json::json;
 use store::Position;
 use users::{
-    DEHYDRATED_DEVICE_BYTES_MAX, Erasure, Error, KeyUpload, NewDehydratedDevice, ToDeviceMessage, ToDeviceRequest,
+    DEHYDRATED_DEVICE_BYTES_MAX, Erasure, Error, KeyUpload, Login, NewDehydratedDevice, ToDeviceMessage,
+    ToDeviceRequest,
 };
 
 use crate::{
@@ -124,4 +125,28 @@ async fn it_goes_when_its_device_is_deleted() {
     put(&world, &first, keys).await.unwrap();
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
     assert_eq!(current(&world, &alice).await, None);
+}
+
+#[tokio::test]
+async fn nobody_logs_in_on_it_but_everybody_writes_to_it() {
+    let world = world();
+    let alice = world.register("alice").await;
+    world.login(&alice, "PHONE").await;
+    let mut first = device(&alice, "FIRST");
+    let keys = upload(&mut first);
+    put(&world, &first, keys).await.unwrap();
+    let login = Login { device_id: Some(first.id.clone()), display_name: None, refreshable: false };
+    assert!(matches!(world.users.login(&alice, &login).await, Err(Error::DeviceIdInUse)));
+
+    // A message to all devices is one for it as well.
+    let request = ToDeviceRequest { sender: &alice, device: "PHONE".into(), txn_id: "1", event_type: "m.test" };
+    let content = raw(&json!({}));
+    let message = ToDeviceMessage { user: &alice, device: None, content: &content };
+    assert_eq!(world.users.send_to_device(&request, &[message]).await.unwrap().queued, 2);
+    assert_eq!(waiting(&world, &first).await, 1);
+
+    // Its id is free when it is gone, without its messages.
+    world.users.delete_dehydrated_device(&alice).await.unwrap();
+    world.users.login(&alice, &login).await.unwrap();
+    assert_eq!(waiting(&world, &first).await, 0);
 }
