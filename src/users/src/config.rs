@@ -19,6 +19,8 @@ pub struct Config {
     pub reserved_localparts: Vec<String>,
     /// How many sessions, rulesets and ignore lists are kept in memory, each.
     pub cache_entries: usize,
+    /// The most bytes of the keys in all key backups of a user.
+    pub key_backup_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -29,6 +31,7 @@ impl Default for Config {
             presence: PresenceConfig::default(),
             reserved_localparts: vec!["haima".to_owned(), "server".to_owned()],
             cache_entries: 20_000,
+            key_backup_bytes_max: 1024 * 1024 * 1024,
         }
     }
 }

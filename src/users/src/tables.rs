@@ -101,6 +101,8 @@ store::table! { /// The last version that a key backup of a user got.
 pub(crate) KeyBackupLast = 172, Points: Text<OwnedUserId> => u64 }
 store::table! { /// Backed up key by backup, room and session.
 pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyRow }
+store::table! { /// Bytes of the keys of a key backup; written with [`KeyBackupContents`].
+pub(crate) KeyBackupBytes = 174, Ranges: (Text<OwnedUserId>, u64) => u64 }
 
 store::table! { /// Bytes of a user's account data, contents and types together.
 pub(crate) AccountDataBytes = 190, Points: Text<OwnedUserId> => u64 }
@@ -149,4 +151,5 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<KeyBackupContents>(),
     TableInfo::of::<KeyBackupLast>(),
     TableInfo::of::<KeyBackupKeys>(),
+    TableInfo::of::<KeyBackupBytes>(),
 ];

@@ -18,7 +18,7 @@ pub const KEY_BACKUP_KEYS_MAX: u64 = 1_000_000;
 const BATCH_KEYS_BYTES: usize = 512 * 1024;
 /// Keys of one batch.
 const BATCH_KEYS: usize = 500;
-/// What a key takes in a batch besides its parts.
+/// What a key takes besides its parts, in a batch and of what a user may store.
 const KEY_OVERHEAD_BYTES: usize = 128;
 /// Keys read at once: even the largest stay below what a scan may return.
 const PAGE_KEYS: usize = 500;
@@ -92,7 +92,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::UnknownKeyBackup`] if the user has no backup; [`Error::WrongKeyBackup`] if it isn't the newest;
-    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    /// [`Error::NotAnObject`], [`Error::TooLarge`] for a key or all that the user stores, [`Error::TooMany`], [`Error::Contended`].
     pub async fn put_backup_keys(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
         for key in keys {
             check(key)?;
@@ -120,11 +120,15 @@ impl Users {
             }
             let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
             let mut new = old;
+            let stored = StoredBytes::load(view, user, version).await?;
+            let mut bytes = stored.of_version;
             let rows = view.get_many::<tables::KeyBackupKeys>(&places).await?;
             for ((key, place), row) in keys.iter().zip(&places).zip(rows) {
                 if row.as_ref().is_some_and(|old| !key.key.replaces(old)) {
                     continue;
                 }
+                let replaced = row.as_ref().map_or(0, |row| key_bytes(&key.room, &key.session, &row.3));
+                bytes = bytes.saturating_sub(replaced) + key_bytes(&key.room, &key.session, key.key.session_data.get());
                 batch.put::<tables::KeyBackupKeys>(place, &key.key.row());
                 new.count += u64::from(row.is_none());
                 new.etag = self.number_after(old.etag);
@@ -135,10 +139,14 @@ impl Users {
             if new == old {
                 return Ok(old);
             }
+            let max = self.inner.config.key_backup_bytes_max;
+            if bytes > stored.of_version && stored.of_others + bytes > max {
+                return Err(Error::TooLarge { what: "the key backups of the user", max: max as usize });
+            }
             // A newer backup that is made meanwhile is the one to write to.
             let last = view.get::<tables::KeyBackupLast>(&user).await?;
             batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
-            put_contents(batch, user, version, old, new);
+            put_contents(batch, user, version, old, (new, bytes));
             if attempt.commit().await? {
                 return Ok(new);
             }
@@ -161,10 +169,11 @@ impl Users {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
-            let deleted = match scope {
+            let stored = StoredBytes::load(view, user, version).await?.of_version;
+            let (deleted, freed) = match scope {
                 BackupScope::All => {
                     batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
-                    old.count
+                    (old.count, stored)
                 }
                 BackupScope::Room(room) => {
                     batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version, room.as_str()));
@@ -173,14 +182,15 @@ impl Users {
                 BackupScope::Session(room, session) => {
                     let place = (user, version, room.as_str(), session);
                     batch.delete::<tables::KeyBackupKeys>(&place);
-                    u64::from(view.contains::<tables::KeyBackupKeys>(&place).await?)
+                    let row = view.get::<tables::KeyBackupKeys>(&place).await?;
+                    row.map_or((0, 0), |row| (1, key_bytes(room, session, &row.3)))
                 }
             };
             if deleted == 0 {
                 return Ok(old);
             }
             let new = BackupContents { count: old.count.saturating_sub(deleted), etag: self.number_after(old.etag) };
-            put_contents(batch, user, version, old, new);
+            put_contents(batch, user, version, old, (new, stored.saturating_sub(freed)));
             if attempt.commit().await? {
                 return Ok(new);
             }
@@ -235,22 +245,53 @@ impl Users {
     }
 }
 
-fn put_contents(batch: &mut Batch, user: &UserId, version: u64, old: BackupContents, new: BackupContents) {
-    batch.expect::<tables::KeyBackupContents>(&(user, version), Some(&(old.count, old.etag)));
-    batch.put::<tables::KeyBackupContents>(&(user, version), &(new.count, new.etag));
+/// What the keys of a user's backups take, in bytes.
+struct StoredBytes {
+    of_version: u64,
+    of_others: u64,
 }
 
-async fn count_room(view: &View, user: &UserId, version: u64, room: &RoomId) -> Result<u64> {
+impl StoredBytes {
+    async fn load(view: &View, user: &UserId, version: u64) -> Result<Self> {
+        let mut stored = Self { of_version: 0, of_others: 0 };
+        for ((_, other), bytes) in view.scan(Range::<tables::KeyBackupBytes>::prefix(&(user,))).await? {
+            if other == version {
+                stored.of_version = bytes;
+            } else {
+                stored.of_others += bytes;
+            }
+        }
+        Ok(stored)
+    }
+}
+
+fn key_bytes(room: &RoomId, session: &str, data: &str) -> u64 {
+    (room.as_str().len() + session.len() + data.len() + KEY_OVERHEAD_BYTES) as u64
+}
+
+/// Writes what is in a backup and the bytes of it.
+fn put_contents(batch: &mut Batch, user: &UserId, version: u64, old: BackupContents, new: (BackupContents, u64)) {
+    let (new, bytes) = new;
+    batch.expect::<tables::KeyBackupContents>(&(user, version), Some(&(old.count, old.etag)));
+    batch.put::<tables::KeyBackupContents>(&(user, version), &(new.count, new.etag));
+    batch.put::<tables::KeyBackupBytes>(&(user, version), &bytes);
+}
+
+/// The number of keys of a room in a backup, and their bytes.
+async fn count_room(view: &View, user: &UserId, version: u64, room: &RoomId) -> Result<(u64, u64)> {
     let mut range = Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())).limit(PAGE_KEYS);
-    let mut count = 0;
+    let (mut count, mut bytes) = (0, 0);
     loop {
         let rows = view.scan(range.clone()).await?;
         count += rows.len() as u64;
+        for ((.., session), row) in &rows {
+            bytes += key_bytes(room, session, &row.3);
+        }
         match rows.last() {
             Some(((.., session), _)) if rows.len() == PAGE_KEYS => {
                 range = range.after(&(user, version, room.as_str(), session.as_str()));
             }
-            _ => return Ok(count),
+            _ => return Ok((count, bytes)),
         }
     }
 }
@@ -273,7 +314,7 @@ fn check(key: &BackupKey) -> Result<()> {
 fn chunk_len(keys: &[BackupKey]) -> usize {
     let mut bytes = 0;
     for (at, BackupKey { room, session, key }) in keys.iter().enumerate() {
-        bytes += room.as_str().len() + session.len() + key.session_data.get().len() + KEY_OVERHEAD_BYTES;
+        bytes += key_bytes(room, session, key.session_data.get()) as usize;
         if at > 0 && (bytes > BATCH_KEYS_BYTES || at >= BATCH_KEYS) {
             return at;
         }

@@ -4,7 +4,7 @@
 //! numbered from 1 and a number is never given twice, not even after a restore.
 //!
 //! Every batch that changes keys expects and writes the row with the backup's number of keys and etag, so the number is exact at
-//! any time, also between the batches of one large request.
+//! any time, also between the batches of one large request. So are the bytes of its keys.
 
 mod keys;
 
@@ -159,6 +159,7 @@ impl Users {
             }
             batch.delete::<tables::KeyBackups>(&(user, version));
             batch.delete::<tables::KeyBackupContents>(&(user, version));
+            batch.delete::<tables::KeyBackupBytes>(&(user, version));
             // One range, however many keys there are.
             batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
             if attempt.commit().await? {
@@ -177,6 +178,7 @@ impl Users {
     pub(crate) fn prepare_delete_key_backups(&self, batch: &mut Batch, user: &UserId) {
         batch.delete_prefix::<tables::KeyBackups>(&(user,));
         batch.delete_prefix::<tables::KeyBackupContents>(&(user,));
+        batch.delete_prefix::<tables::KeyBackupBytes>(&(user,));
         batch.delete_prefix::<tables::KeyBackupKeys>(&(user,));
         batch.delete::<tables::KeyBackupLast>(&user);
     }

@@ -7,11 +7,11 @@ use ruma::{RoomId, UserId};
 use serde_json::value::RawValue;
 use store::{MemoryDisk, Options, Store};
 use users::{
-    BackedUpKey, BackupContents, BackupKey, BackupScope, Erasure, Error, KEY_BACKUP_SESSION_BYTES_MAX,
+    BackedUpKey, BackupContents, BackupKey, BackupScope, Config, Erasure, Error, KEY_BACKUP_SESSION_BYTES_MAX,
     KEY_BACKUPS_PER_USER_MAX,
 };
 
-use crate::world::{World, another, config, world};
+use crate::world::{World, another, config, world, world_with};
 
 const ALGORITHM: &str = "m.megolm_backup.v1.curve25519-aes-sha2";
 
@@ -229,6 +229,41 @@ async fn limits_hold() {
 }
 
 #[tokio::test]
+async fn what_all_backups_of_a_user_take_is_bounded() {
+    let world = world_with(Config { key_backup_bytes_max: 10_000, ..config() });
+    let (alice, bob) = (world.register("alice").await, world.register("bob").await);
+    let large = format!(r#"{{"c":"{}"}}"#, "c".repeat(4_000));
+    let put = async |user: &UserId, version: u64, session: &str, data: &str| {
+        let keys = [key("!a:x", session, (0, 0, true), data)];
+        world.users.put_backup_keys(user, version, &keys).await
+    };
+    let is_full = |result: Result<BackupContents, Error>| matches!(result, Err(Error::TooLarge { .. }));
+    let old = create(&world, &alice).await;
+    put(&alice, old, "1", &large).await.unwrap();
+    let new = create(&world, &alice).await;
+    put(&alice, new, "2", &large).await.unwrap();
+    let before = contents(&world, &alice, new).await;
+    assert!(is_full(put(&alice, new, "3", &large).await));
+    assert_eq!(contents(&world, &alice, new).await, before);
+    // There is room for a small one, and for others' keys.
+    put(&alice, new, "3", "{}").await.unwrap();
+    let version = create(&world, &bob).await;
+    put(&bob, version, "1", &large).await.unwrap();
+    // What is deleted is free: a key, a room, a backup.
+    for scope in [BackupScope::Session("!a:x".try_into().unwrap(), "2"), BackupScope::Room("!a:x".try_into().unwrap())]
+    {
+        world.users.delete_backup_keys(&alice, new, scope).await.unwrap();
+        put(&alice, new, "2", &large).await.unwrap();
+        assert!(is_full(put(&alice, new, "4", &large).await));
+    }
+    world.users.delete_key_backup(&alice, old).await.unwrap();
+    put(&alice, new, "4", &large).await.unwrap();
+    world.users.delete_backup_keys(&alice, new, BackupScope::All).await.unwrap();
+    put(&alice, new, "5", &large).await.unwrap();
+    put(&alice, new, "6", &large).await.unwrap();
+}
+
+#[tokio::test]
 async fn backups_go_with_the_account() {
     let world = world();
     let alice = world.register("alice").await;
@@ -258,18 +293,33 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..20)
 }
 
+type Model = BTreeMap<(String, String), (bool, u64, u64)>;
+
+/// Better keys are larger, as far as forwarding goes.
+fn data(forwarded: u64) -> String {
+    format!(r#"{{"c":"{}"}}"#, "c".repeat(40 * (3 - forwarded as usize)))
+}
+
+/// What the keys of a model take.
+fn bytes(model: &Model) -> u64 {
+    let keys = model.iter();
+    keys.map(|((room, session), (.., forwarded))| (room.len() + session.len() + data(*forwarded).len() + 128) as u64)
+        .sum()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     /// The number of keys is exact, the etag changes when and only when keys do, and what is kept follows the rules.
     #[test]
     fn a_backup_is_what_a_map_would_be(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let world = world();
+            let max = 1_500;
+            let world = world_with(Config { key_backup_bytes_max: max, ..config() });
             let alice = world.register("alice").await;
             let version = create(&world, &alice).await;
-            let mut model: BTreeMap<(String, String), (bool, u64, u64)> = BTreeMap::new();
+            let mut model = Model::new();
             let mut etag = contents(&world, &alice, version).await.etag;
             for step in steps {
                 let before = model.clone();
@@ -284,13 +334,19 @@ proptest! {
                         let mut list = Vec::new();
                         for ((room, session), rank) in unique {
                             let (room, session) = (format!("!{room}:x"), session.to_string());
-                            list.push(key(&room, &session, rank, "{}"));
+                            list.push(key(&room, &session, rank, &data(rank.1)));
                             let (index, forwarded, verified) = rank;
                             let new = (!verified, index, forwarded);
                             let best = model.entry((room, session)).or_insert(new);
                             *best = new.min(*best);
                         }
-                        world.users.put_backup_keys(&alice, version, &list).await.unwrap()
+                        let put = world.users.put_backup_keys(&alice, version, &list).await;
+                        if bytes(&model) > bytes(&before).max(max) {
+                            assert!(matches!(put, Err(Error::TooLarge { .. })), "{put:?}");
+                            model = before;
+                            continue;
+                        }
+                        put.unwrap()
                     }
                     Step::DeleteSession(n, session) => {
                         let session = session.to_string();
