@@ -19,6 +19,7 @@ mod front;
 mod gate;
 mod incoming;
 pub mod limit;
+mod patience;
 mod reply;
 mod routes;
 mod serve;

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tracing::{debug, warn};
 
-use crate::{Front, Gate, Peer, tls};
+use crate::{Front, Gate, Peer, patience::Patience, tls};
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_SECONDS_MAX: u64 = 10;
@@ -231,7 +231,7 @@ impl Connection {
             request.extensions_mut().insert(Peer(peer));
             front.clone().call(request)
         });
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Patience::new(stream));
         let served = match version {
             HttpVersion::One => {
                 let mut builder = http1::Builder::new();
