@@ -11,6 +11,7 @@ mod key_backup;
 mod keys;
 mod ledger;
 mod media;
+mod media_hostile;
 mod messages;
 mod openid;
 mod profiles;

@@ -26,7 +26,7 @@ pub async fn upload(server: &Server, user: &User<'_>, query: &str, content_type:
 }
 
 /// GET with a token.
-async fn get(server: &Server, user: &User<'_>, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+pub async fn get(server: &Server, user: &User<'_>, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
     let mut request = server.raw(Method::GET, path).bearer_auth(&user.token);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -34,12 +34,12 @@ async fn get(server: &Server, user: &User<'_>, path: &str, headers: &[(&str, &st
     request.send().await.expect("an answer")
 }
 
-fn text<'r>(answer: &'r reqwest::Response, name: &str) -> &'r str {
+pub fn text<'r>(answer: &'r reqwest::Response, name: &str) -> &'r str {
     answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
 /// Bytes that don't repeat soon.
-fn content(len: usize) -> Vec<u8> {
+pub fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
 }
 
@@ -184,7 +184,7 @@ async fn files_without_a_token_are_a_choice() {
 }
 
 /// A PNG of one colour, made by hand: its pixels are stored uncompressed.
-fn png(width: u32, height: u32) -> Vec<u8> {
+pub fn png(width: u32, height: u32) -> Vec<u8> {
     let checksum = |bytes: &[u8]| {
         let step = |crc: u32| if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
         !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
@@ -242,12 +242,6 @@ async fn thumbnails_are_made_and_found_again() {
     fails(&file, "width=-1&height=96", 400, "M_INVALID_PARAM").await;
     fails(&file, "height=96", 400, "M_MISSING_PARAM").await;
     fails("localhost/none", "width=96&height=96", 404, "M_NOT_FOUND").await;
-    let mut bomb = png(8, 8);
-    bomb.splice(16..33, [0, 1, 0, 0, 0, 1, 0, 0, 8, 6, 0, 0, 0, 0xE3, 0x04, 0xBC, 0xEB]);
-    let bomb = upload(&server, &alice, "", "image/png", &bomb).await;
-    let (status, _) =
-        alice.call(Method::GET, &format!("/_matrix/client/v1/media/thumbnail/{bomb}?width=96&height=96"), None).await;
-    assert!(matches!(status.as_u16(), 400 | 413), "{status}");
 }
 
 /// Serves a page that names a picture, and counts the requests.

@@ -55,6 +55,16 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The directory of uploaded files.
+    pub fn media_path(&self) -> std::path::PathBuf {
+        self.dir.path().join("database/media")
+    }
+
     /// What the server has logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().expect("log").clone()
@@ -108,6 +118,15 @@ impl Server {
             Ok(address) => self.address = address.parse().expect("an address"),
             Err(_) => panic!("the server did not start:\n{}", self.log().join("\n")),
         }
+    }
+
+    /// The most memory that the process has taken so far, in bytes.
+    #[cfg(target_os = "linux")]
+    pub fn memory_bytes_max(&self) -> u64 {
+        let process = self.process.as_ref().expect("runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
     /// Stops the server as an admin would and waits for it.
