@@ -16,6 +16,7 @@ mod messages;
 mod openid;
 mod profiles;
 mod rooms;
+mod s3;
 mod sdk;
 mod sdk_encrypted;
 mod support;

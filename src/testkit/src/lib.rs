@@ -7,6 +7,8 @@ mod clock;
 mod events;
 mod network;
 mod random;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod stopwatch;
 
 pub use self::{
