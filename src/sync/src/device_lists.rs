@@ -12,7 +12,8 @@
 //! has to know the keys of those in a room from the moment when it is encrypted, and nothing would tell it then whose keys
 //! changed before.
 //!
-//! The answer depends on the tables and the two ends alone. An inbox merely says whether it is worth looking, so a recent
+//! The range of a sync ends with its view; that of `/keys/changes` may have ended before. The answer depends on the tables and the
+//! two ends alone. An inbox merely says whether it is worth looking, so a recent
 //! token and an old one get the same.
 //!
 //! Specification: client-server API, "Tracking the device list for a user", "Extensions to /sync", `GET /keys/changes`.
@@ -27,13 +28,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use users::Users;
 
-use crate::{
-    Sync, SyncError,
-    changes::{Changes, Search},
-    hub::Hub,
-    response::DeviceLists,
-    state::MEMBER,
-};
+use crate::{Sync, SyncError, changes::Changes, hub::Hub, response::DeviceLists, state::MEMBER};
 
 /// Users whose keys changed in a range that are read one after the other. Where there are more, those who share a room with
 /// the user who asks are looked at instead.
@@ -51,7 +46,7 @@ const PAGE_USERS: usize = 1_000;
 
 type UserSet = BTreeSet<OwnedUserId>;
 
-/// Reads device lists of one range for one user. The range ends with the view.
+/// Reads device lists of one range for one user.
 pub(crate) struct DeviceListReader<'a> {
     pub(crate) hub: &'a Hub,
     pub(crate) rooms: &'a Rooms,
@@ -59,6 +54,8 @@ pub(crate) struct DeviceListReader<'a> {
     pub(crate) view: &'a View,
     pub(crate) user: &'a UserId,
     pub(crate) since: Position,
+    /// The end of the range, which is that of the view or before.
+    pub(crate) until: Position,
 }
 
 /// Who came to be, and who ceased to be, together with the user in some room; they may be in another as before.
@@ -69,54 +66,62 @@ struct Meetings {
 }
 
 impl Sync {
-    /// What device lists of a sync with the token `from` would be: whose keys to ask for anew, whose to forget. `to` only says
-    /// what the client has seen meanwhile; what came after it is told as well.
+    /// What device lists of a sync with the token `from` would have been, had it been answered with `to`: whose keys to ask for anew,
+    /// whose to forget.
     ///
     /// # Errors
     ///
     /// [`SyncError::BadToken`]; otherwise fails only if the store does.
     pub async fn key_changes(&self, user: &UserId, from: &str, to: &str) -> Result<DeviceLists, SyncError> {
         let inner = &*self.inner;
-        let from = inner.since(Some(from))?;
-        inner.since(Some(to))?;
-        // What was acknowledged to anybody before this request is in the answer.
+        let (from, to) = (inner.since(Some(from))?, inner.since(Some(to))?);
+        // The view reaches to both, and what was acknowledged to anybody before this request is in it.
         inner.hub.wait_for(inner.store.published()).await;
         let published = inner.hub.published();
         let view = &published.view;
         let since = from.map_or(Position::ZERO, |token| token.position);
+        let until = to.map_or(view.position(), |token| token.position);
+        if until <= since {
+            return Ok(DeviceLists::default());
+        }
         let (hub, rooms, users) = (&*inner.hub, &inner.rooms, &inner.users);
-        let number = hub.state().user(user);
-        let boot = inner.store.boot_id();
-        let search = Search { hub, rooms, published: &published, user, number, boot, presence: false };
-        let mut changes = Changes::default();
-        search.add_from_tables(since, &mut changes).await?;
+        let reader = DeviceListReader { hub, rooms, users, view, user, since, until };
         let mut moved = BTreeSet::new();
-        for (_, row) in rooms.membership_log(view, user, since, view.position()).await? {
+        for (_, row) in rooms.membership_log(view, user, since, until).await? {
             moved.insert(row.room);
         }
-        let reader = DeviceListReader { hub, rooms, users, view, user, since };
-        reader.read(&changes, moved.iter().map(|room| &**room).collect()).await
+        let mut stayed = reader.joined_at(user, until).await?;
+        stayed.retain(|room| !moved.contains(room));
+        reader.lists(stayed.iter().map(|room| &**room).collect(), moved.iter().map(|room| &**room).collect()).await
     }
 }
 
 impl DeviceListReader<'_> {
-    /// The lists, given where something may have changed and in which rooms the user's own membership did. Reads nothing where
-    /// nothing can have changed.
+    /// The lists of a range that ends with the view, given where something may have changed and in which rooms the user's own
+    /// membership did. Reads nothing where nothing can have changed.
     pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
         let stayed = self.stayed(changes, &moved).await?;
         if !changes.device_lists && stayed.is_empty() && moved.is_empty() {
             return Ok(DeviceLists::default());
         }
+        self.lists(stayed, moved).await
+    }
+
+    /// The lists, given the rooms that the user was in all the time, and those in which their membership changed.
+    async fn lists(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
         let meetings = self.meetings(stayed, moved).await?;
         let renewed = self.renewed().await?;
-        let now = self.view.position();
         let mut asked = meetings.parted.clone();
-        asked.extend(renewed.iter().filter(|user| *user != self.user).cloned());
-        let together = self.together(&asked, now).await?;
+        asked.extend(renewed.keys().filter(|user| *user != self.user).cloned());
+        let together = self.together(&asked, self.until).await?;
         let known = self.together(&meetings.met, self.since).await?;
         let mut changed: UserSet = meetings.met.difference(&known).cloned().collect();
-        for user in renewed {
-            if user == self.user || together.contains(&user) {
+        for (user, last) in renewed {
+            if user != self.user && !together.contains(&user) {
+                continue;
+            }
+            let (since, until) = (self.since, self.until);
+            if last <= until || self.users.device_list_changed_between(self.view, &user, since, until).await? {
                 changed.insert(user);
             }
         }
@@ -160,10 +165,10 @@ impl DeviceListReader<'_> {
         }
         for room in moved {
             let was = self.was_joined(self.user, room, self.since).await?;
-            let is = self.membership_now(room).await? == Membership::Join;
+            let is = self.was_joined(self.user, room, self.until).await?;
             match (was, is) {
                 (true, true) => self.compare(room, &mut meetings).await?,
-                (false, true) => meetings.met.extend(self.members(room, self.view.position()).await?),
+                (false, true) => meetings.met.extend(self.members(room, self.until).await?),
                 (true, false) => meetings.parted.extend(self.members(room, self.since).await?),
                 (false, false) => {}
             }
@@ -175,7 +180,7 @@ impl DeviceListReader<'_> {
 
     /// Who came into and went out of a room that the user is and was in.
     async fn compare(&self, room: &RoomId, meetings: &mut Meetings) -> Result<(), SyncError> {
-        for (user, was, is) in self.moves(room, self.since).await? {
+        for (user, was, is) in self.moves(room, self.since, self.until).await? {
             match (was, is) {
                 (false, true) => meetings.met.insert(user),
                 (true, false) => meetings.parted.insert(user),
@@ -185,28 +190,31 @@ impl DeviceListReader<'_> {
         Ok(())
     }
 
-    /// Those whose keys changed: whoever they are, or at least all of them who are together with the user now.
-    async fn renewed(&self) -> Result<UserSet, SyncError> {
+    /// Those whose keys changed after the start of the range: whoever they are, or at least all of them who are together with the
+    /// user. With each the position of the last change, which may be after the range.
+    async fn renewed(&self) -> Result<BTreeMap<OwnedUserId, Position>, SyncError> {
         let (users, view, since) = (self.users, self.view, self.since);
-        let signed = users.users_signed_since(view, self.user, since).await?;
+        let mut renewed = BTreeMap::new();
         let changed = users.device_list_changes(view, since, CHANGES_READ_MAX).await?;
-        let mut renewed: UserSet = signed.into_iter().collect();
         if changed.len() < CHANGES_READ_MAX {
             renewed.extend(changed);
-            return Ok(renewed);
-        }
-        let mut around = UserSet::from([self.user.to_owned()]);
-        for room in self.joined_at(self.user, view.position()).await? {
-            around.extend(self.members(&room, view.position()).await?);
-        }
-        let around: Vec<&UserId> = around.iter().map(|user| &**user).collect();
-        for page in around.chunks(PAGE_USERS) {
-            let positions = users.device_list_positions(view, page).await?;
-            for (user, position) in page.iter().zip(positions) {
-                if position.is_some_and(|position| position > since) {
-                    renewed.insert((*user).to_owned());
+        } else {
+            let mut around = UserSet::from([self.user.to_owned()]);
+            for room in self.joined_at(self.user, self.until).await? {
+                around.extend(self.members(&room, self.until).await?);
+            }
+            let around: Vec<&UserId> = around.iter().map(|user| &**user).collect();
+            for page in around.chunks(PAGE_USERS) {
+                let positions = users.device_list_positions(view, page).await?;
+                for (user, position) in page.iter().zip(positions) {
+                    if let Some(position) = position.filter(|position| *position > since) {
+                        renewed.insert((*user).to_owned(), position);
+                    }
                 }
             }
+        }
+        for user in users.users_signed_between(view, self.user, since, self.until).await? {
+            renewed.insert(user, self.until);
         }
         Ok(renewed)
     }
@@ -300,7 +308,7 @@ impl DeviceListReader<'_> {
             members.extend(self.remote_members(room, head.root).await?);
         }
         if at < self.view.position() {
-            for (user, was, is) in self.moves(room, at).await? {
+            for (user, was, is) in self.moves(room, at, self.view.position()).await? {
                 match (was, is) {
                     (false, true) => drop(members.remove(&user)),
                     (true, false) => drop(members.insert(user)),
@@ -327,10 +335,16 @@ impl DeviceListReader<'_> {
         }
     }
 
-    /// The users whose member events in a room are others now than at a position, with whether they were and are joined.
-    async fn moves(&self, room: &RoomId, since: Position) -> Result<Vec<(OwnedUserId, bool, bool)>, SyncError> {
+    /// The users whose member events in a room are others at the end of a range than at its start, with whether they were and are
+    /// joined.
+    async fn moves(
+        &self,
+        room: &RoomId,
+        since: Position,
+        until: Position,
+    ) -> Result<Vec<(OwnedUserId, bool, bool)>, SyncError> {
         let before = self.root_at(room, since).await?;
-        let after = self.root_at(room, self.view.position()).await?;
+        let after = self.root_at(room, until).await?;
         let source = self.rooms.source(self.view, room);
         let changes = self.rooms.tree().diff_type(&source, before, after, MEMBER).await?;
         let mut moves = Vec::with_capacity(changes.len());

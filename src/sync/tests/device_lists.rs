@@ -199,7 +199,7 @@ impl History {
         let (before, now) = (around(from), around(to));
         let mut changed: Users = now.difference(&before).cloned().collect();
         for (step, user) in &self.changed {
-            if *step > from.step && (user == one || now.contains(user)) {
+            if *step > from.step && *step <= to.step && (user == one || now.contains(user)) {
                 changed.insert(user.clone());
             }
         }
@@ -239,6 +239,17 @@ impl History {
             cold.shut_down();
         }
         self.moments.push(to);
+        self.look_back(&one).await;
+    }
+
+    /// Asks for what happened between two moments, whatever came after them.
+    async fn look_back(&mut self, one: &OwnedUserId) {
+        let (i, j) = (self.dice.below(self.moments.len()), self.dice.below(self.moments.len()));
+        let (from, to) = (&self.moments[i], &self.moments[j]);
+        let told = self.world.sync.key_changes(one, &from.token, &to.token).await.unwrap();
+        let told: Lists = (told.changed.into_iter().collect(), told.left.into_iter().collect());
+        let expected = if i < j { self.expected(one, from, to) } else { Lists::default() };
+        assert_eq!(told, expected, "by /keys/changes, for {one} between steps {} and {}", from.step, to.step);
     }
 
     async fn run(mut self) {

@@ -1,7 +1,8 @@
 //! Whose device lists changed, and when: what others must ask for anew.
 //!
 //! Each user has one row at the position of the last change that others see of their keys, whatever server they are
-//! of, and whoever asks finds those of a range together. Nothing is written for each room or each follower: who shares
+//! of, and whoever asks finds those of a range together. For ranges that ended before the last change, each user's last
+//! [`DEVICE_LIST_CHANGES_KEPT`] are kept. Nothing is written for each room or each follower: who shares
 //! a room with the user at the end of a range is for the reader to say.
 //!
 //! Specification: client-server API, "Tracking the device list for a user".
@@ -10,6 +11,9 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use store::{Batch, Position, Range, SCAN_LIMIT, View};
 
 use crate::{Change, Result, Users, log, tables};
+
+/// Changes of a user's keys of which it is known when they were.
+pub const DEVICE_LIST_CHANGES_KEPT: usize = 32;
 
 /// Notes that what others see of a local user's keys changed, in the batch that changes it.
 pub(crate) async fn mark_changed(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
@@ -46,6 +50,14 @@ async fn mark(view: &View, batch: &mut Batch, user: &UserId, change: Change) -> 
     }
     batch.put::<tables::DeviceListPositions>(&user, &position);
     batch.put::<tables::DeviceListChanges>(&position, &store::Text(user.to_owned()));
+    let range = Range::<tables::DeviceListHistory>::prefix(&(user,)).limit(DEVICE_LIST_CHANGES_KEPT);
+    let history = view.scan(range).await?;
+    if let Some(((_, oldest), ())) = history.first()
+        && history.len() >= DEVICE_LIST_CHANGES_KEPT
+    {
+        batch.delete::<tables::DeviceListHistory>(&(user, *oldest));
+    }
+    batch.put::<tables::DeviceListHistory>(&(user, position), &());
     Ok(())
 }
 
@@ -66,15 +78,39 @@ impl Users {
         mark(view, batch, user, Change::RemoteDeviceKeys { rooms }).await
     }
 
-    /// The users whose keys changed last after `since`, in that order; at most `limit`.
+    /// The users whose keys changed last after `since`, and where, in that order; at most `limit`.
     ///
     /// # Errors
     ///
     /// Fails only if the store does.
-    pub async fn device_list_changes(&self, view: &View, since: Position, limit: usize) -> Result<Vec<OwnedUserId>> {
+    pub async fn device_list_changes(
+        &self,
+        view: &View,
+        since: Position,
+        limit: usize,
+    ) -> Result<Vec<(OwnedUserId, Position)>> {
         let range = Range::<tables::DeviceListChanges>::all().after(&(since,)).limit(limit);
         let rows = view.scan(range).await?;
-        Ok(rows.into_iter().map(|(_, user)| user.into_inner()).collect())
+        Ok(rows.into_iter().map(|(position, user)| (user.into_inner(), position)).collect())
+    }
+
+    /// Whether the keys of a user, which changed after `until`, changed as well after `since` and up to `until`. So it is taken to be
+    /// where more than [`DEVICE_LIST_CHANGES_KEPT`] changes later it is not known.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn device_list_changed_between(
+        &self,
+        view: &View,
+        user: &UserId,
+        since: Position,
+        until: Position,
+    ) -> Result<bool> {
+        let history = view.scan(Range::<tables::DeviceListHistory>::prefix(&(user,))).await?;
+        let is_known = history.len() < DEVICE_LIST_CHANGES_KEPT;
+        let reaches_back = is_known || history.first().is_some_and(|((_, oldest), ())| *oldest <= until);
+        Ok(!reaches_back || history.iter().any(|((_, position), ())| (since < *position) && (*position <= until)))
     }
 
     /// Where the keys of each of these users changed last; `None` for those of whom no change is known.
@@ -86,16 +122,23 @@ impl Users {
         Ok(view.get_many::<tables::DeviceListPositions>(users).await?)
     }
 
-    /// The users whose master keys `signer` signed after `since`.
+    /// The users whose master keys `signer` signed last after `since` and up to `until`.
     ///
     /// # Errors
     ///
     /// Fails only if the store does.
-    pub async fn users_signed_since(&self, view: &View, signer: &UserId, since: Position) -> Result<Vec<OwnedUserId>> {
+    pub async fn users_signed_between(
+        &self,
+        view: &View,
+        signer: &UserId,
+        since: Position,
+        until: Position,
+    ) -> Result<Vec<OwnedUserId>> {
         let mut found = Vec::new();
         let mut after = since;
         loop {
             let range = Range::<tables::SignedUsers>::prefix(&(signer,)).after(&(signer, after));
+            let range = range.through(&(signer, until));
             let page = view.scan(range).await?;
             let is_end = page.len() < SCAN_LIMIT;
             for ((_, position), other) in page {

@@ -53,6 +53,7 @@ pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Ori
 pub use change::{Change, UserChanged};
 pub use config::{Config, PasswordConfig, PresenceConfig, TokenConfig};
 pub use dehydrated::{DEHYDRATED_DEVICE_BYTES_MAX, DehydratedDevice, NewDehydratedDevice};
+pub use device_lists::DEVICE_LIST_CHANGES_KEPT;
 pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_MAX, Device, PutDevice};
 pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
 pub use error::{Error, Result};

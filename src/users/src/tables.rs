@@ -80,6 +80,8 @@ store::table! { /// Where a user last signed the master key of another.
 pub(crate) SignedUserPositions = 160, Points: (Text<OwnedUserId>, Text<OwnedUserId>) => Position }
 store::table! { /// The others of [`SignedUserPositions`] by position.
 pub(crate) SignedUsers = 161, Ranges: (Text<OwnedUserId>, Position) => Text<OwnedUserId> }
+store::table! { /// The last positions at which the keys of a user of [`DeviceListPositions`] changed.
+pub(crate) DeviceListHistory = 162, Ranges: (Text<OwnedUserId>, Position) => () }
 
 store::table! { /// Message to a device, as its client gets it, by the position of its log entry.
 pub(crate) ToDevice = 164, Ranges: (Text<OwnedUserId>, String, Position) => String }
@@ -139,6 +141,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<UserSignatures>(),
     TableInfo::of::<DeviceListPositions>(),
     TableInfo::of::<DeviceListChanges>(),
+    TableInfo::of::<DeviceListHistory>(),
     TableInfo::of::<SignedUserPositions>(),
     TableInfo::of::<SignedUsers>(),
     TableInfo::of::<ToDevice>(),

@@ -49,6 +49,7 @@ impl Answer<'_> {
             view: self.reader.view,
             user: self.reader.viewer.user,
             since: self.since.unwrap_or(Position::ZERO),
+            until: self.reader.view.position(),
         };
         reader.read(changes, paths.keys().map(|room| &**room).collect()).await
     }

@@ -2,6 +2,7 @@
 
 use ruma::{OwnedUserId, UserId};
 use store::{Batch, CommitError, Position};
+use users::DEVICE_LIST_CHANGES_KEPT;
 
 use crate::world::{World, user, world};
 
@@ -12,7 +13,8 @@ async fn change(world: &World, who: &UserId) -> Result<Position, CommitError> {
 }
 
 async fn changes(world: &World, since: Position, limit: usize) -> Vec<OwnedUserId> {
-    world.users.device_list_changes(&world.view(), since, limit).await.unwrap()
+    let changes = world.users.device_list_changes(&world.view(), since, limit).await.unwrap();
+    changes.into_iter().map(|(user, _)| user).collect()
 }
 
 #[tokio::test]
@@ -43,4 +45,25 @@ async fn of_two_changes_at_once_one_is_built_again() {
     world.store.commit(one).await.unwrap();
     assert!(matches!(world.store.commit(other).await, Err(CommitError::Conflict)));
     assert_eq!(changes(&world, Position::ZERO, 10).await, [alice]);
+}
+
+#[tokio::test]
+async fn it_is_known_for_a_while_when_keys_changed() {
+    let world = world();
+    let alice = user("alice");
+    let mut positions = Vec::new();
+    for _ in 0..DEVICE_LIST_CHANGES_KEPT + 8 {
+        change(&world, &user("bob")).await.unwrap();
+        positions.push(change(&world, &alice).await.unwrap());
+    }
+    let changed = async |since: Position, until: Position| {
+        world.users.device_list_changed_between(&world.view(), &alice, since, until).await.unwrap()
+    };
+    let before = |position: Position| Position::from_u64(position.get() - 1);
+    for pair in positions[8..].windows(2) {
+        assert!(!changed(pair[0], before(pair[1])).await);
+        assert!(changed(before(pair[0]), pair[0]).await && changed(pair[0], pair[1]).await);
+    }
+    // Where it isn't known any more it is better to ask for keys in vain.
+    assert!(changed(positions[3], before(positions[4])).await);
 }

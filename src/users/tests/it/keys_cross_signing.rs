@@ -305,7 +305,7 @@ async fn who_signs_others_is_seen_by_nobody_else() {
     assert!(seen(&world, &alice, &bob).await.unwrap().master.is_none());
     let signed_by_alice = async || {
         let since = store::Position::ZERO;
-        world.users.users_signed_since(&world.view(), &alice, since).await.unwrap()
+        world.users.users_signed_between(&world.view(), &alice, since, store::Position::MAX).await.unwrap()
     };
     assert_eq!(signed_by_alice().await, std::slice::from_ref(&bob));
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
