@@ -233,7 +233,12 @@ async fn find(api: &ClientApi, wanted: &Wanted<'_>) -> Result<media::File> {
     if wanted.server != api.config.server_name {
         return Err(ApiError::not_found("Files of other servers can't be fetched yet").into());
     }
-    Ok(api.media.find(wanted.server, wanted.id, wanted.wait).await?)
+    let found = api.media.find(wanted.server, wanted.id, wanted.wait);
+    match api.gate.shutdown().run_until_cancelled(found).await {
+        Some(found) => Ok(found?),
+        // Like every long poll it ends when the server does.
+        None => Ok(api.media.find(wanted.server, wanted.id, Duration::ZERO).await?),
+    }
 }
 
 async fn download(

@@ -39,6 +39,7 @@ pub struct World {
     pub users: Users,
     pub endpoints: Vec<Endpoint>,
     pub time: Arc<Time>,
+    pub stop: CancellationToken,
     front: Front,
     _files: TempDir,
 }
@@ -71,12 +72,13 @@ impl World {
         change(&mut config);
         let accounts = Accounts::new(users.clone(), config.admins.clone());
         let http = haima_http::Config { limits: limit::Config::off(), ..haima_http::Config::default() };
-        let gate = Arc::new(Gate::new(http, Box::new(accounts), CancellationToken::new()));
+        let stop = CancellationToken::new();
+        let gate = Arc::new(Gate::new(http, Box::new(accounts), stop.clone()));
         let domains = Domains { store, users: users.clone(), rooms, flows: flows.clone(), sync, media };
         let api = ClientApi::new(config, gate.clone(), domains, time.clone(), random);
         let (routes, endpoints) = router(api);
         let front = Front::new(&gate, routes);
-        Self { flows, users, endpoints, time, front, _files: files }
+        Self { flows, users, endpoints, time, stop, front, _files: files }
     }
 
     /// Lets milliseconds pass.

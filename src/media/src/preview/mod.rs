@@ -35,7 +35,7 @@ const KEEP_MS: u64 = 60 * 60 * 1000;
 /// How long it is kept that there is none, in milliseconds.
 const KEEP_FAILED_MS: u64 = 60 * 1000;
 /// How long a page's picture is kept, in milliseconds: longer than any preview that names it.
-const KEEP_IMAGE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+const KEEP_IMAGE_MS: u64 = 24 * 60 * 60 * 1000;
 /// The largest picture of a page, in bytes.
 const IMAGE_BYTES_MAX: u64 = 8 << 20;
 /// The largest oEmbed document, in bytes.
