@@ -9,7 +9,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: run test check bench deps rocksdb config docs
+.PHONY: run test test-s3 check bench deps rocksdb config docs
 
 run: rocksdb
 	cargo build --release --bin haima
@@ -21,6 +21,10 @@ test: rocksdb
 	else \
 		cargo test --workspace --no-fail-fast; \
 	fi
+
+# The tests of buckets once more, against Garage, which it builds the first time.
+test-s3: rocksdb
+	tests/s3-garage.sh
 
 check: rocksdb
 	cargo fmt --all --check

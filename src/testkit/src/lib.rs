@@ -1,7 +1,7 @@
 //! What tests of several crates need: time and chance under control, events made by hand, and a network that misbehaves by plan.
 //!
-//! Nothing here sleeps, reads a clock or draws real random numbers: a test that fails with a seed fails with it again. The one
-//! exception is what benches measure with.
+//! Nothing here sleeps, reads a clock or draws real random numbers: a test that fails with a seed fails with it again. The
+//! exceptions are what benches measure with, and buckets: requests to S3 are signed with the time.
 
 mod clock;
 mod events;
