@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use documented::DocumentedFields;
+use rooms::EncryptionByDefault;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +120,10 @@ pub struct Config {
 
     /// The room version of new rooms whose creator names none.
     pub default_room_version: RoomVersionId,
+
+    /// Which new rooms are encrypted from the start where their creator doesn't say how: `off`, `invite` (those that are entered
+    /// by invite, direct chats among them) or `all`. Spaces never are.
+    pub encryption_enabled_by_default_for_room_type: EncryptionByDefault,
 
     /// Whether this server takes part in federation. Rooms made while this is false are closed to other servers
     /// (`m.federate` is false in them). This release does not exchange events with other servers yet.
@@ -355,6 +360,7 @@ impl Default for Config {
             access_token_ttl: 7 * 24 * 60 * 60,
             password_hashes_at_once: 2,
             default_room_version: event::DEFAULT_ROOM_VERSION,
+            encryption_enabled_by_default_for_room_type: EncryptionByDefault::Off,
             allow_federation: true,
             trusted_servers: vec![OwnedServerName::try_from("matrix.org").expect("a valid name")],
             allow_local_presence: true,

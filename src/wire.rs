@@ -56,6 +56,7 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let caches = store.budget().callers_bytes as u64;
     let mut rooms_config = rooms::Config::new(config.server_name.clone());
     rooms_config.default_room_version = config.default_room_version.clone();
+    rooms_config.encryption_by_default = config.encryption_enabled_by_default_for_room_type;
     rooms_config.event_cache_bytes = caches / 2;
     rooms_config.node_cache_bytes = caches / 4;
     let ports = rooms::Ports::no_federation();

@@ -1,7 +1,7 @@
 //! Rooms: making, entering, leaving, moderating, state, aliases, the directory, upgrades.
 
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Server, encode};
 
@@ -21,6 +21,32 @@ async fn presets_give_the_specified_state() {
         assert_eq!(alice.get(&state("m.room.guest_access/")).await["guest_access"], guests);
         assert_eq!(alice.get(&state("m.room.name/")).await["name"], "Reef");
         assert_eq!(alice.get(&state("m.room.topic")).await["topic"], "Fish");
+    }
+}
+
+#[tokio::test]
+async fn new_rooms_are_encrypted_by_default_where_the_admin_wants_it() {
+    let algorithm = json!("m.megolm.v1.aes-sha2");
+    for (setting, private, public) in [("off", false, false), ("invite", true, false), ("all", true, true)] {
+        let server = Server::start_with(&format!("encryption_enabled_by_default_for_room_type = \"{setting}\"\n"));
+        let alice = server.register("alice").await;
+        let encryption = async |request: Value| {
+            let room = alice.create_room(request).await;
+            let state = alice.get(&format!("/v3/rooms/{}/state", encode(&room))).await;
+            let events = state.as_array().expect("events").clone();
+            let found = events.into_iter().find(|event| event["type"] == "m.room.encryption");
+            found.map(|event| event["content"].clone())
+        };
+        for (preset, encrypted) in
+            [("private_chat", private), ("trusted_private_chat", private), ("public_chat", public)]
+        {
+            let expected = encrypted.then(|| json!({ "algorithm": algorithm }));
+            assert_eq!(encryption(json!({ "preset": preset })).await, expected, "{setting} {preset}");
+        }
+        let own = json!({ "algorithm": algorithm, "rotation_period_msgs": 7 });
+        let state = json!([{ "type": "m.room.encryption", "content": own }]);
+        assert_eq!(encryption(json!({ "initial_state": state })).await, Some(own));
+        assert_eq!(encryption(json!({ "creation_content": { "type": "m.space" } })).await, None);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use event::{PduBuilder, auth, new_room_id};
 use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 use store::{Batch, CommitError, Record};
 
@@ -44,6 +44,19 @@ pub enum Preset {
     TrustedPrivateChat,
     /// Anybody may join.
     PublicChat,
+}
+
+/// Which new rooms are encrypted where their creator doesn't say how.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionByDefault {
+    /// None.
+    #[default]
+    Off,
+    /// Those that are entered by invite.
+    Invite,
+    /// All.
+    All,
 }
 
 /// A state event for a new room.
@@ -133,6 +146,18 @@ impl CreateRoom {
             (None, false) => Preset::PrivateChat,
         }
     }
+
+    /// Whether the room is encrypted unless its first state says how. Spaces hold no messages, and a room that replaces another is
+    /// as that one was.
+    fn is_encrypted(&self, by_default: EncryptionByDefault) -> Result<bool, RoomsError> {
+        let covered = match by_default {
+            EncryptionByDefault::Off => false,
+            EncryptionByDefault::Invite => self.preset() != Preset::PublicChat,
+            EncryptionByDefault::All => true,
+        };
+        let content = object(self.creation_content.as_deref(), "creation_content")?;
+        Ok(covered && self.replaces.is_none() && content.get("type") != Some(&"m.space".into()))
+    }
 }
 
 /// Any value as content.
@@ -160,7 +185,7 @@ impl Rooms {
         }
         let privileged = rules.authorization.explicitly_privilege_room_creators;
         let create_content = create_content(request, &version, rules)?;
-        let drafts = first_events(request, privileged)?;
+        let drafts = first_events(request, privileged, self.inner.config.encryption_by_default)?;
         for attempt in 0..ATTEMPTS_MAX {
             let mut builder =
                 PduBuilder::new(request.creator.clone(), "m.room.create".to_owned(), raw(&create_content)?);
@@ -307,7 +332,11 @@ fn create_content(
 }
 
 /// The events after the create event and before the invites, in the specified order.
-fn first_events(request: &CreateRoom, privileged: bool) -> Result<Vec<Draft>, RoomsError> {
+fn first_events(
+    request: &CreateRoom,
+    privileged: bool,
+    encryption: EncryptionByDefault,
+) -> Result<Vec<Draft>, RoomsError> {
     let creator = &request.creator;
     let mut drafts = Vec::new();
     let mut add = |event_type: &str, state_key: &str, content: Box<RawValue>| {
@@ -325,11 +354,14 @@ fn first_events(request: &CreateRoom, privileged: bool) -> Result<Vec<Draft>, Ro
         Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
         Preset::PublicChat => ("public", "forbidden"),
     };
-    let by_preset = [
+    let mut by_preset = vec![
         ("m.room.join_rules", json!({ "join_rule": join_rule })),
         ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
         ("m.room.guest_access", json!({ "guest_access": guest_access })),
     ];
+    if request.is_encrypted(encryption)? {
+        by_preset.push(("m.room.encryption", json!({ "algorithm": "m.megolm.v1.aes-sha2" })));
+    }
     for (event_type, content) in by_preset {
         if !given(event_type) {
             add(event_type, "", raw(&content)?);

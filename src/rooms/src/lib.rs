@@ -64,7 +64,7 @@ use store::Store;
 pub use self::{
     append::{Extra, Sender, Sent},
     context::{CONTEXT_LIMIT_MAX, Context},
-    create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
+    create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     error::RoomsError,
     filter::RoomEventFilter,
@@ -122,6 +122,8 @@ pub struct Config {
     pub server_name: OwnedServerName,
     /// The room version of new rooms for which nobody asks for another.
     pub default_room_version: RoomVersionId,
+    /// Which new rooms are encrypted where their creator doesn't say how.
+    pub encryption_by_default: EncryptionByDefault,
     /// Memory for events, in bytes.
     pub event_cache_bytes: u64,
     /// Memory for nodes of state trees, in bytes.
@@ -134,6 +136,7 @@ impl Config {
         Self {
             server_name,
             default_room_version: DEFAULT_ROOM_VERSION,
+            encryption_by_default: EncryptionByDefault::Off,
             event_cache_bytes: 32 << 20,
             node_cache_bytes: 32 << 20,
         }

@@ -1,8 +1,14 @@
 //! Making and replacing rooms.
 
-use rooms::{CreateRoom, InitialState, Invitee, Membership, Preset, RoomsError, UpgradeRoom};
+use std::sync::Arc;
+
+use rooms::{
+    Config, CreateRoom, EncryptionByDefault, InitialState, Invitee, Membership, Ports, Preset, Rooms, RoomsError,
+    UpgradeRoom,
+};
 use ruma::{RoomVersionId, room_alias_id};
 use serde_json::{Value, json};
+use testkit::SeededRandom;
 
 use crate::world::{World, raw};
 
@@ -242,4 +248,22 @@ async fn rooms_made_in_the_same_moment_are_different_rooms() {
         made.insert(world.public_room(&alice).await);
     }
     assert_eq!(made.len(), 20);
+}
+
+#[tokio::test]
+async fn a_replaced_room_stays_as_it_was_when_new_rooms_are_encrypted() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let old = world.room(&alice, Preset::PrivateChat, &RoomVersionId::V11).await;
+    let config = Config { encryption_by_default: EncryptionByDefault::All, ..Config::new(world.name.clone()) };
+    let (clock, random) = (world.clock.clone(), Arc::new(SeededRandom::new(5)));
+    let rooms = Rooms::open(config, world.store.clone(), clock, random, Ports::no_federation()).await.expect("rooms");
+    let version = RoomVersionId::V12;
+    let request = UpgradeRoom { user: alice.clone(), version, additional_creators: Vec::new(), member_content: None };
+    let replacement = rooms.upgrade(&old, &request).await.expect("upgraded");
+    let new = rooms.create(&CreateRoom::new(alice)).await.expect("a room");
+    let encrypted =
+        async |room| rooms.current_event(&world.view(), room, "m.room.encryption", "").await.expect("a read").is_some();
+    assert!(!encrypted(&replacement).await);
+    assert!(encrypted(&new).await);
 }
