@@ -12,7 +12,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{Server, User, encode};
+use crate::support::{Server, User, encode, password};
 
 /// Uploads a file and gives its path below `download/` and `thumbnail/`.
 pub async fn upload(server: &Server, user: &User<'_>, query: &str, content_type: &str, bytes: &[u8]) -> String {
@@ -308,13 +308,33 @@ async fn pages_are_previewed_where_the_admin_allows_it() {
 }
 
 #[tokio::test]
+async fn files_outlive_their_uploaders() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let file = upload(&server, &alice, "", "text/plain", b"part of a conversation").await;
+    let auth = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": password("alice") });
+    alice.post("/v3/account/deactivate", json!({ "auth": auth, "erase": true })).await;
+    let answer = get(&server, &bob, &format!("/_matrix/client/v1/media/download/{file}"), &[]).await;
+    assert_eq!(answer.text().await.expect("a body"), "part of a conversation");
+}
+
+#[tokio::test]
 async fn acknowledged_files_survive_a_kill() {
     let mut server = Server::start();
     let bytes = content(400_000);
     let (token, files) = {
         let alice = server.register("alice").await;
+        let announced = alice.ok(Method::POST, "/_matrix/media/v1/create", Some(json!({}))).await;
+        let announced = announced["content_uri"].as_str().and_then(|uri| uri.strip_prefix("mxc://")).expect("a URI");
         let uploads = (0..20_usize).map(|n| upload(&server, &alice, "", "text/plain", &bytes[n..]));
-        (alice.token.clone(), futures_util::future::join_all(uploads).await)
+        let mut files = futures_util::future::join_all(uploads).await;
+        let put = server.raw(Method::PUT, &format!("/_matrix/media/v3/upload/{announced}"));
+        let put = put.bearer_auth(&alice.token).body(bytes[20..].to_vec()).send().await.expect("an answer");
+        assert_eq!(put.status(), StatusCode::OK);
+        files.push(announced.to_owned());
+        (alice.token.clone(), files)
     };
     server.kill();
     server.restart();

@@ -223,7 +223,10 @@ async fn hostile_pages_are_refused_or_cut() {
     let mut huge_png = png(8, 8);
     huge_png.splice(16..33, [0, 1, 0, 0, 0, 1, 0, 0, 8, 6, 0, 0, 0, 0x6C, 0x84, 0x30, 0xE3]);
     let attributes: String = (0..100_000).map(|n| format!("{n:x} ")).collect();
-    let bomb = [&b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-encoding: gzip\r\ncontent-length: 20\r\n\r\n"[..], &[0x1F; 20]];
+    let bomb = [
+        &b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-encoding: gzip\r\ncontent-length: 20\r\n\r\n"[..],
+        &[0x1F; 20],
+    ];
     let port = web(BTreeMap::from([
         ("/around", redirect("/around")),
         ("/inside", redirect("http://169.254.169.254/latest/meta-data/")),

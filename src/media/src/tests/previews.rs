@@ -1,10 +1,22 @@
 //! Keeping and forgetting previews.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use ruma::server_name;
+use serde_json::Value;
 use store::{Batch, Fixed, Range, Record};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
-use super::{World, alice, now_ms};
+use super::{World, alice, bob, now_ms};
 use crate::{
     Error, Media, PreviewConfig, PreviewLists,
     preview::PreviewRow,
@@ -71,4 +83,64 @@ async fn what_leads_inside_is_refused_and_that_is_remembered_for_a_while() {
     world.clock.advance(Duration::from_secs(60).as_millis() as u64);
     media.sweep().await.expect("swept");
     assert_eq!(kept(&media).await, (0, 0));
+}
+
+/// The smallest GIF.
+const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xFF\xFF\xFF,\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;";
+
+/// Serves the picture below `/picture` and a page that names it elsewhere; counts the requests.
+async fn web() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut request).await.expect("a request");
+            }
+            let page = b"<title>Page</title><meta property=og:image content=picture>";
+            let (kind, body) = match request.starts_with(b"GET /picture") {
+                true => ("image/gif", GIF),
+                false => ("text/html", &page[..]),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n", body.len());
+            let answer = [head.as_bytes(), b"connection: close\r\n\r\n", body].concat();
+            stream.write_all(&answer).await.expect("sent");
+        }
+    });
+    (port, requests)
+}
+
+#[tokio::test]
+async fn a_page_is_fetched_once_for_all_who_ask_and_without_a_picture_in_quarantine() {
+    let (port, requests) = web().await;
+    let mut world = World::new();
+    let open = |config: &mut crate::Config| {
+        let mut previews = previews();
+        previews.client.guard = net::Guard::default();
+        config.previews = Some(previews);
+    };
+    let media = world.open(open).await;
+    let preview = async |user, page: &str| {
+        let json = media.preview(user, &format!("http://localhost:{port}/{page}")).await.expect("a preview");
+        serde_json::from_str::<Value>(json.get()).expect("JSON")
+    };
+    // Who goes away makes nobody ask again.
+    let gone = format!("http://localhost:{port}/a");
+    drop(futures_util::poll!(Box::pin(media.preview(alice(), &gone))));
+    let users = [alice(), bob(), alice(), bob()];
+    let found = futures_util::future::join_all(users.map(|user| preview(user, "a"))).await;
+    assert!(found.iter().all(|preview| *preview == found[0] && preview["og:title"] == "Page"));
+    assert_eq!(requests.load(Ordering::Relaxed), 2, "the page and its picture");
+
+    let image = found[0]["og:image"].as_str().and_then(|uri| uri.strip_prefix("mxc://example.org/")).expect("a URI");
+    assert_eq!(media.contents(image).await.expect("read"), GIF);
+    media.set_quarantined(server_name!("example.org"), image, true).await.expect("quarantined");
+    assert_eq!(preview(alice(), "b").await, serde_json::json!({ "og:title": "Page" }));
+    world.clock.advance(24 * 60 * 60 * 1000);
+    media.sweep().await.expect("swept");
+    assert_eq!((world.on_disk().0.len(), kept(&media).await), (0, (0, 0)));
 }
