@@ -168,7 +168,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn sweep_expired(&self) -> Result<usize> {
-        Ok(self.sweep_to_device_txns().await? + self.sweep_openid_tokens().await?)
+        Ok(self.sweep_to_device_txns().await? + self.sweep_openid_tokens().await? + self.sweep_login_tokens().await?)
     }
 
     fn now_ms(&self) -> u64 {

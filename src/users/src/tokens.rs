@@ -260,13 +260,36 @@ impl Users {
         let mut batch = Batch::new();
         batch.put::<tables::LoginTokens>(&Fixed(key), &(store::Text(user.to_owned()), expires));
         batch.put::<tables::LoginTokenExpiry>(&(expires, Fixed(key)), &());
-        let range = Range::<tables::LoginTokenExpiry>::all().before(&(now,)).limit(EXPIRED_LOGIN_TOKENS_PER_SWEEP);
-        for ((expired, old), ()) in view.scan(range).await? {
-            batch.delete::<tables::LoginTokens>(&old);
-            batch.delete::<tables::LoginTokenExpiry>(&(expired, old));
-        }
+        self.prepare_forget_login_tokens(&view, &mut batch).await?;
         self.inner.store.commit(batch).await?;
         Ok((token, lifetime))
+    }
+
+    /// Forgets expired login tokens; returns how many.
+    pub(crate) async fn sweep_login_tokens(&self) -> Result<usize> {
+        let mut removed = 0;
+        loop {
+            let mut batch = Batch::new();
+            let count = self.prepare_forget_login_tokens(&self.inner.store.view(), &mut batch).await?;
+            if count > 0 {
+                batch.relaxed();
+                self.inner.store.commit(batch).await?;
+                removed += count;
+            }
+            if count < EXPIRED_LOGIN_TOKENS_PER_SWEEP {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn prepare_forget_login_tokens(&self, view: &View, batch: &mut Batch) -> Result<usize> {
+        let range = Range::<tables::LoginTokenExpiry>::all().before(&(self.now_ms(),));
+        let rows = view.scan(range.limit(EXPIRED_LOGIN_TOKENS_PER_SWEEP)).await?;
+        for ((expired, token), ()) in &rows {
+            batch.delete::<tables::LoginTokens>(token);
+            batch.delete::<tables::LoginTokenExpiry>(&(*expired, *token));
+        }
+        Ok(rows.len())
     }
 
     /// Uses up a login token and says whose it is.

@@ -14,16 +14,16 @@ use crate::{
 };
 
 /// A device with keys that isn't logged in.
-fn device(user: &UserId, id: &str) -> Device {
+pub fn device(user: &UserId, id: &str) -> Device {
     Device { user: user.to_owned(), id: id.into(), account: vodozemac::olm::Account::new() }
 }
 
-fn upload(device: &mut Device) -> KeyUpload {
+pub fn upload(device: &mut Device) -> KeyUpload {
     let keys = device.keys();
     KeyUpload { one_time_keys: key_map(&device.one_time_keys(5)), ..identity(&keys) }
 }
 
-async fn put(world: &World, device: &Device, keys: KeyUpload) -> Result<(), Error> {
+pub async fn put(world: &World, device: &Device, keys: KeyUpload) -> Result<(), Error> {
     let data = raw(&json!({ "device_pickle": device.id.as_str() }));
     let new = NewDehydratedDevice { device_id: &device.id, display_name: Some("Asleep"), data: &data, keys };
     world.users.put_dehydrated_device(&device.user, &new).await

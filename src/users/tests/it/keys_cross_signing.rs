@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The private halves of a user's cross-signing keys.
-struct Owner {
+pub struct Owner {
     user: OwnedUserId,
     master: Ed25519SecretKey,
     self_signing: Ed25519SecretKey,
@@ -27,7 +27,14 @@ fn key_id(key: &Ed25519SecretKey) -> String {
 }
 
 impl Owner {
-    fn new(user: &UserId, seed: u8) -> Self {
+    /// Another user's master key with the signature of this one's.
+    pub fn sign_master_of(&self, other: &Owner) -> SignedKey {
+        let mut object = other.master();
+        self.sign(&self.user_signing, &mut object);
+        SignedKey { user: other.user.clone(), key: name(&other.master), json: raw(&object) }
+    }
+
+    pub fn new(user: &UserId, seed: u8) -> Self {
         let [master, self_signing, user_signing] = [seed, seed + 1, seed + 2].map(key_pair);
         Self { user: user.to_owned(), master, self_signing, user_signing }
     }
@@ -50,7 +57,7 @@ impl Owner {
         self.object("master", &self.master)
     }
 
-    fn upload(&self) -> CrossSigningUpload {
+    pub fn upload(&self) -> CrossSigningUpload {
         CrossSigningUpload {
             master_key: Some(raw(&self.master())),
             self_signing_key: Some(raw(&self.signed("self_signing", &self.self_signing))),

@@ -11,6 +11,7 @@ mod key_backup;
 mod keys;
 mod keys_cross_signing;
 mod keys_one_time;
+mod left_behind;
 mod openid;
 mod passwords;
 mod presence;
