@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use proptest::prelude::*;
 use ruma::UserId;
 use serde_json::{Value, json, value::RawValue};
+use store::{MemoryDisk, Options, Store};
 use users::{
     CLAIMED_DEVICES_MAX, Change, ClaimedKey, CrossSigningUpload, Error, KeyClaim, KeyUpload, ONE_TIME_KEY_BYTES_MAX,
     ONE_TIME_KEYS_PER_DEVICE_MAX, SignedKey,
@@ -13,7 +14,7 @@ use vodozemac::olm::Account;
 
 use crate::{
     keys::{Device, changes, device_seen, fallback, identity, key_map, one_time, raw, value},
-    world::{World, user, world},
+    world::{World, another, config, user, world},
 };
 
 const SIGNED: &str = "signed_curve25519";
@@ -271,10 +272,28 @@ async fn one_claim_is_of_many_devices() {
 }
 
 #[tokio::test]
-async fn a_restored_store_has_no_one_time_keys() {
-    let tables = users::TABLES.iter().filter(|table| table.name.starts_with("KeyPool"));
-    assert_eq!(tables.clone().count(), 2);
-    assert!(tables.clone().all(|table| table.forget_on_restore));
+async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
+    let disk = MemoryDisk::new();
+    let mut world = world();
+    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.users = another(&world.store, &world.clock, config());
+    let mut phone = phone(&world).await;
+    let (keys, last) = (phone.one_time_keys(3), phone.fallback_key());
+    phone.upload(&world, &one_time(&keys)).await.unwrap();
+    phone.upload(&world, &fallback(&last)).await.unwrap();
+    assert!(claim(&world, &phone).await.is_some());
+    world.store.close().await;
+
+    // Any of them may have been handed out after the copy was made.
+    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.users = another(&world.store, &world.clock, config());
+    assert!(claim(&world, &phone).await.is_none());
+    assert_eq!(counts(&world, &phone).await, (0, false));
+    assert!(device_seen(&world, &phone.user, &phone).await.is_some());
+    // The device is told so, and makes new ones.
+    let keys = phone.one_time_keys(2);
+    phone.upload(&world, &one_time(&keys)).await.unwrap();
+    assert!(keys.contains_key(&claim(&world, &phone).await.unwrap().id));
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
