@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use vodozemac::{Ed25519SecretKey, olm::Account};
 
 use crate::support::{Server, User, password};
@@ -105,6 +106,68 @@ async fn query(asker: &User<'_>, user: &str) -> Value {
 fn by_password(name: &str, session: &Value) -> Value {
     let identifier = json!({ "type": "m.id.user", "user": name });
     json!({ "type": "m.login.password", "identifier": identifier, "password": password(name), "session": session })
+}
+
+/// Claims one key after the other and tells their ids, until there are none or the server dies.
+async fn claim_on(url: String, token: String, wanted: Value, told: mpsc::Sender<String>) {
+    let client = reqwest::Client::new();
+    let path = format!("{url}/_matrix/client{CLAIM}");
+    loop {
+        let Ok(answer) = client.post(&path).bearer_auth(&token).json(&wanted).send().await else { return };
+        let Ok(answer) = answer.json::<Value>().await else { return };
+        let Some(id) = claimed_id(&answer) else { return };
+        told.send(id).await.expect("somebody counts");
+    }
+}
+
+/// The id of the only key in an answer.
+fn claimed_id(answer: &Value) -> Option<String> {
+    let keys = answer["one_time_keys"].as_object()?.values().next()?.as_object()?.values().next()?.as_object()?;
+    assert_eq!(keys.len(), 1);
+    keys.keys().next().cloned()
+}
+
+#[tokio::test]
+async fn no_key_is_handed_out_twice_though_the_server_is_killed() {
+    const KEYS: usize = 90;
+    const CLAIMERS: usize = 6;
+    const KILLS: usize = 2;
+    let mut server = Server::start();
+    let (token, wanted) = {
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let mut phone = Device::of(&alice);
+        for _ in 0..2 {
+            let upload = json!({ "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(KEYS / 2) });
+            alice.post(UPLOAD, upload).await;
+        }
+        (bob.token.clone(), json!({ "one_time_keys": { &alice.id: { &phone.id: "signed_curve25519" } } }))
+    };
+    let mut ids = HashSet::new();
+    for _ in 0..KILLS {
+        let (told, mut heard) = mpsc::channel(1);
+        for _ in 0..CLAIMERS {
+            tokio::spawn(claim_on(server.url(), token.clone(), wanted.clone(), told.clone()));
+        }
+        drop(told);
+        for _ in 0..KEYS / 4 {
+            let id = heard.recv().await.expect("there are more keys");
+            assert!(ids.insert(id), "a key came twice");
+        }
+        // The claims of the others are under way.
+        server.kill();
+        while let Some(id) = heard.recv().await {
+            assert!(ids.insert(id), "a key came twice");
+        }
+        server.restart();
+    }
+    for _ in 0..=KEYS {
+        let path = format!("/_matrix/client{CLAIM}");
+        let (_, answer) = server.request_as(Some(&token), Method::POST, &path, Some(wanted.clone())).await;
+        let Some(id) = claimed_id(&answer) else { break };
+        assert!(ids.insert(id), "a key came twice");
+    }
+    // Of each claimer one answer may have got lost in each kill.
+    assert!((KEYS - KILLS * CLAIMERS..=KEYS).contains(&ids.len()), "{}", ids.len());
 }
 
 #[tokio::test]
@@ -285,11 +348,13 @@ async fn users_sign_their_devices_and_each_other() {
         &alice.id: { &phone.id: device, &name: master_key, "NONE": device },
         &bob.id: { &bobs_name: bobs_key },
         &carol.id: { &name: bobs_key },
+        "@remote:elsewhere.example": { &bobs_name: bobs_key },
     });
     let answer = alice.post(SIGNATURES, signed).await;
     assert_eq!(answer["failures"][&alice.id]["NONE"]["errcode"], "M_NOT_FOUND");
     assert_eq!(answer["failures"][&carol.id][&name]["errcode"], "M_NOT_FOUND");
-    assert_eq!(answer["failures"].as_object().expect("failures").len(), 2, "{answer}");
+    assert_eq!(answer["failures"]["@remote:elsewhere.example"][&bobs_name]["errcode"], "M_NOT_FOUND");
+    assert_eq!(answer["failures"].as_object().expect("failures").len(), 3, "{answer}");
     assert_eq!(answer["failures"][&alice.id].as_object().expect("failures").len(), 1, "{answer}");
 
     for asker in [&alice, &carol] {
