@@ -182,6 +182,20 @@ async fn a_storage_that_is_down_gives_errors_and_is_used_again_when_it_is_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_whose_connection_ends_goes_on_where_it_was() {
+    let mut world = World::new();
+    let media = world.open().await;
+    let id = upload(&media, &large()).await.expect("uploaded");
+    for range in [0..large().len(), 7..9_000_000] {
+        world.s3.take_asked();
+        world.s3.fail(&["GET "], Fault::Cut);
+        let (from, to) = (range.start as u64, range.end as u64);
+        assert!(read(&media, &id, Some(from..to)).await.expect("read") == large()[range]);
+        assert_eq!(count(&world.s3.take_asked(), &["GET "]), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_does_no_harm() {
     let mut world = World::new();
     let media = world.open().await;

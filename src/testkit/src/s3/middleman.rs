@@ -2,7 +2,8 @@
 
 use std::{convert::Infallible, io, net::Ipv4Addr, net::SocketAddr, sync::Arc, sync::Mutex};
 
-use http_body_util::{BodyExt, combinators::BoxBody};
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, BodyStream, StreamBody, combinators::BoxBody};
 use hyper::{
     Request, Response,
     body::{Body, Bytes, Incoming},
@@ -18,7 +19,7 @@ use tokio::{
 
 use super::text;
 
-type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+type Answer = Response<BoxBody<Bytes, io::Error>>;
 
 /// A request that was made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +39,8 @@ pub enum Fault {
     Refuse(u16),
     /// The server does it, and the connection ends.
     Lose,
+    /// The server does it, and the connection ends after some bytes of the body of its answer, the first time.
+    Cut,
     /// Nothing, until all faults are healed.
     Hold,
 }
@@ -114,7 +117,7 @@ impl Middleman {
                 self.held.send_modify(|held| *held += 1);
                 self.held.subscribe().wait_for(|held| *held == 0).await.map_err(io::Error::other)?;
             }
-            Some(Fault::Lose) | None => {}
+            Some(Fault::Lose) | Some(Fault::Cut) | None => {}
         }
         let stream = TcpStream::connect(upstream).await?;
         let answer = forward(stream, request).await.map_err(io::Error::other)?;
@@ -122,7 +125,11 @@ impl Middleman {
             drop(answer.into_body().collect().await);
             return Err(io::Error::other("by plan"));
         }
-        Ok(answer.map(BodyExt::boxed))
+        if fault == Some(Fault::Cut) {
+            self.heal();
+            return Ok(answer.map(cut));
+        }
+        Ok(answer.map(|body| body.map_err(io::Error::other).boxed()))
     }
 
     fn fault_of(&self, line: &str) -> Option<Fault> {
@@ -130,6 +137,13 @@ impl Middleman {
         let (words, fault) = plan.fault.as_ref()?;
         words.iter().all(|word| line.contains(word.as_str())).then_some(*fault)
     }
+}
+
+/// The first piece of a body, then an error.
+fn cut(body: Incoming) -> BoxBody<Bytes, io::Error> {
+    let pieces = TryStreamExt::map_err(BodyStream::new(body), io::Error::other).take(1);
+    let broken = futures_util::stream::once(async { Err(io::Error::other("by plan")) });
+    BodyExt::boxed(StreamBody::new(pieces.chain(broken)))
 }
 
 /// Makes one request over a connection.
