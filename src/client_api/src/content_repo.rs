@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use haima_http::{
-    Anyone, ApiError, Class, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode, Unsuspended, Upload,
-    UploadBody, WithConditions,
+    Anyone, ApiError, ApiResult, Class, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode,
+    Unsuspended, Upload, UploadBody, WithConditions,
 };
 use media::{Ask, Details, Received, Thumbnail};
 use ruma::{
@@ -116,7 +116,8 @@ pub(crate) async fn get_content_thumbnail_authed(
     let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
     let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
     let count = || api.gate.limits().check_user(Class::Thumbnail, &caller.user);
-    thumbnail(&api, wanted, &conditions, ask, count).await
+    let client = Client { name: caller.user.as_str(), count };
+    thumbnail(&api, wanted, &conditions, ask, client).await
 }
 
 /// `GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}`
@@ -129,8 +130,10 @@ pub(crate) async fn get_content_thumbnail(
     let WithConditions { request: req, conditions } = req;
     let wanted = Wanted { server: &req.server_name, id: &req.media_id, wait: req.timeout_ms };
     let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
-    let count = || api.gate.limits().check_address(Class::Thumbnail, caller.origin.address);
-    thumbnail(&api, wanted, &conditions, ask, count).await
+    let address = caller.origin.address;
+    let count = || api.gate.limits().check_address(Class::Thumbnail, address);
+    let client = Client { name: &address.to_string(), count };
+    thumbnail(&api, wanted, &conditions, ask, client).await
 }
 
 /// `GET /_matrix/client/v1/media/preview_url`
@@ -258,20 +261,27 @@ fn ask(width: UInt, height: UInt, method: Option<&Method>, animated: Option<bool
     Ask { width: pixels(width), height: pixels(height), crop, animated: animated == Some(true) }
 }
 
-/// Answers with a thumbnail; `count` refuses the request where one has to be made for it and too many were.
+/// Who asks for a thumbnail.
+struct Client<'a, F> {
+    /// A user or an address.
+    name: &'a str,
+    /// Refuses a thumbnail that has to be made where too many were.
+    count: F,
+}
+
 async fn thumbnail(
     api: &ClientApi,
     wanted: Wanted<'_>,
     conditions: &Conditions,
     ask: Ask,
-    count: impl FnOnce() -> std::result::Result<(), ApiError>,
+    client: Client<'_, impl FnOnce() -> ApiResult<()>>,
 ) -> Result<FileReply> {
     let file = find(api, &wanted).await?;
     if let Some(kept) = api.media.kept_thumbnail(&file, ask).await? {
         return answer(api, kept, conditions).await;
     }
-    count()?;
-    let (bytes, content_type) = match api.media.thumbnail(&file, ask).await? {
+    (client.count)()?;
+    let (bytes, content_type) = match api.media.thumbnail(client.name, &file, ask).await? {
         Thumbnail::Kept(file) => return answer(api, file, conditions).await,
         Thumbnail::Made { bytes, content_type } => (bytes, content_type),
     };

@@ -70,7 +70,7 @@ impl Media {
     /// # Errors
     /// [`Error::Busy`] if the user makes too many already.
     pub fn upload_slot(&self, user: &UserId) -> Result<Slot> {
-        self.inner.uploaders.take(user)
+        self.inner.uploaders.take(user.as_str())
     }
 
     /// A file that this server made, and that is small.

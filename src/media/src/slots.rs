@@ -3,70 +3,95 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
-use ruma::{OwnedUserId, UserId};
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use crate::{Error, Result};
 
-/// What each user has going on.
+/// What each user has going on, by name.
 pub(crate) struct Slots {
     per_user_max: usize,
-    /// Users without any are not in here.
-    taken: Arc<Mutex<BTreeMap<OwnedUserId, usize>>>,
+    users: Arc<Mutex<Users>>,
+}
+
+/// Users without any slot are not in here.
+type Users = BTreeMap<String, Taken>;
+
+#[derive(Default)]
+struct Taken {
+    count: usize,
+    turn: Arc<Turn<()>>,
 }
 
 /// One of a user's slots, until it is dropped.
 #[must_use]
-#[derive(Debug)]
 pub struct Slot {
-    user: OwnedUserId,
-    taken: Arc<Mutex<BTreeMap<OwnedUserId, usize>>>,
+    user: String,
+    turn: Arc<Turn<()>>,
+    users: Arc<Mutex<Users>>,
 }
 
 impl Slots {
     pub(crate) fn new(per_user_max: usize) -> Self {
-        Self { per_user_max, taken: Arc::default() }
+        Self { per_user_max, users: Arc::default() }
     }
 
     /// # Errors
     /// [`Error::Busy`] if the user has taken all.
-    pub(crate) fn take(&self, user: &UserId) -> Result<Slot> {
-        let mut taken = self.taken.lock();
-        let count = taken.entry(user.to_owned()).or_default();
-        if *count >= self.per_user_max {
+    pub(crate) fn take(&self, user: &str) -> Result<Slot> {
+        let mut users = self.users.lock();
+        let taken = users.entry(user.to_owned()).or_default();
+        if taken.count >= self.per_user_max {
             return Err(Error::Busy);
         }
-        *count += 1;
-        Ok(Slot { user: user.to_owned(), taken: self.taken.clone() })
+        taken.count += 1;
+        Ok(Slot { user: user.to_owned(), turn: taken.turn.clone(), users: self.users.clone() })
+    }
+}
+
+impl Slot {
+    /// Waits until none of the user's other slots has the turn.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock();
-        let left = taken.get(&self.user).map_or(0, |count| count.saturating_sub(1));
-        match left {
-            0 => drop(taken.remove(&self.user)),
-            left => drop(taken.insert(self.user.clone(), left)),
+        let mut users = self.users.lock();
+        let Some(taken) = users.get_mut(&self.user) else { return };
+        taken.count = taken.count.saturating_sub(1);
+        if taken.count == 0 {
+            users.remove(&self.user);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use futures_util::FutureExt;
 
     use super::*;
 
     #[test]
     fn each_user_has_so_many() {
         let slots = Slots::new(2);
-        let (alice, bob) = (user_id!("@alice:example.org"), user_id!("@bob:example.org"));
-        let first = slots.take(alice).expect("free");
-        let second = slots.take(alice).expect("free");
-        assert!(matches!(slots.take(alice), Err(Error::Busy)));
-        drop(slots.take(bob).expect("has his own"));
+        let first = slots.take("alice").expect("free");
+        let second = slots.take("alice").expect("free");
+        assert!(matches!(slots.take("alice"), Err(Error::Busy)));
+        drop(slots.take("bob").expect("has his own"));
         drop(first);
-        drop((second, slots.take(alice).expect("free again")));
-        assert!(slots.taken.lock().is_empty());
+        drop((second, slots.take("alice").expect("free again")));
+        assert!(slots.users.lock().is_empty());
+    }
+
+    #[test]
+    fn each_user_has_one_turn_at_a_time() {
+        let slots = Slots::new(2);
+        let [first, second] = [(); 2].map(|()| slots.take("alice").expect("free"));
+        let turn = first.turn().now_or_never().expect("nobody else");
+        assert!(second.turn().now_or_never().is_none());
+        assert!(slots.take("bob").expect("free").turn().now_or_never().is_some());
+        drop(turn);
+        assert!(second.turn().now_or_never().is_some());
     }
 }

@@ -119,7 +119,7 @@ impl Media {
         if let Some(row) = self.known_preview(&key).await? {
             return shape(row);
         }
-        let slot = previewer.users.take(user)?;
+        let slot = previewer.users.take(user.as_str())?;
         let waiting = previewer.waiting.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let media = self.clone();
         let row = to_its_end(async move {

@@ -41,7 +41,7 @@ fn gif(frames: u8) -> Vec<u8> {
 /// The thumbnail's bytes and content type.
 async fn thumbnail(media: &Media, id: &str, ask: Ask) -> Result<(Vec<u8>, String)> {
     let file = media.get(id).await?;
-    match media.thumbnail(&file, ask).await? {
+    match media.thumbnail("alice", &file, ask).await? {
         Thumbnail::Kept(file) => {
             let bytes = media.bytes(&file, 0..file.size).await?;
             Ok((bytes, file.content_type.unwrap_or_default()))
@@ -147,9 +147,9 @@ async fn a_thumbnail_whose_client_is_gone_is_made_to_its_end() {
     let file = media.get(&id).await.expect("there");
     for _ in 0..3 {
         // Polled once, so that it has begun, and dropped.
-        assert!(media.thumbnail(&file, ask(96, 96)).now_or_never().is_none());
+        assert!(media.thumbnail("alice", &file, ask(96, 96)).now_or_never().is_none());
     }
-    let found = media.thumbnail(&file, ask(96, 96)).await.expect("waits for the first");
+    let found = media.thumbnail("alice", &file, ask(96, 96)).await.expect("waits for the first");
     assert!(matches!(found, Thumbnail::Kept(_)));
     assert_eq!((world.on_disk().0.len(), world.on_disk().1.len()), (2, 0));
 }
@@ -167,7 +167,7 @@ async fn thumbnails_are_found_again_and_go_with_their_original() {
     assert_eq!(thumbnail(&media, &second, ask(90, 90)).await.expect("found"), made);
     assert_eq!(world.on_disk().0.len(), 2, "one for both");
     let file = media.get(&first).await.expect("there");
-    let asked = (0..6).map(|_| media.thumbnail(&file, ask(320, 240)));
+    let asked = (0..6).map(|_| media.thumbnail("alice", &file, ask(320, 240)));
     let asked = futures_util::future::join_all(asked).await;
     assert_eq!(asked.iter().filter(|made| matches!(made, Ok(Thumbnail::Made { .. }))).count(), 1);
     assert!(asked.iter().all(Result::is_ok));
@@ -176,7 +176,7 @@ async fn thumbnails_are_found_again_and_go_with_their_original() {
     assert_eq!(thumbnail(&media, &second, ask(96, 96)).await.expect("found"), made);
     media.remove(&second).await.expect("deleted");
     assert_eq!(world.on_disk(), (Vec::new(), Vec::new()));
-    is_gone(media.thumbnail(&file, ask(500, 500)).await);
+    is_gone(media.thumbnail("alice", &file, ask(500, 500)).await);
     assert_eq!(media.stored_bytes().await.expect("sum"), 0);
 }
 

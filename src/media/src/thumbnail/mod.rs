@@ -20,6 +20,7 @@ use crate::{
     Error, File, Media, Result,
     disk::blocking,
     files::NewBlob,
+    slots::Slots,
     tables::{BlobRow, Blobs, Digest, Thumbnails},
     to_its_end,
 };
@@ -27,7 +28,9 @@ use crate::{
 /// Thumbnails that are rendered at the same time.
 const RENDERING_MAX: usize = 2;
 /// Requests that wait for their turn.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 1_024;
+/// Of these, how many one client may have. Only one of them at a time waits for a decoder, so that others wait for that at most.
+const WAITING_PER_CLIENT_MAX: usize = 128;
 /// Different thumbnails of one original that are kept. More are made, and made again when asked for again.
 const KEPT_MAX: u64 = 32;
 /// Locks that keep two requests from making the same thumbnail.
@@ -40,6 +43,7 @@ const KEEP_ATTEMPTS_MAX: u32 = 5;
 /// What bounds the rendering of thumbnails.
 pub(crate) struct Renderers {
     waiting: Arc<Semaphore>,
+    clients: Slots,
     rendering: Semaphore,
     /// Of images that take much memory only one is decoded at a time.
     large: Semaphore,
@@ -50,6 +54,7 @@ impl Default for Renderers {
     fn default() -> Self {
         Self {
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            clients: Slots::new(WAITING_PER_CLIENT_MAX),
             rendering: Semaphore::new(RENDERING_MAX),
             large: Semaphore::new(1),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
@@ -80,15 +85,17 @@ impl Media {
         self.known_thumbnail(file, Variant::of(ask)).await
     }
 
-    /// A thumbnail of a file, made if it wasn't before.
+    /// A thumbnail of a file, made if it wasn't before; asked by `client`, a user or an address.
     ///
     /// # Errors
     /// [`Error::NotAnImage`], [`Error::ImageTooLarge`], [`Error::NotFound`], [`Error::Busy`], [`Error::Io`].
-    pub async fn thumbnail(&self, file: &File, ask: Ask) -> Result<Thumbnail> {
+    pub async fn thumbnail(&self, client: &str, file: &File, ask: Ask) -> Result<Thumbnail> {
+        let slot = self.inner.renderers.clients.take(client)?;
         let waiting = self.inner.renderers.waiting.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let (media, file, variant) = (self.clone(), file.clone(), Variant::of(ask));
         to_its_end(async move {
             let _waiting = waiting;
+            let _turn = slot.turn().await;
             media.make_thumbnail(&file, variant).await
         })
         .await
