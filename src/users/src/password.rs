@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use argon2::{
     Algorithm, Argon2, Params, Version,
-    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+    password_hash::{
+        PasswordHasher, PasswordVerifier,
+        phc::{Output, PasswordHash, Salt},
+    },
 };
 use event::Random;
 use ruma::{OwnedDeviceId, UserId};
@@ -27,23 +30,23 @@ pub(crate) struct Passwords {
     running: Arc<Semaphore>,
     /// One permit for each hash that may be computed or wait.
     admitted: Arc<Semaphore>,
-    /// What the password of an unknown user is compared with, so that it takes as long.
-    decoy: Arc<str>,
+    /// What the password of an unknown user is compared with, so that it takes as long: the hash of nothing.
+    decoy: PasswordHash,
 }
 
 impl Passwords {
     pub(crate) fn new(config: &PasswordConfig, random: Arc<dyn Random>) -> Result<Self> {
         let params = Params::new(config.memory_kib, config.passes, config.lanes, None)
             .map_err(|error| Error::Hash(error.to_string()))?;
+        let decoy = decoy(&params, random.as_ref()).map_err(|error| Error::Hash(error.to_string()))?;
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let concurrent = config.concurrent.max(1);
-        let decoy = hash(&argon, &random.alphanumeric(32), random.as_ref())?;
         Ok(Self {
             argon,
             length_min: config.length_min,
             running: Arc::new(Semaphore::new(concurrent)),
             admitted: Arc::new(Semaphore::new(concurrent + config.waiting)),
-            decoy: decoy.into(),
+            decoy,
             random,
         })
     }
@@ -76,10 +79,12 @@ impl Passwords {
         let argon = self.argon.clone();
         let password = password.to_owned();
         let known = stored.is_some();
-        let stored = stored.unwrap_or_else(|| self.decoy.to_string());
+        let hash = match stored {
+            Some(stored) => PasswordHash::new(&stored).map_err(|error| Error::Hash(error.to_string()))?,
+            None => self.decoy.clone(),
+        };
         self.off_thread(move || {
-            let parsed = PasswordHash::new(&stored).map_err(|e| Error::Hash(e.to_string()))?;
-            let right = argon.verify_password(password.as_bytes(), &parsed).is_ok();
+            let right = argon.verify_password(password.as_bytes(), &hash).is_ok();
             Ok(right && known)
         })
         .await
@@ -116,6 +121,20 @@ impl Passwords {
             Err(error) => Err(Error::Hash(error.to_string())),
         }
     }
+}
+
+/// A hash of these costs that no password has: its output is random, for computing one would cost the memory of a hash.
+fn decoy(params: &Params, random: &dyn Random) -> argon2::password_hash::Result<PasswordHash> {
+    let (mut salt, mut output) = ([0u8; SALT_BYTES], [0u8; Params::DEFAULT_OUTPUT_LEN]);
+    random.fill(&mut salt);
+    random.fill(&mut output);
+    Ok(PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: params.try_into()?,
+        salt: Some(Salt::new(&salt)?),
+        hash: Some(Output::new(&output)?),
+    })
 }
 
 fn hash(argon: &Argon2<'_>, password: &str, random: &dyn Random) -> Result<String> {
@@ -228,4 +247,22 @@ pub enum OtherDevices {
         /// The device that asked.
         keep: Option<OwnedDeviceId>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use event::SystemRandom;
+
+    use super::*;
+
+    #[test]
+    fn the_decoy_is_compared_at_the_same_cost() {
+        let params = Params::new(64, 1, 1, Some(Params::DEFAULT_OUTPUT_LEN)).unwrap();
+        let decoy = decoy(&params, &SystemRandom).unwrap();
+        assert_eq!(Params::try_from(&decoy).unwrap(), params);
+        let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        // Anything else than a wrong password would be an error before the work.
+        let answer = argon.verify_password(b"a guess", &decoy);
+        assert_eq!(answer, Err(argon2::password_hash::Error::PasswordInvalid));
+    }
 }
