@@ -123,7 +123,10 @@ impl Queues {
     /// Messages were taken from the queue. Returns whether it is thought to be empty now.
     pub(crate) fn released(&self, key: &Key, freed: &Load) -> bool {
         let mut known = self.known.lock();
-        let Some(queue) = known.devices.get_mut(key) else { return true };
+        let Some(queue) = known.devices.get_mut(key) else {
+            known.loads.pop(key);
+            return true;
+        };
         queue.bytes = queue.bytes.saturating_sub(freed.bytes);
         let bytes = queue.bytes;
         if freed.bytes > 0 {
@@ -174,18 +177,23 @@ impl Queues {
     /// taken from it.
     pub(crate) fn refuses(&self, key: &Key, sender: &UserId) -> Option<(Refusal, bool)> {
         let mut known = self.known.lock();
-        let of_sender = match known.loads.get(key) {
-            Some(load) => load.senders.get(&self.hasher.hash_one(sender.as_str())).copied().unwrap_or(0),
-            None => 0,
+        let (bytes, of_sender) = match known.loads.get(key) {
+            Some(load) => (load.bytes, load.senders.get(&self.hasher.hash_one(sender.as_str())).copied().unwrap_or(0)),
+            None => (known.devices.get(key)?.bytes, 0),
         };
-        let queue = known.devices.get_mut(key)?;
-        if queue.bytes >= TO_DEVICE_QUEUE_BYTES_MAX {
-            Some((Refusal::Full, !std::mem::replace(&mut queue.told_full, true)))
+        let refusal = if bytes >= TO_DEVICE_QUEUE_BYTES_MAX {
+            Refusal::Full
         } else if of_sender >= TO_DEVICE_SENDER_BYTES_MAX {
-            Some((Refusal::Share, !std::mem::replace(&mut queue.told_share, true)))
+            Refusal::Share
         } else {
-            None
-        }
+            return None;
+        };
+        let queue = known.devices.get_or_insert_mut(key.clone(), Queue::default);
+        let told = match refusal {
+            Refusal::Full => &mut queue.told_full,
+            Refusal::Share => &mut queue.told_share,
+        };
+        Some((refusal, !std::mem::replace(told, true)))
     }
 
     /// Messages up to a position were given to a client.
