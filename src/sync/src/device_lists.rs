@@ -90,9 +90,17 @@ impl Sync {
         for (_, row) in rooms.membership_log(view, user, since, until).await? {
             moved.insert(row.room);
         }
-        let mut stayed = reader.joined_at(user, until).await?;
-        stayed.retain(|room| !moved.contains(room));
-        reader.lists(stayed.iter().map(|room| &**room).collect(), moved.iter().map(|room| &**room).collect()).await
+        let joined = reader.joined_at(user, until).await?;
+        let mut stayed: Vec<&RoomId> = Vec::new();
+        for room in joined.difference(&moved) {
+            let number = hub.state().room_number(room);
+            match number {
+                // Most rooms didn't change, and that is known without reading.
+                Some(number) if !reader.state_moved(room, number).await? => {}
+                _ => stayed.push(room),
+            }
+        }
+        reader.lists(stayed, moved.iter().map(|room| &**room).collect()).await
     }
 }
 
