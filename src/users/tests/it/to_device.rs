@@ -117,6 +117,17 @@ async fn a_repeated_request_sends_once() {
 }
 
 #[tokio::test]
+async fn a_repeated_request_is_not_for_devices_that_came_since() {
+    let world = world();
+    let alice = alice_with_devices(&world, &["ONE"]).await;
+    let to = [(&*alice, None, "{}")];
+    assert_eq!(send(&world, &alice, "1", &to).await.unwrap().queued, 1);
+    world.login(&alice, "TWO").await;
+    assert_eq!(send(&world, &alice, "1", &to).await.unwrap().queued, 0);
+    assert!(waiting(&world, &alice, "TWO").await.is_empty());
+}
+
+#[tokio::test]
 async fn transaction_ids_of_any_length_are_forgotten() {
     const REQUESTS: usize = 400;
     let world = world();
