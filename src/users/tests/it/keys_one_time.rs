@@ -272,6 +272,26 @@ async fn one_claim_is_of_many_devices() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
+    let disk = MemoryDisk::new();
+    let open = || Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    let mut world = world();
+    world.store = open();
+    world.users = another(&world.store, &world.clock, config());
+    let mut phone = phone(&world).await;
+    let keys = phone.one_time_keys(3);
+    phone.upload(&world, &one_time(&keys)).await.unwrap();
+    let mut got = HashSet::new();
+    while let Some(key) = claim(&world, &phone).await {
+        assert!(got.insert(key.id));
+        disk.lose_unsynced();
+        world.store = open();
+        world.users = another(&world.store, &world.clock, config());
+    }
+    assert_eq!(got.len(), keys.len());
+}
+
+#[tokio::test]
 async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
     let disk = MemoryDisk::new();
     let mut world = world();
