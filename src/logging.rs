@@ -17,6 +17,8 @@ pub fn start(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(format!("{QUIET},{}", config.log))?)
         .with_writer(std::io::stderr)
+        // They would be told on standard error, too: a panic in whatever logs, once nobody reads it any more.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match config.log_format {
         LogFormat::Human => builder.try_init(),

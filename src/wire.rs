@@ -39,14 +39,20 @@ const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
 const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES];
 
-/// Opens the database and the domains over it.
-async fn open(config: &Config) -> anyhow::Result<Parts> {
+/// Opens the database and the domains over it for some work. However that ends, the database is closed: a process must not end
+/// while RocksDB's threads run.
+async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let path = &config.database_path;
+    let store = Store::open_rocksdb(path, &store_options(config), TABLES)
+        .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
+    let result = async { work(&parts(config, &store).await?).await }.await;
+    store.close().await;
+    result
+}
+
+async fn parts(config: &Config, store: &Store) -> anyhow::Result<Parts> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
-    let options = store_options(config);
-    let path = &config.database_path;
-    let store = Store::open_rocksdb(path, &options, TABLES)
-        .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
     let name = config.server_name.as_str();
     store
         .claim_identity("server_name", name)
@@ -64,7 +70,7 @@ async fn open(config: &Config) -> anyhow::Result<Parts> {
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
     let media = Media::open(media_config(config)?, store.clone(), clock.clone(), random.clone()).await?;
-    Ok(Parts { store, rooms, users, flows, media, clock, random })
+    Ok(Parts { store: store.clone(), rooms, users, flows, media, clock, random })
 }
 
 /// Removes what has had its time, now and then, for the life of the process.
@@ -90,15 +96,20 @@ async fn sweep(store: Store, rooms: Rooms, users: Users, media: Media) {
 
 /// Runs the server until it is told to stop.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let parts = open(&config).await?;
+    with_parts(&config, async |parts| run(&config, parts).await).await?;
+    info!("stopped");
+    Ok(())
+}
+
+async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
     announce_first_token(&parts.users).await?;
 
     let shutdown = CancellationToken::new();
     let accounts = Accounts::new(parts.users.clone(), config.admins.iter().cloned());
-    let gate = Arc::new(Gate::new(http_config(&config), Box::new(accounts), shutdown.clone()));
+    let gate = Arc::new(Gate::new(http_config(config), Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
-    let Parts { store, rooms, users, clock, .. } = &parts;
-    let sync = Sync::start(sync_config(&config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
+    let Parts { store, rooms, users, media, clock, .. } = parts;
+    let sync = Sync::start(sync_config(config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
     let domains = Domains {
         store: parts.store.clone(),
         users: parts.users.clone(),
@@ -107,7 +118,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         sync: sync.clone(),
         media: parts.media.clone(),
     };
-    let api = ClientApi::new(api_config(&config), gate.clone(), domains, parts.clock.clone(), parts.random.clone());
+    let api = ClientApi::new(api_config(config), gate.clone(), domains, parts.clock.clone(), parts.random.clone());
     let (router, _) = client_api::router(api);
     let front = Front::new(&gate, router);
 
@@ -117,18 +128,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
-    let Parts { store, rooms, users, media, .. } = &parts;
     let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
     listeners.run(front).await;
     sweeping.abort();
-    parts.store.close().await;
-    info!("stopped");
     Ok(())
 }
 
 /// Makes an account without a running server.
 pub async fn create_user(config: &Config, localpart: &str, password: &str, admin: bool) -> anyhow::Result<OwnedUserId> {
-    let parts = open(config).await?;
     let user_id = users::user_id_for(localpart, &config.server_name)?;
     let account = NewAccount {
         user_id,
@@ -139,8 +146,7 @@ pub async fn create_user(config: &Config, localpart: &str, password: &str, admin
         display_name: None,
         login: None,
     };
-    let created = parts.users.create_account(account).await?;
-    parts.store.close().await;
+    let created = with_parts(config, async |parts| Ok(parts.users.create_account(account).await?)).await?;
     Ok(created.user_id)
 }
 

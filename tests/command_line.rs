@@ -1,9 +1,13 @@
 //! The command line, discovery, and what an admin sees at start.
 
-use reqwest::{Method, StatusCode};
-use serde_json::json;
+use std::process::Stdio;
 
-use crate::support::{Server, haima, output};
+use reqwest::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::{SERVER_PATIENCE, Server, haima, output};
 
 #[test]
 fn a_bad_configuration_is_refused_with_key_and_line() {
@@ -62,6 +66,44 @@ async fn the_first_account_needs_the_token_from_the_log() {
     let before = server.log().len();
     server.restart();
     assert!(token(server.log().split_off(before)).is_none(), "there is an account now");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why_and_ends_in_order() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut server = Server::start();
+    server.stop();
+    let mut command = server.command();
+    command.env("CONDUIT_PORT", taken.local_addr().expect("an address").port().to_string());
+    let output = command.output().expect("run");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(text.trim().lines().next_back().expect("a line").starts_with("haima: "), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_whose_log_nobody_reads_goes_on_and_stops() {
+    let mut server = Server::start();
+    server.stop();
+    let mut command = tokio::process::Command::from(server.command());
+    command.env("CONDUIT_PORT", "0").env("CONDUIT_LOG", "debug").kill_on_drop(true);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let address = loop {
+        let line = lines.next_line().await.expect("a log").expect("a line");
+        if let Some((_, address)) = line.split_once("listening on ") {
+            break address.to_owned();
+        }
+    };
+    drop(lines);
+    for _ in 0..3 {
+        let answer = reqwest::get(format!("{address}/_matrix/client/versions")).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("runs");
+    kill_process(id, Signal::TERM).expect("a signal");
+    let ended = tokio::time::timeout(SERVER_PATIENCE, child.wait()).await;
+    assert!(ended.expect("it stops").expect("waited").success());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long a server may take to start or stop before a test gives up.
-const SERVER_PATIENCE: Duration = Duration::from_secs(120);
+pub const SERVER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The registration token of every test server.
 pub const REGISTRATION_TOKEN: &str = "let-me-in";
