@@ -131,7 +131,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restarted server doesn't wait for the connections of the one before to be forgotten.
+    // A restarted server doesn't wait for the connections of the one before to be forgotten. Elsewhere the option lets two servers
+    // share an address.
+    #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)
