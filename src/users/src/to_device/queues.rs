@@ -129,9 +129,6 @@ impl Queues {
         };
         queue.bytes = queue.bytes.saturating_sub(freed.bytes);
         let bytes = queue.bytes;
-        if freed.bytes > 0 {
-            (queue.told_full, queue.told_share) = (false, false);
-        }
         if bytes < TO_DEVICE_SENDER_BYTES_MAX {
             known.loads.pop(key);
         } else if let Some(load) = known.loads.get_mut(key) {
@@ -173,8 +170,7 @@ impl Queues {
         }
     }
 
-    /// Why the queue doesn't take more of a sender, if it doesn't, and whether that is told for the first time since something was
-    /// taken from it.
+    /// Why the queue doesn't take more of a sender, if it doesn't, and whether that is told for the first time since its client came.
     pub(crate) fn refuses(&self, key: &Key, sender: &UserId) -> Option<(Refusal, bool)> {
         let mut known = self.known.lock();
         let (bytes, of_sender) = match known.loads.get(key) {
@@ -215,6 +211,7 @@ impl Queues {
     /// Nothing is there any more up to a position.
     pub(crate) fn acknowledged(&self, key: &Key, up_to: Position) {
         self.change(key, |queue| {
+            (queue.told_full, queue.told_share) = (false, false);
             if queue.delivered.is_none_or(|delivered| delivered <= up_to) {
                 queue.delivered = Some(Position::ZERO);
             }
@@ -333,6 +330,8 @@ mod tests {
             stored.bytes -= freed.bytes;
             stored.senders.remove(&queues.hasher.hash_one(sender.as_str()));
         }
+        assert_eq!(queues.refuses(&key(), &senders[2]), Some((Refusal::Share, false)), "told once");
+        queues.acknowledged(&key(), Position::from_u64(1));
         assert_eq!(queues.refuses(&key(), &senders[2]), Some((Refusal::Share, true)), "told again");
         for sender in &senders[..2] {
             assert!(fill(&queues, sender, &mut stored).0 > TO_DEVICE_SENDER_BYTES_MAX / 2);
