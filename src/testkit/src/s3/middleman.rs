@@ -66,7 +66,8 @@ impl Middleman {
     }
 
     pub(super) fn heal(&self) {
-        self.plan.lock().expect("a plan").fault = None;
+        let mut plan = self.plan.lock().expect("a plan");
+        plan.fault = None;
         self.held.send_replace(0);
     }
 
@@ -114,7 +115,6 @@ impl Middleman {
                 return Ok(answer.map(|body| body.map_err(|never: Infallible| match never {}).boxed()));
             }
             Some(Fault::Hold) => {
-                self.held.send_modify(|held| *held += 1);
                 self.held.subscribe().wait_for(|held| *held == 0).await.map_err(io::Error::other)?;
             }
             Some(Fault::Lose) | Some(Fault::Cut) | None => {}
@@ -135,7 +135,12 @@ impl Middleman {
     fn fault_of(&self, line: &str) -> Option<Fault> {
         let plan = self.plan.lock().expect("a plan");
         let (words, fault) = plan.fault.as_ref()?;
-        words.iter().all(|word| line.contains(word.as_str())).then_some(*fault)
+        let hit = words.iter().all(|word| line.contains(word.as_str()));
+        if hit && *fault == Fault::Hold {
+            // While the plan is locked, so that healing it misses none.
+            self.held.send_modify(|held| *held += 1);
+        }
+        hit.then_some(*fault)
     }
 }
 
