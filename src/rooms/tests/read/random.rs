@@ -120,7 +120,7 @@ async fn what_is_visible_is_what_the_rules_say() {
         }
         if story.may_look() {
             let heard = story.world.heard(bob(), &story.room).await;
-            assert_eq!(heard, story.visible(), "HAIMA_READ_SEED={seed}");
+            assert_eq!(heard, story.visible(), "HAIMA_SEED={seed}");
         }
     }
 }
@@ -227,7 +227,7 @@ impl Talk {
     async fn check(&self, world: &World, seed: u64) {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
         let counts = world.rooms.unread(&world.view(), &viewer, &self.room, &rules).await.expect("counted");
-        assert_eq!(counts, self.expected(), "HAIMA_READ_SEED={seed}");
+        assert_eq!(counts, self.expected(), "HAIMA_SEED={seed}");
     }
 }
 
@@ -250,7 +250,7 @@ impl Talk {
         }
         let new = NewEvents { since, events: &events };
         let counts = rooms.unread_with(&view, &viewer, &self.room, &rules, new).await.expect("counted");
-        assert_eq!(counts, self.expected(), "HAIMA_READ_SEED={seed}");
+        assert_eq!(counts, self.expected(), "HAIMA_SEED={seed}");
     }
 }
 
