@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use haima_http::{
     Anyone, ApiError, ApiResult, Class, Conditions, FileReply, Guest, Json, Selection, Session, StatusCode,
-    Unsuspended, Upload, UploadBody, WithConditions,
+    Unsuspended, Upload, UploadBody, WithConditions, limit,
 };
 use media::{Ask, Details, Received, Thumbnail};
 use ruma::{
@@ -132,7 +132,7 @@ pub(crate) async fn get_content_thumbnail(
     let ask = ask(req.width, req.height, req.method.as_ref(), req.animated);
     let address = caller.origin.address;
     let count = || api.gate.limits().check_address(Class::Thumbnail, address);
-    let client = Client { name: &address.to_string(), count };
+    let client = Client { name: &limit::network(address).to_string(), count };
     thumbnail(&api, wanted, &conditions, ask, client).await
 }
 
@@ -263,7 +263,7 @@ fn ask(width: UInt, height: UInt, method: Option<&Method>, animated: Option<bool
 
 /// Who asks for a thumbnail.
 struct Client<'a, F> {
-    /// A user or an address.
+    /// A user or a network.
     name: &'a str,
     /// Refuses a thumbnail that has to be made where too many were.
     count: F,

@@ -3,7 +3,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hash},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -213,6 +213,14 @@ impl Config {
     }
 }
 
+/// What an address counts as: one client has a whole network of 64 bits of IPv6.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
 /// Keys are hashed with a secret of this process, so that a bucket is a few words whoever it belongs to.
 type Store = DashMapStateStore<u64>;
 
@@ -256,15 +264,12 @@ impl<C: Clock + Clone> Limits<C> {
         self.check(class, user.as_str())
     }
 
-    /// Counts a request of an address; IPv6 addresses count by their network of 64 bits.
+    /// Counts a request of an address, by its [`network`].
     ///
     /// # Errors
     /// `M_LIMIT_EXCEEDED`.
     pub fn check_address(&self, class: Class, address: IpAddr) -> Result<(), ApiError> {
-        match address {
-            IpAddr::V4(address) => self.check(class, address.octets()),
-            IpAddr::V6(address) => self.check(class, &address.octets()[..8]),
-        }
+        self.check(class, network(address))
     }
 
     fn check(&self, class: Class, key: impl Hash) -> Result<(), ApiError> {

@@ -85,7 +85,7 @@ impl Media {
         self.known_thumbnail(file, Variant::of(ask)).await
     }
 
-    /// A thumbnail of a file, made if it wasn't before; asked by `client`, a user or an address.
+    /// A thumbnail of a file, made if it wasn't before; asked by `client`, a user or a network.
     ///
     /// # Errors
     /// [`Error::NotAnImage`], [`Error::ImageTooLarge`], [`Error::NotFound`], [`Error::Busy`], [`Error::Io`].
@@ -112,7 +112,7 @@ impl Media {
             return Err(Error::ImageTooLarge);
         }
         let rendered = self.render(file, variant).await?;
-        self.keep_thumbnail(file, variant, rendered).await
+        Ok(self.keep_thumbnail(file, variant, rendered).await)
     }
 
     async fn known_thumbnail(&self, file: &File, variant: Variant) -> Result<Option<File>> {
@@ -141,7 +141,7 @@ impl Media {
     }
 
     /// Keeps a thumbnail, unless its original is gone or has many already.
-    async fn keep_thumbnail(&self, file: &File, variant: Variant, rendered: Rendered) -> Result<Thumbnail> {
+    async fn keep_thumbnail(&self, file: &File, variant: Variant, rendered: Rendered) -> Thumbnail {
         let mut blob = NewBlob::default();
         let kept = self.try_keep_thumbnail(file, variant, &rendered, &mut blob).await;
         self.settle(blob, &kept).await;
@@ -149,8 +149,8 @@ impl Media {
             tracing::warn!(%error, "a thumbnail can't be kept, and will be made again");
         }
         match rendered {
-            Rendered::Original(content_type) => Ok(Thumbnail::Kept(original(file, content_type))),
-            Rendered::Made { bytes, content_type } => Ok(Thumbnail::Made { bytes, content_type }),
+            Rendered::Original(content_type) => Thumbnail::Kept(original(file, content_type)),
+            Rendered::Made { bytes, content_type } => Thumbnail::Made { bytes, content_type },
         }
     }
 
