@@ -15,6 +15,7 @@ use object_store::{
     multipart::{MultipartStore, PartId},
     path::Path,
 };
+use ruma::ServerName;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -106,14 +107,15 @@ impl Bucket {
         Ok(Self { store, prefix: config.prefix.clone(), sending: Semaphore::new(SENDING_MAX) })
     }
 
-    /// Stores, reads and deletes an object of this name, as all that files need.
+    /// Stores, reads and deletes an object with the server's name, as all that files need.
     ///
     /// A bucket that can't be reached is only told of in the log: rooms are of use without files.
     ///
     /// # Errors
     /// [`Error::Misconfigured`] where the storage refuses what the configuration says.
-    pub(crate) async fn check(&self, name: &str) -> crate::Result<()> {
-        let path = self.path(name);
+    pub(crate) async fn check(&self, server: &ServerName) -> crate::Result<()> {
+        // Always the same one, so that starts that may not delete it don't leave more and more.
+        let path = self.path(&format!("check-{server}"));
         let tried = async {
             self.store.put(&path, PutPayload::from_static(b"haima")).await?;
             self.store.get(&path).await?.bytes().await?;

@@ -1,7 +1,7 @@
 //! Files on the local disk: temporary ones, markers, and blobs in their places.
 //!
-//! Below the directory of files, `temp/` holds what is being received (`*.part`) and an empty marker for each blob whose
-//! rows may not be committed yet; `blobs/` has a directory for each first byte of a digest.
+//! Below the directory of files, `temp/` holds what is being received (`*.part`) and a marker for each blob whose rows may not be
+//! committed yet, which is empty unless the blob is sent elsewhere in parts; `blobs/` has a directory for each first byte of a digest.
 
 use std::{
     collections::BTreeSet,
@@ -119,7 +119,8 @@ impl Disk {
     /// Makes a directory of blobs unless it is there. The lock is held meanwhile: who finds it made may count on it.
     fn make_durably(&self, directory: &Path) -> io::Result<()> {
         let mut durable = self.durable.lock();
-        if !durable.contains(directory) {
+        // Somebody may have removed it by hand.
+        if !durable.contains(directory) || !directory.is_dir() {
             fs::create_dir_all(directory)?;
             sync_directory(&self.blobs)?;
             durable.insert(directory.to_owned());

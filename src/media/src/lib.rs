@@ -55,9 +55,6 @@ const RECEIVING_MAX: usize = 256;
 /// Of these, how many one user may have.
 const RECEIVING_PER_USER_MAX: usize = 32;
 
-/// Letters that tell the object of one start from that of another server in the same bucket.
-const CHECK_CHARS: usize = 16;
-
 /// All operations on files. Cheap to clone.
 #[derive(Clone)]
 pub struct Media {
@@ -89,7 +86,7 @@ impl Media {
         let disk = Disk::open(&config.path).await?;
         let bucket = config.s3.as_ref().map(Bucket::new).transpose()?;
         if let Some(bucket) = &bucket {
-            bucket.check(&format!("check-{}", random.alphanumeric(CHECK_CHARS))).await?;
+            bucket.check(&config.server_name).await?;
         }
         let inner = Inner {
             storage: Storage::new(disk, bucket),

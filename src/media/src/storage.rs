@@ -15,7 +15,8 @@ use crate::{
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
 /// The place of blobs: the local disk, or a bucket. Markers and files that are being received are on the local disk in
-/// any case, and so are blobs from before there was a bucket.
+/// any case, and so are blobs from before there was a bucket: the disk is asked first, which costs next to nothing and needs no bucket
+/// that works.
 pub(crate) struct Storage {
     pub(crate) disk: Disk,
     bucket: Option<Bucket>,
@@ -72,20 +73,17 @@ impl Storage {
 
     /// The size of a blob in bytes; `None` if it isn't there.
     pub(crate) async fn size(&self, name: &str) -> io::Result<Option<u64>> {
-        if let Some(bucket) = &self.bucket
-            && let Some(size) = bucket.size(name).await?
-        {
-            return Ok(Some(size));
+        match (self.disk.size(name).await?, &self.bucket) {
+            (None, Some(bucket)) => bucket.size(name).await,
+            (found, _) => Ok(found),
         }
-        self.disk.size(name).await
     }
 
     /// Some bytes of a blob.
     pub(crate) async fn read(&self, name: &str, range: Range<u64>) -> io::Result<ByteStream> {
-        let Some(bucket) = &self.bucket else { return self.disk.read(name, range).await };
-        match bucket.read(name, range.clone()).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.read(name, range).await,
-            other => other,
+        match (self.disk.read(name, range.clone()).await, &self.bucket) {
+            (Err(error), Some(bucket)) if error.kind() == io::ErrorKind::NotFound => bucket.read(name, range).await,
+            (found, _) => found,
         }
     }
 
