@@ -213,8 +213,7 @@ async fn try_receive(
         api.media.check_reserved(user, id).await?;
     }
     api.media.check_quota(user, body.announced().unwrap_or(0)).await?;
-    let _slot = api.media.upload_slot(user)?;
-    let mut receiving = api.media.receive(u64::MAX)?;
+    let mut receiving = api.media.receive(user)?;
     while let Some(piece) = body.next().await? {
         receiving.write(piece).await?;
     }

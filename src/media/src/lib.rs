@@ -38,7 +38,6 @@ pub use files::{Details, File, etag};
 pub use pending::Reserved;
 pub use preview::{PreviewConfig, PreviewLists};
 pub use receive::{Received, Receiving};
-pub use slots::Slot;
 pub use storage::ByteStream;
 pub use sweep::Swept;
 pub use tables::{MediaChanged, MediaEvent, TABLES};

@@ -7,8 +7,9 @@ use ruma::UserId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    Error, Media, Result, Slot,
+    Error, Media, Result,
     disk::{TempFile, blocking},
+    slots::Slot,
     tables::Digest,
 };
 
@@ -22,10 +23,12 @@ pub struct Receiving {
     media: Media,
     buffer: Vec<u8>,
     size: u64,
-    bytes_max: u64,
     spool: Option<Spool>,
-    _permit: OwnedSemaphorePermit,
+    held: Held,
 }
+
+/// One of the uploads that are received at the same time, and of those of its user; until it is kept.
+type Held = (OwnedSemaphorePermit, Slot);
 
 /// A temporary file that grows.
 struct Spool {
@@ -39,7 +42,7 @@ pub struct Received {
     pub(crate) content: Content,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
-    _permit: Option<OwnedSemaphorePermit>,
+    _held: Option<Held>,
 }
 
 /// Where the bytes are.
@@ -49,34 +52,20 @@ pub(crate) enum Content {
 }
 
 impl Media {
-    /// Begins to receive a file of at most `bytes_max` bytes and of what is configured.
+    /// Begins to receive a file of `user`.
     ///
     /// # Errors
-    /// [`Error::Busy`] while too many files are being received.
-    pub fn receive(&self, bytes_max: u64) -> Result<Receiving> {
+    /// [`Error::Busy`] while too many files, of this user or of all, are being received or kept.
+    pub fn receive(&self, user: &UserId) -> Result<Receiving> {
+        let slot = self.inner.uploaders.take(user.as_str())?;
         let permit = self.inner.receiving.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
-        Ok(Receiving {
-            media: self.clone(),
-            buffer: Vec::new(),
-            size: 0,
-            bytes_max: bytes_max.min(self.inner.config.upload_bytes_max),
-            spool: None,
-            _permit: permit,
-        })
-    }
-
-    /// One of the uploads that a user may make at the same time, to be held while the file comes.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] if the user makes too many already.
-    pub fn upload_slot(&self, user: &UserId) -> Result<Slot> {
-        self.inner.uploaders.take(user.as_str())
+        Ok(Receiving { media: self.clone(), buffer: Vec::new(), size: 0, spool: None, held: (permit, slot) })
     }
 
     /// A file that this server made, and that is small.
     pub(crate) fn received(bytes: Bytes) -> Received {
         let digest = store::Fixed(*blake3::hash(&bytes).as_bytes());
-        Received { digest, size: bytes.len() as u64, content: Content::Memory(bytes), _permit: None }
+        Received { digest, size: bytes.len() as u64, content: Content::Memory(bytes), _held: None }
     }
 }
 
@@ -87,8 +76,9 @@ impl Receiving {
     /// [`Error::TooLarge`], [`Error::Io`].
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.size = self.size.saturating_add(bytes.len() as u64);
-        if self.size > self.bytes_max {
-            return Err(Error::TooLarge { bytes_max: self.bytes_max });
+        let bytes_max = self.media.inner.config.upload_bytes_max;
+        if self.size > bytes_max {
+            return Err(Error::TooLarge { bytes_max });
         }
         while !bytes.is_empty() {
             let room = BUFFER_BYTES.saturating_sub(self.buffer.len());
@@ -115,7 +105,7 @@ impl Receiving {
             (spool.hasher.finalize(), Content::File(spool.temp))
         };
         let digest = store::Fixed(*digest.as_bytes());
-        Ok(Received { content, digest, size: self.size, _permit: Some(self._permit) })
+        Ok(Received { content, digest, size: self.size, _held: Some(self.held) })
     }
 
     async fn flush(&mut self) -> Result<()> {

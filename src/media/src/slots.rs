@@ -24,7 +24,7 @@ struct Taken {
 
 /// One of a user's slots, until it is dropped.
 #[must_use]
-pub struct Slot {
+pub(crate) struct Slot {
     user: String,
     turn: Arc<Turn<()>>,
     users: Arc<Mutex<Users>>,

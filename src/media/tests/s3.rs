@@ -71,7 +71,7 @@ fn large() -> Vec<u8> {
 }
 
 async fn upload(media: &Media, bytes: &[u8]) -> Result<String, Error> {
-    let mut receiving = media.receive(u64::MAX)?;
+    let mut receiving = media.receive(user_id!("@alice:example.org"))?;
     for piece in bytes.chunks(1 << 20) {
         receiving.write(Bytes::copy_from_slice(piece)).await?;
     }
@@ -161,6 +161,9 @@ async fn a_bucket_that_refuses_is_told_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_that_is_down_gives_errors_and_is_used_again_when_it_is_back() {
     let mut world = World::new();
+    let before = world.try_open(|config| config.s3 = None).await.expect("opens");
+    let old = upload(&before, b"on disk").await.expect("uploaded");
+    drop(before);
     let bytes = content(300_000);
     let id = upload(&world.open().await, &bytes).await.expect("uploaded");
     for fault in [Fault::HangUp, Fault::Refuse(503)] {
@@ -170,6 +173,7 @@ async fn a_storage_that_is_down_gives_errors_and_is_used_again_when_it_is_back()
         assert!(matches!(upload(&media, b"other").await, Err(Error::Bucket(_))), "{fault:?}");
         assert!(matches!(upload(&media, &bytes).await, Err(Error::Bucket(_))), "{fault:?}");
         assert!(matches!(read(&media, &id, None).await, Err(Error::Bucket(_))), "{fault:?}");
+        assert_eq!(read(&media, &old, None).await.expect("needs no bucket"), b"on disk");
         let asked = world.s3.take_asked();
         let retried = asked.iter().filter(|a| a.line.starts_with("GET ") && !(200..300).contains(&a.status)).count();
         assert_eq!(retried, 6, "retries are bounded: {asked:?}");

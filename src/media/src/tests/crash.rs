@@ -26,7 +26,7 @@ const STEPS: [Step; 5] = [Step::Receiving, Step::Received, Step::Placed, Step::C
 /// Uploads as far as `last`, then forgets everything without running what runs at the end of a scope.
 async fn upload_until(media: &Media, bytes: &[u8], last: Step) -> String {
     let id = "theid".to_owned();
-    let mut receiving = media.receive(u64::MAX).expect("receives");
+    let mut receiving = media.receive(alice()).expect("receives");
     receiving.write(bytes.to_vec().into()).await.expect("written");
     if last == Step::Receiving {
         std::mem::forget(receiving);

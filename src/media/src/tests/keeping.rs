@@ -3,7 +3,7 @@
 use ruma::server_name;
 
 use super::{World, alice, bob, content, is_gone, now_ms};
-use crate::{Details, Error, disk::blocking, receive::BUFFER_BYTES};
+use crate::{Details, Error, RECEIVING_PER_USER_MAX, disk::blocking, receive::BUFFER_BYTES};
 
 #[tokio::test]
 async fn files_come_back_as_they_were() {
@@ -65,7 +65,7 @@ async fn a_file_that_was_removed_by_hand_comes_back_with_the_next_upload() {
     let bytes = content(1, 1_000);
     let first = media.upload(alice(), &bytes).await.expect("uploaded");
     let name = world.on_disk().0.remove(0);
-    std::fs::remove_file(world.directory.path().join("blobs").join(&name[..2]).join(&name)).expect("removed");
+    std::fs::remove_dir_all(world.directory.path().join("blobs").join(&name[..2])).expect("removed");
     is_gone(media.contents(&first).await);
     let second = media.upload(bob(), &bytes).await.expect("uploaded");
     assert_eq!(media.contents(&first).await.expect("read"), bytes);
@@ -130,16 +130,24 @@ async fn quotas_bound_the_number_of_files_and_hold_for_uploads_at_once() {
 async fn an_upload_that_ends_in_the_middle_leaves_nothing() {
     let mut world = World::new();
     let media = world.open(|_| {}).await;
-    let mut receiving = media.receive(u64::MAX).expect("receives");
+    let mut receiving = media.receive(alice()).expect("receives");
     receiving.write(content(1, 3 * BUFFER_BYTES).into()).await.expect("written");
     assert_eq!(world.on_disk().1.len(), 1);
     drop(receiving);
     assert_eq!(world.on_disk(), (Vec::new(), Vec::new()));
-    let slots: Vec<_> = (0..32).map(|_| media.upload_slot(alice()).expect("free")).collect();
-    assert!(matches!(media.upload_slot(alice()), Err(Error::Busy)));
-    media.upload_slot(bob()).map(drop).expect("has his own");
-    drop(slots);
-    media.upload_slot(alice()).map(drop).expect("free again");
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_uploads_until_they_are_kept() {
+    let mut world = World::new();
+    let media = world.open(|_| {}).await;
+    let received = media.take(b"received").await.expect("taken");
+    let receiving: Vec<_> = (1..RECEIVING_PER_USER_MAX).map(|_| media.receive(alice()).expect("free")).collect();
+    assert!(matches!(media.receive(alice()), Err(Error::Busy)));
+    media.receive(bob()).map(drop).expect("has his own");
+    media.add(Some(alice()), received, Details::default()).await.expect("kept");
+    media.receive(alice()).map(drop).expect("free again");
+    drop(receiving);
 }
 
 #[tokio::test]
