@@ -1,6 +1,6 @@
 //! Module "API versions", and the health check of load balancers.
 
-use haima_http::{Anyone, ApiError, Incoming, Json};
+use haima_http::{Anyone, ApiError, Incoming, Json, StatusCode};
 use ruma::{
     api::client::discovery::get_supported_versions,
     exports::http::{Method, Request},
@@ -35,7 +35,14 @@ impl Incoming for Health {
     }
 }
 
-/// `GET /_haima/health`: 200 while requests are answered.
-pub(crate) async fn health(_: ClientApi, _: Anyone, _: Health) -> Result<Json<Value>> {
+/// `GET /_haima/health`: 200 while requests are answered and writes taken.
+pub(crate) async fn health(api: ClientApi, _: Anyone, _: Health) -> Result<Json<Value>> {
+    let unwell = |why| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", why).into());
+    if api.gate.shutdown().is_cancelled() {
+        return unwell("The server is about to stop");
+    }
+    if !api.store.is_writable() {
+        return unwell("The database takes no writes");
+    }
     Ok(Json(json!({ "status": "ok" })))
 }

@@ -1,9 +1,6 @@
 //! What the committer, readers and followers share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -22,7 +19,7 @@ pub(crate) struct Shared {
     pub(crate) positions: watch::Receiver<Position>,
     pub(crate) tail: Tail,
     /// Writing failed and has not recovered.
-    pub(crate) failing: AtomicBool,
+    failing: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -38,7 +35,7 @@ impl Shared {
             published: ArcSwap::from_pointee(Published { position, snapshot, limits }),
             positions,
             tail: Tail::new(position, tail_bytes_max),
-            failing: AtomicBool::new(false),
+            failing: watch::Sender::new(false),
         };
         (Arc::new(shared), sender)
     }
@@ -53,10 +50,15 @@ impl Shared {
     }
 
     pub(crate) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        *self.failing.borrow()
     }
 
     pub(crate) fn set_failing(&self, failing: bool) {
-        self.failing.store(failing, Ordering::Relaxed);
+        self.failing.send_replace(failing);
+    }
+
+    pub(crate) async fn recovered(&self) {
+        // An error would mean that the sender is gone, which is here.
+        self.failing.subscribe().wait_for(|failing| !failing).await.ok();
     }
 }

@@ -107,6 +107,16 @@ impl Store {
         self.inner.shared.positions.clone()
     }
 
+    /// Whether batches are taken: not from a failed write on until the store has recovered, nor once it is closed.
+    pub fn is_writable(&self) -> bool {
+        !self.inner.shared.is_failing() && !self.inner.room.is_closed()
+    }
+
+    /// Waits, after a failed write, until batches are taken again.
+    pub async fn recovered(&self) {
+        self.inner.shared.recovered().await;
+    }
+
     /// Queues a batch, waiting for room in the queue. Batches that one task submits one after another
     /// are committed in that order; a later one may expect what an earlier one writes.
     pub async fn submit(&self, batch: Batch) -> Result<Pending, CommitError> {

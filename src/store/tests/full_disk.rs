@@ -81,9 +81,7 @@ fn child(path: &Path) {
                     acknowledged.push(number);
                     failing = false;
                 }
-                Err(CommitError::Failed(_)) if failing => {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await
-                }
+                Err(CommitError::Failed(_)) if failing => store.recovered().await,
                 Err(CommitError::Failed(reason)) => {
                     println!("failed {reason}");
                     failing = true;
@@ -212,8 +210,8 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
             let mut batch = Batch::new();
             let _ = batch.log(&Wrote(number));
             assert!(matches!(store.commit(batch).await, Err(CommitError::Failed(_))));
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
+        assert!(!store.is_writable());
         std::fs::remove_file(&ballast).unwrap();
         let mut marker = store.commit(Batch::new()).await.unwrap();
         loop {
@@ -225,12 +223,14 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
                     marker = position;
                     break;
                 }
-                Err(CommitError::Failed(_)) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                Err(CommitError::Failed(_)) => store.recovered().await,
                 Err(error) => panic!("{error}"),
             }
         }
+        assert!(store.is_writable());
         assert_eq!(store.published(), marker);
         store.close().await;
+        assert!(!store.is_writable());
 
         let store = open(&path);
         assert_eq!(store.view().get::<Rows>(&((number - 1) % 64)).await.unwrap(), Some(newest));

@@ -27,6 +27,17 @@ async fn what_a_client_asks_first() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_no_writes_is_not_well() {
+    let world = World::new().await;
+    assert_eq!(world.ask(None, Method::GET, "/_haima/health", None).await.0, 200);
+    world.store.close().await;
+    assert_eq!(world.ask(None, Method::GET, "/_haima/health", None).await.0, 503);
+    let world = World::new().await;
+    world.stop.cancel();
+    assert_eq!(world.ask(None, Method::GET, "/_haima/health", None).await.0, 503);
+}
+
+#[tokio::test]
 async fn no_route_is_listed_twice() {
     let world = World::new().await;
     let routes: BTreeSet<_> = world.endpoints.iter().map(|e| (e.path, e.method)).collect();

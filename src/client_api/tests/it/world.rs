@@ -35,6 +35,7 @@ impl Clock for Time {
 
 /// The server.
 pub struct World {
+    pub store: Store,
     pub flows: Flows,
     pub users: Users,
     pub endpoints: Vec<Endpoint>,
@@ -74,11 +75,11 @@ impl World {
         let http = haima_http::Config { limits: limit::Config::off(), ..haima_http::Config::default() };
         let stop = CancellationToken::new();
         let gate = Arc::new(Gate::new(http, Box::new(accounts), stop.clone()));
-        let domains = Domains { store, users: users.clone(), rooms, flows: flows.clone(), sync, media };
+        let domains = Domains { store: store.clone(), users: users.clone(), rooms, flows: flows.clone(), sync, media };
         let api = ClientApi::new(config, gate.clone(), domains, time.clone(), random);
         let (routes, endpoints) = router(api);
         let front = Front::new(&gate, routes);
-        Self { flows, users, endpoints, time, stop, front, _files: files }
+        Self { store, flows, users, endpoints, time, stop, front, _files: files }
     }
 
     /// Lets milliseconds pass.
