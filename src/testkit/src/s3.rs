@@ -9,7 +9,7 @@ mod middleman;
 use std::{net::Ipv4Addr, path::PathBuf, thread};
 
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::{Method, Request, body::Bytes, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -39,6 +39,9 @@ use middleman::{Middleman, forward};
 /// Names the endpoint of a server to test against, for example `http://127.0.0.1:3900`; its bucket, keys and region are
 /// in `HAIMA_TEST_S3_BUCKET`, `_ACCESS_KEY`, `_SECRET_KEY` and `_REGION`.
 pub const ENDPOINT_VARIABLE: &str = "HAIMA_TEST_S3_ENDPOINT";
+
+/// How often a listing that fails is asked for again.
+const LISTINGS_MAX: usize = 100;
 
 /// A bucket, of which a test uses the objects with a prefix.
 pub struct S3 {
@@ -118,18 +121,26 @@ impl S3 {
     /// The names of all objects with this test's prefix, without it.
     pub async fn objects(&self) -> Vec<String> {
         let query = format!("list-type=2&prefix={}", self.prefix.replace('/', "%2F"));
-        let listed = self.ask(Method::GET, "", &query).await;
+        let mut answer = self.ask(Method::GET, "", &query).await;
+        for _ in 0..LISTINGS_MAX {
+            // The server in this process fails where an object is removed while it lists.
+            if !answer.0.is_server_error() {
+                break;
+            }
+            answer = self.ask(Method::GET, "", &query).await;
+        }
+        let listed = successful(answer);
         let keys = listed.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().expect("an end"));
         keys.map(|key| key.strip_prefix(&self.prefix).expect("the prefix").to_owned()).collect()
     }
 
     /// Removes an object behind everybody's back.
     pub async fn remove(&self, name: &str) {
-        self.ask(Method::DELETE, &format!("/{}{name}", self.prefix), "").await;
+        successful(self.ask(Method::DELETE, &format!("/{}{name}", self.prefix), "").await);
     }
 
-    /// A signed request, not through the middleman; the answer's body.
-    async fn ask(&self, method: Method, path: &str, query: &str) -> String {
+    /// A signed request, not through the middleman; the answer's status and body.
+    async fn ask(&self, method: Method, path: &str, query: &str) -> (StatusCode, String) {
         let url = format!("http://{}/{}{path}?{query}", self.upstream, self.bucket);
         let mut signed = Request::builder().method(method.clone()).uri(&url).body(HttpRequestBody::empty());
         let signed = signed.as_mut().expect("a request");
@@ -143,10 +154,13 @@ impl S3 {
         let answer = forward(stream, request).await.expect("an answer");
         let status = answer.status();
         let body = answer.into_body().collect().await.expect("a body").to_bytes();
-        let body = String::from_utf8(body.to_vec()).expect("text");
-        assert!(status.is_success(), "{status}: {body}");
-        body
+        (status, String::from_utf8(body.to_vec()).expect("text"))
     }
+}
+
+fn successful((status, body): (StatusCode, String)) -> String {
+    assert!(status.is_success(), "{status}: {body}");
+    body
 }
 
 /// Refuses what names a bucket that isn't there, as servers do: this one would make it.
