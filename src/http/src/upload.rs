@@ -44,6 +44,7 @@ pub struct UploadBody {
     announced: Option<u64>,
     bytes_max: u64,
     taken: u64,
+    /// By tokio's clock, as its timers: tests stop it.
     begun: Instant,
     /// The client waits for our word before it sends anything.
     asks_first: bool,

@@ -94,7 +94,7 @@ impl Bucket {
             .with_virtual_hosted_style_request(!config.path_style);
         if let Some(endpoint) = &config.endpoint {
             let url = base_url(endpoint, (!config.path_style).then_some(&config.bucket));
-            let url = url.ok_or_else(|| misconfigured("endpoint", io::Error::other("no URL of a server")))?;
+            let url = url.map_err(|error| misconfigured("endpoint", error))?;
             builder = builder.with_allow_http(url.starts_with("http://")).with_endpoint(url);
         }
         if let Some(key) = &config.access_key {
@@ -215,14 +215,18 @@ impl Bucket {
     }
 }
 
-/// The base URL of requests; with a bucket, that which names it in the host. `None` if there can't be one.
-fn base_url(endpoint: &str, bucket: Option<&String>) -> Option<String> {
-    let mut url = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
-    if let Some(bucket) = bucket {
-        let host = format!("{bucket}.{}", url.domain()?);
-        url.set_host(Some(&host)).ok()?;
+/// The base URL of requests; with a bucket, that which names it in the host.
+fn base_url(endpoint: &str, bucket: Option<&String>) -> io::Result<String> {
+    let mut url = Url::parse(endpoint).map_err(io::Error::other)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(io::Error::other("the URL is neither http nor https"));
     }
-    Some(url.as_str().trim_end_matches('/').to_owned())
+    if let Some(bucket) = bucket {
+        let domain = url.domain().ok_or_else(|| io::Error::other("an address can't name the bucket"))?;
+        let host = format!("{bucket}.{domain}");
+        url.set_host(Some(&host)).map_err(io::Error::other)?;
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// As much of a file as one part holds, and the file to go on with.
@@ -293,7 +297,7 @@ mod tests {
     fn the_bucket_is_named_in_the_path_or_in_the_host() {
         let bucket = "files".to_owned();
         let check = |endpoint, expected: [Option<&str>; 2]| {
-            let found = [base_url(endpoint, None), base_url(endpoint, Some(&bucket))];
+            let found = [base_url(endpoint, None).ok(), base_url(endpoint, Some(&bucket)).ok()];
             assert_eq!(found, expected.map(|url| url.map(str::to_owned)), "{endpoint}");
         };
         check("https://s3.example.org", [Some("https://s3.example.org"), Some("https://files.s3.example.org")]);

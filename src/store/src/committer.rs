@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     overlay::Overlay,
     position::Position,
     range::Range,
-    shared::Shared,
+    shared::{Senders, Shared},
     table::{Log, Meta},
 };
 
@@ -54,7 +54,7 @@ type Written = Result<(), EngineError>;
 pub(crate) struct Committer {
     engine: Box<dyn Engine>,
     shared: Arc<Shared>,
-    positions: watch::Sender<Position>,
+    senders: Senders,
     /// The last position that was given, whether or not its group was written.
     last: Position,
     /// No position above this one may be given before a higher ceiling is on the disk.
@@ -63,13 +63,8 @@ pub(crate) struct Committer {
 
 impl Committer {
     /// A committer that gives positions after `last`, none of which is reserved yet.
-    pub(crate) fn new(
-        engine: Box<dyn Engine>,
-        shared: Arc<Shared>,
-        positions: watch::Sender<Position>,
-        last: Position,
-    ) -> Committer {
-        Committer { engine, shared, positions, last, ceiling: last }
+    pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>, senders: Senders, last: Position) -> Committer {
+        Committer { engine, shared, senders, last, ceiling: last }
     }
 
     /// Writes one batch at once, before the committer runs.
@@ -107,12 +102,12 @@ impl Committer {
     }
 
     fn close(self) {
-        let Committer { mut engine, shared, positions, last, .. } = self;
+        let Committer { mut engine, shared, senders, last, .. } = self;
         if let Err(error) = engine.flush() {
             error!(%error, "the store could not be flushed before closing");
         }
         shared.publish(last, Arc::new(NoSnapshot));
-        drop(positions);
+        drop(senders);
         drop(engine);
     }
 
@@ -204,7 +199,7 @@ impl Committer {
 
     /// Lets followers know the published position, if it changed.
     fn announce(&self) {
-        self.positions.send_if_modified(|position| {
+        self.senders.positions.send_if_modified(|position| {
             let changed = *position != self.last;
             *position = self.last;
             changed
@@ -220,7 +215,7 @@ impl Committer {
         closing: bool,
     ) -> Option<oneshot::Sender<()>> {
         error!(error = %failure, "writing to the store failed; nothing is accepted until it recovers");
-        self.shared.set_failing(true);
+        self.senders.failing.send_replace(true);
         let mut delay = RECOVERY_DELAY_FIRST;
         let mut attempt = 0;
         let mut error = failure.clone();
@@ -244,7 +239,7 @@ impl Committer {
                 }
             }
         }
-        self.shared.set_failing(false);
+        self.senders.failing.send_replace(false);
         info!(attempt, position = %self.last, "the store writes again");
         None
     }

@@ -55,7 +55,7 @@ pub(crate) fn open(
     let budget = Budget::of(options.memory_budget_bytes);
 
     let snapshot = engine.snapshot()?;
-    let (shared, positions) = Shared::new(Position::ZERO, snapshot, budget.log_tail_bytes);
+    let (shared, senders) = Shared::new(Position::ZERO, snapshot, budget.log_tail_bytes);
     let view = shared.view();
     let mut last = Position::from_u64(meta_number(&view, POSITION_CEILING)?.unwrap_or(0));
     let mut epoch = meta_number(&view, EPOCH)?.unwrap_or(1);
@@ -78,7 +78,7 @@ pub(crate) fn open(
 
     // Everything stored is at or below the old ceiling.
     shared.tail.reset(last);
-    let mut committer = Committer::new(engine, Arc::clone(&shared), positions, last);
+    let mut committer = Committer::new(engine, Arc::clone(&shared), senders, last);
     committer.commit_now(batch)?;
     migrate::run(&mut committer, &shared, &options.migrations)?;
 

@@ -188,6 +188,7 @@ fn failing_store_can_be_closed() {
         faults.script().next_write = Some(Fault::Lost);
         assert!(store.commit(row(1)).await.is_err());
         store.close().await;
+        assert!(matches!(store.recovered().await, Err(CommitError::Closed)), "whoever waits is told");
     });
 }
 

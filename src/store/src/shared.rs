@@ -18,26 +18,33 @@ pub(crate) struct Shared {
     /// Follows the published position; its sender is dropped when the committer stops.
     pub(crate) positions: watch::Receiver<Position>,
     pub(crate) tail: Tail,
-    /// Writing failed and has not recovered.
-    failing: watch::Sender<bool>,
+    /// Writing failed and has not recovered. Its sender is dropped with that of the positions.
+    failing: watch::Receiver<bool>,
+}
+
+/// What only the committer says.
+pub(crate) struct Senders {
+    pub(crate) positions: watch::Sender<Position>,
+    pub(crate) failing: watch::Sender<bool>,
 }
 
 impl Shared {
-    /// State at `position`, and the sender that announces later positions.
+    /// State at `position`, and what announces how it goes on.
     pub(crate) fn new(
         position: Position,
         snapshot: Arc<dyn Snapshot>,
         tail_bytes_max: usize,
-    ) -> (Arc<Shared>, watch::Sender<Position>) {
-        let (sender, positions) = watch::channel(position);
+    ) -> (Arc<Shared>, Senders) {
+        let (announced, positions) = watch::channel(position);
+        let (told, failing) = watch::channel(false);
         let limits = Arc::new(ReadLimits::new());
         let shared = Shared {
             published: ArcSwap::from_pointee(Published { position, snapshot, limits }),
             positions,
             tail: Tail::new(position, tail_bytes_max),
-            failing: watch::Sender::new(false),
+            failing,
         };
-        (Arc::new(shared), sender)
+        (Arc::new(shared), Senders { positions: announced, failing: told })
     }
 
     pub(crate) fn view(&self) -> View {
@@ -53,12 +60,8 @@ impl Shared {
         *self.failing.borrow()
     }
 
-    pub(crate) fn set_failing(&self, failing: bool) {
-        self.failing.send_replace(failing);
-    }
-
-    pub(crate) async fn recovered(&self) {
-        // An error would mean that the sender is gone, which is here.
-        self.failing.subscribe().wait_for(|failing| !failing).await.ok();
+    /// Waits until writing doesn't fail; an error once the committer has stopped.
+    pub(crate) async fn recovered(&self) -> Result<(), watch::error::RecvError> {
+        self.failing.clone().wait_for(|failing| !failing).await.map(drop)
     }
 }

@@ -113,8 +113,11 @@ impl Store {
     }
 
     /// Waits, after a failed write, until batches are taken again.
-    pub async fn recovered(&self) {
-        self.inner.shared.recovered().await;
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`] if the store is closed before it has recovered.
+    pub async fn recovered(&self) -> Result<(), CommitError> {
+        self.inner.shared.recovered().await.map_err(|_closed| CommitError::Closed)
     }
 
     /// Queues a batch, waiting for room in the queue. Batches that one task submits one after another

@@ -81,7 +81,7 @@ fn child(path: &Path) {
                     acknowledged.push(number);
                     failing = false;
                 }
-                Err(CommitError::Failed(_)) if failing => store.recovered().await,
+                Err(CommitError::Failed(_)) if failing => store.recovered().await.unwrap(),
                 Err(CommitError::Failed(reason)) => {
                     println!("failed {reason}");
                     failing = true;
@@ -223,7 +223,7 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
                     marker = position;
                     break;
                 }
-                Err(CommitError::Failed(_)) => store.recovered().await,
+                Err(CommitError::Failed(_)) => store.recovered().await.unwrap(),
                 Err(error) => panic!("{error}"),
             }
         }
