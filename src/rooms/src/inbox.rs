@@ -277,19 +277,19 @@ impl Rooms {
         {
             return Ok(Some(due_ms));
         }
-        let result = self.try_row(room, sequence, &origin, &json).await;
-        let error = match result {
-            Ok(()) => {
+        let received = self.try_row(room, sequence, &origin, &json).await.unwrap_or_else(Received::from);
+        let (error, final_attempt) = match received {
+            Received::Stored(_) | Received::Dropped(_) => {
                 self.inner.inbox.lock().remove(room, &origin, sequence);
                 return Ok(None);
             }
-            // The store's trouble is not the event's fault.
-            Err(error @ (RoomsError::Store(_) | RoomsError::Commit(_))) => return Err(error),
-            Err(error) => error,
+            Received::Later(error) => (error, attempts + 1 >= INBOX_ATTEMPTS_MAX),
+            Received::Refused(error) | Received::TooLarge(error) => (error, true),
+            Received::StoreFailed(error) => return Err(error),
         };
         let attempts = attempts + 1;
         let mut batch = Batch::new();
-        if attempts >= INBOX_ATTEMPTS_MAX {
+        if final_attempt {
             tracing::warn!(room.id = %room, server = %origin, "an event goes to quarantine: {error}");
             batch.delete::<Inbox>(&(room, sequence));
             batch.put::<Quarantine>(&(room, sequence), &(origin.clone(), error.to_string(), json));
@@ -307,21 +307,24 @@ impl Rooms {
         Ok(Some(due_ms))
     }
 
-    async fn try_row(&self, room: &RoomId, sequence: u64, origin: &str, json: &str) -> Result<(), RoomsError> {
+    async fn try_row(&self, room: &RoomId, sequence: u64, origin: &str, json: &str) -> Result<Received, RoomsError> {
         let origin = ServerName::parse(origin).map_err(|_| RoomsError::corrupt("a server name in the inbox"))?;
         let json = RawValue::from_string(json.to_owned())
             .map_err(|error| RoomsError::corrupt(format!("an event in the inbox: {error}")))?;
-        if let Received::Dropped(reason) = self.take_in(&origin, room, &json, Some(sequence)).await? {
+        let received = self.take_in(&origin, room, &json, Some(sequence)).await;
+        if let Received::Dropped(reason) = &received {
             tracing::info!(room.id = %room, server = %origin, "dropped an event: {reason}");
         }
         // An event that was here already, or is dropped, deletes no row by itself.
-        if self.inner.store.view().contains::<Inbox>(&(room, sequence)).await? {
+        if matches!(received, Received::Stored(_) | Received::Dropped(_))
+            && self.inner.store.view().contains::<Inbox>(&(room, sequence)).await?
+        {
             let mut batch = Batch::new();
             batch.delete::<Inbox>(&(room, sequence));
             batch.relaxed();
             self.inner.store.commit(batch).await?;
         }
-        Ok(())
+        Ok(received)
     }
 
     /// Works on the inboxes of all rooms until the future is dropped, several rooms at a time.

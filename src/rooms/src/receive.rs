@@ -9,6 +9,7 @@ mod authority;
 mod gap;
 mod history;
 mod merge;
+mod outcome;
 mod verify;
 
 use std::{collections::HashMap, sync::Arc};
@@ -19,6 +20,7 @@ use serde_json::value::RawValue;
 use store::View;
 
 pub(crate) use self::merge::Prepared;
+pub use self::outcome::Received;
 use crate::{
     Rooms, RoomsError,
     append::{Extra, Sent},
@@ -30,15 +32,6 @@ use crate::{
     txn_ids::TxnKey,
     types::{EventStatus, StoredEvent},
 };
-
-/// What became of an event that another server sent.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Received {
-    /// It is stored with this status, now or before.
-    Stored(EventStatus),
-    /// It isn't an event of the room's version, or its signatures are wrong: nothing of it is kept.
-    Dropped(String),
-}
 
 /// Whether the events between what we have and an event may be asked for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -68,10 +61,18 @@ struct Intake<'a> {
 }
 
 impl Rooms {
-    /// Takes in one event of a room that this server holds, asking `origin` for what is missing.
-    ///
-    /// Fails if that can succeed later: a server can't be reached, the store fails. `inbox` is a row to delete with it.
+    /// Takes in one event of a room that this server holds, asking `origin` for what is missing. `inbox` is a row to delete with it.
     pub(crate) async fn take_in(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        json: &RawValue,
+        inbox: Option<u64>,
+    ) -> Received {
+        self.try_take_in(origin, room, json, inbox).await.unwrap_or_else(Received::from)
+    }
+
+    async fn try_take_in(
         &self,
         origin: &ServerName,
         room: &RoomId,
