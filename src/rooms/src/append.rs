@@ -306,7 +306,7 @@ impl Turn {
         }
         let generation = authorising.iter().map(|event| event.generation + 1).max().unwrap_or(0);
         let auth = authorising.iter().map(|event| event.num).collect();
-        let pdu = builder.build(self.rules, &self.rooms.inner.signing_key, self.rooms.server_name())?;
+        let pdu = builder.build(self.rules, &self.rooms.signing_key(), self.rooms.server_name())?;
 
         let num = self.rooms.inner.events.next_num().await?;
         self.name(pdu.event_id(), num);

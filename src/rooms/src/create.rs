@@ -193,7 +193,7 @@ impl Rooms {
             builder.state_key = Some(String::new());
             builder.depth = 1;
             builder.origin_server_ts = self.creation_ms(attempt);
-            let pdu = builder.build(rules, &self.inner.signing_key, self.server_name())?;
+            let pdu = builder.build(rules, &self.signing_key(), self.server_name())?;
             auth::check_state_independent(rules, &pdu, |_: &EventId| None)
                 .map_err(|error| RoomsError::InvalidRoomState(error.to_string()))?;
             let num = self.inner.events.next_num().await?;

@@ -8,20 +8,26 @@ use std::{collections::HashSet, sync::Arc};
 use event::{Pdu, PduBuilder, ReceivedPdu, countersign};
 use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Map, Value, value::RawValue};
-use store::View;
+use store::{CommitError, View};
 
 use crate::{
     Rooms, RoomsError,
     advance::{MEMBER, Placed},
-    append::{Draft, Sent, nothing},
+    append::{ATTEMPTS_MAX, Draft, Sent},
     create::raw,
     membership::member_content,
     ports::RemoteError,
-    types::{EventStatus, Membership, StoredEvent},
+    snapshot::Root,
+    tables::Metas,
+    turn::{InFlight, Turn},
+    types::{EventNum, EventStatus, Extremity, Membership, StoredEvent},
 };
 
 /// Events of a room's state, and of its auth chain, that are taken from another server.
 pub(crate) const ROOM_EVENTS_MAX: usize = 200_000;
+
+/// Member events of one user that are followed back to find out whether another server knows one of them.
+const MEMBERSHIPS_LOOKED_AT_MAX: usize = 100;
 
 /// An event for another server to complete and sign.
 #[derive(Clone, Debug)]
@@ -125,7 +131,7 @@ impl Rooms {
                 ids.push(id);
             }
         }
-        Ok(builder.build(rules, &self.inner.signing_key, self.server_name())?)
+        Ok(builder.build(rules, &self.signing_key(), self.server_name())?)
     }
 
     /// Takes in a signed join by a user of `origin` (`send_join`) and tells the room's state before it.
@@ -137,6 +143,10 @@ impl Rooms {
     ) -> Result<RoomState, RoomsError> {
         let view = self.inner.store.view();
         let rules = self.rules(&view, room).await?;
+        if !self.is_server_joined(&view, room, self.server_name()).await? {
+            // What this server holds of the room is of the past: nobody may be let in by it.
+            return Err(RoomsError::RoomNotFound);
+        }
         if !self.acl_allows(&view, room, origin).await? {
             return Err(RoomsError::forbidden("the room's access list forbids your server"));
         }
@@ -154,7 +164,7 @@ impl Rooms {
             if self.join_authoriser(&view, room, pdu.sender()).await?.is_none() {
                 return Err(RoomsError::UnableToGrantJoin);
             }
-            let signed = countersign(pdu, rules, &self.inner.signing_key, self.server_name())?;
+            let signed = countersign(pdu, rules, &self.signing_key(), self.server_name())?;
             received = ReceivedPdu::parse(signed.json().get().as_bytes(), rules)?;
         }
         let pdu = self.verify_for(origin, room, received.unverified().json()).await?;
@@ -191,6 +201,9 @@ impl Rooms {
     }
 
     /// Makes a room of what the server that let a local user in told about it.
+    ///
+    /// If this server held the room before and nobody of it was left in it, what it knew of the room's state is of the past, and what
+    /// the other server tells takes its place.
     pub async fn enter(
         &self,
         origin: &ServerName,
@@ -198,51 +211,111 @@ impl Rooms {
         version: &RoomVersionId,
         answer: &RoomState,
     ) -> Result<Sent, RoomsError> {
+        let bad = |what: &str| RoomsError::from(RemoteError::BadAnswer(what.to_owned()));
         let rules = event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
         if answer.state.len() > ROOM_EVENTS_MAX || answer.auth_chain.len() > ROOM_EVENTS_MAX {
-            return Err(RemoteError::BadAnswer("the room is too large".to_owned()).into());
+            return Err(bad("the room is too large"));
         }
         let entrance = self.take_room_in(origin, room, rules, answer).await?;
-        let pdu = entrance.event.pdu.clone();
-        let view = self.inner.store.view();
-        if self.head(&view, room).await?.is_some() {
-            let status = self.merge(room, &entrance, false, &nothing).await?;
-            return self.sent(status, &pdu).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let turn = match self.head(&self.inner.store.view(), room).await? {
+                Some(_) => self.turn(room).await?,
+                None => self.new_room(&entrance.create).await?,
+            };
+            if turn.info.version != *version {
+                return Err(bad("the room has another version"));
+            }
+            if turn.info.create != entrance.create.num {
+                return Err(bad("the room begins with another event"));
+            }
+            let Some(in_flight) = turn.enter(&entrance).await? else { break };
+            match in_flight.await {
+                Ok(_) => break,
+                // Another user entered at the same time, or the room went on.
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        let create = state_id_of_create(&answer.state, rules)?;
-        let create = self.event_by_id(&view, &create).await?.ok_or(RoomsError::EventNotFound)?;
-        if create.pdu.room_id() != room {
-            return Err(RemoteError::BadAnswer("the create event is another room's".to_owned()).into());
-        }
-        let mut turn = self.new_room(&create).await?;
-        if turn.info.version != *version {
-            return Err(RemoteError::BadAnswer("the room has another version".to_owned()).into());
-        }
-        let had = self.meta(&turn.view, entrance.event.num).await?;
-        let had = (had.status != EventStatus::Missing).then_some(had);
-        turn.place_on_head(Placed {
-            event: entrance.event,
-            before: entrance.before,
-            after: entrance.after,
-            had: Some(had),
-            redacted_by: None,
-            gap: entrance.gap,
-        })
-        .await?;
-        turn.submit(false).await?.await?;
-        self.sent(EventStatus::Accepted, &pdu).await
+        let status = self.meta(&self.inner.store.view(), entrance.event.num).await?.status;
+        self.sent(status, &entrance.event.pdu).await
     }
 }
 
-fn state_id_of_create(
-    state: &[Box<RawValue>],
-    rules: &'static event::RoomVersionRules,
-) -> Result<OwnedEventId, RoomsError> {
-    for json in state {
-        let Ok(pdu) = Pdu::parse(json.get().as_bytes(), rules) else { continue };
-        if pdu.event_type() == "m.room.create" && pdu.state_key() == Some("") {
-            return Ok(pdu.owned_event_id());
+/// A join that another server let in, with what that server told of the room.
+pub(crate) struct Entrance {
+    pub(crate) event: Arc<StoredEvent>,
+    pub(crate) before: Root,
+    pub(crate) after: Root,
+    /// The create event in the state before it.
+    pub(crate) create: Arc<StoredEvent>,
+    /// Events before it that this server doesn't hold.
+    pub(crate) gap: Vec<OwnedEventId>,
+}
+
+impl Turn {
+    /// Gives a join that another server let in its place, and queues it; nothing is to be waited for if it has its place already.
+    ///
+    /// Nobody asks the current state here whether it allows the join: the others in the room have it.
+    async fn enter(mut self, entrance: &Entrance) -> Result<Option<InFlight>, RoomsError> {
+        let event = &entrance.event;
+        match self.meta(event.num).await?.status {
+            EventStatus::Missing | EventStatus::Outlier | EventStatus::SoftFailed => {}
+            EventStatus::Accepted => return Ok(None),
+            EventStatus::Rejected(reason) => return Err(RoomsError::Forbidden(reason)),
         }
+        let had = self.view.get::<Metas>(&event.num).await?;
+        let redacted_by = self.early_redaction(&event.pdu).await?;
+        let behind = self.behind(event).await?;
+        if self.joined_of(self.rooms.server_name()).await? == 0 {
+            self.head.extremities = self.untold(entrance).await?;
+        }
+        let placed = Placed {
+            event: event.clone(),
+            before: entrance.before,
+            after: entrance.after,
+            had: Some(had),
+            redacted_by,
+            gap: entrance.gap.clone(),
+        };
+        self.place_after(placed, &behind).await?;
+        self.submit(false).await.map(Some)
     }
-    Err(RemoteError::BadAnswer("the state has no create event".to_owned()).into())
+
+    /// Those of the head's extremities that are state set by this server's users which the told state knows nothing of, like a leave
+    /// that never reached the others: nobody else may have them.
+    async fn untold(&self, entrance: &Entrance) -> Result<Vec<Extremity>, RoomsError> {
+        let mut untold = Vec::new();
+        for extremity in &self.head.extremities {
+            let event = self.event(extremity.num).await?;
+            let Some(state_key) = event.pdu.state_key() else { continue };
+            if !self.rooms.is_local(event.pdu.sender()) {
+                continue;
+            }
+            let told = self.state_event(entrance.before, event.pdu.event_type(), state_key).await?;
+            if !self.leads_to(told, extremity.num).await? {
+                untold.push(extremity.clone());
+            }
+        }
+        Ok(untold)
+    }
+
+    /// Whether a state event is another, or is authorised by it, directly or through earlier events at the same key.
+    async fn leads_to(&self, from: Option<Arc<StoredEvent>>, to: EventNum) -> Result<bool, RoomsError> {
+        let mut next = from;
+        for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
+            let Some(event) = next.take() else { break };
+            if event.num == to || event.auth.contains(&to) {
+                return Ok(true);
+            }
+            for num in event.auth.iter() {
+                let earlier = self.event(*num).await?;
+                if earlier.pdu.event_type() == event.pdu.event_type()
+                    && earlier.pdu.state_key() == event.pdu.state_key()
+                {
+                    next = Some(earlier);
+                }
+            }
+        }
+        Ok(false)
+    }
 }

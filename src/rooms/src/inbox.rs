@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use event::ReceivedPdu;
+use event::{Pdu, ReceivedPdu};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde_json::value::RawValue;
 use store::{Batch, Counter, Range, Store, View};
@@ -29,6 +29,12 @@ pub const INBOX_ORIGIN_EVENTS_MAX: usize = 2_000;
 /// Events of one transaction (server-server API, "Transactions").
 pub const TRANSACTION_EVENTS_MAX: usize = 50;
 
+/// Bytes of events that one server may have waiting, in all rooms together.
+pub const INBOX_ORIGIN_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of events that wait, in all rooms together.
+pub const INBOX_BYTES_MAX: usize = 256 << 20;
+
 /// How often an event is tried before it goes to quarantine.
 pub const INBOX_ATTEMPTS_MAX: u32 = 10;
 
@@ -44,8 +50,8 @@ const PAGE_ROWS: usize = 100;
 /// Rooms worked on at the same time.
 const WORKERS_MAX: usize = 8;
 
-/// Rows of the whole inbox read at the start, to count what waits.
-const LOAD_ROWS: usize = 1_000;
+/// Rows of the whole inbox read at once at the start, to count what waits: a few MiB, however large their events are.
+const LOAD_ROWS: usize = 100;
 
 /// Name of the counter that orders the rows of a room.
 const SEQUENCE_COUNTER: &str = "inbox";
@@ -75,6 +81,8 @@ pub struct InboxProgress {
 struct Waiting {
     /// Rows by room and origin.
     counts: BTreeMap<OwnedRoomId, HashMap<String, usize>>,
+    /// Bytes of events by origin.
+    bytes: HashMap<String, usize>,
     /// Rooms with new rows since the last look.
     fresh: HashSet<OwnedRoomId>,
     /// When a room's next attempt is due, in Unix ms.
@@ -104,9 +112,9 @@ impl Inboxes {
             }
             let rows = view.scan(range).await?;
             let count = rows.len();
-            for ((room, sequence), (origin, _, _)) in rows {
+            for ((room, sequence), (origin, _, json)) in rows {
                 let room = room.into_inner();
-                *waiting.counts.entry(room.clone()).or_default().entry(origin).or_default() += 1;
+                waiting.add(&room, &origin, json.len());
                 waiting.fresh.insert(room.clone());
                 after = Some((room, sequence));
             }
@@ -124,19 +132,37 @@ impl Inboxes {
 }
 
 impl Waiting {
-    fn has_space(&self, room: &RoomId, origin: &ServerName) -> bool {
-        let Some(counts) = self.counts.get(room) else { return true };
-        counts.values().sum::<usize>() < INBOX_ROOM_EVENTS_MAX
-            && counts.get(origin.as_str()).is_none_or(|count| *count < INBOX_ORIGIN_EVENTS_MAX)
+    /// Counts rows that are about to be written. Fails with [`RoomsError::LimitExceeded`] if there is no space for all of them.
+    fn reserve(&mut self, room: &RoomId, origin: &str, sizes: &[usize]) -> Result<(), RoomsError> {
+        let bytes: usize = sizes.iter().sum();
+        let counts = self.counts.get(room);
+        let in_room: usize = counts.map_or(0, |counts| counts.values().sum());
+        let of_origin = counts.and_then(|counts| counts.get(origin)).copied().unwrap_or(0);
+        let fits = in_room + sizes.len() <= INBOX_ROOM_EVENTS_MAX
+            && of_origin + sizes.len() <= INBOX_ORIGIN_EVENTS_MAX
+            && self.bytes.get(origin).copied().unwrap_or(0) + bytes <= INBOX_ORIGIN_BYTES_MAX
+            && self.bytes.values().sum::<usize>() + bytes <= INBOX_BYTES_MAX;
+        if !fits {
+            return Err(RoomsError::LimitExceeded("events waiting to be taken in".to_owned()));
+        }
+        for size in sizes {
+            self.add(room, origin, *size);
+        }
+        Ok(())
     }
 
-    fn add(&mut self, room: &RoomId, origin: &str) {
+    fn add(&mut self, room: &RoomId, origin: &str, size: usize) {
         *self.counts.entry(room.to_owned()).or_default().entry(origin.to_owned()).or_default() += 1;
-        self.fresh.insert(room.to_owned());
+        *self.bytes.entry(origin.to_owned()).or_default() += size;
     }
 
-    fn remove(&mut self, room: &RoomId, origin: &str, sequence: u64) {
-        self.parked_ms.remove(&(room.to_owned(), sequence));
+    fn release(&mut self, room: &RoomId, origin: &str, size: usize) {
+        if let Some(bytes) = self.bytes.get_mut(origin) {
+            *bytes = bytes.saturating_sub(size);
+            if *bytes == 0 {
+                self.bytes.remove(origin);
+            }
+        }
         let Some(counts) = self.counts.get_mut(room) else { return };
         if let Some(count) = counts.get_mut(origin) {
             *count = count.saturating_sub(1);
@@ -148,6 +174,12 @@ impl Waiting {
             self.counts.remove(room);
             self.due_ms.remove(room);
         }
+    }
+
+    /// Forgets a row that is gone.
+    fn remove(&mut self, room: &RoomId, origin: &str, (sequence, size): (u64, usize)) {
+        self.parked_ms.remove(&(room.to_owned(), sequence));
+        self.release(room, origin, size);
     }
 
     /// A room that has work now and that nobody works on, which is then the caller's.
@@ -164,55 +196,89 @@ impl Waiting {
 impl Rooms {
     /// Takes events of a transaction into the durable inbox of a room: afterwards they are this server's to deal with.
     ///
-    /// Only what can be told from the text alone is refused here: events that aren't, rooms that this server isn't in, servers
-    /// that the room's access list forbids, too many at once.
+    /// Only what can be told from the text alone is refused for good: events that aren't, rooms that this server isn't in, servers
+    /// that the room's access list forbids. Fails with [`RoomsError::LimitExceeded`] if there is no space for all of them: none of them is
+    /// answered then, and the sender has to come again with the whole transaction. Fails with [`RoomsError::TooLarge`] if they are
+    /// more than [`TRANSACTION_EVENTS_MAX`].
     pub async fn receive(
         &self,
         origin: &ServerName,
         room: &RoomId,
         pdus: &[Box<RawValue>],
     ) -> Result<Vec<Inboxed>, RoomsError> {
+        if pdus.len() > TRANSACTION_EVENTS_MAX {
+            return Err(RoomsError::TooLarge(format!("more than {TRANSACTION_EVENTS_MAX} events in a transaction")));
+        }
         let view = self.inner.store.view();
-        let refusal = self.refusal(&view, origin, room).await?;
-        let mut answers = Vec::new();
-        let mut batch = Batch::new();
-        let mut taken = 0;
-        for json in pdus.iter().take(TRANSACTION_EVENTS_MAX) {
-            let rules = match &refusal {
-                Ok(rules) => rules,
-                Err(reason) => {
-                    answers.push(Inboxed { event_id: None, result: Err(RoomsError::Forbidden(reason.clone())) });
-                    continue;
-                }
-            };
-            let event_id = match ReceivedPdu::parse(json.get().as_bytes(), rules) {
-                Ok(received) => received.unverified().owned_event_id(),
+        let refused = |event_id, error: RoomsError| Inboxed { event_id, result: Err(error) };
+        let rules = match self.refusal(&view, origin, room).await? {
+            Ok(rules) => rules,
+            Err(reason) => {
+                return Ok(pdus.iter().map(|_| refused(None, RoomsError::Forbidden(reason.clone()))).collect());
+            }
+        };
+        let mut answers = Vec::with_capacity(pdus.len());
+        let mut taken = Vec::with_capacity(pdus.len());
+        for json in pdus {
+            let pdu = match ReceivedPdu::parse(json.get().as_bytes(), rules) {
+                Ok(received) => received.into_unverified(),
                 Err(error) => {
-                    answers.push(Inboxed { event_id: None, result: Err(error.into()) });
+                    answers.push(refused(None, error.into()));
                     continue;
                 }
             };
-            if !self.inner.inbox.lock().has_space(room, origin) || batch.bytes() > store::BATCH_BYTES_MAX / 2 {
-                let result = Err(RoomsError::LimitExceeded("events waiting to be taken in".to_owned()));
-                answers.push(Inboxed { event_id: Some(event_id), result });
+            if pdu.room_id() != room {
+                let error = RoomsError::BadEvent("it belongs to another room".to_owned());
+                answers.push(refused(Some(pdu.owned_event_id()), error));
                 continue;
             }
-            let sequence = self.inner.inbox.sequence.next().await?;
-            let row = (origin.to_string(), 0, json.get().to_owned());
-            batch.put::<Inbox>(&(room, sequence), &row);
-            taken += 1;
-            answers.push(Inboxed { event_id: Some(event_id), result: Ok(()) });
+            answers.push(Inboxed { event_id: Some(pdu.owned_event_id()), result: Ok(()) });
+            taken.push(pdu);
         }
-        if taken > 0 {
-            self.inner.store.commit(batch).await?;
-            let mut waiting = self.inner.inbox.lock();
-            for _ in 0..taken {
-                waiting.add(room, origin.as_str());
-            }
+        self.keep_received(origin, room, &taken).await?;
+        Ok(answers)
+    }
+
+    /// Writes the rows of events that were taken. What is kept is what was checked: canonical, of bounded size, without `unsigned`.
+    async fn keep_received(&self, origin: &ServerName, room: &RoomId, taken: &[Pdu]) -> Result<(), RoomsError> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let sizes: Vec<usize> = taken.iter().map(|pdu| pdu.json().get().len()).collect();
+        self.inner.inbox.lock().reserve(room, origin.as_str(), &sizes)?;
+        let mut written = 0;
+        let result = self.write_rows(origin, room, taken, &mut written).await;
+        let mut waiting = self.inner.inbox.lock();
+        for size in &sizes[written..] {
+            waiting.release(room, origin.as_str(), *size);
+        }
+        if written > 0 {
+            waiting.fresh.insert(room.to_owned());
             drop(waiting);
             self.inner.inbox.arrived.notify_one();
         }
-        Ok(answers)
+        result
+    }
+
+    /// As many to a batch as fit into one; `written` counts those that are on disk.
+    async fn write_rows(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        taken: &[Pdu],
+        written: &mut usize,
+    ) -> Result<(), RoomsError> {
+        let mut batch = Batch::new();
+        for (at, pdu) in taken.iter().enumerate() {
+            let sequence = self.inner.inbox.sequence.next().await?;
+            let row = (origin.to_string(), 0, pdu.json().get().to_owned());
+            batch.put::<Inbox>(&(room, sequence), &row);
+            if batch.bytes() > store::BATCH_BYTES_MAX / 2 || at + 1 == taken.len() {
+                self.inner.store.commit(std::mem::take(&mut batch)).await?;
+                *written = at + 1;
+            }
+        }
+        Ok(())
     }
 
     /// The rules of the room's version, or why nothing of `origin` is taken in the room.
@@ -270,6 +336,7 @@ impl Rooms {
         row: (String, u32, String),
     ) -> Result<Option<u64>, RoomsError> {
         let (origin, attempts, json) = row;
+        let of_row = (sequence, json.len());
         let now_ms = self.inner.clock.now_ms();
         let parked_ms = self.inner.inbox.lock().parked_ms.get(&(room.to_owned(), sequence)).copied();
         if let Some(due_ms) = parked_ms
@@ -280,7 +347,7 @@ impl Rooms {
         let received = self.try_row(room, sequence, &origin, &json).await.unwrap_or_else(Received::from);
         let (error, final_attempt) = match received {
             Received::Stored(_) | Received::Dropped(_) => {
-                self.inner.inbox.lock().remove(room, &origin, sequence);
+                self.inner.inbox.lock().remove(room, &origin, of_row);
                 return Ok(None);
             }
             Received::Later(error) => (error, attempts + 1 >= INBOX_ATTEMPTS_MAX),
@@ -294,7 +361,7 @@ impl Rooms {
             batch.delete::<Inbox>(&(room, sequence));
             batch.put::<Quarantine>(&(room, sequence), &(origin.clone(), error.to_string(), json));
             self.inner.store.commit(batch).await?;
-            self.inner.inbox.lock().remove(room, &origin, sequence);
+            self.inner.inbox.lock().remove(room, &origin, of_row);
             return Ok(None);
         }
         tracing::debug!(room.id = %room, server = %origin, attempts, "an event waits: {error}");

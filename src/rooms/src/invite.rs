@@ -83,7 +83,7 @@ impl Rooms {
         let (Some(target), true) = (target, is_invite && pdu.sender().server_name() == origin) else {
             return Err(RoomsError::BadEvent("not an invite of one of our users by one of yours".to_owned()));
         };
-        let signed = event::countersign(&pdu, rules, &self.inner.signing_key, self.server_name())?;
+        let signed = event::countersign(&pdu, rules, &self.signing_key(), self.server_name())?;
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
             if self.head(&view, room).await?.is_some() && self.is_server_joined(&view, room, self.server_name()).await?

@@ -57,7 +57,7 @@ mod visibility;
 
 use std::sync::Arc;
 
-use event::{Clock, DEFAULT_ROOM_VERSION, Random, SigningKey};
+use event::{Clock, DEFAULT_ROOM_VERSION, Random};
 use ruma::{OwnedServerName, RoomVersionId, ServerName, UserId};
 use store::Store;
 
@@ -74,6 +74,7 @@ pub use self::{
         INBOX_ATTEMPTS_MAX, INBOX_ORIGIN_EVENTS_MAX, INBOX_ROOM_EVENTS_MAX, InboxProgress, Inboxed,
         TRANSACTION_EVENTS_MAX,
     },
+    keys::OldSigningKey,
     log::{EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
@@ -154,7 +155,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
-    pub(crate) signing_key: Arc<SigningKey>,
+    pub(crate) keys: keys::OwnKeys,
     pub(crate) ports: Ports,
     pub(crate) tree: StateTree,
     pub(crate) events: EventStore,
@@ -177,7 +178,7 @@ impl Rooms {
         ports: Ports,
     ) -> Result<Self, RoomsError> {
         store.claim_identity(IDENTITY, config.server_name.as_str()).await?;
-        let signing_key = keys::signing_key(&store, &*clock, &*random).await?;
+        let keys = keys::OwnKeys::load(&store, &*clock, &*random).await?;
         let secret = keys::tree_secret(&store, &*random).await?;
         let counter = store.counter(EVENT_COUNTER).await?;
         let inner = Inner {
@@ -192,7 +193,7 @@ impl Rooms {
             store,
             clock,
             random,
-            signing_key,
+            keys,
             ports,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -201,11 +202,6 @@ impl Rooms {
     /// This server's name.
     pub fn server_name(&self) -> &ServerName {
         &self.inner.config.server_name
-    }
-
-    /// The key with which this server signs.
-    pub fn signing_key(&self) -> &Arc<SigningKey> {
-        &self.inner.signing_key
     }
 
     /// Whether a user is one of this server's.

@@ -223,12 +223,24 @@ impl Rooms {
             Membership::Ban => return Err(RoomsError::forbidden("you are banned from the room")),
             Membership::Invite | Membership::Knock | Membership::Join => {}
         }
-        if self.head(&view, room).await?.is_none() || row.event.is_none() {
+        if !self.is_in_state(&view, room, user).await? {
             let moved = self.move_membership(user, room, Some(row), Membership::Leave, false).await?;
             return if moved { Ok(()) } else { Err(RoomsError::Busy) };
         }
         let content = raw(&member_content(content, "leave")?)?;
         self.set_member(room, user, user, content).await.map(|_| ())
+    }
+
+    /// Whether what this server holds of a room tells of a user's being in it, invited or knocking. If it doesn't, the room goes on
+    /// elsewhere, and an event built on what is held here, which is of the past or nothing, would be none of the room's.
+    async fn is_in_state(&self, view: &View, room: &RoomId, user: &UserId) -> Result<bool, RoomsError> {
+        if self.needs_remote_join(view, room).await? {
+            return Ok(false);
+        }
+        Ok(match self.membership_in(view, room, None, user).await? {
+            Membership::Join | Membership::Invite | Membership::Knock => true,
+            Membership::Leave | Membership::Ban => false,
+        })
     }
 
     /// Invites a user. `content` is the member event's: reason, profile, `is_direct`.
@@ -350,9 +362,12 @@ impl Rooms {
         batch.expect::<Memberships>(&key, expected.as_ref());
         let entry = MembershipMoved { user: user.to_owned(), room: room.to_owned(), membership, forgotten };
         let stamp = batch.log(&entry);
+        // The row keeps the last event that is held, which tells of the user's last stay. To sync, the event of another membership is
+        // none of this one.
         let event = old.and_then(|row| row.event);
+        let event_of_this = old.filter(|row| row.membership == membership).and_then(|row| row.event);
         batch.put::<Memberships>(&key, &(membership, event, Position::from(stamp), forgotten));
-        batch.put::<MembershipLog>(&(user, stamp, room), &(membership, event, forgotten));
+        batch.put::<MembershipLog>(&(user, stamp, room), &(membership, event_of_this, forgotten));
         if matches!(membership, Membership::Leave | Membership::Ban) {
             batch.delete::<crate::tables::StrippedStates>(&key);
         }

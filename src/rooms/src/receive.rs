@@ -23,14 +23,15 @@ pub(crate) use self::merge::Prepared;
 pub use self::outcome::Received;
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
     append::{Extra, Sent},
-    handshake::{ROOM_EVENTS_MAX, RoomState},
+    handshake::{Entrance, ROOM_EVENTS_MAX, RoomState},
     ports::RemoteError,
     snapshot::{Entry, Overlay, Root},
     state::source,
     tables::Holes,
     txn_ids::TxnKey,
-    types::{EventStatus, StoredEvent},
+    types::{EventStatus, Membership, StoredEvent},
 };
 
 /// Whether the events between what we have and an event may be asked for.
@@ -145,16 +146,22 @@ impl Rooms {
         intake.verify(json).await?.map_err(RoomsError::BadEvent)
     }
 
-    /// Keeps the events that tell of a room which this server enters, and the place of the join in it.
+    /// Keeps the events that tell of a room which this server enters, and finds the place of the join in it.
     pub(crate) async fn take_room_in(
         &self,
         origin: &ServerName,
         room: &RoomId,
         rules: &'static RoomVersionRules,
         answer: &RoomState,
-    ) -> Result<Prepared, RoomsError> {
+    ) -> Result<Entrance, RoomsError> {
         let intake = Intake { rooms: self, room, rules, origin };
         let join = intake.verify(&answer.event).await?.map_err(RemoteError::BadAnswer)?;
+        let is_ours = join.is_state(MEMBER, join.sender().as_str())
+            && Membership::of(&join) == Membership::Join
+            && self.is_local(join.sender());
+        if !is_ours {
+            return Err(RemoteError::BadAnswer("it is no join of a user of ours".to_owned()).into());
+        }
         let mut events = HashMap::new();
         let mut state = Vec::new();
         for json in &answer.state {
@@ -176,8 +183,11 @@ impl Rooms {
         intake.check_by_state(&view, &event.pdu, before, &overlay).await?.map_err(RemoteError::BadAnswer)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         intake.store_nodes(&mut overlay).await?;
-        let gap = event.pdu.prev_events().map(ToOwned::to_owned).collect();
-        Ok(Prepared { event, before, after, overlay: Overlay::new(), gap, inbox: None, answers: None })
+        let view = intake.view();
+        let create = self.state_event(&view, room, before, "m.room.create", "").await?;
+        let create = create.ok_or_else(|| RemoteError::BadAnswer("the state has no create event".to_owned()))?;
+        let gap = intake.without_state(&event.pdu).await?;
+        Ok(Entrance { event, before, after, create, gap })
     }
 
     /// Servers of a room beside this one, the one given first.

@@ -207,7 +207,7 @@ impl Turn {
 
     /// What a new event comes after: its prev events, and through those that no event may name (soft-failed, rejected) what these come
     /// after.
-    async fn behind(&self, event: &StoredEvent) -> Result<HashSet<EventNum>, RoomsError> {
+    pub(crate) async fn behind(&self, event: &StoredEvent) -> Result<HashSet<EventNum>, RoomsError> {
         let mut behind: HashSet<EventNum> = event.prev.iter().copied().collect();
         let mut open: VecDeque<EventNum> = event.prev.iter().copied().collect();
         while let Some(num) = open.pop_front() {

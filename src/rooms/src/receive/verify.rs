@@ -1,7 +1,6 @@
 //! The checks that need nothing but the event and its servers' keys.
 
 use event::{Pdu, ReceivedPdu, VerifyError};
-use ruma::serde::Base64;
 use serde_json::value::RawValue;
 
 use super::Intake;
@@ -35,9 +34,8 @@ impl Intake<'_> {
             self.rooms.inner.ports.keys.public_keys(&needed, valid_at_ms).await
         };
         if signed_by_us {
-            let key = &self.rooms.inner.signing_key;
-            let public = Base64::new(key.public_key().to_vec());
-            keys.entry(own.to_string()).or_default().insert(key.id().to_owned(), public);
+            // Old ones too: what this server said long ago comes back from others.
+            keys.entry(own.to_string()).or_default().extend(self.rooms.inner.keys.valid_at(valid_at_ms));
         }
         if let Some(server) = needed.keys().find(|server| !keys.contains_key(server.as_str())) {
             return Err(RemoteError::NotReachable(server.clone()).into());

@@ -224,8 +224,12 @@ impl Game {
         let template = resident.rooms.make_join(&self.room, user, &versions).await?;
         let join = world.rooms.complete_join(&self.room, user, &template, None)?;
         let answer = resident.rooms.send_join(&world.name, &self.room, join.json()).await?;
-        let sent = world.rooms.enter(&resident.name, &self.room, &template.version, &answer).await?;
-        Ok(sent.event_id)
+        // Whom the others have let in, their own server doesn't keep out.
+        let entered = world.rooms.enter(&resident.name, &self.room, &template.version, &answer).await;
+        match entered {
+            Ok(sent) => Ok(sent.event_id),
+            Err(error) => panic!("seed {}: {} refuses to enter: {error}", self.seed, world.name),
+        }
     }
 
     /// Somebody does something.

@@ -2,6 +2,7 @@
 
 mod appending;
 mod creating;
+mod entering;
 mod history;
 mod members;
 mod receiving;

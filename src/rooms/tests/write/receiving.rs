@@ -294,10 +294,84 @@ async fn one_room_or_server_cannot_fill_the_inbox() {
         let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
         assert!(answers.iter().all(|answer| answer.result.is_ok()));
     }
-    let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
-    assert!(matches!(answers[0].result, Err(RoomsError::LimitExceeded(_))));
+    // Not one of them is answered: an answer is final, and the sender is to come again.
+    let refused = there.rooms.receive(&here.name, &room, &pdus).await;
+    assert!(matches!(refused, Err(RoomsError::LimitExceeded(_))), "{refused:?}");
     let progress = there.rooms.work_inbox(&room).await.expect("worked");
     assert_eq!(progress.done, rooms::INBOX_ORIGIN_EVENTS_MAX);
     let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
     assert!(answers[0].result.is_ok());
+}
+
+/// An event of another server in which somebody on the way, or that server, put `bytes` of what no signature covers.
+async fn bloated(world: &World, event: &ruma::EventId, bytes: usize) -> Box<RawValue> {
+    let mut json: Value = serde_json::from_str(world.event(event).await.get()).expect("JSON");
+    json["unsigned"] = json!({ "age": "x".repeat(bytes) });
+    crate::world::raw(json)
+}
+
+#[tokio::test]
+async fn what_no_signature_covers_is_not_kept_and_stops_no_start() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let event = here.say(&here.user("alice"), &room, "hello").await.expect("sent");
+    let pdus = vec![bloated(&here, &event, 900_000).await; 40];
+    for _ in 0..2 {
+        let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+        assert!(answers.iter().all(|answer| answer.result.is_ok()));
+    }
+    let there = World::on("there", there.others.clone(), there.clock.clone(), there.store.clone()).await;
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 80);
+    assert_eq!(there.status(&event).await, EventStatus::Accepted);
+}
+
+#[tokio::test]
+async fn a_transaction_of_the_largest_events_is_taken_whole() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let mut pdus = Vec::new();
+    let mut last = None;
+    for _ in 0..rooms::TRANSACTION_EVENTS_MAX {
+        let event = here.say(&here.user("alice"), &room, &"x".repeat(60_000)).await.expect("sent");
+        pdus.push(here.event(&event).await);
+        last = Some(event);
+    }
+    let answers = there.rooms.receive(&here.name, &room, &pdus).await.expect("received");
+    assert!(answers.iter().all(|answer| answer.result.is_ok()));
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, pdus.len());
+    assert_eq!(there.status(&last.expect("an event")).await, EventStatus::Accepted);
+    pdus.push(pdus[0].clone());
+    let refused = there.rooms.receive(&here.name, &room, &pdus).await;
+    assert!(matches!(refused, Err(RoomsError::TooLarge(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_this_server_signed_with_an_old_key_is_still_its_own() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let alice = here.user("alice");
+    let last = here.say(&alice, &room, "first").await.expect("sent");
+    // What this server once said and has lost, as with a backup that was restored.
+    let lost = here.forge(&room, &alice, ("m.room.message", None), json!({ "body": "lost" }), (&last, &last)).await;
+    let lost = lost.expect("an event");
+    let old = here.rooms.signing_key();
+    here.clock.advance(1_000);
+    let new = here.rooms.renew_signing_key().await.expect("renewed");
+    assert_ne!(old.id(), new.id());
+    assert_eq!(here.rooms.signing_key().id(), new.id());
+    there.rooms.receive(&here.name, &room, &[lost.json().to_owned()]).await.expect("received");
+    let answers = here.rooms.receive(&there.name, &room, &[lost.json().to_owned()]).await.expect("received");
+    assert!(answers[0].result.is_ok());
+    here.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(here.status(lost.event_id()).await, EventStatus::Accepted);
+
+    let listed = here.rooms.old_signing_keys();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].id, old.id());
+    assert_eq!(listed[0].public_key.as_bytes(), old.public_key());
+    assert!(listed[0].expired_ms >= here.now_ms());
+    // So it is after a restart.
+    let again = World::on("here", here.others.clone(), here.clock.clone(), here.store.clone()).await;
+    assert_eq!(again.rooms.old_signing_keys(), listed);
+    assert_eq!(again.rooms.signing_key().id(), new.id());
 }

@@ -296,7 +296,7 @@ impl World {
                 builder.reference_hashes.insert(event.pdu.owned_event_id(), hash(&event.pdu));
             }
         }
-        Some(builder.build(rules, self.rooms.signing_key(), &self.name).expect("an event"))
+        Some(builder.build(rules, &self.rooms.signing_key(), &self.name).expect("an event"))
     }
 
     pub async fn status(&self, event_id: &EventId) -> rooms::EventStatus {

@@ -1,0 +1,149 @@
+//! Entering rooms of other servers, for the first time and again.
+
+use std::sync::Arc;
+
+use rooms::{Membership, Preset, RoomsError};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
+use serde_json::json;
+use testkit::ManualClock;
+
+use crate::world::{Others, World};
+
+async fn two() -> (World, World) {
+    let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+    let here = World::named("here", others.clone(), clock.clone()).await;
+    let there = World::named("there", others, clock).await;
+    (here, there)
+}
+
+/// An invite-only room of here, in which users of there are.
+async fn private_room(here: &World, there: &World, version: &RoomVersionId, users: &[&UserId]) -> OwnedRoomId {
+    let alice = here.user("alice");
+    let room = here.room(&alice, Preset::PrivateChat, version).await;
+    for user in users {
+        let invite = here.rooms.invite(&alice, &room, user, None).await.expect("invited").event_id;
+        if there.rooms.is_server_joined(&there.view(), &room, &there.name).await.expect("a read") {
+            here.deliver(there, &room, &[&invite]).await;
+            let joined = there.rooms.join(user, &room, None).await.expect("joined").event_id;
+            there.deliver(here, &room, &[&joined]).await;
+        } else {
+            there.join_from(here, &room, user).await;
+        }
+    }
+    room
+}
+
+async fn leave(world: &World, room: &RoomId, user: &UserId) -> OwnedEventId {
+    world.clock.advance(1);
+    world.rooms.leave(user, room, None).await.expect("left");
+    let event = world.rooms.current_event(&world.view(), room, "m.room.member", user.as_str()).await.expect("a read");
+    event.expect("a member event").pdu.owned_event_id()
+}
+
+#[tokio::test]
+async fn who_is_invited_again_comes_back_by_the_state_that_the_others_have() {
+    let (here, there) = two().await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    for version in event::SUPPORTED_ROOM_VERSIONS {
+        let room = private_room(&here, &there, &version, &[&bob]).await;
+        let left = leave(&there, &room, &bob).await;
+        there.deliver(&here, &room, &[&left]).await;
+        here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "meanwhile" })).await.expect("set");
+        here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
+
+        there.join_from(&here, &room, &bob).await;
+        assert_eq!(there.membership(&room, &bob).await, Membership::Join, "version {version}");
+        assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "meanwhile");
+        let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+        assert_eq!(row.membership, Membership::Join);
+        let head = there.rooms.head(&there.view(), &room).await.expect("a read").expect("a head");
+        assert_eq!((head.extremities.len(), head.joined_count), (1, 2), "version {version}");
+        let said = there.say(&bob, &room, "back again").await.expect("said");
+        there.deliver(&here, &room, &[&said]).await;
+        assert_eq!(here.status(&said).await, rooms::EventStatus::Accepted);
+    }
+}
+
+#[tokio::test]
+async fn a_leave_that_the_others_never_got_is_not_undone_by_what_they_tell() {
+    let (here, there) = two().await;
+    let (alice, bob, carol) = (here.user("alice"), there.user("bob"), there.user("carol"));
+    let room = private_room(&here, &there, &RoomVersionId::V12, &[&bob, &carol]).await;
+    let left = leave(&there, &room, &bob).await;
+    there.deliver(&here, &room, &[&left]).await;
+    let lost = leave(&there, &room, &carol).await;
+    assert_eq!(here.membership(&room, &carol).await, Membership::Join);
+    here.clock.advance(1);
+    here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
+    there.join_from(&here, &room, &bob).await;
+    assert_eq!(there.membership(&room, &bob).await, Membership::Join);
+    assert_eq!(there.membership(&room, &carol).await, Membership::Leave);
+    // Whatever is said next brings it to the others.
+    let said = there.say(&bob, &room, "back again").await.expect("said");
+    there.deliver(&here, &room, &[&lost, &said]).await;
+    assert_eq!(here.membership(&room, &carol).await, Membership::Leave);
+}
+
+#[tokio::test]
+async fn a_second_invite_can_be_declined() {
+    let (here, there) = two().await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = private_room(&here, &there, &RoomVersionId::V12, &[&bob]).await;
+    let left = leave(&there, &room, &bob).await;
+    there.deliver(&here, &room, &[&left]).await;
+    let head = there.rooms.head(&there.view(), &room).await.expect("a read");
+    here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
+    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+    assert_eq!(row.membership, Membership::Invite);
+    there.rooms.leave(&bob, &room, None).await.expect("declined");
+    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+    assert_eq!(row.membership, Membership::Leave);
+    assert_eq!(there.rooms.head(&there.view(), &room).await.expect("a read"), head, "nothing is built on what is past");
+    // The invite that stands is no leave: clients are not told the old one again.
+    let zero = store::Position::from_u64(0);
+    let log = there.rooms.membership_log(&there.view(), &bob, zero, there.view().position()).await.expect("a read");
+    let ends: Vec<_> = log.iter().rev().take(2).map(|(_, row)| (row.membership, row.event)).collect();
+    assert_eq!(ends, [(Membership::Leave, None), (Membership::Invite, None)]);
+}
+
+#[tokio::test]
+async fn an_invite_that_the_room_has_not_told_yet_can_be_declined() {
+    let (here, there) = two().await;
+    let (alice, bob, carol) = (here.user("alice"), there.user("bob"), there.user("carol"));
+    let room = private_room(&here, &there, &RoomVersionId::V12, &[&bob, &carol]).await;
+    let left = leave(&there, &room, &bob).await;
+    there.deliver(&here, &room, &[&left]).await;
+    // Comes by the invite's own way, not yet with the room's events.
+    here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
+    there.rooms.leave(&bob, &room, None).await.expect("declined");
+    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+    assert_eq!(row.membership, Membership::Leave);
+}
+
+#[tokio::test]
+async fn a_server_lets_nobody_into_a_room_that_it_left() {
+    let (here, there) = two().await;
+    let bob = there.user("bob");
+    let room = here.room(&here.user("alice"), Preset::PublicChat, &RoomVersionId::V12).await;
+    there.join_from(&here, &room, &bob).await;
+    let template = there.rooms.make_join(&room, &bob, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
+    let join = there.rooms.complete_join(&room, &bob, &template, None).expect("a join");
+    leave(&here, &room, &here.user("alice")).await;
+    let refused = here.rooms.send_join(&there.name, &room, join.json()).await;
+    assert!(matches!(refused, Err(RoomsError::RoomNotFound)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_a_resident_server_answers_must_be_the_join() {
+    let (here, there) = two().await;
+    let bob = there.user("bob");
+    let room = here.room(&here.user("alice"), Preset::PublicChat, &RoomVersionId::V12).await;
+    let template = here.rooms.make_join(&room, &bob, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
+    let join = there.rooms.complete_join(&room, &bob, &template, None).expect("a join");
+    let mut answer = here.rooms.send_join(&there.name, &room, join.json()).await.expect("joined");
+    let other = here.say(&here.user("alice"), &room, "no join").await.expect("said");
+    answer.event = here.event(&other).await;
+    let refused = there.rooms.enter(&here.name, &room, &template.version, &answer).await;
+    assert!(matches!(refused, Err(RoomsError::Remote(_))), "{refused:?}");
+    assert!(there.rooms.head(&there.view(), &room).await.expect("a read").is_none());
+}
