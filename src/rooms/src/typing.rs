@@ -302,7 +302,7 @@ mod tests {
         typing.start(other, bob, 1_000);
         typing.stop_everywhere(alice);
         assert_eq!((typing.users(room), typing.users(other)), (vec![], vec![bob.to_owned()]));
-        assert_eq!(typing.changed_since(7), Some((vec![room.to_owned(), other.to_owned()], 9)));
+        assert_eq!(typing.changed_since(7), Some((vec![other.to_owned(), room.to_owned()], 9)));
     }
 
     #[test]
