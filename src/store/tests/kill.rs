@@ -1,9 +1,10 @@
-//! A process that writes is killed at random points: what it was told is written is there, whole.
+//! A process that writes is killed at random points: what it was told is written is there, whole. So it is where the power is cut
+//! and the disk has only what was synced (`power_cut.c`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -24,6 +25,9 @@ const TABLES: &[TableInfo] = &[TableInfo::of::<Heads>(), TableInfo::of::<Rows>()
 const DIRECTORY: &str = "HAIMA_STORE_KILL_TEST_DIRECTORY";
 const WRITERS: u8 = 6;
 const ROUNDS: u64 = 25;
+/// Rounds that end with the power.
+#[cfg(target_os = "linux")]
+const POWER_CUTS: u64 = 12;
 /// A round is killed before it is told of this many batches.
 const ANSWERS_MAX: u64 = 400;
 
@@ -77,12 +81,17 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
+/// Whether a writer doesn't wait for the disk.
+fn is_relaxed(writer: u8) -> bool {
+    writer % 3 == 2
+}
+
 async fn write(store: Store, writer: u8) {
     let mut head = store.view().get::<Heads>(&writer).await.unwrap();
     loop {
         let number = head.map_or(1, |head| head + 1);
         let mut batch = Batch::new();
-        if writer % 3 == 2 {
+        if is_relaxed(writer) {
             batch.relaxed();
         }
         batch.expect::<Heads>(&writer, head.as_ref());
@@ -122,11 +131,13 @@ struct Said {
     saw: BTreeSet<u64>,
 }
 
-/// Lets a process write until it has been told of `answers` batches, then kills it.
-fn write_and_kill(path: &Path, answers: u64) -> Said {
+/// Lets a process write until it has been told of `answers` batches, then kills it. `environment` is what else it has in its
+/// environment.
+fn write_and_kill(path: &Path, answers: u64, environment: &[(&str, &Path)]) -> Said {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed_writer_loses_nothing_that_was_acknowledged", "--nocapture"])
         .env(DIRECTORY, path)
+        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -167,19 +178,14 @@ async fn check_whole(store: &Store) -> BTreeMap<(u8, u64), Position> {
     let mut rows = BTreeMap::new();
     for writer in 0..WRITERS {
         let head = view.get::<Heads>(&writer).await.unwrap().unwrap_or(0);
-        let mut from = 0;
-        loop {
-            let page = view.scan(Range::<Rows>::prefix(&(writer,)).after(&(writer, from))).await.unwrap();
-            let Some(((_, last), _)) = page.last() else { break };
-            from = *last;
-            rows.extend(page);
-        }
+        rows.extend(view.scan_all(Range::<Rows>::prefix(&(writer,))).await.unwrap());
         assert!(rows.range((writer, 0)..=(writer, u64::MAX)).map(|(key, _)| key.1).eq(1..=head));
         for number in 1..=head {
             let stored = view.get::<Bodies>(&(writer, number)).await.unwrap();
             assert_eq!(stored.unwrap(), body(writer, number), "{writer} {number}");
         }
-        assert!(view.scan(Range::<Bodies>::prefix(&(writer,)).after(&(writer, head))).await.unwrap().is_empty());
+        let beyond = Range::<Bodies>::prefix(&(writer,)).after(&(writer, head));
+        assert!(view.first(beyond).await.unwrap().is_none());
     }
     rows
 }
@@ -197,6 +203,22 @@ async fn logged(store: &Store) -> BTreeMap<(u8, u64), Position> {
             assert_eq!(entries.insert((writer, number), record.position), None);
         }
     }
+}
+
+/// What was acknowledged of those who waited for the disk, and is lost. Whatever else is there is whole.
+#[cfg(target_os = "linux")]
+async fn lost(store: &Store, said: &Said) -> Vec<(u8, u64)> {
+    let rows = check_whole(store).await;
+    assert_eq!(rows, logged(store).await);
+    let mut lost = Vec::new();
+    for (writer, number, position) in &said.wrote {
+        match rows.get(&(*writer, *number)) {
+            Some(stored) => assert_eq!(stored.get(), *position),
+            None if is_relaxed(*writer) => {}
+            None => lost.push((*writer, *number)),
+        }
+    }
+    lost
 }
 
 async fn check_said(store: &Store, said: &Said) {
@@ -220,14 +242,8 @@ fn killed_writer_loses_nothing_that_was_acknowledged() {
     }
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for round in 0..ROUNDS {
-        // A step of xorshift.
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let answers = seed % ANSWERS_MAX;
-        let said = write_and_kill(directory.path(), answers);
+    for (round, answers) in answers().take(ROUNDS as usize).enumerate() {
+        let said = write_and_kill(directory.path(), answers, &[]);
         println!("round {round}: {answers} asked, {} answered", said.wrote.len());
         runtime.block_on(async {
             let store = open(directory.path());
@@ -235,4 +251,102 @@ fn killed_writer_loses_nothing_that_was_acknowledged() {
             store.close().await;
         });
     }
+}
+
+/// After how many answers each process is killed: the same in every run.
+fn answers() -> impl Iterator<Item = u64> {
+    let step = |seed: &u64| {
+        // A step of xorshift.
+        let mut seed = *seed;
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        Some(seed)
+    };
+    std::iter::successors(step(&0x9e37_79b9_7f4a_7c15), step).map(|seed| seed % ANSWERS_MAX)
+}
+
+/// A disk whose power can be cut, and the library that plays it.
+#[cfg(target_os = "linux")]
+struct Disk {
+    directory: tempfile::TempDir,
+    cuts: u32,
+}
+
+#[cfg(target_os = "linux")]
+impl Disk {
+    fn new() -> Disk {
+        let directory = tempfile::tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/power_cut.c");
+        let mut compiler = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
+        compiler.args(["-shared", "-fPIC", "-O1", source, "-ldl", "-pthread", "-o"]);
+        assert!(compiler.arg(directory.path().join("power_cut.so")).status().unwrap().success());
+        let disk = Disk { directory, cuts: 0 };
+        std::fs::create_dir(disk.store()).unwrap();
+        disk
+    }
+
+    /// The store's directory until the power is cut the next time.
+    fn store(&self) -> PathBuf {
+        self.directory.path().join(format!("store-{}", self.cuts))
+    }
+
+    /// Lets a process write until it was told of `answers` batches, and cuts the power. With `deaf`, fsync does nothing.
+    fn write_and_cut(&mut self, answers: u64, deaf: bool) -> Said {
+        let (library, store) = (self.directory.path().join("power_cut.so"), self.store());
+        let left = self.directory.path().join(format!("left-{}", self.cuts));
+        std::fs::create_dir(&left).unwrap();
+        let mut environment: Vec<(&str, &Path)> =
+            vec![("LD_PRELOAD", &library), ("HAIMA_POWER_CUT_DISK", &store), ("HAIMA_POWER_CUT_LEFT", &left)];
+        if deaf {
+            environment.push(("HAIMA_POWER_CUT_DEAF", Path::new("1")));
+        }
+        let said = write_and_kill(&store, answers, &environment);
+        self.cuts += 1;
+        std::fs::create_dir(self.store()).unwrap();
+        for line in std::fs::read_to_string(left.join("names")).unwrap().lines() {
+            let (number, name) = line.split_once(' ').unwrap();
+            let file = self.store().join(name);
+            match left.join(number) {
+                kept if kept.exists() => std::fs::rename(kept, file).unwrap(),
+                // It was made, and nothing of it was synced.
+                _ => std::fs::write(file, []).unwrap(),
+            }
+        }
+        std::fs::remove_dir_all(store).unwrap();
+        std::fs::remove_dir_all(left).unwrap();
+        said
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_power_cut_loses_nothing_that_was_acknowledged() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut disk = Disk::new();
+    for (round, answers) in answers().take(POWER_CUTS as usize).enumerate() {
+        let said = disk.write_and_cut(answers, false);
+        println!("cut {round}: {answers} asked, {} answered", said.wrote.len());
+        runtime.block_on(async {
+            let store = open(&disk.store());
+            assert_eq!(lost(&store, &said).await, []);
+            let last = said.wrote.iter().map(|(.., position)| *position).chain(said.saw.iter().copied()).max();
+            assert!(last.is_none_or(|last| store.published().get() > last), "a position may be given again");
+            store.close().await;
+        });
+    }
+}
+
+/// Shows that the disk of the test above forgets.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_syncing_a_power_cut_loses_what_was_acknowledged() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut disk = Disk::new();
+    let said = disk.write_and_cut(ANSWERS_MAX, true);
+    runtime.block_on(async {
+        let store = open(&disk.store());
+        assert!(!lost(&store, &said).await.is_empty());
+        store.close().await;
+    });
 }
