@@ -5,6 +5,7 @@ mod config_file;
 mod config_generate;
 #[cfg(test)]
 mod config_tests;
+mod descriptors;
 mod logging;
 mod wire;
 

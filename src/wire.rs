@@ -18,10 +18,14 @@ use sync::Sync;
 use tracing::{info, warn};
 use users::{Kind, NewAccount, Origin, Users};
 
-use crate::config::{Config, RateLimit, RateLimits, WellKnown};
+use crate::{
+    config::{Config, RateLimit, RateLimits, WellKnown},
+    descriptors::Descriptors,
+};
 
 /// The domain crates over one store.
 struct Parts {
+    descriptors: Descriptors,
     store: Store,
     rooms: Rooms,
     users: Users,
@@ -43,14 +47,15 @@ const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TA
 /// while RocksDB's threads run.
 async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let path = &config.database_path;
-    let store = Store::open_rocksdb(path, &store_options(config), TABLES)
+    let descriptors = Descriptors::claim();
+    let store = Store::open_rocksdb(path, &store_options(config, descriptors), TABLES)
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
-    let result = async { work(&parts(config, &store).await?).await }.await;
+    let result = async { work(&parts(config, descriptors, &store).await?).await }.await;
     store.close().await;
     result
 }
 
-async fn parts(config: &Config, store: &Store) -> anyhow::Result<Parts> {
+async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyhow::Result<Parts> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let name = config.server_name.as_str();
@@ -70,7 +75,7 @@ async fn parts(config: &Config, store: &Store) -> anyhow::Result<Parts> {
     let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
     let media = Media::open(media_config(config)?, store.clone(), clock.clone(), random.clone()).await?;
-    Ok(Parts { store: store.clone(), rooms, users, flows, media, clock, random })
+    Ok(Parts { descriptors, store: store.clone(), rooms, users, flows, media, clock, random })
 }
 
 /// Removes what has had its time, now and then, for the life of the process.
@@ -106,7 +111,7 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     let accounts = Accounts::new(parts.users.clone(), config.admins.iter().cloned());
-    let gate = Arc::new(Gate::new(http_config(config), Box::new(accounts), shutdown.clone()));
+    let gate = Arc::new(Gate::new(http_config(config, parts.descriptors), Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
     let Parts { store, rooms, users, media, clock, .. } = parts;
     let sync = Sync::start(sync_config(config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
@@ -154,7 +159,7 @@ pub async fn create_user(config: &Config, localpart: &str, password: &str, admin
 pub async fn restore(config: &Config) -> anyhow::Result<()> {
     let path = &config.database_path;
     anyhow::ensure!(path.exists(), "there is no database (database_path = {path:?})");
-    let store = Store::restore(path, &store_options(config), TABLES)
+    let store = Store::restore(path, &store_options(config, Descriptors::claim()), TABLES)
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
     println!("The database is in epoch {} now.", store.epoch());
     store.close().await;
@@ -214,9 +219,10 @@ impl Signals {
     }
 }
 
-fn store_options(config: &Config) -> store::Options {
+fn store_options(config: &Config, descriptors: Descriptors) -> store::Options {
     let memory_budget_bytes = usize::try_from(config.db_cache_capacity_mb << 20).unwrap_or(usize::MAX);
-    store::Options { memory_budget_bytes, ..store::Options::default() }
+    let open_files_max = descriptors.database_files;
+    store::Options { memory_budget_bytes, open_files_max, ..store::Options::default() }
 }
 
 fn users_config(config: &Config) -> users::Config {
@@ -317,7 +323,9 @@ fn support_contact(well_known: &WellKnown) -> Option<Contact> {
     Some(contact)
 }
 
-fn http_config(config: &Config) -> haima_http::Config {
+fn http_config(config: &Config, descriptors: Descriptors) -> haima_http::Config {
+    let defaults = haima_http::Config::default();
+    descriptors.warn_if_few(defaults.connections_max);
     let tls = config.tls.as_ref().map(|tls| haima_http::Tls { certificate: tls.certs.clone(), key: tls.key.clone() });
     let mut listen = Vec::new();
     for address in config.address.as_slice() {
@@ -333,7 +341,8 @@ fn http_config(config: &Config) -> haima_http::Config {
         shutdown_seconds_max: config.client_shutdown_timeout,
         ip_from_forwarded_header: config.ip_from_forwarded_header,
         limits: limits(&config.rate_limit),
-        ..haima_http::Config::default()
+        connections_max: defaults.connections_max.min(descriptors.connections),
+        ..defaults
     }
 }
 

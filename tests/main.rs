@@ -4,6 +4,7 @@ mod accounts;
 mod bad_input;
 mod command_line;
 mod dehydrated_devices;
+mod descriptors;
 mod device_lists;
 mod devices;
 mod durability;

@@ -23,6 +23,8 @@ pub const REGISTRATION_TOKEN: &str = "let-me-in";
 pub struct Server {
     dir: TempDir,
     settings: String,
+    /// What a shell does before it becomes the server.
+    shell: Option<String>,
     process: Option<Child>,
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
@@ -37,10 +39,16 @@ impl Server {
 
     /// As [`Server::start`], with further lines in `[global]` (and tables after it).
     pub fn start_with(settings: &str) -> Self {
+        Self::start_in(None, settings)
+    }
+
+    /// As [`Server::start_with`], by a shell that does something first, such as setting limits of the process.
+    pub fn start_in(shell: Option<&str>, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut server = Self {
             dir,
             settings: settings.to_owned(),
+            shell: shell.map(str::to_owned),
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log: Arc::default(),
@@ -88,6 +96,10 @@ impl Server {
     /// A command line of the binary with this server's configuration.
     pub fn command(&self) -> Command {
         let mut command = haima();
+        if let Some(shell) = &self.shell {
+            command = Command::new("bash");
+            command.args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")]).arg(haima().get_program());
+        }
         command.arg("--config").arg(self.write_config());
         command
     }
