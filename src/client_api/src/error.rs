@@ -50,9 +50,7 @@ fn store_error(error: StoreError) -> ApiError {
     match error {
         StoreError::Closed => unavailable(),
         StoreError::Commit(error) => commit_error(error),
-        StoreError::Decode { .. } | StoreError::Engine(_) | StoreError::ScanTooLarge { .. } => {
-            ApiError::internal(error)
-        }
+        StoreError::Decode { .. } | StoreError::Engine(_) => ApiError::internal(error),
     }
 }
 

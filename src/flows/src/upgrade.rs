@@ -81,13 +81,15 @@ impl Flows {
 
     /// Deletes what a user stored about a room.
     pub(crate) async fn forget_account_data(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
+        let mut conflicts = 0;
+        while conflicts < COMMIT_ATTEMPTS_MAX {
             let view = self.inner.store.view();
             let mut batch = Batch::new();
-            self.inner.users.prepare_forget_room(&view, &mut batch, user, room).await?;
+            let is_all = self.inner.users.prepare_forget_room(&view, &mut batch, user, room).await?;
             match self.inner.store.commit(batch).await {
-                Ok(_) => return Ok(()),
-                Err(CommitError::Conflict) => {}
+                Ok(_) if is_all => return Ok(()),
+                Ok(_) => {}
+                Err(CommitError::Conflict) => conflicts += 1,
                 Err(error) => return Err(error.into()),
             }
         }

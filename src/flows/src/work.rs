@@ -104,7 +104,7 @@ where
     T: Table<Key = Text<OwnedUserId>>,
 {
     let page = inner.store.view().scan(Range::<T>::all().limit(USERS_PER_ROUND)).await?;
-    Ok(page.into_iter().map(|(Text(user), _)| user).collect())
+    Ok(page.rows.into_iter().map(|(Text(user), _)| user).collect())
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl Media {
     /// How many names wait for an upload of `user`.
     async fn pending_count(&self, view: &View, user: &UserId, now_ms: u64) -> Result<usize> {
         // Those that have expired are removed by the sweep, and few until then.
-        let rows = view.scan(Range::<Pending>::prefix(&(user,))).await?;
+        let rows = view.scan_all(Range::<Pending>::prefix(&(user,))).await?;
         Ok(rows.iter().filter(|(_, expires_ms)| *expires_ms > now_ms).count())
     }
 }

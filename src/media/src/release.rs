@@ -103,7 +103,7 @@ impl Media {
             batch.put::<Doomed>(&row.name, &());
             names.push(row.name);
             if row.thumbnails > 0 {
-                for (_, (thumbnail, ..)) in view.scan(Range::<Thumbnails>::prefix(&(digest,))).await? {
+                for (_, (thumbnail, ..)) in view.scan_all(Range::<Thumbnails>::prefix(&(digest,))).await? {
                     // A small original is its own thumbnail, and not counted for it.
                     if thumbnail != digest {
                         work.push(thumbnail);

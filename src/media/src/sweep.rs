@@ -54,16 +54,13 @@ impl Media {
     /// Removes from storage what no row names any more, for a bounded time: storage that fails takes long to say so.
     async fn sweep_storage(&self) -> Result<()> {
         let until_ms = self.now_ms().saturating_add(REMOVING_MS_MAX);
-        let mut range = Range::<Doomed>::all().limit(REMOVED_AT_ONCE);
-        loop {
-            let page = self.view().scan(range.clone()).await?;
-            let Some((last, ())) = page.last() else { return Ok(()) };
-            range = range.after(&(last,));
-            self.remove_doomed(page.into_iter().map(|(name, ())| name).collect()).await;
-            if self.now_ms() >= until_ms {
-                return Ok(());
-            }
+        let mut next = Some(Range::<Doomed>::all().limit(REMOVED_AT_ONCE));
+        while let Some(range) = next {
+            let page = self.view().scan(range).await?;
+            self.remove_doomed(page.rows.into_iter().map(|(name, ())| name).collect()).await;
+            next = page.next.filter(|_| self.now_ms() < until_ms);
         }
+        Ok(())
     }
 
     /// What all files and thumbnails take in storage, in bytes.
@@ -73,15 +70,15 @@ impl Media {
     pub async fn stored_bytes(&self) -> Result<u64> {
         let view = self.view();
         let mut sum = 0_u64;
-        let mut range = Range::<Blobs>::all();
-        loop {
-            let page = view.scan(range.clone()).await?;
-            let Some((last, _)) = page.last() else { return Ok(sum) };
-            range = range.after(&(*last,));
-            for (_, row) in &page {
+        let mut next = Some(Range::<Blobs>::all());
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for (_, row) in &page.rows {
                 sum = sum.saturating_add(row.size);
             }
+            next = page.next;
         }
+        Ok(sum)
     }
 
     async fn sweep_expired(&self, now_ms: u64, swept: &mut Swept) -> Result<()> {
@@ -90,10 +87,10 @@ impl Media {
             let range = Range::<Expiring>::all().through(&(now_ms,)).limit(PAGE_ROWS);
             let page = view.scan(range).await?;
             let before = swept.deleted;
-            for ((_, server, id), ()) in &page {
+            for ((_, server, id), ()) in &page.rows {
                 self.sweep_one(server, id, swept).await?;
             }
-            if page.len() < PAGE_ROWS || swept.deleted == before {
+            if page.next.is_none() || swept.deleted == before {
                 return Ok(());
             }
         }
@@ -105,13 +102,13 @@ impl Media {
         while swept.deleted < DELETED_MAX {
             let page = self.view().scan(Range::<ByAge>::all().limit(PAGE_ROWS)).await?;
             let before = swept.deleted;
-            for ((at, server, id), size) in &page {
+            for ((at, server, id), size) in &page.rows {
                 if !delete(*at, *size) {
                     return Ok(());
                 }
                 self.sweep_one(server, id, swept).await?;
             }
-            if page.len() < PAGE_ROWS || swept.deleted == before {
+            if page.next.is_none() || swept.deleted == before {
                 return Ok(());
             }
         }

@@ -55,17 +55,15 @@ impl Media {
     pub async fn usage(&self, user: &UserId) -> Result<u64> {
         let view = self.view();
         let mut sum = 0_u64;
-        let mut range = Range::<ByUser>::prefix(&(user,)).limit(PAGE_ROWS);
-        loop {
-            let page = view.scan(range.clone()).await?;
-            for (_, size) in &page {
+        let mut next = Some(Range::<ByUser>::prefix(&(user,)).limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for (_, size) in &page.rows {
                 sum = sum.saturating_add(charge(*size));
             }
-            match page.last() {
-                Some(((user, at, id), _)) if page.len() == PAGE_ROWS => range = range.after(&(user, *at, id)),
-                _ => return Ok(sum),
-            }
+            next = page.next;
         }
+        Ok(sum)
     }
 
     /// Refuses a user who could not store a file of `bytes` more, before anything is sent.

@@ -20,8 +20,8 @@ use crate::{
 /// The longest alias, in bytes.
 const ALIAS_BYTES_MAX: usize = 255;
 
-/// Aliases of one room.
-pub const ROOM_ALIASES_MAX: usize = 1_000;
+/// Aliases of one room. All of them move in one batch when the room is replaced, however long they are.
+pub const ROOM_ALIASES_MAX: usize = 250;
 
 /// Servers that are named with an alias for those who want to join.
 const ALIAS_SERVERS_MAX: usize = 50;
@@ -63,7 +63,7 @@ impl Rooms {
             return Err(RoomsError::NotJoined);
         }
         let rows = Range::<RoomAliases>::prefix(&(room,)).limit(ROOM_ALIASES_MAX);
-        if view.scan::<RoomAliases>(rows).await?.len() >= ROOM_ALIASES_MAX {
+        if view.scan::<RoomAliases>(rows).await?.rows.len() >= ROOM_ALIASES_MAX {
             return Err(RoomsError::LimitExceeded("aliases of the room".to_owned()));
         }
         let mut batch = Batch::new();
@@ -116,7 +116,7 @@ impl Rooms {
         new: &RoomId,
     ) -> Result<(), RoomsError> {
         let rows = Range::<RoomAliases>::prefix(&(old,)).limit(ROOM_ALIASES_MAX);
-        for ((_, alias), ()) in view.scan::<RoomAliases>(rows).await? {
+        for ((_, alias), ()) in view.scan::<RoomAliases>(rows).await?.rows {
             let Some(row) = view.get::<Aliases>(&*alias).await? else { continue };
             batch.expect::<Aliases>(&*alias, Some(&row));
             batch.put::<Aliases>(&*alias, &(Text(new.to_owned()), row.1));
@@ -253,7 +253,7 @@ impl Rooms {
         let Some((Text(room), _)) = view.get::<Aliases>(&alias).await? else { return Ok(None) };
         let rows = Range::<JoinedServers>::prefix(&(&room,)).limit(ALIAS_SERVERS_MAX);
         let mut servers = vec![self.server_name().to_owned()];
-        for ((_, server), _) in view.scan::<JoinedServers>(rows).await? {
+        for ((_, server), _) in view.scan::<JoinedServers>(rows).await?.rows {
             if *server != *self.server_name() {
                 servers.push(server.into_inner());
             }
@@ -276,7 +276,7 @@ impl Rooms {
             return Err(RoomsError::NotJoined);
         }
         let rows = Range::<RoomAliases>::prefix(&(room,)).limit(ROOM_ALIASES_MAX);
-        let rows = view.scan::<RoomAliases>(rows).await?;
+        let rows = view.scan::<RoomAliases>(rows).await?.rows;
         Ok(rows.into_iter().map(|((_, alias), ())| alias.into_inner()).collect())
     }
 

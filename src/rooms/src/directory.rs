@@ -215,7 +215,7 @@ impl Rooms {
 
     async fn check_directory_has_room(&self, view: &View) -> Result<(), RoomsError> {
         let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
-        if view.scan::<Directory>(rows).await?.len() >= PUBLISHED_ROOMS_MAX {
+        if view.scan::<Directory>(rows).await?.rows.len() >= PUBLISHED_ROOMS_MAX {
             return Err(RoomsError::LimitExceeded("published rooms".to_owned()));
         }
         Ok(())
@@ -244,7 +244,7 @@ impl Rooms {
     pub async fn public_rooms(&self, view: &View, query: &PublicRoomsQuery) -> Result<PublicRoomsPage, RoomsError> {
         let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
         let mut rooms = Vec::new();
-        for (room, Record(published)) in view.scan::<Directory>(rows).await? {
+        for (room, Record(published)) in view.scan_all::<Directory>(rows).await? {
             if !query.network.wants(published.network.as_deref()) {
                 continue;
             }

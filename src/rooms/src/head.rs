@@ -240,14 +240,14 @@ impl Rooms {
 
     /// The current state at a position of the log: the last one at or before it.
     pub async fn root_at(&self, view: &View, room: &RoomId, position: Position) -> Result<Option<Root>, RoomsError> {
-        let range = Range::<Roots>::prefix(&(room,)).through(&(room, position)).reverse().limit(1);
-        Ok(view.scan(range).await?.pop().map(|(_, root)| root))
+        let range = Range::<Roots>::prefix(&(room,)).through(&(room, position)).reverse();
+        Ok(view.first(range).await?.map(|(_, root)| root))
     }
 
     /// The position of the last change of a room's current state.
     pub async fn state_position(&self, view: &View, room: &RoomId) -> Result<Option<Position>, RoomsError> {
-        let range = Range::<Roots>::prefix(&(room,)).reverse().limit(1);
-        Ok(view.scan(range).await?.pop().map(|((_, position), _)| position))
+        let range = Range::<Roots>::prefix(&(room,)).reverse();
+        Ok(view.first(range).await?.map(|((_, position), _)| position))
     }
 
     /// The position of a room's last advance.
@@ -255,7 +255,7 @@ impl Rooms {
         Ok(view.get::<LastPositions>(&room).await?)
     }
 
-    /// A page of rooms with the position of the last advance of each, in the order of their ids: those after `after`.
+    /// A page of rooms with the position of the last advance of each, in the order of their ids: those after `after`; empty only at the end.
     /// For projections that start: afterwards the log tells every advance.
     pub async fn last_positions(
         &self,
@@ -267,7 +267,7 @@ impl Rooms {
         if let Some(after) = after {
             range = range.after(&(after,));
         }
-        let rows = view.scan(range).await?;
+        let rows = view.scan(range).await?.rows;
         Ok(rows.into_iter().map(|(room, position)| (room.into_inner(), position)).collect())
     }
 }

@@ -104,23 +104,15 @@ impl Inboxes {
     pub(crate) async fn load(store: &Store) -> Result<Self, RoomsError> {
         let mut waiting = Waiting::default();
         let view = store.view();
-        let mut after: Option<(OwnedRoomId, u64)> = None;
-        loop {
-            let mut range = Range::<Inbox>::all().limit(LOAD_ROWS);
-            if let Some((room, sequence)) = &after {
-                range = range.after(&(room, *sequence));
-            }
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            for ((room, sequence), (origin, _, json)) in rows {
+        let mut next = Some(Range::<Inbox>::all().limit(LOAD_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for ((room, _), (origin, _, json)) in page.rows {
                 let room = room.into_inner();
                 waiting.add(&room, &origin, json.len());
-                waiting.fresh.insert(room.clone());
-                after = Some((room, sequence));
+                waiting.fresh.insert(room);
             }
-            if count < LOAD_ROWS {
-                break;
-            }
+            next = page.next;
         }
         let sequence = store.counter(SEQUENCE_COUNTER).await?;
         Ok(Self { waiting: Mutex::new(waiting), arrived: Notify::new(), sequence })
@@ -273,7 +265,7 @@ impl Rooms {
             let sequence = self.inner.inbox.sequence.next().await?;
             let row = (origin.to_string(), 0, pdu.json().get().to_owned());
             batch.put::<Inbox>(&(room, sequence), &row);
-            if batch.bytes() > store::BATCH_BYTES_MAX / 2 || at + 1 == taken.len() {
+            if batch.is_filled() || at + 1 == taken.len() {
                 self.inner.store.commit(std::mem::take(&mut batch)).await?;
                 *written = at + 1;
             }
@@ -303,17 +295,10 @@ impl Rooms {
     /// Works on a room's inbox until nothing is left that can be done now.
     pub async fn work_inbox(&self, room: &RoomId) -> Result<InboxProgress, RoomsError> {
         let mut progress = InboxProgress::default();
-        let mut after = None;
-        loop {
-            let view = self.inner.store.view();
-            let mut range = Range::<Inbox>::prefix(&(room,)).limit(PAGE_ROWS);
-            if let Some(after) = after {
-                range = range.after(&(room, after));
-            }
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            for ((_, sequence), row) in rows {
-                after = Some(sequence);
+        let mut next = Some(Range::<Inbox>::prefix(&(room,)).limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = self.inner.store.view().scan(range).await?;
+            for ((_, sequence), row) in page.rows {
                 match self.work_row(room, sequence, row).await? {
                     None => progress.done += 1,
                     Some(due_ms) => {
@@ -322,10 +307,9 @@ impl Rooms {
                     }
                 }
             }
-            if count < PAGE_ROWS {
-                return Ok(progress);
-            }
+            next = page.next;
         }
+        Ok(progress)
     }
 
     /// Tries one row. Gives when it is due again, if it stays.

@@ -132,7 +132,7 @@ async fn store_key(store: &Store, key: &SigningKey, created_ms: u64) -> Result<(
 
 async fn stored_keys(store: &Store) -> Result<Vec<(SigningKey, u64)>, RoomsError> {
     let mut keys = Vec::new();
-    for (version, (seed, created_ms)) in store.view().scan::<SigningKeys>(Range::all()).await? {
+    for (version, (seed, created_ms)) in store.view().scan_all::<SigningKeys>(Range::all()).await? {
         let seed: [u8; SIGNING_KEY_BYTES] =
             seed.try_into().map_err(|_| RoomsError::corrupt("a signing key of the wrong length"))?;
         keys.push((SigningKey::from_seed(&seed, &version)?, created_ms));

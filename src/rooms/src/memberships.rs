@@ -37,21 +37,8 @@ impl Rooms {
         view: &View,
         user: &UserId,
     ) -> Result<Vec<(OwnedRoomId, MembershipRow)>, RoomsError> {
-        let mut found: Vec<(OwnedRoomId, MembershipRow)> = Vec::new();
-        loop {
-            let mut range = Range::<Memberships>::prefix(&(user,)).limit(PAGE_ROWS);
-            if let Some((last, _)) = found.last() {
-                range = range.after(&(user, last));
-            }
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            for ((_, room), row) in rows {
-                found.push((room.into_inner(), membership_row(row)));
-            }
-            if count < PAGE_ROWS {
-                return Ok(found);
-            }
-        }
+        let rows = view.scan_all(Range::<Memberships>::prefix(&(user,)).limit(PAGE_ROWS)).await?;
+        Ok(rows.into_iter().map(|((_, room), row)| (room.into_inner(), membership_row(row))).collect())
     }
 
     /// The rooms that a local user is joined to.
@@ -69,46 +56,21 @@ impl Rooms {
         since: Position,
         until: Position,
     ) -> Result<Vec<(Position, MembershipLogRow)>, RoomsError> {
+        let range = Range::<MembershipLog>::prefix(&(user,)).after(&(user, since)).through(&(user, until));
         let mut found = Vec::new();
-        let mut from = since;
-        let mut after_room: Option<OwnedRoomId> = None;
-        loop {
-            let range = Range::<MembershipLog>::prefix(&(user,)).through(&(user, until)).limit(PAGE_ROWS);
-            let range = match &after_room {
-                Some(room) => range.after(&(user, from, room)),
-                None => range.after(&(user, from)),
-            };
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            for ((_, position, room), (membership, event, forgotten)) in rows {
-                let room = room.into_inner();
-                (from, after_room) = (position, Some(room.clone()));
-                found.push((position, MembershipLogRow { room, membership, event, forgotten }));
-            }
-            if count < PAGE_ROWS {
-                return Ok(found);
-            }
+        for ((_, position, room), (membership, event, forgotten)) in view.scan_all(range.limit(PAGE_ROWS)).await? {
+            found.push((position, MembershipLogRow { room: room.into_inner(), membership, event, forgotten }));
         }
+        Ok(found)
     }
 
     /// The local users joined to a room.
     pub async fn local_members(&self, view: &View, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomsError> {
-        let mut found: Vec<OwnedUserId> = Vec::new();
-        loop {
-            let mut range = Range::<LocalMembers>::prefix(&(room,)).limit(PAGE_ROWS);
-            if let Some(last) = found.last() {
-                range = range.after(&(room, last));
-            }
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            found.extend(rows.into_iter().map(|((_, user), _)| user.into_inner()));
-            if count < PAGE_ROWS {
-                return Ok(found);
-            }
-        }
+        let rows = view.scan_all(Range::<LocalMembers>::prefix(&(room,)).limit(PAGE_ROWS)).await?;
+        Ok(rows.into_iter().map(|((_, user), _)| user.into_inner()).collect())
     }
 
-    /// A page of all rooms with their joined local users, those after `after`; shorter than `limit` only at the end.
+    /// A page of all rooms with their joined local users, those after `after`; empty only at the end.
     pub async fn all_local_members(
         &self,
         view: &View,
@@ -119,7 +81,7 @@ impl Rooms {
         if let Some((room, user)) = after {
             range = range.after(&(room, user));
         }
-        let rows = view.scan(range).await?;
+        let rows = view.scan(range).await?.rows;
         Ok(rows.into_iter().map(|((room, user), _)| (room.into_inner(), user.into_inner())).collect())
     }
 
@@ -187,19 +149,8 @@ impl Rooms {
 
     /// The servers with users joined to a room, with how many.
     pub async fn joined_servers(&self, view: &View, room: &RoomId) -> Result<Vec<(OwnedServerName, u64)>, RoomsError> {
-        let mut found: Vec<(OwnedServerName, u64)> = Vec::new();
-        loop {
-            let mut range = Range::<JoinedServers>::prefix(&(room,)).limit(PAGE_ROWS);
-            if let Some((last, _)) = found.last() {
-                range = range.after(&(room, last));
-            }
-            let rows = view.scan(range).await?;
-            let count = rows.len();
-            found.extend(rows.into_iter().map(|((_, server), joined)| (server.into_inner(), joined)));
-            if count < PAGE_ROWS {
-                return Ok(found);
-            }
-        }
+        let rows = view.scan_all(Range::<JoinedServers>::prefix(&(room,)).limit(PAGE_ROWS)).await?;
+        Ok(rows.into_iter().map(|((_, server), joined)| (server.into_inner(), joined)).collect())
     }
 
     /// Whether a server has users joined to a room.

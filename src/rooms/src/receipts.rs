@@ -178,7 +178,7 @@ impl Rooms {
             return Ok(());
         }
         let rows = Range::<Receipts>::prefix(&(receipt.room, receipt.user)).limit(USER_RECEIPTS_MAX);
-        if view.scan::<Receipts>(rows).await?.len() >= USER_RECEIPTS_MAX {
+        if view.scan::<Receipts>(rows).await?.rows.len() >= USER_RECEIPTS_MAX {
             return Err(RoomsError::LimitExceeded("receipts of one user in one room".to_owned()));
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Rooms {
     pub async fn receipts_of(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Vec<Receipt>, RoomsError> {
         let rows = Range::<Receipts>::prefix(&(room, user)).limit(USER_RECEIPTS_MAX);
         let mut receipts = Vec::new();
-        for ((_, user, kind, thread), row) in view.scan::<Receipts>(rows).await? {
+        for ((_, user, kind, thread), row) in view.scan::<Receipts>(rows).await?.rows {
             receipts.extend(receipt(user.into_inner(), &kind, thread, row));
         }
         Ok(receipts)
@@ -232,7 +232,7 @@ impl Rooms {
 
     /// The receipts that rows of the log of receipts speak of.
     async fn moved(&self, view: &View, room: &RoomId, rows: Range<ReceiptLog>) -> Result<Vec<Receipt>, RoomsError> {
-        let moved = view.scan::<ReceiptLog>(rows).await?;
+        let moved = view.scan::<ReceiptLog>(rows).await?.rows;
         let mut keys = Vec::with_capacity(moved.len());
         for (_, (user, kind, thread)) in &moved {
             keys.push((room, user, kind, thread));

@@ -196,7 +196,7 @@ impl Turn {
     pub(crate) async fn early_redaction(&mut self, target: &Pdu) -> Result<Option<EventNum>, RoomsError> {
         let range = Range::<Redactions>::prefix(&(target.event_id(),)).limit(REDACTIONS_LOOKED_AT_MAX);
         let mut applies = None;
-        for ((_, num), result) in self.view.scan(range).await? {
+        for ((_, num), result) in self.view.scan(range).await?.rows {
             if result != outcome::PENDING {
                 continue;
             }

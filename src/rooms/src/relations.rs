@@ -307,7 +307,7 @@ impl Rooms {
             rows = rows.reverse();
         }
         let mut children = Vec::new();
-        for ((_, index, num), (rel_type, event_type, sender)) in view.scan::<Relations>(rows).await? {
+        for ((_, index, num), (rel_type, event_type, sender)) in view.scan::<Relations>(rows).await?.rows {
             children.push(Child { index, num, rel_type, event_type, sender });
         }
         Ok(children)

@@ -89,10 +89,9 @@ impl Rooms {
         while looked_at < REPLIES_LOOKED_AT_MAX {
             let rows =
                 Range::<ThreadReplies>::prefix(&(room,)).before(&(room, before)).reverse().limit(REPLIES_PER_SCAN);
-            let rows = view.scan::<ThreadReplies>(rows).await?;
-            let full = rows.len() == REPLIES_PER_SCAN;
-            looked_at += rows.len();
-            for ((_, index), (root, _, sender)) in rows {
+            let replies = view.scan::<ThreadReplies>(rows).await?;
+            looked_at += replies.rows.len();
+            for ((_, index), (root, _, sender)) in replies.rows {
                 before = index;
                 if is_ignored(viewer, &sender) || !passed.insert(root) {
                     continue;
@@ -105,7 +104,7 @@ impl Rooms {
                     return Ok(page);
                 }
             }
-            if !full {
+            if replies.next.is_none() {
                 return Ok(page);
             }
         }

@@ -192,7 +192,7 @@ impl Rooms {
         // One row more than asked for tells whether there is more.
         let rows = narrow::<Timeline>(room, &range).limit(limit + 1);
         let mut events: Vec<(TimelineIndex, EventNum)> = Vec::new();
-        for ((_, index), num) in view.scan::<Timeline>(rows).await? {
+        for ((_, index), num) in view.scan::<Timeline>(rows).await?.rows {
             events.push((index, num));
         }
         let more = events.len() > limit;
@@ -219,7 +219,7 @@ impl Rooms {
             }
             Direction::Forward => Range::<Gaps>::prefix(&(room,)).after(&(room, first.0)).through(&(room, last.0)),
         };
-        let Some(((_, index), missing)) = view.scan::<Gaps>(gaps.limit(1)).await?.pop() else {
+        let Some(((_, index), missing)) = view.first::<Gaps>(gaps).await? else {
             return Ok(());
         };
         let kept = match direction {
@@ -245,8 +245,8 @@ impl Rooms {
 
     /// The index of a room's newest event.
     pub async fn newest_index(&self, view: &View, room: &RoomId) -> Result<Option<TimelineIndex>, RoomsError> {
-        let rows = Range::<Timeline>::prefix(&(room,)).reverse().limit(1);
-        Ok(view.scan::<Timeline>(rows).await?.pop().map(|((_, index), _)| index))
+        let rows = Range::<Timeline>::prefix(&(room,)).reverse();
+        Ok(view.first::<Timeline>(rows).await?.map(|((_, index), _)| index))
     }
 }
 

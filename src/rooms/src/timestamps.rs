@@ -31,11 +31,10 @@ impl Rooms {
             Direction::Forward => range.from(&(room, timestamp_ms)),
             Direction::Backward => range.through(&(room, timestamp_ms)).reverse(),
         };
+        range = range.limit(EVENTS_PER_SCAN);
         for _ in 0..EVENTS_LOOKED_AT_MAX / EVENTS_PER_SCAN {
-            let rows = view.scan::<Timestamps>(range.clone().limit(EVENTS_PER_SCAN)).await?;
-            let Some(((_, at_ms, index), _)) = rows.last() else { return Ok(None) };
-            let (at_ms, index) = (*at_ms, *index);
-            let nums: Vec<EventNum> = rows.iter().map(|(_, num)| *num).collect();
+            let page = view.scan::<Timestamps>(range).await?;
+            let nums: Vec<EventNum> = page.rows.iter().map(|(_, num)| *num).collect();
             let events = self.load(view, &nums).await?;
             let sights = self.sights(view, viewer, room, &events).await?;
             for ((event, _), sight) in events.iter().zip(sights) {
@@ -43,10 +42,8 @@ impl Rooms {
                     return Ok(Some((event.pdu.owned_event_id(), event.pdu.origin_server_ts())));
                 }
             }
-            range = match direction {
-                Direction::Forward => range.after(&(room, at_ms, index)),
-                Direction::Backward => range.before(&(room, at_ms, index)),
-            };
+            let Some(next) = page.next else { return Ok(None) };
+            range = next;
         }
         Ok(None)
     }

@@ -92,10 +92,14 @@ impl Rooms {
             let before_ms = self.inner.clock.now_ms().saturating_sub(TXN_KEPT_MS);
             let view = self.inner.store.view();
             let range = Range::<TxnTimes>::all().before(&(before_ms,)).limit(SWEEP_ROWS);
-            let rows = view.scan(range).await?;
-            let count = rows.len();
+            let page = view.scan(range).await?;
+            let mut count = 0;
             let mut batch = Batch::new();
-            for (time_key, ()) in &rows {
+            for (time_key, ()) in &page.rows {
+                if batch.is_filled() {
+                    break;
+                }
+                count += 1;
                 let (at_ms, user, device, endpoint, txn) = time_key;
                 let key = (&**user, &**device, &**endpoint, &**txn);
                 batch.delete::<TxnTimes>(&(*at_ms, user, device, endpoint, txn));
@@ -113,7 +117,7 @@ impl Rooms {
                 Err(CommitError::Conflict) => continue,
                 Err(error) => return Err(error.into()),
             }
-            if count < SWEEP_ROWS {
+            if count == page.rows.len() && page.next.is_none() {
                 return Ok(removed);
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     log::LogEntry,
     position::{Position, Stamp},
     table::{Cursors, Family, Log, Table, TableInfo},
-    value::Value,
+    value::{Value, write_stored},
 };
 
 /// The most bytes that one batch may hold.
@@ -55,7 +55,7 @@ pub struct Batch {
     writer: Writer,
     ops: Vec<Op>,
     expected: Vec<Expected>,
-    /// The stored form (kind and payload) of each log entry.
+    /// The stored form of each log entry: a table's value of kind and payload.
     entries: Vec<Span>,
     relaxed: bool,
     too_large: bool,
@@ -76,8 +76,10 @@ impl Batch {
         let stamp = Stamp(index);
         let key = self.key::<Log>(&Position::from(stamp));
         let value = self.write(|w| {
-            w.raw(&E::KIND.to_be_bytes());
-            entry.encode_entry(w);
+            write_stored(w, |w| {
+                w.raw(&E::KIND.to_be_bytes());
+                entry.encode_entry(w);
+            });
         });
         self.entries.push(value);
         self.push(Op::Put { family: Family::Log, key, value });
@@ -87,7 +89,7 @@ impl Batch {
     /// Sets the value of a key.
     pub fn put<T: Table>(&mut self, key: &impl Encode<T::Key>, value: &T::Value) {
         let key = self.key::<T>(key);
-        let value = self.write(|w| value.encode_value(w));
+        let value = self.value(value);
         self.push(Op::Put { family: T::FAMILY, key, value });
     }
 
@@ -125,7 +127,7 @@ impl Batch {
     /// stored bytes) or, for `None`, is absent.
     pub fn expect<T: Table>(&mut self, key: &impl Encode<T::Key>, value: Option<&T::Value>) {
         let key = self.key::<T>(key);
-        let value = value.map(|value| self.write(|w| value.encode_value(w)));
+        let value = value.map(|value| self.value(value));
         self.expected.push(Expected { family: T::FAMILY, key, value });
         self.limit();
     }
@@ -146,6 +148,13 @@ impl Batch {
         self.ops.is_empty() && self.expected.is_empty() && !self.too_large
     }
 
+    /// Whether half of what a batch may hold is used up. Who fills batches from what a scan finds looks after each step, commits
+    /// when it is, and goes on with the next batch: a number of rows says nothing about their size. A single step must fit
+    /// into the other half.
+    pub fn is_filled(&self) -> bool {
+        self.too_large || self.bytes() > BATCH_BYTES_MAX / 2 || self.entries.len() > BATCH_ENTRIES_MAX / 2
+    }
+
     /// About how many bytes the batch holds, to split work that may be large.
     pub fn bytes(&self) -> usize {
         let operations = self.ops.len() + self.expected.len();
@@ -164,6 +173,10 @@ impl Batch {
             w.raw(&T::ID.to_be_bytes());
             prefix.encode_prefix(w);
         })
+    }
+
+    fn value(&mut self, value: &impl Value) -> Span {
+        self.write(|w| write_stored(w, |w| value.encode_value(w)))
     }
 
     fn write(&mut self, write: impl FnOnce(&mut Writer)) -> Span {

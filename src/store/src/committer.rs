@@ -275,7 +275,7 @@ fn last_stored(
     let view = crate::view::View::new(Arc::new(published));
     let newest = view.scan_blocking(Range::<Log>::all().reverse().limit(1));
     let newest = newest.map_err(|error| EngineError::Failed(error.to_string()))?;
-    Ok(newest.first().map_or(Position::ZERO, |(position, _)| *position))
+    Ok(newest.rows.first().map_or(Position::ZERO, |(position, _)| *position))
 }
 
 /// Adds `first` and what else waits to the group, within its limits. Returns whom to tell if the store

@@ -57,12 +57,6 @@ pub enum StoreError {
     /// The engine failed.
     #[error("the store's engine failed: {0}")]
     Engine(#[from] EngineError),
-    /// One scan would return more than [`SCAN_BYTES_MAX`](crate::SCAN_BYTES_MAX) bytes.
-    #[error("a scan of table {table} exceeds its byte limit")]
-    ScanTooLarge {
-        /// The table's name.
-        table: &'static str,
-    },
     /// A write that the operation needed failed.
     #[error(transparent)]
     Commit(#[from] CommitError),

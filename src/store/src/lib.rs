@@ -54,5 +54,5 @@ pub use crate::{
     store::{Pending, QUEUE_BYTES_MAX, Store},
     table::{Family, Table, TableInfo},
     value::{Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
-    view::{Page, SCAN_BYTES_MAX, View},
+    view::{Page, Row, SCAN_BYTES_MAX, View},
 };

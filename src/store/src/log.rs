@@ -15,6 +15,7 @@ use crate::{
     range::Range,
     shared::Shared,
     table::{Log, Table},
+    value::read_stored,
 };
 
 /// The most records that a follower gets at one time.
@@ -80,11 +81,11 @@ impl LogRecord {
         entry.map(Some).map_err(|error| StoreError::Decode { table: Log::NAME, error })
     }
 
-    /// From the stored form (kind, payload).
-    fn from_stored(position: Position, mut stored: Bytes) -> Result<LogRecord, StoreError> {
-        let kind = Reader::new(&stored).array::<2>();
+    /// From the value in [`Log`]: kind, payload.
+    fn from_value(position: Position, mut value: Bytes) -> Result<LogRecord, StoreError> {
+        let kind = Reader::new(&value).array::<2>();
         let kind = kind.map_err(|error| StoreError::Decode { table: Log::NAME, error })?;
-        Ok(LogRecord { position, kind: u16::from_be_bytes(kind), payload: stored.split_off(kind.len()) })
+        Ok(LogRecord { position, kind: u16::from_be_bytes(kind), payload: value.split_off(kind.len()) })
     }
 }
 
@@ -113,9 +114,9 @@ impl Tail {
         let mut position = last;
         for stored in entries {
             position = position.next();
-            let stored = Bytes::copy_from_slice(stored);
-            // The batch wrote the kind itself, so decoding it can't fail.
-            let Ok(record) = LogRecord::from_stored(position, stored) else { continue };
+            // The batch wrote the value and the kind itself, so reading them can't fail.
+            let Ok(value) = read_stored(stored) else { continue };
+            let Ok(record) = LogRecord::from_value(position, value) else { continue };
             inner.bytes += record.payload.len() + RECORD_OVERHEAD_BYTES;
             inner.records.push_back(record);
         }
@@ -205,10 +206,10 @@ impl Follower {
             return Err(FollowError::TooOld { oldest });
         }
         let range = Range::<Log>::all().after(&(self.at,)).through(&(through,));
-        let rows = view.scan(range.limit(FOLLOW_RECORDS_MAX)).await?;
+        let rows = view.scan(range.limit(FOLLOW_RECORDS_MAX)).await?.rows;
         let mut records = Vec::with_capacity(rows.len());
-        for (position, stored) in rows {
-            records.push(LogRecord::from_stored(position, stored)?);
+        for (position, value) in rows {
+            records.push(LogRecord::from_value(position, value)?);
         }
         Ok(records)
     }

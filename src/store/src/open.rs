@@ -124,8 +124,13 @@ fn forget(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), Op
     for table in tables.iter().filter(|table| table.forget_on_restore) {
         batch.clear_table(table);
     }
-    for (name, end) in view.scan_blocking(Range::<Counters>::all())? {
-        batch.put::<Counters>(&name, &(end + RESTORE_JUMP));
+    let mut next = Some(Range::<Counters>::all());
+    while let Some(range) = next {
+        let page = view.scan_blocking(range)?;
+        for (name, end) in page.rows {
+            batch.put::<Counters>(&name, &(end + RESTORE_JUMP));
+        }
+        next = page.next;
     }
     Ok(())
 }

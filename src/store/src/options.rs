@@ -2,8 +2,8 @@
 
 use crate::migrate::Migration;
 
-/// The smallest memory budget that is divided; less is treated as this much.
-pub const MEMORY_BUDGET_BYTES_MIN: usize = 16 * 1024 * 1024;
+/// The smallest memory budget that is divided; less is treated as this much. Servers have many times more.
+pub const MEMORY_BUDGET_BYTES_MIN: usize = 1024 * 1024;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -15,11 +15,18 @@ pub struct Options {
     pub migrations: Vec<Migration>,
     /// Threads that flush and compact.
     pub background_jobs: u16,
+    /// Files of tables that stay open. Others are opened when they are read, which takes a file descriptor for a moment.
+    pub open_files_max: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { memory_budget_bytes: 256 * 1024 * 1024, migrations: Vec::new(), background_jobs: 2 }
+        Options {
+            memory_budget_bytes: 256 * 1024 * 1024,
+            migrations: Vec::new(),
+            background_jobs: 2,
+            open_files_max: 256,
+        }
     }
 }
 

@@ -14,12 +14,11 @@ pub(crate) struct Rows {
     /// Where the key and the value of each row end.
     ends: Vec<(usize, usize)>,
     rows_max: usize,
-    too_large: bool,
 }
 
 impl Rows {
     pub(crate) fn new(rows_max: usize) -> Rows {
-        Rows { bytes: Vec::new(), ends: Vec::new(), rows_max, too_large: false }
+        Rows { bytes: Vec::new(), ends: Vec::new(), rows_max }
     }
 
     /// Collects rows of `span` until there are as many as wanted.
@@ -37,7 +36,6 @@ impl Rows {
             let key_end = self.bytes.len();
             self.bytes.extend_from_slice(value);
             self.ends.push((key_end, self.bytes.len()));
-            self.too_large = self.bytes.len() > SCAN_BYTES_MAX;
             if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
@@ -45,22 +43,28 @@ impl Rows {
     /// Raises the number of rows wanted and narrows `span` to what was not visited yet.
     pub(crate) fn continue_to(&mut self, rows_max: usize, span: &mut ScanSpan) {
         self.rows_max = rows_max;
+        self.narrow(span.reverse, &mut span.lower, &mut span.upper);
+    }
+
+    /// Narrows the bounds of a range to what comes after these rows.
+    pub(crate) fn narrow(&self, reverse: bool, lower: &mut Vec<u8>, upper: &mut Vec<u8>) {
         let Some((key, _)) = self.last() else { return };
-        if span.reverse {
-            span.upper = key.to_vec();
+        if reverse {
+            *upper = key.to_vec();
         } else {
             // The smallest key above a key is the key with a zero byte at the end.
-            span.lower = [key, &[0]].concat();
+            *lower = [key, &[0]].concat();
         }
     }
 
-    /// Whether there are as many rows as wanted, or as many bytes as allowed.
+    /// Whether there are as many rows as wanted, or as many bytes as a page may have.
     pub(crate) fn is_full(&self) -> bool {
-        self.ends.len() >= self.rows_max || self.too_large
+        self.ends.len() >= self.rows_max || self.is_heavy()
     }
 
-    pub(crate) fn too_large(&self) -> bool {
-        self.too_large
+    /// Whether there are as many bytes as a page may have.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.bytes.len() >= SCAN_BYTES_MAX
     }
 
     pub(crate) fn len(&self) -> usize {

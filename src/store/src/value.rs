@@ -13,17 +13,36 @@ use crate::{
 
 /// A type that a table can hold. Stamps are replaced in tuple-coded values only.
 pub trait Value: Sized {
-    /// Appends the stored form.
+    /// Appends the value's encoding, which may be nothing.
     fn encode_value(&self, w: &mut Writer);
-    /// Reads the stored form; `bytes` is all of it.
+    /// Reads the value's encoding; `bytes` is all of it.
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 
-/// The stored form of a value, for example to hash or to compare it. Stamps are not replaced.
+/// A value's encoding, for example to hash or to compare it. Stamps are not replaced.
 pub fn encode_value_to_vec(value: &impl Value) -> Vec<u8> {
     let mut writer = Writer::new();
     value.encode_value(&mut writer);
     writer.bytes
+}
+
+/// The first byte of every value in a table. With it no value is empty, whatever its type: RocksDB answers a key that it
+/// could not look for, as a block of a file is not in memory, as found with an empty value.
+const START: u8 = 1;
+
+/// Appends a value as it stands in a table.
+pub(crate) fn write_stored(w: &mut Writer, write: impl FnOnce(&mut Writer)) {
+    w.raw(&[START]);
+    write(w);
+}
+
+/// Reads a value as it stands in a table.
+pub(crate) fn read_stored<V: Value>(stored: &[u8]) -> Result<V, DecodeError> {
+    match stored.split_first() {
+        Some((&START, encoded)) => V::decode_value(encoded),
+        Some(_) => Err(DecodeError::Invalid("start of a value")),
+        None => Err(DecodeError::Truncated),
+    }
 }
 
 macro_rules! tuple_coded {

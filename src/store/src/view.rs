@@ -12,7 +12,7 @@ use crate::{
     range::Range,
     rows::Rows,
     table::Table,
-    value::Value,
+    value::read_stored,
 };
 
 /// Reads of single keys that may wait for the disk at one time.
@@ -25,11 +25,21 @@ const KEYS_INLINE_MAX: usize = 1024;
 const SCAN_INLINE_ROWS: usize = 256;
 /// Rows of one scan that may enter the block cache; what comes after would only push out others.
 const SCAN_CACHED_ROWS: usize = 1024;
-/// The most bytes, keys and values, that one scan returns.
-pub const SCAN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The bytes, keys and values, with which a page ends, whatever its limit.
+pub const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Rows of a table, in the order of the scan.
-pub type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Value)>;
+/// A key and its value.
+pub type Row<T> = (<T as Table>::Key, <T as Table>::Value);
+
+/// Rows of a table, in the order of the scan, and where it goes on.
+#[must_use]
+pub struct Page<T: Table> {
+    /// As many rows as the range's limit, or fewer at the end of the range and where [`SCAN_BYTES_MAX`] is reached. At least one,
+    /// unless there is none.
+    pub rows: Vec<Row<T>>,
+    /// What comes after these rows, with the same limit. `None` once nothing can come.
+    pub next: Option<Range<T>>,
+}
 
 /// Bounds on how much reads from the disk run at one time.
 pub(crate) struct ReadLimits {
@@ -85,7 +95,7 @@ impl View {
             return Ok(value);
         }
         let value = self.get_from_disk::<T>(key).await?;
-        let value = value.map(|bytes| T::Value::decode_value(&bytes)).transpose();
+        let value = value.map(|bytes| read_stored(&bytes)).transpose();
         value.map_err(decode_error::<T>)
     }
 
@@ -126,29 +136,46 @@ impl View {
         Ok(values)
     }
 
-    /// A page of rows in order.
+    /// A page of rows in order. Not to look at [`Page::next`] is right where fewer rows than asked for do no harm, or where
+    /// the rows that there can be are known to fit.
     pub async fn scan<T: Table>(&self, range: Range<T>) -> Result<Page<T>, StoreError> {
         let mut rows = Rows::new(range.limit.min(SCAN_INLINE_ROWS));
         let span = span_of(&range, true);
         let reach = rows.fill(&self.published.snapshot, &span, self.inline)?;
-        if reach == Reach::NotCached || (rows.is_full() && rows.len() < range.limit) {
+        if reach == Reach::NotCached || (rows.is_full() && !is_page(&rows, range.limit)) {
             rows = self.scan_disk(rows, span, range.limit).await?;
         }
-        decode_rows::<T>(&rows)
+        page_of(&rows, range)
+    }
+
+    /// Every row of a range that is known to be short: what writers put there has a limit of its own.
+    pub async fn scan_all<T: Table>(&self, range: Range<T>) -> Result<Vec<Row<T>>, StoreError> {
+        let Page { mut rows, mut next } = self.scan(range).await?;
+        while let Some(rest) = next {
+            let page = self.scan(rest).await?;
+            rows.extend(page.rows);
+            next = page.next;
+        }
+        Ok(rows)
+    }
+
+    /// The first row of a range.
+    pub async fn first<T: Table>(&self, range: Range<T>) -> Result<Option<Row<T>>, StoreError> {
+        Ok(self.scan(range.limit(1)).await?.rows.pop())
     }
 
     /// A page of rows in order, waiting for the disk on this thread; see [`View::get_blocking`].
     pub fn scan_blocking<T: Table>(&self, range: Range<T>) -> Result<Page<T>, StoreError> {
         let mut rows = Rows::new(range.limit);
         rows.fill(&self.published.snapshot, &span_of(&range, true), Tier::Disk)?;
-        decode_rows::<T>(&rows)
+        page_of(&rows, range)
     }
 
     /// The value of a key, without going further than `tier`.
     fn get_within<T: Table>(&self, key: &[u8], tier: Tier) -> Result<Lookup<T::Value>, StoreError> {
         let mut value = None;
         let reach = self.published.snapshot.get(T::FAMILY, key, tier, &mut |bytes| {
-            value = bytes.map(T::Value::decode_value);
+            value = bytes.map(read_stored);
         })?;
         match reach {
             Reach::NotCached => Ok(Lookup::NotCached),
@@ -180,7 +207,7 @@ impl View {
         let mut failure = None;
         self.published.snapshot.get_many(T::FAMILY, &sorted, self.inline, &mut |at, bytes| {
             answered[at] = true;
-            match bytes.map(T::Value::decode_value).transpose() {
+            match bytes.map(read_stored).transpose() {
                 Ok(value) => values[order[at]] = value,
                 Err(error) => failure = Some(error),
             }
@@ -213,7 +240,7 @@ impl View {
         })
         .await?;
         for (index, bytes) in missing.into_iter().zip(found) {
-            let value = bytes.map(|bytes| T::Value::decode_value(&bytes)).transpose();
+            let value = bytes.map(|bytes| read_stored(&bytes)).transpose();
             values[index] = value.map_err(decode_error::<T>)?;
         }
         Ok(())
@@ -224,7 +251,7 @@ impl View {
     async fn scan_disk(&self, rows: Rows, span: ScanSpan, limit: usize) -> Result<Rows, StoreError> {
         let limits = &self.published.limits;
         let rows = self.scan_part(rows, span.clone(), limit.min(SCAN_CACHED_ROWS), &limits.points).await?;
-        if !rows.is_full() || rows.len() >= limit {
+        if !rows.is_full() || is_page(&rows, limit) {
             return Ok(rows);
         }
         let span = ScanSpan { fill_cache: false, ..span };
@@ -293,23 +320,29 @@ fn span_of<T: Table>(range: &Range<T>, fill_cache: bool) -> ScanSpan {
     }
 }
 
-fn decode_rows<T: Table>(rows: &Rows) -> Result<Page<T>, StoreError> {
-    if rows.too_large() {
-        return Err(StoreError::ScanTooLarge { table: T::NAME });
-    }
+/// Whether `rows` are all that a page with this limit may have.
+fn is_page(rows: &Rows, limit: usize) -> bool {
+    rows.len() >= limit || rows.is_heavy()
+}
+
+fn page_of<T: Table>(rows: &Rows, mut range: Range<T>) -> Result<Page<T>, StoreError> {
     let mut decoded = Vec::with_capacity(rows.len());
     for (key, value) in rows.iter() {
         decoded.push(decode_row::<T>(key, value).map_err(decode_error::<T>)?);
     }
-    Ok(decoded)
+    if decoded.is_empty() || !is_page(rows, range.limit) {
+        return Ok(Page { rows: decoded, next: None });
+    }
+    rows.narrow(range.reverse, &mut range.lower, &mut range.upper);
+    Ok(Page { rows: decoded, next: Some(range) })
 }
 
-fn decode_row<T: Table>(key: &[u8], value: &[u8]) -> Result<(T::Key, T::Value), DecodeError> {
+fn decode_row<T: Table>(key: &[u8], value: &[u8]) -> Result<Row<T>, DecodeError> {
     let mut reader = Reader::new(key);
     reader.array::<2>()?;
     let key = crate::codec::Decode::decode(&mut reader)?;
     reader.finish()?;
-    Ok((key, T::Value::decode_value(value)?))
+    Ok((key, read_stored(value)?))
 }
 
 fn decode_error<T: Table>(error: DecodeError) -> StoreError {

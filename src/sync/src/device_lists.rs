@@ -28,13 +28,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use users::Users;
 
-use crate::{
-    Sync, SyncError,
-    changes::Changes,
-    hub::{Hub, Routed},
-    response::DeviceLists,
-    state::MEMBER,
-};
+use crate::{Sync, SyncError, changes::Changes, hub::Hub, response::DeviceLists, state::MEMBER};
 
 /// Users whose keys changed in a range that are read one after the other. Where there are more, those who share a room with
 /// the user who asks are looked at instead.
@@ -50,15 +44,7 @@ const MEMBERS_READ_PER_LOOKUP: u64 = 4;
 /// Members and keys that are read together.
 const PAGE_USERS: usize = 1_000;
 
-pub(crate) type UserSet = BTreeSet<OwnedUserId>;
-
-/// What a range of the log tells of those around a user.
-#[derive(Default)]
-pub(crate) struct Around {
-    pub(crate) lists: DeviceLists,
-    /// Who came to be together with the user in some room; they may have been in another before.
-    pub(crate) met: UserSet,
-}
+type UserSet = BTreeSet<OwnedUserId>;
 
 /// Reads device lists of one range for one user.
 pub(crate) struct DeviceListReader<'a> {
@@ -90,7 +76,7 @@ impl Sync {
         let inner = &*self.inner;
         let (from, to) = (inner.since(Some(from))?, inner.since(Some(to))?);
         // The view reaches to both, and what was acknowledged to anybody before this request is in it.
-        inner.hub.wait_for(Routed { position: inner.store.published(), ..Routed::default() }).await;
+        inner.hub.wait_for(inner.store.published()).await;
         let published = inner.hub.published();
         let view = &published.view;
         let since = from.map_or(Position::ZERO, |token| token.position);
@@ -114,24 +100,23 @@ impl Sync {
                 _ => stayed.push(room),
             }
         }
-        let around = reader.around(stayed, moved.iter().map(|room| &**room).collect()).await?;
-        Ok(around.lists)
+        reader.lists(stayed, moved.iter().map(|room| &**room).collect()).await
     }
 }
 
 impl DeviceListReader<'_> {
     /// The lists of a range that ends with the view, given where something may have changed and in which rooms the user's own
     /// membership did. Reads nothing where nothing can have changed.
-    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
+    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
         let stayed = self.stayed(changes, &moved).await?;
         if !changes.device_lists && stayed.is_empty() && moved.is_empty() {
-            return Ok(Around::default());
+            return Ok(DeviceLists::default());
         }
-        self.around(stayed, moved).await
+        self.lists(stayed, moved).await
     }
 
     /// The lists, given the rooms that the user was in all the time, and those in which their membership changed.
-    async fn around(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
+    async fn lists(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
         let meetings = self.meetings(stayed, moved).await?;
         let renewed = self.renewed().await?;
         let mut asked = meetings.parted.clone();
@@ -149,8 +134,7 @@ impl DeviceListReader<'_> {
             }
         }
         let left = meetings.parted.difference(&together).cloned().collect();
-        let lists = DeviceLists { changed: changed.into_iter().collect(), left };
-        Ok(Around { lists, met: meetings.met })
+        Ok(DeviceLists { changed: changed.into_iter().collect(), left })
     }
 
     /// The rooms that the user was in all the time and whose state changed.

@@ -27,12 +27,11 @@ const LOAD_PAGE_ROWS: usize = 5_000;
 const PRIVATE_RECEIPT: &str = "m.read.private";
 
 /// Builds the hub from the tables. The notifier then follows the log from its published position.
-pub(crate) async fn build(config: &Config, store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
+pub(crate) async fn build(store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
     let view = store.view();
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
-    let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
-    let hub = Hub::new(published, config.large_room_members);
+    let hub = Hub::new(Published { view: view.clone(), memo: Arc::default(), typing, presence });
     load(&hub, rooms, &view).await?;
     Ok(hub)
 }
@@ -43,26 +42,24 @@ async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
     let mut after = None;
     loop {
         let page = rooms.all_local_members(view, after.as_ref(), LOAD_PAGE_ROWS).await?;
-        let full = page.len() >= LOAD_PAGE_ROWS;
         let mut state = hub.state();
         for (room, user) in &page {
             state.join(room, user);
         }
         after = page.into_iter().next_back();
-        if !full {
+        if after.is_none() {
             break;
         }
     }
     let mut after = None;
     loop {
         let page = rooms.last_positions(view, after.as_deref(), LOAD_PAGE_ROWS).await?;
-        let full = page.len() >= LOAD_PAGE_ROWS;
         let mut state = hub.state();
         for (room, position) in &page {
             state.set_last(room, *position);
         }
         after = page.into_iter().next_back().map(|(room, _)| room);
-        if !full {
+        if after.is_none() {
             break;
         }
     }

@@ -10,11 +10,15 @@ use std::collections::BTreeMap;
 use rooms::{NewReceipt, ReceiptType};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
+use store::MemoryDisk;
 use testkit::{SeededRandom, seeds};
-use world::{World, client::*, raw, user};
+use world::{Disk, World, client::*, raw, user};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
+
+/// Seeds with a database larger than what memory there is to cache it.
+const DISK_SEEDS: u64 = 3;
 
 /// Things that happen in one history.
 const STEPS: usize = 120;
@@ -38,8 +42,8 @@ struct History {
 }
 
 impl History {
-    async fn new(seed: u64) -> Self {
-        let world = World::seeded(seed).await;
+    async fn new(disk: Disk, seed: u64) -> Self {
+        let world = World::seeded_on(disk, seed).await;
         let users: Vec<OwnedUserId> = ["alice", "bob", "carol", "dan"].map(user).to_vec();
         let mut rooms = Vec::new();
         for creator in &users[..2] {
@@ -208,7 +212,18 @@ fn compare_lazily(known: &Known, expected: &BTreeMap<(String, String), String>, 
 #[test]
 fn every_way_to_cut_a_history_tells_the_same() {
     for seed in seeds(SEEDS) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { History::new(seed).await.run().await });
+        run(Disk::Simulated(MemoryDisk::new()), seed);
     }
+}
+
+#[test]
+fn so_does_a_server_whose_database_is_larger_than_its_memory() {
+    for seed in seeds(DISK_SEEDS) {
+        run(Disk::Files(tempfile::tempdir().unwrap()), seed);
+    }
+}
+
+fn run(disk: Disk, seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { History::new(disk, seed).await.run().await });
 }

@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
-use store::{Batch, Position, Range, SCAN_LIMIT, Text, View};
+use store::{Batch, Position, Range, Text, View};
 
 use crate::{Change, Error, Result, Users, log, projection::Projection, push_rules, tables};
 
@@ -170,14 +170,11 @@ impl Users {
         to: Position,
     ) -> Result<Vec<AccountDataRow>> {
         let mut changed = Vec::new();
-        let mut after = from;
-        loop {
-            let range =
-                Range::<tables::AccountDataChanges>::prefix(&(user,)).after(&(user, after)).through(&(user, to));
+        let range = Range::<tables::AccountDataChanges>::prefix(&(user,)).after(&(user, from)).through(&(user, to));
+        let mut next = Some(range);
+        while let Some(range) = next {
             let page = view.scan(range).await?;
-            let last = page.len() < SCAN_LIMIT;
-            for ((_, position), (room, event_type)) in page {
-                after = position;
+            for ((_, position), (room, event_type)) in page.rows {
                 let room = room.map(|Text(room)| room);
                 let key = (user, room.as_deref(), event_type.as_str());
                 let row = view.get::<tables::AccountData>(&key).await?;
@@ -187,10 +184,9 @@ impl Users {
                 let content = self.current_content(user, room.as_deref(), &event_type, content)?;
                 changed.push(AccountDataRow { position, room, event_type, content });
             }
-            if last {
-                return Ok(changed);
-            }
+            next = page.next;
         }
+        Ok(changed)
     }
 
     /// All account data of a user: the account's first, then room by room. Push rules are always there.
@@ -199,8 +195,20 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn account_data_all(&self, view: &View, user: &UserId) -> Result<Vec<AccountDataRow>> {
-        let mut all = self.account_data_rows(view, user, Range::prefix(&(user,))).await?;
-        if !all.iter().any(|row| row.room.is_none() && row.event_type == push_rules::TYPE) {
+        let mut all = Vec::new();
+        let mut has_rules = false;
+        let mut next = Some(Range::<tables::AccountData>::prefix(&(user,)).limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for ((_, room, event_type), (position, content)) in page.rows {
+                let room = room.map(|Text(room)| room);
+                has_rules |= room.is_none() && event_type == push_rules::TYPE;
+                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
+                all.push(AccountDataRow { position, room, event_type, content });
+            }
+            next = page.next;
+        }
+        if !has_rules {
             all.insert(
                 0,
                 AccountDataRow {
@@ -212,38 +220,6 @@ impl Users {
             );
         }
         Ok(all)
-    }
-
-    /// All account data of a user about one room.
-    ///
-    /// # Errors
-    ///
-    /// Fails only if the store does.
-    pub async fn account_data_of_room(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Vec<AccountDataRow>> {
-        self.account_data_rows(view, user, Range::prefix(&(user, Some(room)))).await
-    }
-
-    async fn account_data_rows(
-        &self,
-        view: &View,
-        user: &UserId,
-        range: Range<tables::AccountData>,
-    ) -> Result<Vec<AccountDataRow>> {
-        let mut rows = Vec::new();
-        let mut range = range.limit(PAGE_ROWS);
-        loop {
-            let page = view.scan(range.clone()).await?;
-            let last = page.len() < PAGE_ROWS;
-            for ((_, room, event_type), (position, content)) in page {
-                range = range.after(&(user, room.as_ref(), event_type.as_str()));
-                let room = room.map(|Text(room)| room);
-                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
-                rows.push(AccountDataRow { position, room, event_type, content });
-            }
-            if last {
-                return Ok(rows);
-            }
-        }
     }
 
     /// The stored content; push rules with the defaults of today.
@@ -261,7 +237,8 @@ impl Users {
         raw(content)
     }
 
-    /// Deletes what the user stored about a room, when they forget it.
+    /// Deletes what the user stored about a room, when they forget it: as much of it as fits into the batch. `false` if something is
+    /// left, for the next batch.
     ///
     /// # Errors
     ///
@@ -272,27 +249,28 @@ impl Users {
         batch: &mut Batch,
         user: &UserId,
         room: &RoomId,
-    ) -> Result<()> {
-        let mut range = Range::<tables::AccountData>::prefix(&(user, Some(room))).limit(PAGE_ROWS);
+    ) -> Result<bool> {
+        let mut next = Some(Range::<tables::AccountData>::prefix(&(user, Some(room))).limit(PAGE_ROWS));
         let mut deleted = 0;
         let mut deleted_bytes = 0;
-        loop {
-            let page = view.scan(range.clone()).await?;
-            let last = page.len() < PAGE_ROWS;
-            deleted += page.len() as u64;
-            for ((_, _, event_type), (position, content)) in page {
-                deleted_bytes += (event_type.len() + content.len()) as u64;
-                batch.delete::<tables::AccountDataChanges>(&(user, position));
-                range = range.after(&(user, Some(room), event_type.as_str()));
-            }
-            if last {
+        let mut is_all = true;
+        while let Some(range) = next {
+            if batch.is_filled() {
+                is_all = false;
                 break;
+            }
+            let page = view.scan(range).await?;
+            next = page.next;
+            for ((_, _, event_type), (position, content)) in page.rows {
+                deleted += 1;
+                deleted_bytes += (event_type.len() + content.len()) as u64;
+                batch.delete::<tables::AccountData>(&(user, Some(room), event_type.as_str()));
+                batch.delete::<tables::AccountDataChanges>(&(user, position));
             }
         }
         if deleted == 0 {
-            return Ok(());
+            return Ok(is_all);
         }
-        batch.delete_prefix::<tables::AccountData>(&(user, Some(room)));
         let count = view.get::<tables::AccountDataCounts>(&user).await?;
         let left = count.unwrap_or(0).saturating_sub(deleted);
         batch.expect::<tables::AccountDataCounts>(&user, count.as_ref());
@@ -300,7 +278,7 @@ impl Users {
         let bytes = view.get::<tables::AccountDataBytes>(&user).await?;
         batch.expect::<tables::AccountDataBytes>(&user, bytes.as_ref());
         batch.put::<tables::AccountDataBytes>(&user, &bytes.unwrap_or(0).saturating_sub(deleted_bytes));
-        Ok(())
+        Ok(is_all)
     }
 
     pub(crate) fn prepare_delete_account_data(&self, batch: &mut Batch, user: &UserId) {
@@ -393,33 +371,4 @@ fn parse_direct(content: &str) -> HashSet<OwnedRoomId> {
         }
     }
     rooms
-}
-
-#[cfg(test)]
-mod tests {
-    use event::{SystemClock, SystemRandom};
-    use ruma::{room_id, user_id};
-    use store::Store;
-
-    use super::*;
-    use crate::Config;
-
-    #[tokio::test]
-    async fn for_one_room_the_data_of_others_is_not_read() {
-        let store = Store::in_memory(&[crate::TABLES]).unwrap();
-        let users =
-            Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
-        let (alice, here, elsewhere) = (user_id!("@alice:h"), room_id!("!m:h"), [room_id!("!a:h"), room_id!("!z:h")]);
-        let mut batch = Batch::new();
-        batch.put::<tables::AccountData>(&(alice, Some(here), "m.tag"), &(Position::ZERO, "{}".to_owned()));
-        for room in elsewhere {
-            // Who reads it, fails.
-            batch.put::<tables::AccountData>(&(alice, Some(room), "m.tag"), &(Position::ZERO, "damaged".to_owned()));
-        }
-        store.commit(batch).await.unwrap();
-        let view = store.view();
-        let rows = users.account_data_of_room(&view, alice, here).await.unwrap();
-        assert_eq!(rows.iter().map(|row| row.room.as_deref()).collect::<Vec<_>>(), [Some(here)]);
-        assert!(users.account_data_all(&view, alice).await.is_err());
-    }
 }

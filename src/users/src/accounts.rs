@@ -210,7 +210,7 @@ impl Users {
         if let Some(after) = after {
             range = range.after(&(after,));
         }
-        let rows = view.scan(range).await?;
+        let rows = view.scan(range).await?.rows;
         let accounts = rows.into_iter().map(|(Text(user), Record(account))| (user, account));
         Ok(accounts.collect())
     }

@@ -8,7 +8,7 @@
 //! Specification: client-server API, "Tracking the device list for a user".
 
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
-use store::{Batch, Position, Range, SCAN_LIMIT, View};
+use store::{Batch, Position, Range, View};
 
 use crate::{Change, Result, Users, log, tables};
 
@@ -51,7 +51,7 @@ async fn mark(view: &View, batch: &mut Batch, user: &UserId, change: Change) -> 
     batch.put::<tables::DeviceListPositions>(&user, &position);
     batch.put::<tables::DeviceListChanges>(&position, &store::Text(user.to_owned()));
     let range = Range::<tables::DeviceListHistory>::prefix(&(user,)).limit(DEVICE_LIST_CHANGES_KEPT);
-    let history = view.scan(range).await?;
+    let history = view.scan(range).await?.rows;
     if let Some(((_, oldest), ())) = history.first()
         && history.len() >= DEVICE_LIST_CHANGES_KEPT
     {
@@ -90,7 +90,7 @@ impl Users {
         limit: usize,
     ) -> Result<Vec<(OwnedUserId, Position)>> {
         let range = Range::<tables::DeviceListChanges>::all().after(&(since,)).limit(limit);
-        let rows = view.scan(range).await?;
+        let rows = view.scan(range).await?.rows;
         Ok(rows.into_iter().map(|(position, user)| (user.into_inner(), position)).collect())
     }
 
@@ -107,7 +107,7 @@ impl Users {
         since: Position,
         until: Position,
     ) -> Result<bool> {
-        let history = view.scan(Range::<tables::DeviceListHistory>::prefix(&(user,))).await?;
+        let history = view.scan_all(Range::<tables::DeviceListHistory>::prefix(&(user,))).await?;
         let is_known = history.len() < DEVICE_LIST_CHANGES_KEPT;
         let reaches_back = is_known || history.first().is_some_and(|((_, oldest), ())| *oldest <= until);
         Ok(!reaches_back || history.iter().any(|((_, position), ())| (since < *position) && (*position <= until)))
@@ -134,20 +134,8 @@ impl Users {
         since: Position,
         until: Position,
     ) -> Result<Vec<OwnedUserId>> {
-        let mut found = Vec::new();
-        let mut after = since;
-        loop {
-            let range = Range::<tables::SignedUsers>::prefix(&(signer,)).after(&(signer, after));
-            let range = range.through(&(signer, until));
-            let page = view.scan(range).await?;
-            let is_end = page.len() < SCAN_LIMIT;
-            for ((_, position), other) in page {
-                after = position;
-                found.push(other.into_inner());
-            }
-            if is_end {
-                return Ok(found);
-            }
-        }
+        let range = Range::<tables::SignedUsers>::prefix(&(signer,)).after(&(signer, since));
+        let rows = view.scan_all(range.through(&(signer, until))).await?;
+        Ok(rows.into_iter().map(|(_, other)| other.into_inner()).collect())
     }
 }

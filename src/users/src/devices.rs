@@ -119,6 +119,7 @@ impl Users {
                 return Err(Error::DeviceIdInUse);
             }
             tokens::delete_device_tokens(view, batch, user, device.as_str()).await?;
+            batch.delete_prefix::<tables::DeviceTokens>(&(user, device.as_str()));
         }
         let changed = vec![device.clone()];
         let deleted = Vec::new();
@@ -151,7 +152,7 @@ impl Users {
             return Err(Error::KeyIdInUse);
         }
         let range = Range::<tables::Devices>::prefix(&(user,)).limit(DEVICES_PER_USER_MAX);
-        if view.scan(range).await?.len() >= DEVICES_PER_USER_MAX {
+        if view.scan(range).await?.rows.len() >= DEVICES_PER_USER_MAX {
             return Err(Error::TooManyDevices);
         }
         let row = DeviceRow { display_name: display_name.map(str::to_owned), created_ms: self.now_ms() };
@@ -165,9 +166,9 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn devices(&self, view: &View, user: &UserId) -> Result<Vec<Device>> {
-        let seen = view.scan(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
+        let seen = view.scan_all(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
         let mut seen: HashMap<String, (u64, String)> = seen.into_iter().map(|((_, id), seen)| (id, seen)).collect();
-        let rows = view.scan(Range::<tables::Devices>::prefix(&(user,))).await?;
+        let rows = view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await?;
         let mut devices = Vec::with_capacity(rows.len());
         for ((Text(_), id), Record(row)) in rows {
             let seen = seen.remove(&id);
@@ -345,7 +346,7 @@ impl Selection {
         let mut ids: Vec<OwnedDeviceId> = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
         let mut is_open = false;
-        for ((_, id), _) in view.scan(Range::<tables::Devices>::prefix(&(user,))).await? {
+        for ((_, id), _) in view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await? {
             let was_open = std::mem::replace(&mut is_open, selects(&id));
             match runs.last_mut().filter(|_| was_open) {
                 Some(run) if is_open => run.is_single = false,
@@ -399,6 +400,7 @@ async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, selection
     for run in &runs {
         run.delete_rows::<tables::Devices>(batch, user);
         run.delete_rows::<tables::DeviceSeen>(batch, user);
+        run.delete_below::<tables::DeviceTokens>(batch, user);
         to_device::prepare_delete_queues(batch, user, run);
     }
     keys::prepare_delete_device_keys(view, batch, user, &ids, &runs).await?;

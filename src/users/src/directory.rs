@@ -197,13 +197,11 @@ impl Users {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         let mut rows = 0;
-        let mut range = Range::<tables::DirectoryWords>::between(&(driver,), &(&end,)).limit(PAGE_ROWS);
-        loop {
-            let page = view.scan(range.clone()).await?;
-            let last = page.len() < PAGE_ROWS;
-            rows += page.len();
-            for ((word, Text(user)), ()) in page {
-                range = range.after(&(word, &user));
+        let mut next = Some(Range::<tables::DirectoryWords>::between(&(driver,), &(&end,)).limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            rows += page.rows.len();
+            for ((_, Text(user)), ()) in page.rows {
                 if !seen.insert(user.clone()) {
                     continue;
                 }
@@ -214,12 +212,11 @@ impl Users {
                     found.push((rank, DirectoryMatch { user_id: user, display_name, avatar_url }));
                 }
             }
-            if last {
-                return Ok((found, false));
-            }
-            if seen.len() >= DIRECTORY_CANDIDATES_MAX || rows >= ROWS_MAX {
+            next = page.next;
+            if next.is_some() && (seen.len() >= DIRECTORY_CANDIDATES_MAX || rows >= ROWS_MAX) {
                 return Ok((found, true));
             }
         }
+        Ok((found, false))
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
 use ruma::OwnedUserId;
-use store::{Range, SCAN_LIMIT};
+use store::{Range, Text};
 
 use crate::{Result, Users, tables::Erased};
 
@@ -50,21 +50,11 @@ impl Users {
         // Taken after the generation was read, so it has every change that the generation counts.
         let view = self.inner.store.view();
         let mut users = HashSet::new();
-        let mut last: Option<OwnedUserId> = None;
-        loop {
-            let range = match &last {
-                Some(last) => Range::<Erased>::all().after(&(last,)),
-                None => Range::<Erased>::all(),
-            };
-            let rows = view.scan(range.limit(SCAN_LIMIT)).await?;
-            let is_end = rows.len() < SCAN_LIMIT;
-            for (user, ()) in rows {
-                last = Some(user.0.clone());
-                users.insert(user.0);
-            }
-            if is_end {
-                break;
-            }
+        let mut next = Some(Range::<Erased>::all());
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            users.extend(page.rows.into_iter().map(|(Text(user), ())| user));
+            next = page.next;
         }
         let users = Arc::new(users);
         let mut state = self.inner.erased.state.lock();

@@ -73,7 +73,7 @@ impl Users {
 
     async fn prepare_forget_openid_tokens(&self, batch: &mut Batch, rows_max: usize) -> Result<usize> {
         let range = Range::<tables::OpenIdTokenExpiry>::all().before(&(self.now_ms(),)).limit(rows_max);
-        let rows = self.inner.store.view().scan(range).await?;
+        let rows = self.inner.store.view().scan(range).await?.rows;
         for ((expired_ms, key), ()) in &rows {
             batch.delete::<tables::OpenIdTokens>(key);
             batch.delete::<tables::OpenIdTokenExpiry>(&(*expired_ms, *key));

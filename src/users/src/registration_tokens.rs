@@ -252,7 +252,7 @@ impl Users {
             range = range.after(&(after,));
         }
         let mut found = Vec::new();
-        for (token, row) in view.scan(range).await? {
+        for (token, row) in view.scan(range).await?.rows {
             let pending = self.pending_uses(&token);
             found.push(registration_token(&token, row, pending));
         }

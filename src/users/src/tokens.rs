@@ -284,7 +284,7 @@ impl Users {
 
     async fn prepare_forget_login_tokens(&self, view: &View, batch: &mut Batch) -> Result<usize> {
         let range = Range::<tables::LoginTokenExpiry>::all().before(&(self.now_ms(),));
-        let rows = view.scan(range.limit(EXPIRED_LOGIN_TOKENS_PER_SWEEP)).await?;
+        let rows = view.scan(range.limit(EXPIRED_LOGIN_TOKENS_PER_SWEEP)).await?.rows;
         for ((expired, token), ()) in &rows {
             batch.delete::<tables::LoginTokens>(token);
             batch.delete::<tables::LoginTokenExpiry>(&(*expired, *token));
@@ -320,15 +320,14 @@ impl Users {
     }
 }
 
-/// Deletes all tokens of a device.
+/// Deletes all tokens of a device, but for the device's rows of them, [`tables::DeviceTokens`].
 pub(crate) async fn delete_device_tokens(view: &View, batch: &mut Batch, user: &UserId, device: &str) -> Result<()> {
     let range = Range::<tables::DeviceTokens>::prefix(&(user, device));
-    for ((user, device, token), kind) in view.scan(range).await? {
+    for ((_, _, token), kind) in view.scan_all(range).await? {
         match kind {
             REFRESH => batch.delete::<tables::RefreshTokens>(&token),
             _ => batch.delete::<tables::AccessTokens>(&token),
         }
-        batch.delete::<tables::DeviceTokens>(&(user, device, token));
     }
     Ok(())
 }

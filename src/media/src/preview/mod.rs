@@ -177,7 +177,7 @@ impl Media {
             let page = view.scan(range).await?;
             let mut batch = Batch::new();
             batch.relaxed();
-            for ((at, key), ()) in &page {
+            for ((at, key), ()) in &page.rows {
                 batch.delete::<PreviewExpiry>(&(*at, *key));
                 // One that was made again meanwhile has another row of its own.
                 if view.get::<Previews>(key).await?.is_some_and(|row| row.0.expires_ms <= now_ms) {
@@ -187,7 +187,7 @@ impl Media {
             if !batch.is_empty() {
                 self.inner.store.commit(batch).await?;
             }
-            if page.len() < PAGE_ROWS {
+            if page.next.is_none() {
                 break;
             }
         }

@@ -41,8 +41,8 @@ fn previews() -> PreviewConfig {
 
 async fn kept(media: &Media) -> (usize, usize) {
     let view = media.view();
-    let expiring = view.scan(Range::<PreviewExpiry>::all().limit(MANY as usize + 1)).await.expect("read").len();
-    (view.scan(Range::<Previews>::all().limit(MANY as usize + 1)).await.expect("read").len(), expiring)
+    let expiring = view.scan(Range::<PreviewExpiry>::all().limit(MANY as usize + 1)).await.expect("read").rows.len();
+    (view.scan(Range::<Previews>::all().limit(MANY as usize + 1)).await.expect("read").rows.len(), expiring)
 }
 
 #[tokio::test]

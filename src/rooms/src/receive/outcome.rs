@@ -33,7 +33,6 @@ impl From<RoomsError> for Received {
             RoomsError::Store(failed) => match failed {
                 // What is stored around this event is damaged: the room's other events need not wait for it.
                 StoreError::Decode { .. } => Self::Later(error),
-                StoreError::ScanTooLarge { .. } => Self::TooLarge(error),
                 StoreError::Engine(_) | StoreError::Closed | StoreError::Commit(_) => Self::StoreFailed(error),
             },
             RoomsError::Open(_) => Self::StoreFailed(error),

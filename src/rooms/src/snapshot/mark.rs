@@ -100,13 +100,12 @@ impl StateTree {
             range = range.after(&(src.room, after));
         }
         let page = src.view.scan::<Nodes>(range).await?;
-        let full = page.len() == nodes_max;
-        let last = page.last().map(|((_, root), _)| *root);
-        for ((_, root), _) in page {
+        let last = page.rows.last().map(|((_, root), _)| *root);
+        for ((_, root), _) in page.rows {
             if !marked.0.contains(&root) {
                 batch.delete::<Nodes>(&(src.room, root));
             }
         }
-        Ok(last.filter(|_| full))
+        Ok(last.filter(|_| page.next.is_some()))
     }
 }

@@ -235,7 +235,7 @@ impl Rooms {
             .reverse()
             .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
         let mut candidates = Vec::new();
-        for ((_, index), (flags, num, sender, thread)) in view.scan::<Notable>(rows).await? {
+        for ((_, index), (flags, num, sender, thread)) in view.scan::<Notable>(rows).await?.rows {
             let thread = OwnedEventId::try_from(thread).ok();
             candidates.push(Candidate { index, num, flags, sender, thread });
         }
@@ -256,7 +256,7 @@ impl Rooms {
             .before(&(room, now))
             .reverse()
             .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
-        let mut found = view.scan::<Timeline>(rows).await?;
+        let mut found = view.scan::<Timeline>(rows).await?.rows;
         found.reverse();
         let nums: Vec<EventNum> = found.iter().map(|(_, num)| *num).collect();
         let events = self.load(view, &nums).await?;

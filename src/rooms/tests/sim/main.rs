@@ -14,12 +14,22 @@ mod world;
 /// Seeds of all tests together.
 const SEEDS: u64 = 520;
 
+/// Seeds that are played with databases larger than what memory there is to cache them.
+const DISK_SEEDS: u64 = 6;
+
 /// Tests below, which share the seeds so that they run side by side.
 const TESTS: u64 = 8;
 
 async fn run(part: u64) {
     for seed in testkit::seeds(SEEDS).filter(|seed| seed % TESTS == part) {
-        play::play(seed).await;
+        play::play(seed, play::Storage::Memory).await;
+    }
+}
+
+#[tokio::test]
+async fn servers_whose_databases_are_larger_than_their_memory_agree() {
+    for seed in testkit::seeds(DISK_SEEDS) {
+        play::play(seed, play::Storage::Disk).await;
     }
 }
 

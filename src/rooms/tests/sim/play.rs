@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use rooms::{CreateRoom, Membership, Preset, RoomsError, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::json;
+use store::{MEMORY_BUDGET_BYTES_MIN, Options, Store};
+use tempfile::TempDir;
 use testkit::{Delivery, Faults, ManualClock, Network, SeededRandom};
 
 use crate::{
@@ -34,10 +36,23 @@ pub struct Game {
     creator: OwnedUserId,
     users: Vec<(usize, OwnedUserId)>,
     network: Network<Vec<OwnedEventId>>,
+    /// Where the databases are that are on disk. Dropped after their servers.
+    _directories: Vec<TempDir>,
 }
 
-pub async fn play(seed: u64) {
-    let mut game = Game::start(seed).await;
+/// What each cache of a server holds that is to read from the disk, in bytes.
+const TINY_CACHE_BYTES: u64 = 16 * 1024;
+
+/// Where the servers keep their databases.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub enum Storage {
+    Memory,
+    /// On disk, with next to no memory to cache them.
+    Disk,
+}
+
+pub async fn play(seed: u64, storage: Storage) {
+    let mut game = Game::start(seed, storage).await;
     game.network.set_faults(FAULTS);
     for _ in 0..ACTIONS {
         if game.random.chance(8) {
@@ -74,14 +89,31 @@ pub async fn play(seed: u64) {
     }
 }
 
+/// A server whose database is larger than all its caches.
+async fn on_disk(name: &str, others: Arc<Others>, clock: Arc<ManualClock>, directory: &TempDir) -> World {
+    let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES_MIN, ..Options::default() };
+    let store = Store::open_rocksdb(directory.path(), &options, &[rooms::TABLES]).expect("a store");
+    let mut config = rooms::Config::new(name.try_into().expect("a server name"));
+    config.event_cache_bytes = TINY_CACHE_BYTES;
+    config.node_cache_bytes = TINY_CACHE_BYTES;
+    World::configured(config, others, clock, store).await
+}
+
 impl Game {
-    async fn start(seed: u64) -> Self {
+    async fn start(seed: u64, storage: Storage) -> Self {
         let random = SeededRandom::new(seed);
         let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
         let servers = 3 + random.below(3) + if random.chance(10) { 2 } else { 0 };
-        let mut worlds = Vec::new();
+        let (mut worlds, mut directories) = (Vec::new(), Vec::new());
         for number in 0..servers {
-            worlds.push(World::named(&format!("s{number}"), others.clone(), clock.clone()).await);
+            let (name, others, clock) = (format!("s{number}"), others.clone(), clock.clone());
+            worlds.push(match storage {
+                Storage::Memory => World::named(&name, others, clock).await,
+                Storage::Disk => {
+                    directories.push(tempfile::tempdir().expect("a directory"));
+                    on_disk(&name, others, clock, &directories[number]).await
+                }
+            });
         }
         let mut users = Vec::new();
         for (number, world) in worlds.iter().enumerate() {
@@ -96,7 +128,17 @@ impl Game {
         request.preset = Some(Preset::PublicChat);
         let room = worlds[0].rooms.create(&request).await.expect("a room");
         let network = Network::new(servers, Faults::NONE);
-        let mut game = Self { seed, random, worlds, room, events: BTreeSet::new(), creator, users, network };
+        let mut game = Self {
+            _directories: directories,
+            seed,
+            random,
+            worlds,
+            room,
+            events: BTreeSet::new(),
+            creator,
+            users,
+            network,
+        };
         for (number, user) in game.users.clone().into_iter().skip(1) {
             game.join(number, &user).await;
             game.settle().await;

@@ -112,6 +112,29 @@ async fn a_repeated_transaction_gives_the_first_event() {
     assert_ne!(send(&world, "1").await.expect("sent").event_id, first.event_id);
 }
 
+/// More of them, and longer, than fit into one batch.
+#[tokio::test]
+async fn long_transaction_ids_are_forgotten_too() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let room = world.public_room(&alice).await;
+    let send = async |number: u32| {
+        let txn_id = format!("{number:01024}");
+        let sender = Sender { user: &alice, device: Some(device_id!("PHONE")), txn_id: Some(&txn_id) };
+        let content = raw(json!({ "body": "long" }));
+        let sent = world.rooms.send(&sender, &room, "m.room.message", content, SendOptions::default()).await;
+        sent.expect("sent").event_id
+    };
+    let first = send(0).await;
+    for number in 1..600 {
+        send(number).await;
+    }
+    assert_eq!(send(0).await, first);
+    world.clock.advance(rooms::TXN_KEPT_MS + 1);
+    assert!(world.rooms.sweep_txn_ids().await.expect("swept") >= 600);
+    assert_ne!(send(0).await, first);
+}
+
 #[tokio::test]
 async fn a_transaction_sent_twice_at_once_is_one_event() {
     let world = World::new().await;

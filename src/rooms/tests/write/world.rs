@@ -171,12 +171,16 @@ impl World {
 
     /// A server on a store that may have been used before.
     pub async fn on(name: &str, others: Arc<Others>, clock: Arc<ManualClock>, store: Store) -> Self {
-        let name: OwnedServerName = name.try_into().expect("a server name");
+        Self::configured(Config::new(name.try_into().expect("a server name")), others, clock, store).await
+    }
+
+    pub async fn configured(config: Config, others: Arc<Others>, clock: Arc<ManualClock>, store: Store) -> Self {
+        let name = config.server_name.clone();
         let seed = name.as_str().bytes().fold(11, |seed, byte| seed * 31 + u64::from(byte)) ^ store.boot_id();
         let port = || Port { own: name.clone(), others: Arc::downgrade(&others) };
         let ports = Ports { remote: Arc::new(port()), keys: Arc::new(port()), policy: Arc::new(port()) };
         let random = Arc::new(SeededRandom::new(seed));
-        let rooms = Rooms::open(Config::new(name.clone()), store.clone(), clock.clone(), random, ports).await;
+        let rooms = Rooms::open(config, store.clone(), clock.clone(), random, ports).await;
         let rooms = rooms.expect("rooms open");
         let key = rooms.signing_key();
         let public = (rooms.clone(), key.id().to_owned(), Base64::new(key.public_key().to_vec()));

@@ -8,8 +8,9 @@ use std::{
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    DataBlockIndexType, ErrorKind, LogLevel, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, DataBlockIndexType, ErrorKind, LogLevel, ReadOptions, ReadTier, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 use self_cell::self_cell;
 
@@ -32,6 +33,8 @@ const BLOB_BYTES_MIN: u64 = 2048;
 const POINT_BLOCK_BYTES: usize = 4 * 1024;
 /// Blocks of families that are scanned.
 const RANGE_BLOCK_BYTES: usize = 16 * 1024;
+/// Blocks of a file's index and filter.
+const METADATA_BLOCK_BYTES: usize = 4 * 1024;
 /// Information logs of the engine, each.
 const INFO_LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Information logs of the engine that are kept.
@@ -81,6 +84,7 @@ impl Engine for Rocks {
         for op in ops {
             match *op {
                 WriteOp::Put { family, key, value } => {
+                    debug_assert!(!value.is_empty(), "see `may_exist`");
                     batch.put_cf(families[family.index()], key, value);
                 }
                 WriteOp::Delete { family, key } => {
@@ -102,7 +106,7 @@ impl Engine for Rocks {
 
     fn resume(&mut self) -> Result<(), EngineError> {
         // RocksDB recovers from some failures by itself; until then it refuses writes.
-        let probe = self.db()?.put_opt(PROBE_KEY, [], &write_options(Durability::Synced));
+        let probe = self.db()?.put_opt(PROBE_KEY, [1], &write_options(Durability::Synced));
         match probe.map_err(engine_error) {
             // It never takes up writing again after the write-ahead log could not be written.
             Err(EngineError::NoSpace(message)) if self.has_room() => Err(EngineError::Failed(message)),
@@ -168,12 +172,62 @@ impl<'db> State<'db> {
         Ok(State { db, families: families(db)?, snapshot, cached, disk })
     }
 
-    fn options(&self, tier: Tier) -> &ReadOptions {
-        match tier {
+    fn get(
+        &self,
+        family: Family,
+        key: &[u8],
+        tier: Tier,
+        found: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Reach, EngineError> {
+        let options = match tier {
             Tier::Cached => &self.cached,
             Tier::Disk => &self.disk,
+        };
+        match self.db.get_pinned_cf_opt(self.families[family.index()], key, options) {
+            Ok(Some(value)) if tier == Tier::Cached && may_exist(&value) => return Ok(Reach::NotCached),
+            Ok(value) => found(value.as_deref()),
+            Err(error) => return out_of_reach(error),
         }
+        Ok(Reach::Complete)
     }
+
+    /// What is in memory of many keys. One by one: where the block after the one in which a key could have been isn't in memory,
+    /// RocksDB's look-up of many keys at once says that the key was found.
+    fn get_each(
+        &self,
+        family: Family,
+        keys: &[&[u8]],
+        found: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<Reach, EngineError> {
+        let mut reach = Reach::Complete;
+        for (index, key) in keys.iter().enumerate() {
+            if self.get(family, key, Tier::Cached, &mut |value| found(index, value))? == Reach::NotCached {
+                reach = Reach::NotCached;
+            }
+        }
+        Ok(reach)
+    }
+
+    /// Many keys, ascending, from the disk where need be, with as few reads as possible.
+    fn get_together(
+        &self,
+        family: Family,
+        keys: &[&[u8]],
+        found: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<Reach, EngineError> {
+        let family = self.families[family.index()];
+        let sorted = true;
+        let values = self.db.batched_multi_get_cf_opt(family, keys.iter().copied(), sorted, &self.disk);
+        for (index, value) in values.into_iter().enumerate() {
+            found(index, value.map_err(engine_error)?.as_deref());
+        }
+        Ok(Reach::Complete)
+    }
+}
+
+/// Whether a value says no more than that RocksDB could not look for the key in memory alone. No stored value is empty.
+fn may_exist(value: &[u8]) -> bool {
+    value.is_empty()
 }
 
 self_cell!(
@@ -194,12 +248,7 @@ impl Snapshot for RocksSnapshot {
         found: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<Reach, EngineError> {
         let state = self.borrow_dependent();
-        let family = state.families[family.index()];
-        match state.db.get_pinned_cf_opt(family, key, state.options(tier)) {
-            Ok(value) => found(value.as_deref()),
-            Err(error) => return out_of_reach(error),
-        }
-        Ok(Reach::Complete)
+        state.get(family, key, tier, found)
     }
 
     fn get_many(
@@ -210,18 +259,10 @@ impl Snapshot for RocksSnapshot {
         found: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<Reach, EngineError> {
         let state = self.borrow_dependent();
-        let family = state.families[family.index()];
-        let options = state.options(tier);
-        let sorted = true;
-        let values = state.db.batched_multi_get_cf_opt(family, keys.iter().copied(), sorted, options);
-        let mut reach = Reach::Complete;
-        for (index, value) in values.into_iter().enumerate() {
-            match value {
-                Ok(value) => found(index, value.as_deref()),
-                Err(error) => reach = out_of_reach(error)?,
-            }
+        match tier {
+            Tier::Cached => state.get_each(family, keys, found),
+            Tier::Disk => state.get_together(family, keys, found),
         }
-        Ok(reach)
     }
 
     fn scan(&self, span: &ScanSpan, tier: Tier, visit: &mut RowVisitor<'_>) -> Result<Reach, EngineError> {
@@ -299,6 +340,7 @@ fn open_db(path: &Path, options: &Options) -> Result<DB, EngineError> {
     db.create_missing_column_families(true);
     db.set_write_buffer_manager(&memtables);
     db.set_max_background_jobs(i32::from(options.background_jobs));
+    db.set_max_open_files(i32::try_from(options.open_files_max).unwrap_or(i32::MAX));
     db.set_max_total_wal_size(WAL_BYTES_MIN.max(budget.memtable_bytes as u64));
     // What was synced is there; after what was lost of the rest, nothing is taken.
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
@@ -324,6 +366,11 @@ fn family_options(family: Family, cache: &Cache, budget: &Budget) -> rocksdb::Op
     blocks.set_block_cache(cache);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // A file's index and filter come in blocks of their own with a small index of these that stays in memory: a look-up in a large
+    // cold file reads some kilobytes and not a megabyte.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_optimize_filters_for_memory(true);
     blocks.set_block_size(RANGE_BLOCK_BYTES);
 
@@ -354,6 +401,7 @@ fn family_options(family: Family, cache: &Cache, budget: &Budget) -> rocksdb::Op
 
 /// Filters on whole keys, on the disk and in memory.
 fn filter_keys(blocks: &mut BlockBasedOptions, options: &mut rocksdb::Options) {
+    blocks.set_partition_filters(true);
     blocks.set_hybrid_ribbon_filter(FILTER_BITS_PER_KEY, RIBBON_FROM_LEVEL);
     blocks.set_whole_key_filtering(true);
     options.set_memtable_whole_key_filtering(true);

@@ -44,7 +44,7 @@ async fn read(store: Store) {
         let view = store.view();
         let amounts = view.get_many::<Accounts>(&(0..ACCOUNTS).collect::<Vec<_>>()).await.unwrap();
         let mut told = BTreeMap::new();
-        for ((position,), (from, to)) in view.scan(Range::<Moves>::all()).await.unwrap() {
+        for ((position,), (from, to)) in view.scan_all(Range::<Moves>::all()).await.unwrap() {
             assert!(position <= view.position());
             *told.entry(from).or_insert(0) -= 1;
             *told.entry(to).or_insert(0) += 1;

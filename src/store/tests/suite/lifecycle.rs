@@ -98,7 +98,7 @@ pub fn restore_jumps_ahead_and_forgets(backend: &impl Backend) {
         assert!(counter.next().await.unwrap() > number + RESTORE_JUMP);
         let view = store.view();
         assert_eq!(view.get::<Kept>(&"a").await.unwrap(), Some(1));
-        assert!(view.scan(Range::<OneTime>::all()).await.unwrap().is_empty());
+        assert!(view.first(Range::<OneTime>::all()).await.unwrap().is_none());
         drop(view);
         store.close().await;
 
@@ -118,7 +118,7 @@ fn double(view: &View, at: Option<&[u8]>, broken: bool) -> Result<Step, String> 
     if broken && from.is_some() {
         return Err("out of order".to_owned());
     }
-    let rows = view.scan_blocking(range.limit(1)).map_err(|error: StoreError| error.to_string())?;
+    let rows = view.scan_blocking(range.limit(1)).map_err(|error: StoreError| error.to_string())?.rows;
     let mut batch = Batch::new();
     let Some((key, value)) = rows.into_iter().next() else {
         return Ok(Step { batch, resume_at: None });
@@ -144,7 +144,7 @@ pub fn migrations_run_once_and_resume(backend: &impl Backend) {
     let broken = Migration { number: 2, name: "double", step: |view, at| double(view, at, true) };
     let mended = Migration { step: |view, at| double(view, at, false), ..broken };
     let read = |store: &store::Store| {
-        let rows = store.view().scan_blocking(Range::<Kept>::all()).unwrap();
+        let rows = store.view().scan_blocking(Range::<Kept>::all()).unwrap().rows;
         rows.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
     };
     run(async {

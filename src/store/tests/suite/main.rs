@@ -50,6 +50,8 @@ on_every_engine!(
     lifecycle::closed_store_refuses_batches,
     values::all_forms_are_kept,
     values::large_scans_are_paged,
+    values::pages_of_large_rows_go_on,
+    values::values_without_content_are_there,
     values::refused_batches_write_nothing,
     values::pipelined_batches_see_each_other,
 );

@@ -181,11 +181,11 @@ impl Model {
     }
 
     async fn check(&self, view: &View) {
-        let rows = view.scan(Range::<Named>::all()).await.unwrap();
+        let rows = view.scan_all(Range::<Named>::all()).await.unwrap();
         assert_eq!(rows, self.named.clone().into_iter().collect::<Vec<_>>());
-        let rows = view.scan(Range::<Stamped>::all().reverse()).await.unwrap();
+        let rows = view.scan_all(Range::<Stamped>::all().reverse()).await.unwrap();
         assert_eq!(rows, self.stamped.clone().into_iter().rev().collect::<Vec<_>>());
-        assert!(view.scan(Range::<Bystander>::all()).await.unwrap().is_empty());
+        assert!(view.first(Range::<Bystander>::all()).await.unwrap().is_none());
         if let Some((last, _)) = self.log.last() {
             assert!(view.position() >= *last);
         }
@@ -276,10 +276,10 @@ impl<B: Backend> World<'_, B> {
         };
         let view = self.store.view();
         let (low, high) = (owned(first), owned(last));
-        assert_eq!(view.scan(range).await.unwrap(), page(&|key| *key >= low && *key <= high));
+        assert_eq!(view.scan(range).await.unwrap().rows, page(&|key| *key >= low && *key <= high));
         let expected = page(&|key| *key.0 > *low.0 && *key < high);
-        assert_eq!(view.scan(exclusive.clone()).await.unwrap(), expected);
-        assert_eq!(view.scan_blocking(exclusive).unwrap(), expected);
+        assert_eq!(view.scan(exclusive.clone()).await.unwrap().rows, expected);
+        assert_eq!(view.scan_blocking(exclusive).unwrap().rows, expected);
     }
 
     async fn follow(&mut self) {

@@ -6,11 +6,8 @@ use store::Position;
 
 use super::{Answer, Paths, Session};
 use crate::{
-    SyncError, SyncResponse,
-    changes::Changes,
-    device_lists::{Around, DeviceListReader},
-    hub::Published,
-    inbox::Inbox,
+    SyncError, SyncResponse, changes::Changes, device_lists::DeviceListReader, hub::Published, inbox::Inbox,
+    response::DeviceLists,
 };
 
 impl Session<'_> {
@@ -38,11 +35,11 @@ impl Session<'_> {
 }
 
 impl Answer<'_> {
-    /// The device lists since the client's token, whatever rooms its filter leaves out, and who was met since. A client whose token
-    /// is of before a restore has to ask for all keys anew.
-    pub(super) async fn around(&self, changes: &Changes, paths: &Paths) -> Result<Around, SyncError> {
+    /// The device lists since the client's token, whatever rooms its filter leaves out. A client whose token is of before a
+    /// restore has to ask for all keys anew.
+    pub(super) async fn device_lists(&self, changes: &Changes, paths: &Paths) -> Result<DeviceLists, SyncError> {
         if self.session.request.since.is_none() {
-            return Ok(Around::default());
+            return Ok(DeviceLists::default());
         }
         let inner = self.session.inner;
         let reader = DeviceListReader {

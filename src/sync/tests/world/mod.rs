@@ -10,8 +10,9 @@ use std::sync::Arc;
 use rooms::{CreateRoom, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde_json::{Value, json, value::RawValue};
-use store::{MemoryDisk, Options, Store};
+use store::{MEMORY_BUDGET_BYTES_MIN, MemoryDisk, OpenError, Options, Store, TableInfo};
 use sync::Sync;
+use tempfile::TempDir;
 use testkit::{ManualClock, SeededRandom};
 use users::Users;
 
@@ -19,8 +20,41 @@ use far::Servers;
 
 pub const SERVER: &str = "haima.test";
 
+/// What each cache of rooms holds, in bytes, where the server is to read from the disk.
+const TINY_CACHE_BYTES: u64 = 16 * 1024;
+/// How often a database on disk is opened again while those who read from it end.
+const OPENED_AGAIN_MAX: usize = 10_000;
+
+/// Where the database is.
+pub enum Disk {
+    Simulated(MemoryDisk),
+    /// In files, with next to no memory to cache them.
+    Files(TempDir),
+}
+
+impl Disk {
+    fn try_open(&self, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
+        let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES_MIN, ..Options::default() };
+        match self {
+            Self::Simulated(disk) => Store::open_memory(disk, &Options::default(), tables),
+            Self::Files(directory) => Store::open_rocksdb(directory.path(), &options, tables),
+        }
+    }
+
+    async fn open(&self) -> Store {
+        let tables = [rooms::TABLES, users::TABLES];
+        for _ in 0..OPENED_AGAIN_MAX {
+            if let Ok(store) = self.try_open(&tables) {
+                return store;
+            }
+            tokio::task::yield_now().await;
+        }
+        self.try_open(&tables).unwrap()
+    }
+}
+
 pub struct World {
-    disk: MemoryDisk,
+    disk: Disk,
     pub servers: Arc<Servers>,
     pub clock: Arc<ManualClock>,
     pub random: Arc<SeededRandom>,
@@ -28,7 +62,6 @@ pub struct World {
     pub rooms: Rooms,
     pub users: Users,
     pub sync: Sync,
-    config: sync::Config,
 }
 
 impl World {
@@ -37,51 +70,51 @@ impl World {
     }
 
     pub async fn seeded(seed: u64) -> Self {
-        Self::configured(sync::Config::default(), seed).await
+        Self::seeded_on(Disk::Simulated(MemoryDisk::new()), seed).await
     }
 
-    pub async fn configured(config: sync::Config, seed: u64) -> Self {
+    pub async fn seeded_on(disk: Disk, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::new());
         let random = Arc::new(SeededRandom::new(seed));
-        Self::open(MemoryDisk::new(), Arc::default(), clock, random, config).await
+        Self::open(disk, Arc::default(), clock, random).await
     }
 
-    async fn open(
-        disk: MemoryDisk,
-        servers: Arc<Servers>,
-        clock: Arc<ManualClock>,
-        random: Arc<SeededRandom>,
-        config: sync::Config,
-    ) -> Self {
-        let tables = [rooms::TABLES, users::TABLES];
-        let store = Store::open_memory(&disk, &Options::default(), &tables).unwrap();
+    async fn open(disk: Disk, servers: Arc<Servers>, clock: Arc<ManualClock>, random: Arc<SeededRandom>) -> Self {
+        let store = disk.open().await;
         let name: OwnedServerName = SERVER.try_into().unwrap();
         let ports = servers.ports(&name);
-        let rooms_config = rooms::Config::new(name);
-        let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports);
+        let mut config = rooms::Config::new(name);
+        if matches!(disk, Disk::Files(_)) {
+            config.event_cache_bytes = TINY_CACHE_BYTES;
+            config.node_cache_bytes = TINY_CACHE_BYTES;
+        }
+        let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports);
         let rooms = rooms.await.unwrap();
         servers.add(&rooms);
-        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random.clone()).unwrap();
-        let sync = Sync::start(config.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone());
+        let config = users::Config::default();
+        let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
+        let config = sync::Config::default();
+        let sync = Sync::start(config, store.clone(), rooms.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
-        Self { disk, servers, clock, random, store, rooms, users, sync, config }
+        Self { disk, servers, clock, random, store, rooms, users, sync }
     }
 
     /// Stops the server and starts it again with what was stored.
     pub async fn restart(self) -> Self {
-        let Self { disk, servers, clock, random, store, rooms, users, sync, config } = self;
+        let Self { disk, servers, clock, random, store, rooms, users, sync } = self;
         sync.shut_down();
         servers.remove(&rooms);
         drop((rooms, users, sync));
         store.close().await;
         drop(store);
-        Self::open(disk, servers, clock, random, config).await
+        Self::open(disk, servers, clock, random).await
     }
 
     /// Another instance of sync beside the one that clients use, which knows of nothing that was before.
     pub async fn another_sync(&self) -> Sync {
+        let config = sync::Config::default();
         let (store, rooms, users) = (self.store.clone(), self.rooms.clone(), self.users.clone());
-        Sync::start(self.config.clone(), store, rooms, users, self.clock.clone()).await.unwrap()
+        Sync::start(config, store, rooms, users, self.clock.clone()).await.unwrap()
     }
 
     /// A public room whose history its members see from the start.

@@ -238,7 +238,7 @@ impl Users {
             range = range.after(&(user, version, after.room.as_str(), after.session.as_str()));
         }
         let mut keys = Vec::new();
-        for ((_, _, store::Text(room), session), row) in view.scan(range.limit(PAGE_KEYS)).await? {
+        for ((_, _, store::Text(room), session), row) in view.scan(range.limit(PAGE_KEYS)).await?.rows {
             keys.push(BackupKey { room, session, key: BackedUpKey::of_row(row)? });
         }
         Ok(keys)
@@ -254,7 +254,7 @@ struct StoredBytes {
 impl StoredBytes {
     async fn load(view: &View, user: &UserId, version: u64) -> Result<Self> {
         let mut stored = Self { of_version: 0, of_others: 0 };
-        for ((_, other), bytes) in view.scan(Range::<tables::KeyBackupBytes>::prefix(&(user,))).await? {
+        for ((_, other), bytes) in view.scan_all(Range::<tables::KeyBackupBytes>::prefix(&(user,))).await? {
             if other == version {
                 stored.of_version = bytes;
             } else {
@@ -279,21 +279,17 @@ fn put_contents(batch: &mut Batch, user: &UserId, version: u64, old: BackupConte
 
 /// The number of keys of a room in a backup, and their bytes.
 async fn count_room(view: &View, user: &UserId, version: u64, room: &RoomId) -> Result<(u64, u64)> {
-    let mut range = Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())).limit(PAGE_KEYS);
+    let mut next = Some(Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())).limit(PAGE_KEYS));
     let (mut count, mut bytes) = (0, 0);
-    loop {
-        let rows = view.scan(range.clone()).await?;
-        count += rows.len() as u64;
-        for ((.., session), row) in &rows {
+    while let Some(range) = next {
+        let page = view.scan(range).await?;
+        count += page.rows.len() as u64;
+        for ((.., session), row) in &page.rows {
             bytes += key_bytes(room, session, &row.3);
         }
-        match rows.last() {
-            Some(((.., session), _)) if rows.len() == PAGE_KEYS => {
-                range = range.after(&(user, version, room.as_str(), session.as_str()));
-            }
-            _ => return Ok((count, bytes)),
-        }
+        next = page.next;
     }
+    Ok((count, bytes))
 }
 
 fn check(key: &BackupKey) -> Result<()> {

@@ -67,7 +67,7 @@ impl Users {
             self.active_account(view, user).await?;
             expect_version(view, batch, user).await?;
             let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).limit(KEY_BACKUPS_PER_USER_MAX);
-            if view.scan(range).await?.len() >= KEY_BACKUPS_PER_USER_MAX {
+            if view.scan(range).await?.rows.len() >= KEY_BACKUPS_PER_USER_MAX {
                 return Err(Error::TooMany("key backups"));
             }
             let last = view.get::<tables::KeyBackupLast>(&user).await?;
@@ -89,9 +89,8 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn current_key_backup(&self, view: &View, user: &UserId) -> Result<Option<u64>> {
-        let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).reverse().limit(1);
-        let rows = view.scan(range).await?;
-        Ok(rows.first().map(|((_, version), _)| *version))
+        let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).reverse();
+        Ok(view.first(range).await?.map(|((_, version), _)| version))
     }
 
     /// A backup.

@@ -98,7 +98,7 @@ pub(super) struct CrossSigning {
 impl CrossSigning {
     pub(super) async fn load(view: &View, user: &UserId) -> Result<Self> {
         let mut keys = [None, None, None];
-        for ((_, usage), (_, json)) in view.scan(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
+        for ((_, usage), (_, json)) in view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
             if let Some(slot) = keys.get_mut(usize::from(usage)) {
                 *slot = Some(CrossKey::of(SignedObject::stored(&json)?)?);
             }
@@ -296,6 +296,6 @@ async fn device_or_master(view: &View, user: &UserId, master: &CrossKey, id: &st
 
 /// Whether this device id is the name of one of the user's cross-signing keys.
 pub(crate) async fn is_cross_signing_key(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
-    let rows = view.scan(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await?;
+    let rows = view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await?;
     Ok(rows.iter().any(|(_, (name, _))| name == device.as_str()))
 }

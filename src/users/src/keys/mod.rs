@@ -61,10 +61,10 @@ pub(crate) async fn prepare_delete_device_keys(
 /// Deletes cross-signing keys and signatures of a user who is deactivated and whose devices are deleted in the same
 /// batch. The caller guards the user's version.
 pub(crate) async fn prepare_delete_cross_signing(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
-    let keys = view.scan(Range::<tables::CrossSigningKeys>::prefix(&(user,)).limit(1)).await?;
-    let devices = view.scan(Range::<tables::DeviceKeys>::prefix(&(user,)).limit(1)).await?;
+    let key = view.first(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await?;
+    let device = view.first(Range::<tables::DeviceKeys>::prefix(&(user,))).await?;
     // Otherwise it is marked with the devices.
-    if !keys.is_empty() && devices.is_empty() {
+    if key.is_some() && device.is_none() {
         device_lists::mark_changed(view, batch, user).await?;
     }
     batch.delete_prefix::<tables::CrossSigningKeys>(&(user,));

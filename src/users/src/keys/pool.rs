@@ -94,15 +94,14 @@ impl<'a> Pool<'a> {
     /// All keys of a kind, those of one algorithm together and the oldest first.
     pub(super) async fn keys(&self, view: &View, kind: Kind) -> Result<Vec<PoolKey>> {
         let range = Range::<tables::KeyPool>::prefix(&(self.user, self.device.as_str(), kind as u8));
-        let rows = view.scan(range).await?;
+        let rows = view.scan_all(range).await?;
         Ok(rows.into_iter().map(pool_key).collect())
     }
 
     /// The oldest key of a kind and algorithm.
     pub(super) async fn oldest(&self, view: &View, kind: Kind, algorithm: &str) -> Result<Option<PoolKey>> {
         let range = Range::<tables::KeyPool>::prefix(&(self.user, self.device.as_str(), kind as u8, algorithm));
-        let rows = view.scan(range.limit(1)).await?;
-        Ok(rows.into_iter().next().map(pool_key))
+        Ok(view.first(range).await?.map(pool_key))
     }
 
     pub(super) fn put(&self, batch: &mut Batch, kind: Kind, key: &PoolKey) {

@@ -82,7 +82,7 @@ impl Users {
             return Ok(None);
         }
         let mut keys = UserKeys { devices: device_keys(view, user, devices).await?, ..UserKeys::default() };
-        for ((_, usage), (name, json)) in view.scan(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
+        for ((_, usage), (name, json)) in view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
             if usage == Usage::Master as u8 {
                 keys.master = Some(raw(with_signature_of(view, asker, user, &name, json).await?)?);
             } else if usage == Usage::SelfSigning as u8 {
@@ -101,7 +101,7 @@ async fn device_keys(
     wanted: &[OwnedDeviceId],
 ) -> Result<BTreeMap<OwnedDeviceId, Box<RawValue>>> {
     let wanted: HashSet<&str> = wanted.iter().map(|id| id.as_str()).collect();
-    let mut rows = view.scan(Range::<tables::DeviceKeys>::prefix(&(user,))).await?;
+    let mut rows = view.scan_all(Range::<tables::DeviceKeys>::prefix(&(user,))).await?;
     rows.retain(|((_, id), _)| wanted.is_empty() || wanted.contains(id.as_str()));
     let names: Vec<(&UserId, &str)> = rows.iter().map(|((_, id), _)| (user, id.as_str())).collect();
     let names = view.get_many::<tables::Devices>(&names).await?;

@@ -181,7 +181,7 @@ impl Users {
         let mut named = Vec::new();
         for message in messages {
             let Some(device) = message.device else {
-                let rows = view.scan(Range::<tables::Devices>::prefix(&(message.user,))).await?;
+                let rows = view.scan_all(Range::<tables::Devices>::prefix(&(message.user,))).await?;
                 for ((_, device), _) in rows {
                     targets.messages.insert((message.user.to_owned(), device.into()), message.content);
                 }
@@ -299,8 +299,8 @@ impl Users {
         let range = Range::<tables::ToDevice>::prefix(&(user, device_id));
         let range = range.after(&(user, device_id, after)).through(&(user, device_id, until));
         let view = self.inner.store.view();
-        let mut rows = view.scan(range.limit(TO_DEVICE_PER_SYNC_MAX + 1)).await?;
-        let more = rows.len() > TO_DEVICE_PER_SYNC_MAX;
+        let store::Page { mut rows, next } = view.scan(range.limit(TO_DEVICE_PER_SYNC_MAX + 1)).await?;
+        let more = next.is_some();
         rows.truncate(TO_DEVICE_PER_SYNC_MAX);
         let mut page = ToDevicePage { more, ..ToDevicePage::default() };
         for ((_, _, position), event) in rows {
@@ -327,32 +327,29 @@ impl Users {
             return Ok(());
         }
         let range = Range::<tables::ToDevice>::prefix(&(user, device.as_str()));
-        let mut range = range.through(&(user, device.as_str(), up_to)).limit(ACKNOWLEDGE_ROWS);
+        let mut next = Some(range.through(&(user, device.as_str(), up_to)).limit(ACKNOWLEDGE_ROWS));
         let view = self.inner.store.view();
         let queues = &self.inner.queues;
         let mut freed = Load::default();
-        loop {
-            let rows = view.scan(range.clone()).await?;
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
             let mut batch = Batch::new();
-            for ((_, _, position), event) in &rows {
+            for ((_, _, position), event) in &page.rows {
                 batch.delete::<tables::ToDevice>(&(user, device.as_str(), *position));
-                range = range.after(&(user, device.as_str(), *position));
                 queues.count(&mut freed, event)?;
             }
-            if !rows.is_empty() {
+            if !page.rows.is_empty() {
                 batch.relaxed();
                 // What is lost in a crash is deleted with the next token.
                 drop(self.inner.store.submit(batch).await?);
             }
-            if rows.len() < ACKNOWLEDGE_ROWS {
-                break;
-            }
+            next = page.next;
         }
         if !queues.released(&key, &freed) {
             // What was counted twice, or counted and never written, would add up in the course of time.
             let rest =
                 Range::<tables::ToDevice>::prefix(&(user, device.as_str())).after(&(user, device.as_str(), up_to));
-            if view.scan(rest.limit(1)).await?.is_empty() {
+            if view.first(rest).await?.is_none() {
                 queues.found_empty(&key);
             }
         }

@@ -246,22 +246,20 @@ impl Queues {
 
     /// Measures a queue.
     pub(crate) async fn measure(&self, view: &View, user: &UserId, device: &DeviceId) -> Result<Load> {
-        /// Rows read at once: even the largest stay below what a scan may return.
+        /// Rows read at once.
         const PAGE_ROWS: usize = 500;
         let mut load = Load::default();
-        let mut range = Range::<tables::ToDevice>::prefix(&(user, device.as_str())).limit(PAGE_ROWS);
-        loop {
-            let rows = view.scan(range.clone()).await?;
-            for ((_, _, position), event) in &rows {
+        let mut next = Some(Range::<tables::ToDevice>::prefix(&(user, device.as_str())).limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for (_, event) in &page.rows {
                 self.count(&mut load, event)?;
-                range = range.after(&(user, device.as_str(), *position));
             }
-            if rows.len() < PAGE_ROWS {
-                return Ok(load);
-            }
+            next = page.next;
             // A long queue takes a while, and rows in memory are read without waiting.
             tokio::task::yield_now().await;
         }
+        Ok(load)
     }
 }
 

@@ -111,10 +111,14 @@ impl Users {
         loop {
             let view = self.inner.store.view();
             let range = Range::<tables::ToDeviceTxnTimes>::all().before(&(self.oldest_txn_ms(),)).limit(SWEEP_ROWS);
-            let rows = view.scan(range).await?;
-            let count = rows.len();
+            let page = view.scan(range).await?;
+            let mut count = 0;
             let mut batch = Batch::new();
-            for ((at_ms, user, device, event_type, txn_id), ()) in &rows {
+            for ((at_ms, user, device, event_type, txn_id), ()) in &page.rows {
+                if batch.is_filled() {
+                    break;
+                }
+                count += 1;
                 batch.delete::<tables::ToDeviceTxnTimes>(&(*at_ms, user, device, event_type, txn_id));
                 let key = (user, device, event_type, txn_id);
                 let Some(row) = view.get::<tables::ToDeviceTxns>(&key).await? else { continue };
@@ -132,7 +136,7 @@ impl Users {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if count < SWEEP_ROWS {
+            if count == page.rows.len() && page.next.is_none() {
                 return Ok(removed);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use ruma::{RoomId, room_id};
+use ruma::{RoomId, UserId, room_id};
 use serde_json::{Value, json, value::RawValue, value::to_raw_value};
 use store::{Batch, Position};
 use users::{
@@ -152,6 +152,20 @@ async fn the_log_entry_has_the_position_of_the_row() {
     assert_eq!(rows[0].position, records[0].position);
 }
 
+/// Forgets [`room`] in as many batches as it takes, and says how many.
+async fn forget(world: &World, user: &UserId) -> usize {
+    let mut batches = 0;
+    loop {
+        let (view, mut batch) = (world.view(), Batch::new());
+        let is_all = world.users.prepare_forget_room(&view, &mut batch, user, room()).await.unwrap();
+        world.store.commit(batch).await.unwrap();
+        batches += 1;
+        if is_all {
+            return batches;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_forgotten_room_takes_its_data_along() {
     let world = world();
@@ -161,13 +175,28 @@ async fn a_forgotten_room_takes_its_data_along() {
     for room in [None, Some(room()), Some(other)] {
         world.users.set_account_data(&alice, room, "org.a", &raw(json!({}))).await.unwrap();
     }
-    let (view, mut batch) = (world.view(), Batch::new());
-    world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
-    world.store.commit(batch).await.unwrap();
+    forget(&world, &alice).await;
     let left = ["- org.a {}", "!other:example.org org.a {}"];
     assert_eq!(since(&world, start).await, left);
     let all = world.users.account_data_all(&world.view(), &alice).await.unwrap();
     assert_eq!(shown(&all), left);
+}
+
+/// A long name, so that what is deleted doesn't fit into one batch.
+#[tokio::test]
+async fn a_room_with_more_data_than_a_batch_holds_is_forgotten() {
+    let world = world();
+    let alice = world.register(&"alice".repeat(40)).await;
+    let start = world.store.published();
+    for number in 0..4_000 {
+        let content = raw(json!({"number": number}));
+        world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &content).await.unwrap();
+    }
+    world.users.set_account_data(&alice, None, "org.kept", &raw(json!({}))).await.unwrap();
+    assert!(forget(&world, &alice).await > 1);
+    let view = world.view();
+    let left = world.users.account_data_since(&view, &alice, start, view.position()).await.unwrap();
+    assert_eq!(shown(&left), ["- org.kept {}"]);
 }
 
 /// More than one page of rows.
@@ -180,9 +209,7 @@ async fn a_room_with_much_data_is_forgotten_as_well() {
         let content = raw(json!({"number": number}));
         world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &content).await.unwrap();
     }
-    let (view, mut batch) = (world.view(), Batch::new());
-    world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
-    world.store.commit(batch).await.unwrap();
+    forget(&world, &alice).await;
     assert!(since(&world, start).await.is_empty());
     assert!(shown(&world.users.account_data_all(&world.view(), &alice).await.unwrap()).is_empty());
 }
@@ -205,9 +232,7 @@ async fn all_contents_together_are_bounded() {
     set(Some(room()), "org.0", large).await.unwrap();
     set(Some(room()), "org.0", 10).await.unwrap();
     set(None, "org.more", large - 100).await.unwrap();
-    let (view, mut batch) = (world.view(), Batch::new());
-    world.users.prepare_forget_room(&view, &mut batch, &alice, room()).await.unwrap();
-    world.store.commit(batch).await.unwrap();
+    forget(&world, &alice).await;
     set(None, "org.again", large).await.unwrap();
 }
 

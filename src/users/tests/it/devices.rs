@@ -1,7 +1,7 @@
 //! Devices.
 
 use ruma::OwnedDeviceId;
-use users::{Change, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Error, Login, PutDevice, UserChanged};
+use users::{Change, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Erasure, Error, Login, PutDevice, UserChanged};
 
 use crate::world::{World, user, world};
 
@@ -112,6 +112,19 @@ async fn a_user_has_so_many_devices_and_can_delete_them_at_once() {
     assert!(matches!(more, Err(Error::TooManyDevices)));
     world.login(&alice, "DEVICE7").await;
     world.users.delete_all_devices(&alice).await.unwrap();
+    assert!(names(&world, &alice).await.is_empty());
+}
+
+/// Long names make the most of each row.
+#[tokio::test]
+async fn who_has_many_devices_with_long_names_can_be_deactivated() {
+    let world = world();
+    let alice = world.register(&"alice".repeat(45)).await;
+    for number in 0..DEVICES_PER_USER_MAX {
+        let width = DEVICE_ID_BYTES_MAX;
+        world.login_refreshable(&alice, &format!("{number:0width$}")).await;
+    }
+    world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
     assert!(names(&world, &alice).await.is_empty());
 }
 

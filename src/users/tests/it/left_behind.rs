@@ -52,7 +52,7 @@ type Rows = BTreeMap<&'static str, usize>;
 /// Counts the rows that have a text in them.
 async fn count<const AT: usize>(world: &World, text: &str, rows: &mut Rows) {
     let names = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    let all = world.view().scan(Range::<AnyTable<AT>>::all()).await.unwrap();
+    let all = world.view().scan_all(Range::<AnyTable<AT>>::all()).await.unwrap();
     let count = all.iter().filter(|(key, value)| names(&key.0) || names(&value.0)).count();
     if count > 0 {
         rows.insert(TABLES[AT].name, count);

@@ -297,7 +297,7 @@ fn sweeping_leaves_what_is_reachable() {
         }
         let view = world.store.view();
         let source = world.source(&view, &[]);
-        let rows = view.scan::<super::Nodes>(store::Range::prefix(&(&world.room,))).await.unwrap();
+        let rows = view.scan_all::<super::Nodes>(store::Range::prefix(&(&world.room,))).await.unwrap();
         assert_eq!(rows.len(), marker.len());
         assert_eq!(world.cold().all(&source, new).await.unwrap().len(), model.len());
         assert!(world.cold().all(&source, old).await.is_err());
