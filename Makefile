@@ -9,7 +9,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: run test test-s3 check bench deps rocksdb config docs
+.PHONY: run test test-s3 fresh interop-clients check bench deps rocksdb config docs
 
 run: rocksdb
 	cargo build --release --bin haima
@@ -25,6 +25,15 @@ test: rocksdb
 # The tests of buckets once more, against Garage, which it builds the first time.
 test-s3: rocksdb
 	tests/s3-garage.sh
+
+# README's commands on a bare Debian 12, as root: before a release, and after changes of the build. FRESH has options; see the script.
+fresh:
+	tests/fresh.sh $(FRESH)
+
+# What clients that people use do against this server, by their own libraries from their registries.
+interop-clients: rocksdb
+	cargo build --release --bin haima
+	tests/interop/run.sh "$(CARGO_TARGET_DIR)/release/haima"
 
 check: rocksdb
 	cargo fmt --all --check
@@ -52,10 +61,10 @@ $(ROCKSDB_LIB_DIR)/built-$(ROCKSDB_VERSION): | deps
 		"$(ROCKSDB_LIB_DIR)/librocksdb.a"
 	touch "$@"
 
-# clang's library is for the generated bindings, g++ for RocksDB itself.
+# clang's library, and the headers with it, are for the generated bindings; g++ is for RocksDB itself.
 deps:
 	@command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup, then run make again." >&2; exit 1; }
-	@if command -v c++ >/dev/null && (command -v clang >/dev/null || ldconfig -p 2>/dev/null | grep -q libclang); then :; \
+	@if command -v c++ >/dev/null && .ci/has-libclang; then :; \
 	elif command -v apt-get >/dev/null; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends g++ clang libclang-dev; \
