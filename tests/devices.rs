@@ -24,6 +24,13 @@ async fn devices_are_listed_renamed_and_deleted() {
     let devices = alice.get("/v3/devices").await;
     assert_eq!(devices["devices"].as_array().expect("devices").len(), 3, "{devices}");
 
+    // Clients read no list in which a field is missing.
+    for device in devices["devices"].as_array().expect("devices") {
+        for field in ["device_id", "display_name", "last_seen_ip", "last_seen_ts"] {
+            assert!(device.get(field).is_some(), "{field}: {device}");
+        }
+    }
+
     alice.put("/v3/devices/PHONE", json!({ "display_name": "Work phone" })).await;
     let phone = alice.get("/v3/devices/PHONE").await;
     assert_eq!((&phone["device_id"], &phone["display_name"]), (&json!("PHONE"), &json!("Work phone")));

@@ -18,15 +18,12 @@ use crate::{
     uia::{Ask, Binding, Stage},
 };
 
-/// A device; what isn't known of it is left out.
+/// A device; what isn't known of it is null. Clients take all fields for granted: matrix-nio reads no list in which one is missing.
 #[derive(Serialize)]
 pub(crate) struct Device {
     device_id: OwnedDeviceId,
-    #[serde(skip_serializing_if = "Option::is_none")]
     display_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     last_seen_ip: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     last_seen_ts: Option<u64>,
 }
 
