@@ -29,7 +29,8 @@ pub struct Config {
     /// The directory of the database. It is made where it is missing.
     pub database_path: PathBuf,
 
-    /// Memory in MiB that the database's caches and buffers and the caches of events and room states share.
+    /// Memory in MiB that the database's caches and buffers and the caches of events and room states share. Decoding images for
+    /// thumbnails takes twice as much besides at most; an image that needs more gets no thumbnail.
     pub db_cache_capacity_mb: u64,
 
     /// The addresses to listen on: one, or a list.
@@ -82,6 +83,10 @@ pub struct Config {
     /// How much of a page is read for its preview, in bytes.
     pub url_preview_max_spider_size: usize,
 
+    /// MiB that the pictures of all previews may take together; 0 for no limit. Each is kept for a day. Those that one user asked for may
+    /// take an eighth. A preview for whose picture there is no room has none.
+    pub url_preview_pictures_mb: u64,
+
     /// Addresses and networks that this server doesn't connect to for a user: those that only its own network reaches.
     pub ip_range_denylist: Vec<String>,
 
@@ -125,12 +130,10 @@ pub struct Config {
     /// by invite, direct chats among them) or `all`. Spaces never are.
     pub encryption_enabled_by_default_for_room_type: EncryptionByDefault,
 
-    /// Whether this server takes part in federation. Rooms made while this is false are closed to other servers
-    /// (`m.federate` is false in them). This release does not exchange events with other servers yet.
+    /// Whether this server takes part in federation. Rooms made while this is false are closed to other servers for ever
+    /// (`m.federate` is false in them), unless their creator's client asks for the contrary. This release does not exchange
+    /// events with other servers yet.
     pub allow_federation: bool,
-
-    /// Servers that are asked for the signing keys of others.
-    pub trusted_servers: Vec<OwnedServerName>,
 
     /// Whether users see each other's presence.
     pub allow_local_presence: bool,
@@ -348,6 +351,7 @@ impl Default for Config {
             url_preview_url_contains_allowlist: Vec::new(),
             url_preview_check_root_domain: false,
             url_preview_max_spider_size: 256_000,
+            url_preview_pictures_mb: 1024,
             ip_range_denylist: net::DENIED_DEFAULT.map(str::to_owned).to_vec(),
             client_request_timeout: 60,
             client_sync_timeout_max: 300,
@@ -362,7 +366,6 @@ impl Default for Config {
             default_room_version: event::DEFAULT_ROOM_VERSION,
             encryption_enabled_by_default_for_room_type: EncryptionByDefault::Off,
             allow_federation: true,
-            trusted_servers: vec![OwnedServerName::try_from("matrix.org").expect("a valid name")],
             allow_local_presence: true,
             presence_idle_timeout_s: 300,
             presence_offline_timeout_s: 1800,

@@ -15,6 +15,8 @@ use crate::{
 
 /// Variables with this prefix override keys.
 const ENV_PREFIX: &str = "CONDUIT_";
+/// Keys that files of earlier versions have, and nothing reads now. They are no reason not to start.
+const RETIRED: &[&str] = &["global.trusted_servers"];
 /// Names the file, not a key.
 const ENV_CONFIG: &str = "CONDUIT_CONFIG";
 
@@ -34,12 +36,21 @@ pub enum ConfigError {
     Invalid(Vec<String>),
 }
 
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// What it says to no effect: a line for each key.
+    pub ignored: Vec<String>,
+}
+
 /// Reads the configuration file, with `env` (names and values) in place of what the file says.
 ///
 /// # Errors
 /// If the file can't be read, isn't TOML, has an unknown key, a value of a wrong type or an impossible value; every
 /// message names the key with its line or variable.
-pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, &path.display().to_string(), env)
 }
@@ -49,7 +60,7 @@ pub(crate) fn parse(
     text: &str,
     name: &str,
     env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, ConfigError> {
+) -> Result<Loaded, ConfigError> {
     let mut table: Table = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(text, span.start));
         ConfigError::Invalid(vec![format!("{name}:{line}: {}", error.message())])
@@ -62,7 +73,9 @@ pub(crate) fn parse(
     let parsed = serde_ignored::deserialize(tracked, |path| {
         unknown.insert(plain_path(&path.to_string()));
     });
-    let mut faults: Vec<_> = unknown.iter().map(|key| places.fault(key, "unknown key")).collect();
+    let (retired, unknown): (Vec<_>, Vec<_>) = unknown.iter().partition(|key| RETIRED.contains(&key.as_str()));
+    let ignored = retired.into_iter().map(|key| places.fault(key, "has no effect any more")).collect();
+    let mut faults: Vec<_> = unknown.into_iter().map(|key| places.fault(key, "unknown key")).collect();
     let config = match parsed {
         Ok(File { global }) => Some(global),
         Err(error) => {
@@ -74,7 +87,7 @@ pub(crate) fn parse(
         faults.extend(impossible(config).iter().map(|(key, why)| places.fault(&format!("global.{key}"), why)));
     }
     match config {
-        Some(config) if faults.is_empty() => Ok(config),
+        Some(config) if faults.is_empty() => Ok(Loaded { config, ignored }),
         _ => Err(ConfigError::Invalid(faults)),
     }
 }

@@ -60,6 +60,15 @@ pub(crate) fn takes_text(path: &str) -> bool {
     })
 }
 
+/// Every key with its table. Those that are tables themselves have theirs instead.
+#[cfg(test)]
+pub(crate) fn keys() -> Vec<(&'static str, &'static str)> {
+    let sections = sections();
+    let all = sections.iter().flat_map(|section| section.fields.iter().map(|(key, _)| (section.name, *key)));
+    let is_table = |key: &str| sections.iter().any(|other| other.name.strip_prefix("global.") == Some(key));
+    all.filter(|(_, key)| !is_table(key)).collect()
+}
+
 /// The commented configuration file, as `conduit.toml` in the repository has it.
 pub fn generate() -> String {
     let mut out = String::from(HEADER);

@@ -1,5 +1,9 @@
 //! The `haima` binary: parse, wire, run, drain.
 
+mod commands;
+mod commands_execute;
+#[cfg(unix)]
+mod commands_socket;
 mod config;
 mod config_file;
 mod config_generate;
@@ -17,7 +21,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config_file::Loaded;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,14 +49,8 @@ enum Command {
     CheckConfig,
     /// Print the commented default configuration.
     GenerateConfig,
-    /// Make an account. The server must not be running on the same database.
-    CreateUser {
-        /// The part of the user id between `@` and `:`.
-        localpart: String,
-        /// Make the account an admin.
-        #[arg(long)]
-        admin: bool,
-    },
+    #[command(flatten)]
+    Do(commands::Command),
     /// Say that the database was put back from an older copy. Clients then sync afresh, and nothing that was handed out
     /// since the copy was made is handed out again. The server must not be running.
     Restore,
@@ -74,17 +72,26 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         print!("{}", config_generate::generate());
         return Ok(());
     }
-    let config = config_file::load(&cli.config, std::env::vars())?;
+    let Loaded { config, ignored } = config_file::load(&cli.config, std::env::vars())?;
     match cli.command {
         Some(Command::GenerateConfig) => Ok(()),
         Some(Command::CheckConfig) => {
+            for key in &ignored {
+                println!("{key}");
+            }
             println!("{} can be used.", cli.config.display());
             Ok(())
         }
-        Some(Command::CreateUser { localpart, admin }) => runtime()?.block_on(create_user(&config, &localpart, admin)),
+        Some(Command::Do(command)) => {
+            let password = command.needs_password().then(read_password).transpose()?;
+            runtime()?.block_on(commands::perform(&config, commands::Request { command, password }))
+        }
         Some(Command::Restore) => runtime()?.block_on(wire::restore(&config)),
         Some(Command::Serve) | None => {
             logging::start(&config)?;
+            for key in &ignored {
+                tracing::warn!("{key}");
+            }
             runtime()?.block_on(wire::serve(config))
         }
     }
@@ -92,13 +99,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
-}
-
-async fn create_user(config: &Config, localpart: &str, admin: bool) -> anyhow::Result<()> {
-    let password = read_password()?;
-    let user = wire::create_user(config, localpart, &password, admin).await?;
-    println!("Made {user}.");
-    Ok(())
 }
 
 /// A password from the terminal without showing it, or the first line of standard input.

@@ -9,14 +9,11 @@ use flows::Flows;
 use haima_http::{CancellationToken, Front, Gate, Server, limit};
 use media::Media;
 use rooms::Rooms;
-use ruma::{
-    OwnedUserId,
-    api::client::discovery::discover_support::{Contact, ContactRole},
-};
+use ruma::api::client::discovery::discover_support::{Contact, ContactRole};
 use store::{Position, Store};
 use sync::Sync;
 use tracing::{info, warn};
-use users::{Kind, NewAccount, Origin, Users};
+use users::Users;
 
 use crate::{
     config::{Config, RateLimit, RateLimits, WellKnown},
@@ -24,19 +21,23 @@ use crate::{
 };
 
 /// The domain crates over one store.
-struct Parts {
+#[derive(Clone)]
+pub(crate) struct Parts {
     descriptors: Descriptors,
-    store: Store,
-    rooms: Rooms,
-    users: Users,
-    flows: Flows,
-    media: Media,
-    clock: Arc<dyn Clock>,
+    pub(crate) store: Store,
+    pub(crate) rooms: Rooms,
+    pub(crate) users: Users,
+    pub(crate) flows: Flows,
+    pub(crate) media: Media,
+    pub(crate) clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
 
 /// How often what has expired is removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What decoding images takes at most, as a multiple of the memory budget.
+const DECODING_PART: u64 = 2;
 
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
 const LOG_ENTRIES_KEPT: u64 = 1_000_000;
@@ -45,7 +46,10 @@ const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TA
 
 /// Opens the database and the domains over it for some work. However that ends, the database is closed: a process must not end
 /// while RocksDB's threads run.
-async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub(crate) async fn with_parts<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Parts) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let path = &config.database_path;
     let descriptors = Descriptors::claim();
     let store = Store::open_rocksdb(path, &store_options(config, descriptors), TABLES)
@@ -65,9 +69,7 @@ async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyh
         .with_context(|| format!("server_name can't be changed to {name:?}"))?;
 
     let caches = store.budget().callers_bytes as u64;
-    let mut rooms_config = rooms::Config::new(config.server_name.clone());
-    rooms_config.default_room_version = config.default_room_version.clone();
-    rooms_config.encryption_by_default = config.encryption_enabled_by_default_for_room_type;
+    let mut rooms_config = rooms_config(config);
     rooms_config.event_cache_bytes = caches / 2;
     rooms_config.node_cache_bytes = caches / 4;
     let ports = rooms::Ports::no_federation();
@@ -134,25 +136,36 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
     let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
+    let commands = take_commands(config, parts);
     listeners.run(front).await;
     sweeping.abort();
+    if let Some(commands) = commands {
+        commands.abort();
+        // It holds parts of the database, which is closed next.
+        if let Err(error) = commands.await
+            && !error.is_cancelled()
+        {
+            warn!(%error, "taking commands has failed");
+        }
+    }
     Ok(())
 }
 
-/// Makes an account without a running server.
-pub async fn create_user(config: &Config, localpart: &str, password: &str, admin: bool) -> anyhow::Result<OwnedUserId> {
-    let user_id = users::user_id_for(localpart, &config.server_name)?;
-    let account = NewAccount {
-        user_id,
-        password: Some(password.to_owned()),
-        kind: Kind::User,
-        admin,
-        origin: Origin::Administrator,
-        display_name: None,
-        login: None,
-    };
-    let created = with_parts(config, async |parts| Ok(parts.users.create_account(account).await?)).await?;
-    Ok(created.user_id)
+/// Takes commands beside the database, as long as the server runs.
+#[cfg(unix)]
+fn take_commands(config: &Config, parts: &Parts) -> Option<tokio::task::JoinHandle<()>> {
+    match crate::commands_socket::Control::bind(&config.database_path) {
+        Ok(control) => Some(tokio::spawn(control.run(Arc::new(config.clone()), parts.clone()))),
+        Err(error) => {
+            warn!(%error, "commands on the command line need the server to be stopped: there is no socket for them");
+            None
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn take_commands(_: &Config, _: &Parts) -> Option<tokio::task::JoinHandle<()>> {
+    None
 }
 
 /// Opens the database as one that was put back from an older copy.
@@ -219,13 +232,21 @@ impl Signals {
     }
 }
 
-fn store_options(config: &Config, descriptors: Descriptors) -> store::Options {
+pub(crate) fn store_options(config: &Config, descriptors: Descriptors) -> store::Options {
     let memory_budget_bytes = usize::try_from(config.db_cache_capacity_mb << 20).unwrap_or(usize::MAX);
     let open_files_max = descriptors.database_files;
     store::Options { memory_budget_bytes, open_files_max, ..store::Options::default() }
 }
 
-fn users_config(config: &Config) -> users::Config {
+pub(crate) fn rooms_config(config: &Config) -> rooms::Config {
+    let mut rooms = rooms::Config::new(config.server_name.clone());
+    rooms.default_room_version = config.default_room_version.clone();
+    rooms.encryption_by_default = config.encryption_enabled_by_default_for_room_type;
+    rooms.federate_by_default = config.allow_federation;
+    rooms
+}
+
+pub(crate) fn users_config(config: &Config) -> users::Config {
     let mut users = users::Config::default();
     users.password.concurrent = config.password_hashes_at_once;
     users.tokens.refreshable_access_token_ms = Some(config.access_token_ttl.saturating_mul(1000));
@@ -235,10 +256,11 @@ fn users_config(config: &Config) -> users::Config {
     users
 }
 
-fn media_config(config: &Config) -> anyhow::Result<media::Config> {
+pub(crate) fn media_config(config: &Config) -> anyhow::Result<media::Config> {
     let path = config.media_path.clone().unwrap_or_else(|| config.database_path.join("media"));
     let mut media = media::Config::new(config.server_name.clone(), path);
     media.s3 = config.media_s3.clone();
+    media.decoding_bytes_max = config.db_cache_capacity_mb.saturating_mul(DECODING_PART << 20);
     media.upload_bytes_max = config.max_request_size as u64;
     media.user_bytes_max = config.media_user_quota_mb.saturating_mul(1 << 20);
     media.pending_max = config.max_pending_media_uploads;
@@ -265,14 +287,15 @@ fn preview_config(config: &Config) -> anyhow::Result<media::PreviewConfig> {
         url_contains: config.url_preview_url_contains_allowlist.clone(),
         parents: config.url_preview_check_root_domain,
     };
-    Ok(media::PreviewConfig { lists, page_bytes_max: config.url_preview_max_spider_size, client })
+    let pictures_bytes_max = config.url_preview_pictures_mb.saturating_mul(1 << 20);
+    Ok(media::PreviewConfig { lists, page_bytes_max: config.url_preview_max_spider_size, pictures_bytes_max, client })
 }
 
-fn sync_config(config: &Config) -> sync::Config {
+pub(crate) fn sync_config(config: &Config) -> sync::Config {
     sync::Config { timeout_max_ms: config.client_sync_timeout_max.saturating_mul(1000), ..sync::Config::default() }
 }
 
-fn api_config(config: &Config) -> client_api::Config {
+pub(crate) fn api_config(config: &Config) -> client_api::Config {
     let mut api = client_api::Config::new(config.server_name.clone());
     api.default_room_version.clone_from(&config.default_room_version);
     api.registration = match (config.allow_registration, &config.registration_token) {
@@ -323,7 +346,7 @@ fn support_contact(well_known: &WellKnown) -> Option<Contact> {
     Some(contact)
 }
 
-fn http_config(config: &Config, descriptors: Descriptors) -> haima_http::Config {
+pub(crate) fn http_config(config: &Config, descriptors: Descriptors) -> haima_http::Config {
     let defaults = haima_http::Config::default();
     descriptors.warn_if_few(defaults.connections_max);
     let tls = config.tls.as_ref().map(|tls| haima_http::Tls { certificate: tls.certs.clone(), key: tls.key.clone() });

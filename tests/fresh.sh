@@ -182,6 +182,10 @@ talk() {
 stop_server() {
     kill -INT -- "-$server"
     wait "$server" || true
+    # The shell that was waited for may end before what it started.
+    while kill -0 -- "-$server" 2>/dev/null; do
+        sleep 0.1
+    done
     server=
     grep -q "stopped" "$directory/run.log" || fail "the server did not stop in order"
 }

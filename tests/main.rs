@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod build_needs;
 mod command_line;
 mod dehydrated_devices;
 mod descriptors;
@@ -14,6 +15,7 @@ mod ledger;
 mod media;
 mod media_hostile;
 mod messages;
+mod moderation;
 mod openid;
 mod profiles;
 mod rooms;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use testkit::plain_webp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -116,6 +117,31 @@ async fn images_that_are_bombs_are_refused_as_too_large() {
         let path = format!("/_matrix/client/v1/media/download/{file}");
         assert_eq!(get(&server, &alice, &path, &[]).await.bytes().await.expect("a body"), bomb);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn decoding_pictures_stays_within_its_memory() {
+    const MIB: u64 = 1 << 20;
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let huge = upload(&server, &alice, "", "image/webp", &plain_webp(8_000, 8_000)).await;
+    let large = upload(&server, &alice, "", "image/webp", &plain_webp(3_600, 3_600)).await;
+    let bob = server.register("bob").await;
+    let ask = async |user: &User<'_>, file: &str, side: u32| {
+        let path = format!("/_matrix/client/v1/media/thumbnail/{file}?width={side}&height={side}");
+        get(&server, user, &path, &[]).await.status().as_u16()
+    };
+    let before = server.memory_bytes_max();
+    // Decoding the one would take 430 MiB, and the other 90.
+    let asked = [(&huge, 96, 413), (&large, 32, 200), (&large, 320, 200), (&huge, 320, 413), (&large, 640, 200)];
+    for (number, (file, side, status)) in asked.into_iter().enumerate() {
+        // Two at once: nobody has more than one decoder.
+        let answers = tokio::join!(ask(&alice, file, side), ask(&bob, &large, 800 + number as u32));
+        assert_eq!(answers, (status, 200), "{side}");
+    }
+    let taken = server.memory_bytes_max() - before;
+    assert!(taken < 150 * MIB, "{} MiB", taken / MIB);
 }
 
 #[tokio::test]

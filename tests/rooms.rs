@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Server, encode};
+use crate::support::{Server, User, encode};
 
 #[tokio::test]
 async fn presets_give_the_specified_state() {
@@ -48,6 +48,40 @@ async fn new_rooms_are_encrypted_by_default_where_the_admin_wants_it() {
         assert_eq!(encryption(json!({ "initial_state": state })).await, Some(own));
         assert_eq!(encryption(json!({ "creation_content": { "type": "m.space" } })).await, None);
     }
+}
+
+#[tokio::test]
+async fn new_rooms_are_closed_to_other_servers_where_the_admin_wants_it() {
+    let federate = async |alice: &User<'_>, room: &str| {
+        let create = alice.get(&format!("/v3/rooms/{}/state/m.room.create", encode(room))).await;
+        create.get("m.federate").cloned()
+    };
+    let mut server = Server::start_with("allow_federation = false\n");
+    let alice = server.register("alice").await;
+    let closed = alice.create_room(json!({})).await;
+    assert_eq!(federate(&alice, &closed).await, Some(json!(false)));
+    for asked in [true, false] {
+        let room = alice.create_room(json!({ "creation_content": { "m.federate": asked } })).await;
+        assert_eq!(federate(&alice, &room).await, Some(json!(asked)));
+    }
+    let token = alice.token.clone();
+    server.stop();
+    server.set("allow_federation = true\n");
+    server.restart();
+    let alice = server.user("@alice:localhost", "FIRST", &token);
+    let open = alice.create_room(json!({})).await;
+    assert_eq!(federate(&alice, &open).await, None);
+    let upgraded = async |alice: &User<'_>, room: &str| {
+        let path = format!("/v3/rooms/{}/upgrade", encode(room));
+        let answer = alice.post(&path, json!({ "new_version": "12" })).await;
+        federate(alice, answer["replacement_room"].as_str().expect("a room")).await
+    };
+    assert_eq!(upgraded(&alice, &closed).await, Some(json!(false)), "what replaces a closed room is closed");
+    server.stop();
+    server.set("allow_federation = false\n");
+    server.restart();
+    let alice = server.user("@alice:localhost", "FIRST", &token);
+    assert_eq!(upgraded(&alice, &open).await, None, "what replaces an open room is open");
 }
 
 #[tokio::test]

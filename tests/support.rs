@@ -63,14 +63,29 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// Other settings from the next start on: lines in `[global]` (and tables after it).
+    pub fn set(&mut self, settings: &str) {
+        self.settings = settings.to_owned();
+    }
+
+    /// A user who is logged in already.
+    pub fn user(&self, id: &str, device: &str, token: &str) -> User<'_> {
+        User { server: self, id: id.to_owned(), device: device.to_owned(), token: token.to_owned() }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// The directory of the database.
+    pub fn database_path(&self) -> std::path::PathBuf {
+        self.dir.path().join("database")
+    }
+
     /// The directory of uploaded files.
     pub fn media_path(&self) -> std::path::PathBuf {
-        self.dir.path().join("database/media")
+        self.database_path().join("media")
     }
 
     /// What the server has logged so far.

@@ -19,6 +19,8 @@ pub struct Config {
     pub s3: Option<S3Config>,
     /// Previews of web pages; without this there are none.
     pub previews: Option<PreviewConfig>,
+    /// The most memory that decoding images takes together, in bytes. An image that needs more gets no thumbnail.
+    pub decoding_bytes_max: u64,
     /// The largest file, in bytes.
     pub upload_bytes_max: u64,
     /// What all files of a user may take together, in bytes; 0 for no limit.
@@ -41,6 +43,7 @@ impl Config {
             path,
             s3: None,
             previews: None,
+            decoding_bytes_max: 128 << 20,
             upload_bytes_max: 20 << 20,
             user_bytes_max: 0,
             pending_max: 5,

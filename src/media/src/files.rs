@@ -10,7 +10,7 @@ use crate::{
     storage::ByteStream,
     tables::{
         BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
-        Quarantined, Revisions,
+        PreviewPictures, Quarantined, Revisions,
     },
 };
 
@@ -76,7 +76,7 @@ impl Media {
     /// [`Error::QuotaExceeded`], [`Error::Io`], [`Error::Contended`].
     pub async fn add(&self, user: Option<&UserId>, received: Received, details: Details) -> Result<String> {
         let id = self.inner.random.alphanumeric(ID_CHARS);
-        let target = Target { id: &id, user, reserved: false };
+        let target = Target { id: &id, user, reserved: false, preview_for: None };
         self.keep(target, received, details).await?;
         Ok(id)
     }
@@ -86,9 +86,23 @@ impl Media {
     /// # Errors
     /// As [`Media::check_reserved`], and [`Error::QuotaExceeded`], [`Error::Io`], [`Error::Contended`].
     pub async fn add_reserved(&self, user: &UserId, id: &str, received: Received, details: Details) -> Result<()> {
-        self.keep(Target { id, user: Some(user), reserved: true }, received, details).await?;
+        self.keep(Target::reserved(user, id), received, details).await?;
         self.inner.finished.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
+    }
+
+    /// Keeps the picture of a preview that `user` asked for, if there is room for it.
+    ///
+    /// # Errors
+    /// [`Error::PreviewFailed`] if there is none, [`Error::Io`], [`Error::Contended`].
+    pub(crate) async fn add_picture(&self, user: &UserId, received: Received, details: Details) -> Result<String> {
+        let bytes_max = self.inner.config.previews.as_ref().map_or(0, |config| config.pictures_bytes_max);
+        let room = self.inner.pictures.reserve(user, received.size, bytes_max).ok_or(Error::PreviewFailed)?;
+        let id = self.inner.random.alphanumeric(ID_CHARS);
+        let target = Target { id: &id, user: None, reserved: false, preview_for: Some(user) };
+        self.keep(target, received, details).await?;
+        room.keep();
+        Ok(id)
     }
 
     async fn keep(&self, target: Target<'_>, received: Received, mut details: Details) -> Result<()> {
@@ -159,6 +173,7 @@ impl Media {
             content_type: details.content_type.clone(),
             file_name: details.file_name.clone(),
             uploader: target.user.map(UserId::to_owned),
+            preview_for: target.preview_for.map(UserId::to_owned),
             created_ms: now_ms,
             expires_ms: details.expires_ms,
         };
@@ -168,6 +183,9 @@ impl Media {
         batch.put::<ByAge>(&(now_ms, server, target.id), &received.size);
         if let Some(user) = target.user {
             batch.put::<ByUser>(&(user, now_ms, target.id), &received.size);
+        }
+        if let Some(user) = target.preview_for {
+            batch.put::<PreviewPictures>(&(user, target.id), &received.size);
         }
         if let Some(expires_ms) = details.expires_ms {
             batch.put::<Expiring>(&(expires_ms, server, target.id), &());
@@ -321,6 +339,15 @@ pub(crate) struct Target<'a> {
     pub(crate) user: Option<&'a UserId>,
     /// The id was set aside.
     pub(crate) reserved: bool,
+    /// Who asked for the preview whose picture it is.
+    pub(crate) preview_for: Option<&'a UserId>,
+}
+
+impl<'a> Target<'a> {
+    /// A name that `user` has set aside.
+    pub(crate) fn reserved(user: &'a UserId, id: &'a str) -> Self {
+        Self { id, user: Some(user), reserved: true, preview_for: None }
+    }
 }
 
 /// A blob that an upload put into its place, or began to.

@@ -44,7 +44,13 @@ pub use tables::{MediaChanged, MediaEvent, TABLES};
 pub use thumbnail::{Ask, Thumbnail, thumbnail_name};
 
 use crate::{
-    bucket::Bucket, disk::Disk, preview::Previewer, slots::Slots, storage::Storage, thumbnail::Renderers, usage::Usage,
+    bucket::Bucket,
+    disk::Disk,
+    preview::{Pictures, Previewer},
+    slots::Slots,
+    storage::Storage,
+    thumbnail::Renderers,
+    usage::Usage,
 };
 
 /// How often a change is tried again when others change the same rows.
@@ -67,6 +73,7 @@ struct Inner {
     usage: Usage,
     renderers: Renderers,
     previewer: Option<Previewer>,
+    pictures: Pictures,
     receiving: Arc<Semaphore>,
     uploaders: Slots,
     /// Counts uploads to names that were set aside: who waits for one looks again.
@@ -90,8 +97,9 @@ impl Media {
         let inner = Inner {
             storage: Storage::new(disk, bucket),
             usage: Usage::default(),
-            renderers: Renderers::default(),
+            renderers: Renderers::new(config.decoding_bytes_max),
             previewer: config.previews.clone().map(Previewer::new).transpose()?,
+            pictures: Pictures::load(&store.view()).await?,
             receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
             uploaders: Slots::new(RECEIVING_PER_USER_MAX),
             finished: watch::Sender::new(0),

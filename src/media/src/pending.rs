@@ -46,6 +46,7 @@ impl Media {
                 content_type: None,
                 file_name: None,
                 uploader: Some(user.to_owned()),
+                preview_for: None,
                 created_ms: now_ms,
                 expires_ms: Some(expires_ms),
             };
@@ -68,7 +69,7 @@ impl Media {
     /// # Errors
     /// [`Error::NotFound`] if it was not set aside or has expired, [`Error::NotYours`], [`Error::AlreadyUploaded`].
     pub async fn check_reserved(&self, user: &UserId, id: &str) -> Result<()> {
-        self.reserved_row(&self.view(), &Target { id, user: Some(user), reserved: true }).await.map(drop)
+        self.reserved_row(&self.view(), &Target::reserved(user, id)).await.map(drop)
     }
 
     pub(crate) async fn reserved_row(&self, view: &View, target: &Target<'_>) -> Result<FileRow> {

@@ -10,7 +10,7 @@ use crate::{
     files::hex,
     tables::{
         BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
-        Revisions, Thumbnails,
+        PreviewPictures, Revisions, Thumbnails,
     },
 };
 
@@ -61,6 +61,9 @@ impl Media {
                 if let Some(user) = user {
                     batch.delete::<ByUser>(&(user, row.created_ms, id));
                 }
+                if let Some(user) = &row.preview_for {
+                    batch.delete::<PreviewPictures>(&(user, id));
+                }
                 doomed = self.prepare_release(view, &mut batch, Fixed(*digest)).await?;
             }
         }
@@ -70,6 +73,9 @@ impl Media {
         }
         if let (Some(user), Some(_)) = (&row.uploader, &row.digest) {
             self.count_back(user, row.size);
+        }
+        if let Some(user) = &row.preview_for {
+            self.inner.pictures.count_back(user, row.size);
         }
         Ok(Some(doomed))
     }

@@ -35,6 +35,8 @@ store::table! { /// A preview by the BLAKE3 digest of its URL.
 pub(crate) Previews = 219, Points: Fixed<32> => Record<PreviewRow> }
 store::table! { /// Previews by the time that they are kept to (Unix ms).
 pub(crate) PreviewExpiry = 220, Ranges: (u64, Fixed<32>) => () }
+store::table! { /// The pictures of previews by the user who asked for the preview: the size in bytes.
+pub(crate) PreviewPictures = 221, Ranges: (Text<OwnedUserId>, String) => u64 }
 
 /// All of them, for opening the store.
 pub const TABLES: &[TableInfo] = &[
@@ -51,6 +53,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Thumbnails>(),
     TableInfo::of::<Previews>(),
     TableInfo::of::<PreviewExpiry>(),
+    TableInfo::of::<PreviewPictures>(),
 ];
 
 /// A file, or a name that waits for one.
@@ -63,6 +66,9 @@ pub(crate) struct FileRow {
     pub(crate) file_name: Option<String>,
     /// The local user who uploaded it or set the name aside.
     pub(crate) uploader: Option<OwnedUserId>,
+    /// The local user who asked for the preview whose picture it is.
+    #[serde(default)]
+    pub(crate) preview_for: Option<OwnedUserId>,
     /// When it was uploaded, or the name set aside, in Unix milliseconds.
     pub(crate) created_ms: u64,
     /// When it is deleted, in Unix milliseconds.

@@ -111,6 +111,6 @@ impl Media {
 }
 
 /// What a file of this size counts.
-fn charge(size: u64) -> u64 {
+pub(crate) fn charge(size: u64) -> u64 {
     size.max(FILE_BYTES_MIN)
 }

@@ -184,7 +184,7 @@ impl Rooms {
             return Err(RoomsError::TooLarge("the room's first state and invites".to_owned()));
         }
         let privileged = rules.authorization.explicitly_privilege_room_creators;
-        let create_content = create_content(request, &version, rules)?;
+        let create_content = create_content(request, &version, rules, self.inner.config.federate_by_default)?;
         let drafts = first_events(request, privileged, self.inner.config.encryption_by_default)?;
         for attempt in 0..ATTEMPTS_MAX {
             let mut builder =
@@ -308,8 +308,13 @@ fn create_content(
     request: &CreateRoom,
     version: &RoomVersionId,
     rules: &event::RoomVersionRules,
+    federate_by_default: bool,
 ) -> Result<Map<String, Value>, RoomsError> {
     let mut content = object(request.creation_content.as_deref(), "creation_content")?;
+    // A room that replaces another is as open as that one was.
+    if !federate_by_default && request.replaces.is_none() {
+        content.entry("m.federate").or_insert(false.into());
+    }
     content.insert("room_version".to_owned(), version.as_str().into());
     content.remove("creator");
     if !rules.authorization.use_room_create_sender {

@@ -125,6 +125,8 @@ pub struct Config {
     pub default_room_version: RoomVersionId,
     /// Which new rooms are encrypted where their creator doesn't say how.
     pub encryption_by_default: EncryptionByDefault,
+    /// Whether new rooms are open to users of other servers (`m.federate`) where their creator doesn't say.
+    pub federate_by_default: bool,
     /// Memory for events, in bytes.
     pub event_cache_bytes: u64,
     /// Memory for nodes of state trees, in bytes.
@@ -138,6 +140,7 @@ impl Config {
             server_name,
             default_room_version: DEFAULT_ROOM_VERSION,
             encryption_by_default: EncryptionByDefault::Off,
+            federate_by_default: true,
             event_cache_bytes: 32 << 20,
             node_cache_bytes: 32 << 20,
         }

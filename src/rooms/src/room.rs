@@ -1,9 +1,9 @@
 //! What a room is for ever: its version and who made it.
 
 use event::RoomVersionRules;
-use ruma::{OwnedUserId, RoomId, RoomVersionId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId};
 use serde::{Deserialize, Serialize};
-use store::{NoPrevious, Record, Versioned, View};
+use store::{NoPrevious, Range, Record, Versioned, View};
 
 use crate::{Rooms, RoomsError, tables::RoomInfos, types::EventNum};
 
@@ -51,6 +51,21 @@ impl Rooms {
     pub async fn info(&self, view: &View, room: &RoomId) -> Result<Option<RoomInfo>, RoomsError> {
         let stored = view.get::<RoomInfos>(&room).await?;
         Ok(stored.map(|Record(info)| info))
+    }
+
+    /// A page of the rooms that this server holds or held, in the order of their ids, after `after`.
+    pub async fn all_rooms(
+        &self,
+        view: &View,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<Vec<OwnedRoomId>, RoomsError> {
+        let mut range = Range::<RoomInfos>::all().limit(limit);
+        if let Some(after) = after {
+            range = range.after(&(after,));
+        }
+        let page = view.scan(range).await?;
+        Ok(page.rows.into_iter().map(|(room, _)| room.into_inner()).collect())
     }
 
     /// The rules of the room's version; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.

@@ -5,6 +5,7 @@
 
 mod clock;
 mod events;
+mod images;
 mod network;
 mod random;
 #[cfg(feature = "s3")]
@@ -14,6 +15,7 @@ mod stopwatch;
 pub use self::{
     clock::ManualClock,
     events::EventFactory,
+    images::plain_webp,
     network::{Delivery, Faults, Network},
     random::{SeededRandom, seeds},
     stopwatch::{Stopwatch, processor_ns},

@@ -436,6 +436,15 @@ impl Users {
         if actor == target {
             return Err(Error::NotAllowed);
         }
+        self.set_flag_by_server(target, flag, value).await
+    }
+
+    /// Locks or suspends an account, or ends it, on behalf of whoever runs the server: that may be an administrator's too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Contended`].
+    pub async fn set_flag_by_server(&self, target: &UserId, flag: AccountFlag, value: bool) -> Result<()> {
         let set = |account: &mut Account| match flag {
             AccountFlag::Locked => account.locked = value,
             AccountFlag::Suspended => account.suspended = value,

@@ -2,6 +2,7 @@
 
 mod allow;
 mod page;
+mod pictures;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,6 +15,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use self::allow::PreviewLists;
 use self::page::{Page, cut};
+pub(crate) use self::pictures::Pictures;
 use crate::{
     Details, Error, Media, Result,
     slots::Slots,
@@ -56,6 +58,8 @@ pub struct PreviewConfig {
     pub lists: PreviewLists,
     /// How much of a page is read, in bytes.
     pub page_bytes_max: usize,
+    /// What the pictures of all previews may take together, in bytes; 0 for no limit.
+    pub pictures_bytes_max: u64,
     /// How pages are asked for.
     pub client: net::Config,
 }
@@ -121,10 +125,10 @@ impl Media {
         }
         let slot = previewer.users.take(user.as_str())?;
         let waiting = previewer.waiting.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
-        let media = self.clone();
+        let (media, user) = (self.clone(), user.to_owned());
         let row = to_its_end(async move {
             let _held = (slot, waiting);
-            media.fetch_preview(&key, url).await
+            media.fetch_preview(&key, url, &user).await
         });
         shape(row.await?)
     }
@@ -133,7 +137,7 @@ impl Media {
         self.inner.previewer.as_ref().ok_or(Error::PreviewNotAllowed)
     }
 
-    async fn fetch_preview(&self, key: &Digest, url: Url) -> Result<PreviewRow> {
+    async fn fetch_preview(&self, key: &Digest, url: Url, user: &UserId) -> Result<PreviewRow> {
         let previewer = self.previewer()?;
         let _one = previewer.locks[usize::from(key.0[0]) % LOCKS].lock().await;
         if let Some(row) = self.known_preview(key).await? {
@@ -141,7 +145,7 @@ impl Media {
         }
         // The semaphore is never closed.
         let _turn = previewer.fetching.acquire().await.map_err(|_| Error::Busy)?;
-        let made = self.make_preview(previewer, url).await;
+        let made = self.make_preview(previewer, url, user).await;
         let now_ms = self.now_ms();
         let row = match made {
             Ok(properties) => {
@@ -194,19 +198,19 @@ impl Media {
         Ok(())
     }
 
-    async fn make_preview(&self, previewer: &Previewer, url: Url) -> Result<BTreeMap<String, Value>> {
+    async fn make_preview(&self, previewer: &Previewer, url: Url, user: &UserId) -> Result<BTreeMap<String, Value>> {
         let limits = Limits { bytes_max: previewer.config.page_bytes_max, cut: true };
         let accept = Headers { accept: Some("text/html, application/xhtml+xml, image/*;q=0.8"), ..Headers::default() };
         let answer = previewer.fetch(url, &accept, limits).await?;
         let content_type = answer.content_type().unwrap_or("").to_ascii_lowercase();
         if content_type.starts_with("image/") {
-            return self.keep_image(previewer, answer.url).await;
+            return self.keep_image(previewer, answer.url, user).await;
         }
         if !content_type.contains("html") {
             return Ok(BTreeMap::new());
         }
         let url = answer.url.clone();
-        let reading = work(move || page::read(&answer.body, &content_type));
+        let reading = work(move || page::read(&answer.body, &content_type, answer.url.domain()));
         let mut page = reading.await.map_err(|_| Error::PreviewFailed)?;
         if let Some(oembed) = page.oembed.take().and_then(|href| url.join(&href).ok()) {
             previewer.add_oembed(&mut page, oembed).await;
@@ -214,7 +218,7 @@ impl Media {
         let mut properties: BTreeMap<String, Value> =
             page.properties.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
         if let Some(image) = page.image.and_then(|href| url.join(&href).ok()) {
-            match self.keep_image(previewer, image).await {
+            match self.keep_image(previewer, image, user).await {
                 Ok(image) => properties.extend(image),
                 // A page without its picture is still worth a preview.
                 Err(Error::PreviewFailed) => {}
@@ -224,8 +228,8 @@ impl Media {
         Ok(properties)
     }
 
-    /// Fetches a picture and keeps it as a file.
-    async fn keep_image(&self, previewer: &Previewer, url: Url) -> Result<BTreeMap<String, Value>> {
+    /// Fetches a picture and keeps it as a file, for the user who asked for the preview.
+    async fn keep_image(&self, previewer: &Previewer, url: Url, user: &UserId) -> Result<BTreeMap<String, Value>> {
         let bytes_max = IMAGE_BYTES_MAX.min(self.inner.config.upload_bytes_max);
         let limits = Limits { bytes_max: usize::try_from(bytes_max).unwrap_or(0), cut: false };
         let accept = Headers { accept: Some("image/*"), ..Headers::default() };
@@ -244,7 +248,7 @@ impl Media {
             file_name: None,
             expires_ms: Some(self.now_ms().saturating_add(KEEP_IMAGE_MS)),
         };
-        let id = self.add(None, received, details).await?;
+        let id = self.add_picture(user, received, details).await?;
         Ok(BTreeMap::from([
             ("og:image".to_owned(), Value::from(format!("mxc://{}/{id}", self.inner.config.server_name))),
             ("og:image:type".to_owned(), Value::from(content_type)),

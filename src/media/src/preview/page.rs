@@ -6,7 +6,8 @@ use std::{
     collections::BTreeMap,
 };
 
-use encoding_rs::{Encoding, UTF_8};
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
 use html5ever::{
     Attribute,
     tendril::StrTendril,
@@ -30,6 +31,8 @@ const PIECE_BYTES: usize = 1_024;
 const COMPARISONS_MAX: u64 = 100_000_000;
 /// Where the declaration of a character encoding is looked for, in bytes.
 const DECLARATION_BYTES: usize = 1_024;
+/// How much of a page its encoding is guessed from where nothing declares it, in bytes.
+const GUESSED_BYTES: usize = 512 * 1_024;
 
 /// A page.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -42,9 +45,9 @@ pub(super) struct Page {
     pub(super) oembed: Option<String>,
 }
 
-/// Reads a page.
-pub(super) fn read(body: &[u8], content_type: &str) -> Page {
-    let (text, _, _) = encoding(body, content_type).decode(body);
+/// Reads a page of a host.
+pub(super) fn read(body: &[u8], content_type: &str, host: Option<&str>) -> Page {
+    let (text, _, _) = encoding(body, content_type, host).decode(body);
     let queue = BufferQueue::default();
     let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
     let (mut rest, mut attributes, mut comparisons) = (&*text, 0_u64, 0_u64);
@@ -69,8 +72,9 @@ pub(super) fn read(body: &[u8], content_type: &str) -> Page {
     tokenizer.sink.found.into_inner().finish()
 }
 
-/// The encoding of the header, else of the page's own declaration, else UTF-8.
-fn encoding(body: &[u8], content_type: &str) -> &'static Encoding {
+/// The encoding of a byte order mark, else of the header, else of the page's own declaration, else the likeliest one, as browsers have
+/// it (HTML, "Determining the character encoding").
+fn encoding(body: &[u8], content_type: &str, host: Option<&str>) -> &'static Encoding {
     let head = String::from_utf8_lossy(&body[..body.len().min(DECLARATION_BYTES)]).to_ascii_lowercase();
     let named = |text: &str| {
         let (_, rest) = text.split_once("charset=")?;
@@ -81,8 +85,30 @@ fn encoding(body: &[u8], content_type: &str) -> &'static Encoding {
     Encoding::for_bom(body)
         .map(|(encoding, _)| encoding)
         .or_else(|| named(&content_type.to_ascii_lowercase()))
-        .or_else(|| named(&head))
-        .unwrap_or(UTF_8)
+        .or_else(|| named(&head).map(readable))
+        .unwrap_or_else(|| guessed(body, host))
+}
+
+/// What a declaration within a page means: it could not be read in any encoding that isn't much like ASCII.
+fn readable(declared: &'static Encoding) -> &'static Encoding {
+    if declared == UTF_16LE || declared == UTF_16BE {
+        UTF_8
+    } else if declared == X_USER_DEFINED {
+        WINDOWS_1252
+    } else {
+        declared
+    }
+}
+
+/// The likeliest encoding of a page that declares none. What pages of its top-level domain are mostly written in weighs in.
+fn guessed(body: &[u8], host: Option<&str>) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    // Not the end of the text, so that a page that was cut within a letter may still be UTF-8.
+    detector.feed(&body[..body.len().min(GUESSED_BYTES)], false);
+    let labels = host.into_iter().flat_map(|host| host.rsplit('.')).find(|label| !label.is_empty());
+    // The detector takes no others.
+    let plain = |label: &&str| label.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase());
+    detector.guess(labels.filter(plain).map(str::as_bytes), Utf8Detection::Allow)
 }
 
 #[derive(Default)]
@@ -240,6 +266,10 @@ mod tests {
 
     use super::*;
 
+    fn read(body: &[u8], content_type: &str) -> Page {
+        super::read(body, content_type, None)
+    }
+
     fn property<'p>(page: &'p Page, name: &str) -> Option<&'p str> {
         page.properties.get(name).map(String::as_str)
     }
@@ -285,6 +315,34 @@ mod tests {
         let declared = [b"<meta charset=\"gbk\">", &gbk[..]].concat();
         assert_eq!(title(&declared, "text/html").as_deref(), Some("海马"));
         assert_eq!(title("<title>海马</title>".as_bytes(), "text/html").as_deref(), Some("海马"));
+    }
+
+    #[test]
+    fn encodings_that_nothing_declares_are_guessed() {
+        let title = |body: &[u8], host| super::read(body, "text/html", host).properties.remove("og:title");
+        let page = |text: &str| format!("<title>{text}</title><p>{}", "ascii only ".repeat(50));
+        let texts = [
+            ("windows-1252", "Un café déjà vu à la crème brûlée — “garçon”"),
+            ("windows-1251", "Морской конёк — рыба семейства игловых"),
+            ("windows-1253", "Ο ιππόκαμπος είναι ένα γένος ψαριών"),
+            ("shift_jis", "タツノオトシゴは海に住んでいる魚です"),
+            ("euc-kr", "해마는 바다에 사는 물고기의 한 종류이다"),
+            ("gbk", "海马是一种生活在海洋中的小型鱼类，用背鳍游泳"),
+            ("utf-8", "Seepferdchen schwimmen über Wälder — 海马"),
+        ];
+        for (label, text) in texts {
+            let (bytes, _, lossy) = Encoding::for_label(label.as_bytes()).expect("known").encode(text);
+            assert!(!lossy);
+            let body = [b"<title>", &bytes[..], b"</title><p>", &[b'x'; 500]].concat();
+            assert_eq!(title(&body, None).as_deref(), Some(text), "{label}");
+            assert_eq!(title(&body, Some("www.example.org.")).as_deref(), Some(text), "{label}");
+        }
+        let whole = page("Über Wälder") + "海";
+        assert_eq!(title(&whole.as_bytes()[..whole.len() - 1], None).as_deref(), Some("Über Wälder"), "a cut page");
+        assert_eq!(title(page("plain").as_bytes(), Some("example.RU")).as_deref(), Some("plain"));
+        // Who can read the declaration knows that it is wrong.
+        let declared = "<meta charset=utf-16le>".to_owned() + &page("Über");
+        assert_eq!(title(declared.as_bytes(), None).as_deref(), Some("Über"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ async fn upload_until(media: &Media, bytes: &[u8], last: Step) -> String {
         let view = media.view();
         let mut batch = Batch::new();
         let mut blob = NewBlob::default();
-        let target = Target { id: &id, user: Some(alice()), reserved: false };
+        let target = Target { id: &id, user: Some(alice()), reserved: false, preview_for: None };
         media.prepare_file(&view, &mut batch, &target, &received, &Default::default()).await.expect("prepared");
         media.prepare_blob(&view, &mut batch, &received, &mut blob).await.expect("placed");
         if last >= Step::Committed {

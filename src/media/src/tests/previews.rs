@@ -30,6 +30,7 @@ fn previews() -> PreviewConfig {
     PreviewConfig {
         lists: PreviewLists { domain: vec!["*".to_owned()], ..PreviewLists::default() },
         page_bytes_max: 10_000,
+        pictures_bytes_max: 0,
         client: net::Config {
             guard: net::Guard::parse(net::DENIED_DEFAULT).expect("networks"),
             connect_ms_max: 1_000,
@@ -85,6 +86,12 @@ async fn what_leads_inside_is_refused_and_that_is_remembered_for_a_while() {
     assert_eq!(kept(&media).await, (0, 0));
 }
 
+fn open_web(config: &mut crate::Config) {
+    let mut previews = previews();
+    previews.client.guard = net::Guard::default();
+    config.previews = Some(previews);
+}
+
 /// The smallest GIF.
 const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xFF\xFF\xFF,\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;";
 
@@ -118,12 +125,7 @@ async fn web() -> (u16, Arc<AtomicUsize>) {
 async fn a_page_is_fetched_once_for_all_who_ask_and_without_a_picture_in_quarantine() {
     let (port, requests) = web().await;
     let mut world = World::new();
-    let open = |config: &mut crate::Config| {
-        let mut previews = previews();
-        previews.client.guard = net::Guard::default();
-        config.previews = Some(previews);
-    };
-    let media = world.open(open).await;
+    let media = world.open(open_web).await;
     let preview = async |user, page: &str| {
         let json = media.preview(user, &format!("http://localhost:{port}/{page}")).await.expect("a preview");
         serde_json::from_str::<Value>(json.get()).expect("JSON")
@@ -143,4 +145,45 @@ async fn a_page_is_fetched_once_for_all_who_ask_and_without_a_picture_in_quarant
     world.clock.advance(24 * 60 * 60 * 1000);
     media.sweep().await.expect("swept");
     assert_eq!((world.on_disk().0.len(), kept(&media).await), (0, (0, 0)));
+}
+
+#[tokio::test]
+async fn pictures_have_a_quota_of_which_each_user_has_a_share() {
+    let (port, _) = web().await;
+    let mut world = World::new();
+    let open = |config: &mut crate::Config| {
+        open_web(config);
+        // Each picture counts a KiB: four for each user, and thirty-two for all.
+        config.previews.as_mut().expect("set").pictures_bytes_max = 32 * 1_024;
+    };
+    let mut page = 0;
+    let mut has_picture = async |media: &Media, user: &ruma::UserId| {
+        page += 1;
+        let json = media.preview(user, &format!("http://localhost:{port}/{page}")).await.expect("a preview");
+        let preview: Value = serde_json::from_str(json.get()).expect("JSON");
+        assert_eq!(preview["og:title"], "Page");
+        preview["og:image"].is_string()
+    };
+    let media = world.open(open).await;
+    let mut given = Vec::new();
+    for _ in 0..6 {
+        given.push(has_picture(&media, alice()).await);
+    }
+    assert_eq!(given, [true, true, true, true, false, false]);
+    drop(media);
+    // What is stored counts after a restart as well.
+    let media = world.open(open).await;
+    assert!(!has_picture(&media, alice()).await);
+    let users: Vec<_> = (0..8).map(|n| ruma::UserId::parse(format!("@u{n}:example.org")).expect("an id")).collect();
+    for user in &users[..7] {
+        for _ in 0..4 {
+            assert!(has_picture(&media, user).await);
+        }
+    }
+    assert!(!has_picture(&media, &users[7]).await, "all are too many");
+    world.clock.advance(24 * 60 * 60 * 1000);
+    media.sweep().await.expect("swept");
+    for user in [alice(), &users[7]] {
+        assert!(has_picture(&media, user).await, "there is room again");
+    }
 }

@@ -9,6 +9,8 @@ use image::{
 };
 use proptest::prelude::*;
 
+use testkit::plain_webp;
+
 use super::{World, alice, bob, is_gone};
 use crate::{Ask, Error, Media, Result, Thumbnail};
 
@@ -243,6 +245,49 @@ async fn bombs_are_refused_by_their_headers() {
         let id = media.upload(alice(), bytes).await.expect("uploaded");
         assert!(matches!(thumbnail(&media, &id, ask(96, 96)).await, Err(Error::NotAnImage)));
     }
+}
+
+#[tokio::test]
+async fn a_tiny_file_of_a_huge_picture_is_refused_for_what_decoding_it_takes() {
+    let (image, _) = of(&plain_webp(2_000, 1_000), ask(96, 96)).await.expect("made");
+    assert_eq!((image.width(), image.height()), (192, 96));
+    let huge = plain_webp(8_000, 8_000);
+    assert!(huge.len() < 2_500);
+    assert!(matches!(of(&huge, ask(96, 96)).await, Err(Error::ImageTooLarge)));
+
+    // The size of a lossy picture within is known when it is decoded: its canvas may be said to be small.
+    let mut lossy = b"RIFF\x24\0\0\0WEBPVP8X\x0A\0\0\0\0\0\0\0\x09\0\0\x09\0\0VP8 \x0A\0\0\0".to_vec();
+    lossy.extend([0x10, 0, 0, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0xFF, 0x3F]);
+    assert!(matches!(of(&lossy, ask(5, 5)).await, Err(Error::ImageTooLarge)));
+}
+
+#[tokio::test]
+async fn images_are_decoded_in_the_memory_for_it() {
+    let picture = plain_webp(2_000, 2_000);
+    let mut world = World::new();
+    // Three bytes for each of its pixels, and five for its decoder, are 32 MB.
+    let media = world.open(|config| config.decoding_bytes_max = 48 << 20).await;
+    let id = media.upload(alice(), &picture).await.expect("uploaded");
+    let file = media.get(&id).await.expect("there");
+    let memory = &media.inner.renderers.memory;
+    let held = memory.acquire_many(16 << 4).await.expect("open");
+    let asks = [ask(96, 96), ask(320, 240), ask(640, 480)];
+    let mut waiting = Box::pin(media.thumbnail("alice", &file, ask(32, 32)));
+    // The rest isn't enough: it is set aside for the picture, which waits for more.
+    while memory.available_permits() > 0 {
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    assert!(matches!(waiting.await, Ok(Thumbnail::Made { .. })));
+    let made = futures_util::future::join_all(asks.map(|ask| media.thumbnail("alice", &file, ask))).await;
+    assert!(made.iter().all(Result::is_ok));
+    assert_eq!(memory.available_permits(), 48 << 4);
+    drop(media);
+
+    let media = world.open(|config| config.decoding_bytes_max = 40 << 20).await;
+    assert!(matches!(thumbnail(&media, &id, ask(800, 600)).await, Err(Error::ImageTooLarge)), "the result counts too");
+    thumbnail(&media, &id, Ask { crop: true, ..ask(96, 96) }).await.expect("made");
 }
 
 proptest! {

@@ -1,5 +1,6 @@
 //! Thumbnails: made when first asked for, kept as blobs beside their originals, found again by the original's digest.
 
+mod cost;
 mod plan;
 mod render;
 
@@ -8,14 +9,11 @@ use std::{ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use store::{Batch, Record};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 pub use self::plan::Ask;
 pub(crate) use self::render::{Rendered, content_type as image_type, dimensions};
-use self::{
-    plan::Variant,
-    render::{Job, SOURCE_BYTES_MAX},
-};
+use self::{plan::Variant, render::Job};
 use crate::{
     Error, File, Media, Result,
     disk::blocking,
@@ -27,6 +25,10 @@ use crate::{
 
 /// Thumbnails that are rendered at the same time.
 const RENDERING_MAX: usize = 2;
+/// The largest file that is decoded, as a part of the memory for decoding.
+const SOURCE_PART: u64 = 4;
+/// What memory for decoding is counted in, in bytes.
+const UNIT_BYTES: u64 = 64 * 1024;
 /// Requests that wait for their turn.
 const WAITING_MAX: usize = 1_024;
 /// Of these, how many one client may have. Only one of them at a time waits for a decoder, so that others wait for that at most.
@@ -45,18 +47,21 @@ pub(crate) struct Renderers {
     waiting: Arc<Semaphore>,
     clients: Slots,
     rendering: Semaphore,
-    /// Of images that take much memory only one is decoded at a time.
-    large: Semaphore,
+    /// The memory for decoding, in units of [`UNIT_BYTES`].
+    pub(crate) memory: Semaphore,
+    bytes_max: u64,
     locks: Vec<Mutex<()>>,
 }
 
-impl Default for Renderers {
-    fn default() -> Self {
+impl Renderers {
+    /// Renderers that take at most `bytes_max` for decoding at a time.
+    pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
+            bytes_max,
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             clients: Slots::new(WAITING_PER_CLIENT_MAX),
             rendering: Semaphore::new(RENDERING_MAX),
-            large: Semaphore::new(1),
+            memory: Semaphore::new(units(bytes_max) as usize),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         }
     }
@@ -108,7 +113,7 @@ impl Media {
             return Ok(Thumbnail::Kept(known));
         }
         render::content_type(&self.head(file).await?)?;
-        if file.size > SOURCE_BYTES_MAX {
+        if file.size > self.inner.renderers.bytes_max / SOURCE_PART {
             return Err(Error::ImageTooLarge);
         }
         let rendered = self.render(file, variant).await?;
@@ -131,13 +136,23 @@ impl Media {
         let renderers = &self.inner.renderers;
         // The semaphores are never closed.
         let _turn = renderers.rendering.acquire().await.map_err(|_| Error::Busy)?;
-        let bytes = self.all_bytes(file, 0..file.size).await?;
-        let job = work(move || Job::new(bytes, variant)).await??;
-        let _large = match job.is_large() {
-            true => Some(renderers.large.acquire().await.map_err(|_| Error::Busy)?),
-            false => None,
-        };
-        work(move || job.run()).await?
+        // What an image takes its header tells, which is read with its file.
+        let mut held = renderers.take_memory(units(file.size)).await?;
+        loop {
+            let bytes = self.all_bytes(file, 0..file.size).await?;
+            let bytes_max = renderers.bytes_max;
+            let job = work(move || Job::new(bytes, variant, bytes_max)).await??;
+            let needed = units(job.cost_bytes());
+            let more = needed.saturating_sub(held.num_permits() as u32);
+            if let Ok(more) = renderers.memory.try_acquire_many(more) {
+                held.merge(more);
+                return work(move || job.run()).await?;
+            }
+            // Who waits for more while holding some could wait for somebody who does the same. It is enough next time: the file
+            // doesn't change.
+            drop((job, held));
+            held = renderers.take_memory(needed).await?;
+        }
     }
 
     /// Keeps a thumbnail, unless its original is gone or has many already.
@@ -201,6 +216,17 @@ impl Media {
         }
         Ok(all.freeze())
     }
+}
+
+impl Renderers {
+    async fn take_memory(&self, units: u32) -> Result<SemaphorePermit<'_>> {
+        self.memory.acquire_many(units).await.map_err(|_| Error::Busy)
+    }
+}
+
+/// As many units of memory as hold so many bytes.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 fn key(digest: &Digest, variant: Variant) -> (Digest, u32, u32, u8) {

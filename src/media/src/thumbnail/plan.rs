@@ -95,8 +95,20 @@ pub(crate) struct Plan {
     pub(crate) height: u32,
 }
 
+impl Plan {
+    /// The size that the whole image is scaled to, before anything is cut off.
+    pub(super) fn scaled(&self, width: u32, height: u32) -> (u32, u32) {
+        match self.cut {
+            Some((cut_width, cut_height)) => {
+                (scale(width, self.width, cut_width), scale(height, self.height, cut_height))
+            }
+            None => (self.width, self.height),
+        }
+    }
+}
+
 /// `side * numerator / denominator`, rounded up and at least 1.
-pub(super) fn scale(side: u32, numerator: u32, denominator: u32) -> u32 {
+fn scale(side: u32, numerator: u32, denominator: u32) -> u32 {
     let scaled = (u64::from(side) * u64::from(numerator)).div_ceil(u64::from(denominator.max(1)));
     u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
 }

@@ -4,8 +4,7 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 use image::{
-    AnimationDecoder, ColorType, DynamicImage, Frame, Frames, ImageDecoder, ImageError, ImageFormat, ImageResult,
-    Limits,
+    AnimationDecoder, ColorType, DynamicImage, Frame, ImageDecoder, ImageError, ImageFormat, ImageResult, Limits,
     codecs::{
         gif::{GifDecoder, GifEncoder, Repeat},
         jpeg::{JpegDecoder, JpegEncoder},
@@ -15,19 +14,14 @@ use image::{
     metadata::Orientation,
 };
 
-use super::plan::{Plan, Variant, scale};
+use super::{
+    cost::{FIXED_BYTES, Header},
+    plan::{Plan, Variant},
+};
 use crate::{Error, Result};
 
-/// The largest file that is decoded, in bytes.
-pub(crate) const SOURCE_BYTES_MAX: u64 = 64 << 20;
 /// The longest side of an image that is decoded, in pixels.
 const SIDE_MAX: u32 = 32_768;
-/// The most that a decoded image may take, in bytes: 66 million pixels of a photograph.
-const DECODED_BYTES_MAX: u64 = 200 << 20;
-/// Above this a decoded image is large, in bytes.
-const LARGE_BYTES: u64 = 64 << 20;
-/// What decoders may take besides the image, in bytes.
-const DECODER_BYTES_MAX: u64 = 64 << 20;
 /// Frames of an animation.
 const FRAMES_MAX: usize = 300;
 /// Pixels of all frames of an animation, decoded.
@@ -63,7 +57,7 @@ fn format(head: &[u8]) -> Result<ImageFormat> {
 
 /// Width and height of an image as it is shown, from its header.
 pub(crate) fn dimensions(bytes: &Bytes) -> Result<(u32, u32)> {
-    let mut decoder = open(bytes, format(bytes)?)?;
+    let mut decoder = open(bytes, format(bytes)?, FIXED_BYTES)?;
     let (width, height) = decoder.dimensions();
     let turned = swaps(decoder.orientation().unwrap_or(Orientation::NoTransforms));
     Ok(if turned { (height, width) } else { (width, height) })
@@ -72,45 +66,75 @@ pub(crate) fn dimensions(bytes: &Bytes) -> Result<(u32, u32)> {
 /// An image whose header has been read and found within bounds.
 pub(crate) struct Job {
     bytes: Bytes,
-    format: ImageFormat,
     variant: Variant,
     plan: Option<Plan>,
-    decoded_bytes: u64,
+    header: Header,
     orientation: Orientation,
-    size: (u32, u32),
+    /// Whether a moving thumbnail is made of an image that moves.
+    animate: bool,
+    cost_bytes: u64,
 }
 
 impl Job {
-    pub(crate) fn new(bytes: Bytes, variant: Variant) -> Result<Self> {
+    /// What to do for a variant of an image, if that takes at most `bytes_max`.
+    pub(crate) fn new(bytes: Bytes, variant: Variant, bytes_max: u64) -> Result<Self> {
         let format = format(&bytes)?;
-        let mut decoder = open(&bytes, format)?;
+        let mut decoder = open(&bytes, format, FIXED_BYTES)?;
         let (width, height) = decoder.dimensions();
-        let decoded_bytes = decoder.total_bytes();
-        if width > SIDE_MAX || height > SIDE_MAX || decoded_bytes > DECODED_BYTES_MAX {
-            return Err(Error::ImageTooLarge);
-        }
+        let color = decoder.color_type();
         // Without readable metadata the image is as it is stored.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        drop(decoder);
+        if width > SIDE_MAX || height > SIDE_MAX {
+            return Err(Error::ImageTooLarge);
+        }
+        let header = Header { format, width, height, color, moves: may_move(&bytes, format) };
+        // Only of a PNG the first frame can be read by itself.
+        let still = Header { moves: header.moves && format != ImageFormat::Png, ..header };
         let shown = if swaps(orientation) { variant.turned() } else { variant };
         let plan = shown.plan(width, height);
-        drop(decoder);
-        Ok(Self { bytes, format, variant, plan, decoded_bytes, orientation, size: (width, height) })
+        let mut job = Self { bytes, variant, plan, header, orientation, animate: variant.animated, cost_bytes: 0 };
+        job.cost_bytes = job.cost_of(header);
+        if job.cost_bytes > bytes_max {
+            // Its first frame may still be shown.
+            job.animate = false;
+            job.cost_bytes = job.cost_of(still);
+        }
+        if job.cost_bytes > bytes_max {
+            return Err(Error::ImageTooLarge);
+        }
+        Ok(job)
     }
 
-    pub(crate) fn is_large(&self) -> bool {
-        self.decoded_bytes > LARGE_BYTES
+    /// The most memory that the job takes at a time, in bytes, the image's file included.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        self.cost_bytes
+    }
+
+    fn working_bytes(&self) -> u64 {
+        self.header.working_bytes(&self.bytes)
+    }
+
+    fn cost_of(&self, header: Header) -> u64 {
+        let result = match self.plan {
+            Some(plan) => pixels(plan.scaled(header.width, header.height)),
+            // A still picture is made of one that moves, if no moving one was asked for.
+            None if header.moves => pixels((header.width, header.height)),
+            None => 0,
+        };
+        let decoding = header.decoding_bytes(&self.bytes).saturating_add(header.result_bytes(result));
+        decoding.saturating_add(self.bytes.len() as u64)
     }
 
     pub(crate) fn run(self) -> Result<Rendered> {
         let moving = self.is_moving();
         let Some(plan) = self.plan else {
             if !moving || self.variant.animated {
-                return Ok(Rendered::Original(self.format.to_mime_type()));
+                return Ok(Rendered::Original(self.header.format.to_mime_type()));
             }
-            return self.still(&Plan { cut: None, width: self.size.0, height: self.size.1 });
+            return self.still(&Plan { cut: None, width: self.header.width, height: self.header.height });
         };
-        // Each frame of it would take that much several times.
-        if moving && self.variant.animated && !self.is_large() {
+        if moving && self.animate {
             match self.moving(&plan) {
                 Ok(made) => return Ok(made),
                 Err(error) => tracing::debug!(%error, "no moving thumbnail"),
@@ -121,20 +145,17 @@ impl Job {
 
     /// Whether the image has more than one frame.
     fn is_moving(&self) -> bool {
-        let reader = Cursor::new(&self.bytes[..]);
-        let more = |frames: ImageResult<Frames<'_>>| frames.is_ok_and(|frames| frames.take(2).count() > 1);
-        match self.format {
-            ImageFormat::Gif => more(limited(GifDecoder::new(reader)).map(GifDecoder::into_frames)),
-            ImageFormat::WebP => WebPDecoder::new(reader).is_ok_and(|decoder| decoder.has_animation()),
-            ImageFormat::Png => {
-                PngDecoder::with_limits(reader, limits()).is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
-            }
-            _ => false,
+        if self.header.format != ImageFormat::Gif {
+            return self.header.moves;
         }
+        let frames =
+            limited(GifDecoder::new(Cursor::new(&self.bytes[..])), self.working_bytes()).map(GifDecoder::into_frames);
+        frames.is_ok_and(|frames| frames.take(2).count() > 1)
     }
 
     fn still(&self, plan: &Plan) -> Result<Rendered> {
-        let image = DynamicImage::from_decoder(open(&self.bytes, self.format)?).map_err(image_error)?;
+        let image = DynamicImage::from_decoder(open(&self.bytes, self.header.format, self.working_bytes())?)
+            .map_err(image_error)?;
         let mut small = shrink(image, plan);
         small.apply_orientation(self.orientation);
         encode(&small)
@@ -142,14 +163,13 @@ impl Job {
 
     fn moving(&self, plan: &Plan) -> ImageResult<Rendered> {
         let reader = Cursor::new(&self.bytes[..]);
-        let frames = match self.format {
-            ImageFormat::Gif => limited(GifDecoder::new(reader))?.into_frames(),
-            ImageFormat::WebP => limited(WebPDecoder::new(reader))?.into_frames(),
-            _ => PngDecoder::with_limits(reader, limits())?.apng()?.into_frames(),
+        let frames = match self.header.format {
+            ImageFormat::Gif => limited(GifDecoder::new(reader), self.working_bytes())?.into_frames(),
+            ImageFormat::WebP => WebPDecoder::new(reader)?.into_frames(),
+            _ => PngDecoder::with_limits(reader, limits(self.working_bytes()))?.apng()?.into_frames(),
         };
-        let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
-        let per_frame = pixels(self.size.0, self.size.1).max(1);
-        let per_small = pixels(plan.width, plan.height).max(1);
+        let per_frame = pixels((self.header.width, self.header.height)).max(1);
+        let per_small = pixels((plan.width, plan.height)).max(1);
         let frames_max = (FRAMES_PIXELS_MAX / per_frame).min(MOVING_PIXELS_MAX / per_small).min(FRAMES_MAX as u64);
         let mut bytes = Vec::new();
         let mut encoder = GifEncoder::new_with_speed(&mut bytes, GIF_SPEED);
@@ -169,31 +189,51 @@ impl Job {
     }
 }
 
-/// A decoder with limits.
-fn open<'b>(bytes: &'b Bytes, format: ImageFormat) -> Result<Box<dyn ImageDecoder + 'b>> {
+/// Whether an image may have more than one frame.
+fn may_move(bytes: &Bytes, format: ImageFormat) -> bool {
+    let reader = Cursor::new(&bytes[..]);
+    match format {
+        ImageFormat::Gif => true,
+        ImageFormat::WebP => WebPDecoder::new(reader).is_ok_and(|decoder| decoder.has_animation()),
+        ImageFormat::Png => {
+            let decoder = PngDecoder::with_limits(reader, limits(FIXED_BYTES));
+            decoder.is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
+        }
+        _ => false,
+    }
+}
+
+/// A decoder that has read the header, and takes at most `bytes_max` besides the image, as far as its format leaves that open.
+fn open<'b>(bytes: &'b Bytes, format: ImageFormat, bytes_max: u64) -> Result<Box<dyn ImageDecoder + 'b>> {
     let reader = Cursor::new(&bytes[..]);
     let decoder: ImageResult<Box<dyn ImageDecoder>> = match format {
-        ImageFormat::Jpeg => limited(JpegDecoder::new(reader)).map(|decoder| Box::new(decoder) as _),
-        ImageFormat::Png => PngDecoder::with_limits(reader, limits()).map(|decoder| Box::new(decoder) as _),
-        ImageFormat::Gif => limited(GifDecoder::new(reader)).map(|decoder| Box::new(decoder) as _),
-        ImageFormat::WebP => limited(WebPDecoder::new(reader)).map(|decoder| Box::new(decoder) as _),
+        ImageFormat::Jpeg => JpegDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        // The limit is for what stands beside the picture: colour profiles may be compressed.
+        ImageFormat::Png => PngDecoder::with_limits(reader, limits(FIXED_BYTES)).map(|decoder| Box::new(decoder) as _),
+        // Frames may be larger than the picture.
+        ImageFormat::Gif => limited(GifDecoder::new(reader), bytes_max).map(|decoder| Box::new(decoder) as _),
+        ImageFormat::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         _ => return Err(Error::NotAnImage),
     };
     decoder.map_err(image_error)
 }
 
-fn limits() -> Limits {
+fn limits(bytes_max: u64) -> Limits {
     let mut limits = Limits::default();
     limits.max_image_width = Some(SIDE_MAX);
     limits.max_image_height = Some(SIDE_MAX);
-    limits.max_alloc = Some(DECODED_BYTES_MAX + DECODER_BYTES_MAX);
+    limits.max_alloc = Some(bytes_max);
     limits
 }
 
-fn limited<D: ImageDecoder>(decoder: ImageResult<D>) -> ImageResult<D> {
+fn limited<D: ImageDecoder>(decoder: ImageResult<D>, bytes_max: u64) -> ImageResult<D> {
     let mut decoder = decoder?;
-    decoder.set_limits(limits())?;
+    decoder.set_limits(limits(bytes_max))?;
     Ok(decoder)
+}
+
+fn pixels((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
 }
 
 fn image_error(error: ImageError) -> Error {
@@ -219,8 +259,10 @@ fn shrink(image: DynamicImage, plan: &Plan) -> DynamicImage {
     if (width, height) == (plan.width, plan.height) {
         return image;
     }
-    let Some((cut_width, cut_height)) = plan.cut else { return image.thumbnail_exact(plan.width, plan.height) };
-    let (to_width, to_height) = (scale(width, plan.width, cut_width), scale(height, plan.height, cut_height));
+    let (to_width, to_height) = plan.scaled(width, height);
+    if plan.cut.is_none() {
+        return image.thumbnail_exact(to_width, to_height);
+    }
     let scaled = image.thumbnail_exact(to_width, to_height);
     let (x, y) = (to_width.saturating_sub(plan.width) / 2, to_height.saturating_sub(plan.height) / 2);
     scaled.crop_imm(x, y, plan.width, plan.height)
