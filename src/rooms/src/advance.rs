@@ -13,8 +13,8 @@ use crate::{
     log::RoomAdvanced,
     snapshot::{Entry, Root},
     tables::{
-        Bodies, Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates,
-        Timeline, Timestamps,
+        Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline,
+        Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
@@ -58,7 +58,7 @@ impl Turn {
         root: Root,
     ) -> Result<(), RoomsError> {
         let event = &placed.event;
-        self.batch.put::<Bodies>(&event.num, &crate::events::Body::of(event));
+        crate::events::put_body(&mut self.batch, event);
         let stamp = self.move_root(Some(event), root).await?;
 
         let index = TimelineIndex::live(stamp.into());

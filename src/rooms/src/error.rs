@@ -91,6 +91,9 @@ pub enum RoomsError {
     /// State could not be resolved.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// Other servers have to be asked, and that was not to be done now. No caller outside this crate sees it.
+    #[error("other servers have to be asked first")]
+    NotAtHand,
     /// Another server could not be asked or didn't answer well.
     #[error(transparent)]
     Remote(#[from] RemoteError),

@@ -1,16 +1,16 @@
 //! Events by number and by id: what never changes about them, cached, and what may change.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use event::Pdu;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId};
 use serde_json::value::RawValue;
-use store::{Counter, Decode, DecodeError, Encode, Reader, Text, Value, View, Writer};
+use store::{Batch, Counter, Decode, DecodeError, Encode, Reader, Text, Value, View, Writer};
 
 use crate::{
     Rooms, RoomsError,
-    tables::{Bodies, EventNums, Metas},
+    tables::{Bodies, Edges, EventNums, Metas},
     types::{EventMeta, EventNum, EventStatus, StoredEvent},
 };
 
@@ -25,6 +25,9 @@ const ID_BYTES: u64 = 160;
 
 /// A share of the cache budget for the numbers of event ids: one part in this many.
 const ID_CACHE_SHARE: u64 = 8;
+
+/// Edges read at once.
+const EDGES_AT_ONCE_MAX: usize = 1_000;
 
 /// A stored event body: the numbers of the events it names, and its JSON as received.
 #[derive(Clone, Debug)]
@@ -58,6 +61,45 @@ impl Body {
             .map_err(|error| RoomsError::corrupt(format!("body of {}: {error}", self.event_id)))?;
         let pdu = Pdu::from_stored(self.event_id, json)?;
         Ok(StoredEvent::new(num, pdu, self.auth, self.prev, self.generation))
+    }
+}
+
+/// What is read of a state event to follow what authorises what, without its body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// Its id.
+    pub(crate) event_id: OwnedEventId,
+    /// Numbers of its auth events.
+    pub(crate) auth: Vec<EventNum>,
+}
+
+/// Writes what never changes about an event.
+pub(crate) fn put_body(batch: &mut Batch, event: &StoredEvent) {
+    batch.put::<Bodies>(&event.num, &Body::of(event));
+    if event.pdu.state_key().is_some() {
+        let edge = Edge { event_id: event.pdu.owned_event_id(), auth: event.auth.to_vec() };
+        batch.put::<Edges>(&event.num, &edge);
+    }
+}
+
+impl Value for Edge {
+    fn encode_value(&self, w: &mut Writer) {
+        Encode::<u8>::encode(&CODING, w);
+        encode_nums(&self.auth, w);
+        Encode::<Text<OwnedEventId>>::encode(&self.event_id, w);
+    }
+
+    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let r = &mut Reader::new(bytes);
+        match u8::decode(r)? {
+            CODING => {}
+            stored if stored > CODING => return Err(DecodeError::Newer { stored, known: CODING }),
+            _ => return Err(DecodeError::Invalid("edges of an event")),
+        }
+        let auth = decode_nums(r)?;
+        let event_id = Text::<OwnedEventId>::decode(r)?.into_inner();
+        r.finish()?;
+        Ok(Self { event_id, auth })
     }
 }
 
@@ -196,6 +238,47 @@ impl Rooms {
         Ok(found)
     }
 
+    /// The ids of state events, and the events that authorise them, directly or not, each once. Reads no bodies of state events.
+    pub(crate) async fn ids_and_chain(
+        &self,
+        view: &View,
+        nums: &[EventNum],
+    ) -> Result<(Vec<OwnedEventId>, Vec<(EventNum, OwnedEventId)>), RoomsError> {
+        let mut seen: HashSet<EventNum> = HashSet::new();
+        let mut open = Vec::new();
+        let mut ids = Vec::with_capacity(nums.len());
+        for edge in self.edges(view, nums).await? {
+            open.extend(edge.auth.into_iter().filter(|num| seen.insert(*num)));
+            ids.push(edge.event_id);
+        }
+        let mut chain = Vec::new();
+        while !open.is_empty() {
+            let wave = std::mem::take(&mut open);
+            for (num, edge) in wave.iter().zip(self.edges(view, &wave).await?) {
+                open.extend(edge.auth.into_iter().filter(|num| seen.insert(*num)));
+                chain.push((*num, edge.event_id));
+            }
+        }
+        Ok((ids, chain))
+    }
+
+    async fn edges(&self, view: &View, nums: &[EventNum]) -> Result<Vec<Edge>, RoomsError> {
+        let mut edges = Vec::with_capacity(nums.len());
+        for nums in nums.chunks(EDGES_AT_ONCE_MAX) {
+            for (num, edge) in nums.iter().zip(view.get_many::<Edges>(nums).await?) {
+                edges.push(match edge {
+                    Some(edge) => edge,
+                    // Not a state event: it may be asked about all the same.
+                    None => {
+                        let event = self.present(view, *num).await?;
+                        Edge { event_id: event.pdu.owned_event_id(), auth: event.auth.to_vec() }
+                    }
+                });
+            }
+        }
+        Ok(edges)
+    }
+
     /// A stored event by its id.
     pub async fn event_by_id(&self, view: &View, event_id: &EventId) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
         match self.num(view, event_id).await? {
@@ -214,5 +297,45 @@ impl Rooms {
     pub async fn metas(&self, view: &View, nums: &[EventNum]) -> Result<Vec<EventMeta>, RoomsError> {
         let stored = view.get_many::<Metas>(nums).await?;
         Ok(stored.into_iter().map(|meta| meta.unwrap_or_else(|| EventMeta::outlier(EventStatus::Missing))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::owned_server_name;
+    use testkit::{ManualClock, SeededRandom};
+
+    use super::*;
+    use crate::{Config, CreateRoom, Ports, TABLES};
+
+    async fn rooms(store: &store::Store) -> Rooms {
+        let (clock, random) = (Arc::new(ManualClock::default()), Arc::new(SeededRandom::new(store.boot_id())));
+        let config = Config::new(owned_server_name!("here"));
+        Rooms::open(config, store.clone(), clock, random, Ports::no_federation()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn ids_and_chains_of_state_are_read_without_bodies() {
+        let store = store::Store::in_memory(&[TABLES]).unwrap();
+        let made = rooms(&store).await;
+        let creator = ruma::owned_user_id!("@alice:here");
+        let room = made.create(&CreateRoom::new(creator)).await.unwrap();
+        let view = store.view();
+        let root = made.head(&view, &room).await.unwrap().unwrap().root;
+        let state = made.state_events(&view, &room, root).await.unwrap();
+        let nums: Vec<EventNum> = state.iter().map(|event| event.num).collect();
+        let mut batch = Batch::new();
+        for num in &nums {
+            batch.delete::<Bodies>(num);
+        }
+        store.commit(batch).await.unwrap();
+        // Another one, which has nothing in memory.
+        let cold = rooms(&store).await;
+        let view = store.view();
+        assert!(cold.event(&view, nums[0]).await.unwrap().is_none());
+        let (ids, chain) = cold.ids_and_chain(&view, &nums).await.unwrap();
+        let expected: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.owned_event_id()).collect();
+        assert_eq!(ids, expected);
+        assert!(!chain.is_empty() && chain.iter().all(|(_, id)| expected.contains(id)));
     }
 }

@@ -3,12 +3,12 @@
 //! Specification: server-server API, "Joining Rooms". The resident server gives a template, takes the signed join in and answers with
 //! the room's state; the joining server makes a room of that. Who is asked, and how, is the business of a higher layer.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use event::{Pdu, PduBuilder, ReceivedPdu, countersign};
 use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Map, Value, value::RawValue};
-use store::{CommitError, View};
+use store::CommitError;
 
 use crate::{
     Rooms, RoomsError,
@@ -17,6 +17,7 @@ use crate::{
     create::raw,
     membership::member_content,
     ports::RemoteError,
+    serve::Asker,
     snapshot::Root,
     tables::Metas,
     turn::{InFlight, Turn},
@@ -134,13 +135,9 @@ impl Rooms {
         Ok(builder.build(rules, &self.signing_key(), self.server_name())?)
     }
 
-    /// Takes in a signed join by a user of `origin` (`send_join`) and tells the room's state before it.
-    pub async fn send_join(
-        &self,
-        origin: &ServerName,
-        room: &RoomId,
-        json: &RawValue,
-    ) -> Result<RoomState, RoomsError> {
+    /// Takes in a signed join by a user of the asking server (`send_join`) and tells the room's state before it.
+    pub async fn send_join(&self, asker: &Asker<'_>, room: &RoomId, json: &RawValue) -> Result<RoomState, RoomsError> {
+        let origin = asker.server;
         let view = self.inner.store.view();
         let rules = self.rules(&view, room).await?;
         if !self.is_server_joined(&view, room, self.server_name()).await? {
@@ -173,31 +170,8 @@ impl Rooms {
 
         let view = self.inner.store.view();
         let (before, _) = self.state_around(&view, pdu.event_id()).await?;
-        let state = self.state_events(&view, room, before).await?;
-        let auth_chain = self.auth_chain(&view, &state).await?;
-        let texts =
-            |events: &[Arc<StoredEvent>]| events.iter().map(|event| event.pdu.json().to_owned()).collect::<Vec<_>>();
-        Ok(RoomState { event: pdu.json().to_owned(), state: texts(&state), auth_chain: texts(&auth_chain) })
-    }
-
-    /// All events that authorise the given ones, directly or not.
-    pub(crate) async fn auth_chain(
-        &self,
-        view: &View,
-        events: &[Arc<StoredEvent>],
-    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
-        let mut seen = HashSet::new();
-        let mut chain = Vec::new();
-        let mut open: Vec<_> = events.iter().flat_map(|event| event.auth.iter().copied()).collect();
-        while let Some(num) = open.pop() {
-            if !seen.insert(num) {
-                continue;
-            }
-            let event = self.present(view, num).await?;
-            open.extend(event.auth.iter());
-            chain.push(event);
-        }
-        Ok(chain)
+        let told = self.state_shown_to(&view, asker, room, before).await?;
+        Ok(RoomState { event: pdu.json().to_owned(), state: told.state, auth_chain: told.auth_chain })
     }
 
     /// Makes a room of what the server that let a local user in told about it.

@@ -1,23 +1,29 @@
 //! The durable inbox: events of other servers that were acknowledged and are not yet part of their rooms.
 //!
-//! A row stays until the batch that stores its event deletes it. What can't be taken in now is tried again later, while others of the
-//! room go on; what fails too often goes to quarantine, so that one event harms only itself.
+//! A row stays until the batch that stores its event deletes it. A worker tries it with what this server has at hand. If other servers
+//! have to be asked, that is an errand of its own, with a deadline and within limits for each server and room, while the worker goes
+//! on: however slow others are, what needs none of them isn't held up. What can't be taken in now is tried again later; what fails too
+//! often goes to quarantine, so that one event harms only itself.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+mod quarantine;
+mod waiting;
+
+use std::time::Duration;
 
 use event::{Pdu, ReceivedPdu};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde_json::value::RawValue;
-use store::{Batch, Counter, Range, Store, View};
-use tokio::sync::Notify;
+use store::{Batch, View};
+use tokio::task::JoinSet;
 
+pub use self::quarantine::{QUARANTINE_EVENTS_MAX, QUARANTINE_MS, QUARANTINE_ORIGIN_EVENTS_MAX, QUARANTINE_VISITS_MAX};
+use self::waiting::Errand;
+pub(crate) use self::waiting::Inboxes;
 use crate::{
     Rooms, RoomsError,
+    ports::{Reach, RemoteError},
     receive::Received,
-    tables::{Inbox, Quarantine},
+    tables::Inbox,
 };
 
 /// Events of one room that wait; beyond it the sender is told to come again.
@@ -44,17 +50,46 @@ const RETRY_DELAY_MS_MIN: u64 = 5_000;
 /// The longest wait between two attempts, in milliseconds.
 const RETRY_DELAY_MS_MAX: u64 = 600_000;
 
-/// Rows read at once.
-const PAGE_ROWS: usize = 100;
+/// The longest time without a look at what is due, in milliseconds.
+const IDLE_MS_MAX: u64 = 600_000;
 
 /// Rooms worked on at the same time.
 const WORKERS_MAX: usize = 8;
 
-/// Rows of the whole inbox read at once at the start, to count what waits: a few MiB, however large their events are.
-const LOAD_ROWS: usize = 100;
+/// Rows of one room that are worked on before another room gets its turn.
+const ROWS_PER_TURN_MAX: usize = 100;
 
-/// Name of the counter that orders the rows of a room.
-const SEQUENCE_COUNTER: &str = "inbox";
+/// Events for which other servers are being asked at the same time.
+const ERRANDS_MAX: usize = 200;
+
+/// The same, of events that one server sent.
+const ORIGIN_ERRANDS_MAX: usize = 4;
+
+/// The same, of events of one room.
+const ROOM_ERRANDS_MAX: usize = 16;
+
+/// How long one attempt to take an event in may take, with all that is asked of other servers for it.
+pub const ERRAND_WITHIN: Duration = Duration::from_secs(120);
+
+/// A row of the inbox.
+struct Row {
+    origin: String,
+    attempts: u32,
+    /// How often it was in quarantine.
+    visits: u32,
+    json: String,
+}
+
+/// What is to be done with a row after an attempt.
+#[derive(PartialEq, Eq)]
+enum Next {
+    /// Nothing: it is gone.
+    Gone,
+    /// Another attempt from this time on (Unix ms).
+    Later(u64),
+    /// Other servers have to be asked.
+    Errand(String),
+}
 
 /// What became of one event of a transaction.
 #[derive(Debug)]
@@ -74,115 +109,6 @@ pub struct InboxProgress {
     pub waiting: usize,
     /// When the next of these is due, in Unix ms.
     pub next_ms: Option<u64>,
-}
-
-/// Attempts that are to be made later, and what waits where.
-#[derive(Default)]
-struct Waiting {
-    /// Rows by room and origin.
-    counts: BTreeMap<OwnedRoomId, HashMap<String, usize>>,
-    /// Bytes of events by origin.
-    bytes: HashMap<String, usize>,
-    /// Rooms with new rows since the last look.
-    fresh: HashSet<OwnedRoomId>,
-    /// When a room's next attempt is due, in Unix ms.
-    due_ms: HashMap<OwnedRoomId, u64>,
-    /// When a row may be tried again, in Unix ms.
-    parked_ms: HashMap<(OwnedRoomId, u64), u64>,
-    /// Rooms that somebody works on.
-    busy: HashSet<OwnedRoomId>,
-}
-
-/// What is known in memory of the inboxes of all rooms.
-pub(crate) struct Inboxes {
-    waiting: Mutex<Waiting>,
-    arrived: Notify,
-    sequence: Counter,
-}
-
-impl Inboxes {
-    pub(crate) async fn load(store: &Store) -> Result<Self, RoomsError> {
-        let mut waiting = Waiting::default();
-        let view = store.view();
-        let mut next = Some(Range::<Inbox>::all().limit(LOAD_ROWS));
-        while let Some(range) = next {
-            let page = view.scan(range).await?;
-            for ((room, _), (origin, _, json)) in page.rows {
-                let room = room.into_inner();
-                waiting.add(&room, &origin, json.len());
-                waiting.fresh.insert(room);
-            }
-            next = page.next;
-        }
-        let sequence = store.counter(SEQUENCE_COUNTER).await?;
-        Ok(Self { waiting: Mutex::new(waiting), arrived: Notify::new(), sequence })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// Counts rows that are about to be written. Fails with [`RoomsError::LimitExceeded`] if there is no space for all of them.
-    fn reserve(&mut self, room: &RoomId, origin: &str, sizes: &[usize]) -> Result<(), RoomsError> {
-        let bytes: usize = sizes.iter().sum();
-        let counts = self.counts.get(room);
-        let in_room: usize = counts.map_or(0, |counts| counts.values().sum());
-        let of_origin = counts.and_then(|counts| counts.get(origin)).copied().unwrap_or(0);
-        let fits = in_room + sizes.len() <= INBOX_ROOM_EVENTS_MAX
-            && of_origin + sizes.len() <= INBOX_ORIGIN_EVENTS_MAX
-            && self.bytes.get(origin).copied().unwrap_or(0) + bytes <= INBOX_ORIGIN_BYTES_MAX
-            && self.bytes.values().sum::<usize>() + bytes <= INBOX_BYTES_MAX;
-        if !fits {
-            return Err(RoomsError::LimitExceeded("events waiting to be taken in".to_owned()));
-        }
-        for size in sizes {
-            self.add(room, origin, *size);
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, room: &RoomId, origin: &str, size: usize) {
-        *self.counts.entry(room.to_owned()).or_default().entry(origin.to_owned()).or_default() += 1;
-        *self.bytes.entry(origin.to_owned()).or_default() += size;
-    }
-
-    fn release(&mut self, room: &RoomId, origin: &str, size: usize) {
-        if let Some(bytes) = self.bytes.get_mut(origin) {
-            *bytes = bytes.saturating_sub(size);
-            if *bytes == 0 {
-                self.bytes.remove(origin);
-            }
-        }
-        let Some(counts) = self.counts.get_mut(room) else { return };
-        if let Some(count) = counts.get_mut(origin) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(origin);
-            }
-        }
-        if counts.is_empty() {
-            self.counts.remove(room);
-            self.due_ms.remove(room);
-        }
-    }
-
-    /// Forgets a row that is gone.
-    fn remove(&mut self, room: &RoomId, origin: &str, (sequence, size): (u64, usize)) {
-        self.parked_ms.remove(&(room.to_owned(), sequence));
-        self.release(room, origin, size);
-    }
-
-    /// A room that has work now and that nobody works on, which is then the caller's.
-    fn take_room(&mut self, now_ms: u64) -> Option<OwnedRoomId> {
-        let due = self.due_ms.iter().filter(|(_, due_ms)| **due_ms <= now_ms).map(|(room, _)| room);
-        let room = self.fresh.iter().chain(due).find(|room| !self.busy.contains(*room))?.clone();
-        self.fresh.remove(&room);
-        self.due_ms.remove(&room);
-        self.busy.insert(room.clone());
-        Some(room)
-    }
 }
 
 impl Rooms {
@@ -238,36 +164,38 @@ impl Rooms {
         }
         let sizes: Vec<usize> = taken.iter().map(|pdu| pdu.json().get().len()).collect();
         self.inner.inbox.lock().reserve(room, origin.as_str(), &sizes)?;
-        let mut written = 0;
+        let mut written = Vec::with_capacity(taken.len());
         let result = self.write_rows(origin, room, taken, &mut written).await;
         let mut waiting = self.inner.inbox.lock();
-        for size in &sizes[written..] {
+        for size in &sizes[written.len()..] {
             waiting.release(room, origin.as_str(), *size);
         }
-        if written > 0 {
-            waiting.fresh.insert(room.to_owned());
+        if !written.is_empty() {
+            waiting.make_ready(room, written);
             drop(waiting);
             self.inner.inbox.arrived.notify_one();
         }
         result
     }
 
-    /// As many to a batch as fit into one; `written` counts those that are on disk.
+    /// As many to a batch as fit into one; `written` gets those that are on disk.
     async fn write_rows(
         &self,
         origin: &ServerName,
         room: &RoomId,
         taken: &[Pdu],
-        written: &mut usize,
+        written: &mut Vec<u64>,
     ) -> Result<(), RoomsError> {
         let mut batch = Batch::new();
+        let mut in_batch = Vec::new();
         for (at, pdu) in taken.iter().enumerate() {
             let sequence = self.inner.inbox.sequence.next().await?;
-            let row = (origin.to_string(), 0, pdu.json().get().to_owned());
+            let row = (origin.to_string(), 0, 0, pdu.json().get().to_owned());
             batch.put::<Inbox>(&(room, sequence), &row);
-            if batch.is_filled() || at + 1 == taken.len() {
+            in_batch.push(sequence);
+            if batch.bytes() > store::BATCH_BYTES_MAX / 2 || at + 1 == taken.len() {
                 self.inner.store.commit(std::mem::take(&mut batch)).await?;
-                *written = at + 1;
+                written.append(&mut in_batch);
             }
         }
         Ok(())
@@ -292,77 +220,70 @@ impl Rooms {
         Ok(Ok(info.rules()?))
     }
 
-    /// Works on a room's inbox until nothing is left that can be done now.
+    /// Works on a room's inbox until nothing is left that can be done now, asking other servers one after another.
     pub async fn work_inbox(&self, room: &RoomId) -> Result<InboxProgress, RoomsError> {
         let mut progress = InboxProgress::default();
-        let mut next = Some(Range::<Inbox>::prefix(&(room,)).limit(PAGE_ROWS));
-        while let Some(range) = next {
-            let page = self.inner.store.view().scan(range).await?;
-            for ((_, sequence), row) in page.rows {
-                match self.work_row(room, sequence, row).await? {
-                    None => progress.done += 1,
-                    Some(due_ms) => {
-                        progress.waiting += 1;
-                        progress.next_ms = Some(progress.next_ms.map_or(due_ms, |next| next.min(due_ms)));
-                    }
-                }
+        self.look_at_quarantine(Some(room)).await?;
+        self.inner.inbox.lock().make_all_ready(room, self.inner.clock.now_ms());
+        loop {
+            let Some(sequence) = self.inner.inbox.lock().take_ready(room) else { break };
+            match self.attempt(room, sequence, Reach::Network).await? {
+                Next::Gone => progress.done += 1,
+                Next::Later(due_ms) => self.inner.inbox.lock().put_off(room, sequence, due_ms),
+                Next::Errand(_) => return Err(RoomsError::NotAtHand),
             }
-            next = page.next;
         }
+        (progress.waiting, progress.next_ms) = self.inner.inbox.lock().put_off_in(room);
         Ok(progress)
     }
 
-    /// Tries one row. Gives when it is due again, if it stays.
-    async fn work_row(
-        &self,
-        room: &RoomId,
-        sequence: u64,
-        row: (String, u32, String),
-    ) -> Result<Option<u64>, RoomsError> {
-        let (origin, attempts, json) = row;
-        let of_row = (sequence, json.len());
-        let now_ms = self.inner.clock.now_ms();
-        let parked_ms = self.inner.inbox.lock().parked_ms.get(&(room.to_owned(), sequence)).copied();
-        if let Some(due_ms) = parked_ms
-            && due_ms > now_ms
-        {
-            return Ok(Some(due_ms));
+    /// Tries one row. It waits for another attempt if the store fails, too.
+    async fn attempt(&self, room: &RoomId, sequence: u64, reach: Reach) -> Result<Next, RoomsError> {
+        let result = self.work_row(room, sequence, reach).await;
+        if result.is_err() {
+            let due_ms = self.inner.clock.now_ms() + RETRY_DELAY_MS_MIN;
+            self.inner.inbox.lock().put_off(room, sequence, due_ms);
         }
-        let received = self.try_row(room, sequence, &origin, &json).await.unwrap_or_else(Received::from);
+        result
+    }
+
+    async fn work_row(&self, room: &RoomId, sequence: u64, reach: Reach) -> Result<Next, RoomsError> {
+        let Some(row) = self.inner.store.view().get::<Inbox>(&(room, sequence)).await? else { return Ok(Next::Gone) };
+        let (origin, attempts, visits, json) = row;
+        let row = Row { origin, attempts: attempts + 1, visits, json };
+        let received = self.try_row(room, sequence, &row, reach).await.unwrap_or_else(Received::from);
         let (error, final_attempt) = match received {
             Received::Stored(_) | Received::Dropped(_) => {
-                self.inner.inbox.lock().remove(room, &origin, of_row);
-                return Ok(None);
+                self.inner.inbox.lock().release(room, &row.origin, row.json.len());
+                return Ok(Next::Gone);
             }
-            Received::Later(error) => (error, attempts + 1 >= INBOX_ATTEMPTS_MAX),
+            Received::NotAtHand => return Ok(Next::Errand(row.origin)),
+            Received::Later(error) => (error, row.attempts >= INBOX_ATTEMPTS_MAX),
             Received::Refused(error) | Received::TooLarge(error) => (error, true),
             Received::StoreFailed(error) => return Err(error),
         };
-        let attempts = attempts + 1;
-        let mut batch = Batch::new();
         if final_attempt {
-            tracing::warn!(room.id = %room, server = %origin, "an event goes to quarantine: {error}");
-            batch.delete::<Inbox>(&(room, sequence));
-            batch.put::<Quarantine>(&(room, sequence), &(origin.clone(), error.to_string(), json));
-            self.inner.store.commit(batch).await?;
-            self.inner.inbox.lock().remove(room, &origin, of_row);
-            return Ok(None);
+            self.quarantine(room, sequence, &row, &error).await?;
+            return Ok(Next::Gone);
         }
-        tracing::debug!(room.id = %room, server = %origin, attempts, "an event waits: {error}");
-        batch.put::<Inbox>(&(room, sequence), &(origin, attempts, json));
+        tracing::debug!(room.id = %room, server = %row.origin, row.attempts, "an event waits: {error}");
+        let delay_ms = (RETRY_DELAY_MS_MIN << (row.attempts - 1).min(16)).min(RETRY_DELAY_MS_MAX);
+        let mut batch = Batch::new();
+        batch.put::<Inbox>(&(room, sequence), &(row.origin, row.attempts, row.visits, row.json));
         batch.relaxed();
         self.inner.store.commit(batch).await?;
-        let delay_ms = (RETRY_DELAY_MS_MIN << (attempts - 1)).min(RETRY_DELAY_MS_MAX);
-        let due_ms = now_ms + delay_ms;
-        self.inner.inbox.lock().parked_ms.insert((room.to_owned(), sequence), due_ms);
-        Ok(Some(due_ms))
+        Ok(Next::Later(self.inner.clock.now_ms() + delay_ms))
     }
 
-    async fn try_row(&self, room: &RoomId, sequence: u64, origin: &str, json: &str) -> Result<Received, RoomsError> {
-        let origin = ServerName::parse(origin).map_err(|_| RoomsError::corrupt("a server name in the inbox"))?;
-        let json = RawValue::from_string(json.to_owned())
+    async fn try_row(&self, room: &RoomId, sequence: u64, row: &Row, reach: Reach) -> Result<Received, RoomsError> {
+        let origin = ServerName::parse(&*row.origin).map_err(|_| RoomsError::corrupt("a server name in the inbox"))?;
+        let json = RawValue::from_string(row.json.clone())
             .map_err(|error| RoomsError::corrupt(format!("an event in the inbox: {error}")))?;
-        let received = self.take_in(&origin, room, &json, Some(sequence)).await;
+        let taken = tokio::time::timeout(ERRAND_WITHIN, self.take_in(&origin, room, &json, sequence, reach));
+        let received = match taken.await {
+            Ok(received) => received,
+            Err(_) => Received::Later(RemoteError::NotReachable(origin.clone()).into()),
+        };
         if let Received::Dropped(reason) = &received {
             tracing::info!(room.id = %room, server = %origin, "dropped an event: {reason}");
         }
@@ -380,39 +301,81 @@ impl Rooms {
 
     /// Works on the inboxes of all rooms until the future is dropped, several rooms at a time.
     pub async fn run_inbox(&self) {
-        let mut workers = tokio::task::JoinSet::new();
+        let mut workers = JoinSet::new();
+        let mut errands = JoinSet::new();
         loop {
-            while workers.len() < WORKERS_MAX {
-                let room = self.inner.inbox.lock().take_room(self.inner.clock.now_ms());
-                let Some(room) = room else { break };
-                let rooms = self.clone();
-                workers.spawn(async move {
-                    let result = rooms.work_inbox(&room).await;
-                    rooms.finish_inbox(room, result);
-                });
+            if let Err(error) = self.look_at_quarantine(None).await {
+                tracing::error!("events in quarantine can't be looked at: {error}");
             }
-            let next_ms = self.inner.inbox.lock().due_ms.values().min().copied();
-            let wait_ms = next_ms.map_or(RETRY_DELAY_MS_MAX, |next| next.saturating_sub(self.inner.clock.now_ms()));
+            let now_ms = self.inner.clock.now_ms();
+            while workers.len() < WORKERS_MAX {
+                let Some(room) = self.inner.inbox.lock().take_room(now_ms) else { break };
+                let rooms = self.clone();
+                workers.spawn(async move { rooms.work_at_hand(&room).await });
+            }
+            loop {
+                let Some(errand) = self.inner.inbox.lock().take_errand() else { break };
+                let rooms = self.clone();
+                errands.spawn(async move { rooms.run_errand(&errand).await });
+            }
+            let next_ms = self.inner.inbox.lock().next_due_ms();
+            let wait_ms = next_ms.map_or(IDLE_MS_MAX, |next| next.saturating_sub(self.inner.clock.now_ms()));
             tokio::select! {
                 () = self.inner.inbox.arrived.notified() => {}
                 Some(_) = workers.join_next() => {}
-                () = tokio::time::sleep(std::time::Duration::from_millis(wait_ms.max(10))) => {}
+                Some(_) = errands.join_next() => {}
+                () = tokio::time::sleep(Duration::from_millis(wait_ms.clamp(10, IDLE_MS_MAX))) => {}
             }
         }
     }
 
-    fn finish_inbox(&self, room: OwnedRoomId, result: Result<InboxProgress, RoomsError>) {
-        let due_ms = match result {
-            Ok(progress) => progress.next_ms,
+    /// Works on some rows of a room with what is at hand.
+    async fn work_at_hand(&self, room: &OwnedRoomId) {
+        let _taken = Taken { give_back: || self.inner.inbox.lock().give_back(room) };
+        for _ in 0..ROWS_PER_TURN_MAX {
+            let Some(sequence) = self.inner.inbox.lock().take_ready(room) else { return };
+            if !self.settle(room, sequence, Reach::AtHand).await {
+                return;
+            }
+        }
+    }
+
+    /// Takes one row in, asking other servers.
+    async fn run_errand(&self, errand: &Errand) {
+        let _taken = Taken { give_back: || self.inner.inbox.lock().errand_ended(&errand.origin, &errand.room) };
+        self.settle(&errand.room, errand.sequence, Reach::Network).await;
+    }
+
+    /// Tries a row and puts it where it belongs then; `false` if the store fails.
+    async fn settle(&self, room: &RoomId, sequence: u64, reach: Reach) -> bool {
+        match self.attempt(room, sequence, reach).await {
+            Ok(Next::Gone) => true,
+            Ok(Next::Later(due_ms)) => {
+                self.inner.inbox.lock().put_off(room, sequence, due_ms);
+                true
+            }
+            Ok(Next::Errand(origin)) => {
+                match ServerName::parse(&*origin) {
+                    Ok(origin) => self.inner.inbox.lock().ask_for(&origin, room, sequence),
+                    Err(error) => tracing::error!(room.id = %room, "a server name in the inbox: {error}"),
+                }
+                true
+            }
             Err(error) => {
                 tracing::error!(room.id = %room, "the inbox stands still: {error}");
-                Some(self.inner.clock.now_ms() + RETRY_DELAY_MS_MIN)
+                false
             }
-        };
-        let mut waiting = self.inner.inbox.lock();
-        waiting.busy.remove(&room);
-        if let Some(due_ms) = due_ms {
-            waiting.due_ms.insert(room, due_ms);
         }
+    }
+}
+
+/// What was taken is given back, however the work ends.
+struct Taken<F: Fn()> {
+    give_back: F,
+}
+
+impl<F: Fn()> Drop for Taken<F> {
+    fn drop(&mut self) {
+        (self.give_back)();
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Specification: server-server API, "Inviting to a room".
 
-use event::Pdu;
+use event::{
+    PDU_SIZE_BYTES_MAX, Pdu,
+    canonical::{self, Numbers},
+};
 use ruma::{RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -21,6 +24,9 @@ use crate::{
 
 /// Events of stripped state that are kept of one invite.
 const STRIPPED_EVENTS_MAX: usize = 50;
+
+/// Bytes of stripped state that are kept of one invite.
+const STRIPPED_BYTES_MAX: usize = 256 * 1024;
 
 /// Signatures taken from one server's answer.
 const SIGNATURES_MAX: usize = 10;
@@ -96,7 +102,7 @@ impl Rooms {
                 Some(Membership::Join) => return Err(RoomsError::forbidden("the user is in the room")),
                 Some(Membership::Ban | Membership::Leave | Membership::Invite | Membership::Knock) | None => {}
             }
-            let mut told: Vec<Box<RawValue>> = stripped.iter().take(STRIPPED_EVENTS_MAX).cloned().collect();
+            let mut told = kept_stripped(stripped);
             told.push(signed.json().to_owned());
             let mut batch = Batch::new();
             batch.put::<StrippedStates>(&(&target, room), &Json(told));
@@ -132,6 +138,24 @@ impl Rooms {
             _ => Err(RoomsError::forbidden("the room's current state doesn't allow it")),
         }
     }
+}
+
+/// What is kept of the stripped state that another server tells: JSON of which there is one reading, as our clients get it, and not
+/// too much of it.
+fn kept_stripped(stripped: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+    let mut kept = Vec::new();
+    let mut bytes = 0;
+    for json in stripped.iter().take(STRIPPED_EVENTS_MAX) {
+        let Ok(mut object) = canonical::parse_object(json.get().as_bytes(), Numbers::Strict) else { continue };
+        object.remove("unsigned");
+        let text = canonical::to_canonical_string(&object);
+        if text.len() > PDU_SIZE_BYTES_MAX || bytes + text.len() > STRIPPED_BYTES_MAX {
+            continue;
+        }
+        bytes += text.len();
+        kept.extend(RawValue::from_string(text).ok());
+    }
+    kept
 }
 
 /// The event with the signatures that a server made on a copy of it.

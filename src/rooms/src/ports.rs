@@ -1,13 +1,9 @@
 //! What the room engine needs from other servers, as ports that a higher layer implements.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use event::PublicKeyMap;
-use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, serde::Base64};
 use serde_json::value::RawValue;
 
 /// Why another server gave no answer that can be used.
@@ -46,9 +42,28 @@ pub struct StateIds {
     pub auth_chain: Vec<OwnedEventId>,
 }
 
+/// A room's state before an event, and the auth chain of that state.
+#[derive(Clone, Debug, Default)]
+pub struct StateEvents {
+    /// The state events.
+    pub state: Vec<Box<RawValue>>,
+    /// The events that authorise them, and those that authorise those, and so on.
+    pub auth_chain: Vec<Box<RawValue>>,
+}
+
+/// How far a question may go.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Only what this server has at hand.
+    AtHand,
+    /// Other servers may be asked.
+    Network,
+}
+
 /// Other servers' rooms (server-server API, "Retrieving events", "Backfilling").
 ///
-/// Answers are text from outside: nothing in them has been checked beyond their size.
+/// Answers are text from outside: nothing in them has been checked beyond their size. Each question ends within a time that the
+/// implementation bounds.
 #[async_trait]
 pub trait RemoteRooms: Send + Sync {
     /// One event.
@@ -64,6 +79,9 @@ pub trait RemoteRooms: Send + Sync {
 
     /// The state before an event, by ids.
     async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError>;
+
+    /// The state before an event, with the events themselves: one large answer instead of many small ones.
+    async fn state(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateEvents, RemoteError>;
 
     /// Hands an invite to the server of the invited user, with stripped state of the room. The answer is the event with that
     /// server's signature beside ours.
@@ -93,16 +111,35 @@ pub trait RemoteRooms: Send + Sync {
     ) -> Result<Vec<Box<RawValue>>, RemoteError>;
 }
 
+/// Keys that are needed, by server and id: until when, in Unix ms, each has to be valid (0 if it only has to be the server's).
+pub type NeededKeys = BTreeMap<OwnedServerName, BTreeMap<String, u64>>;
+
+/// A key that a server publishes, or did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublishedKey {
+    /// Its public half.
+    pub key: Base64,
+    /// Until when events signed with it count, in Unix ms: `valid_until_ts`, which is at most seven days ahead, or `expired_ts`.
+    pub valid_until_ms: u64,
+}
+
+/// What can be told of the keys of one server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyAnswer {
+    /// Those that were asked for and exist, by id. One that isn't here is none of the server's.
+    Keys(BTreeMap<String, PublishedKey>),
+    /// Nobody will ever tell.
+    Never,
+    /// Nobody tells now: neither the server nor one that knows its keys can be reached.
+    NotNow,
+}
+
 /// The public keys of servers (server-server API, "Retrieving server keys").
 #[async_trait]
 pub trait ServerKeys: Send + Sync {
-    /// The keys with these ids. `valid_at_ms` (Unix ms) is given where a key must have been valid at that time.
-    /// Keys that can't be had are left out: verification then fails.
-    async fn public_keys(
-        &self,
-        needed: &BTreeMap<OwnedServerName, BTreeSet<String>>,
-        valid_at_ms: Option<u64>,
-    ) -> PublicKeyMap;
+    /// The keys with these ids, of many servers at once. A server without an answer counts as [`KeyAnswer::NotNow`]. With
+    /// [`Reach::AtHand`] nobody is asked: what isn't known is not known now.
+    async fn public_keys(&self, needed: &NeededKeys, reach: Reach) -> BTreeMap<OwnedServerName, KeyAnswer>;
 }
 
 /// Policy servers (server-server API, "Policy Servers").
@@ -158,6 +195,10 @@ impl RemoteRooms for NoFederation {
         not_reachable(from)
     }
 
+    async fn state(&self, from: &ServerName, _: &RoomId, _: &EventId) -> Result<StateEvents, RemoteError> {
+        not_reachable(from)
+    }
+
     async fn invite(
         &self,
         to: &ServerName,
@@ -185,8 +226,8 @@ impl RemoteRooms for NoFederation {
 
 #[async_trait]
 impl ServerKeys for NoFederation {
-    async fn public_keys(&self, _: &BTreeMap<OwnedServerName, BTreeSet<String>>, _: Option<u64>) -> PublicKeyMap {
-        PublicKeyMap::new()
+    async fn public_keys(&self, _: &NeededKeys, _: Reach) -> BTreeMap<OwnedServerName, KeyAnswer> {
+        BTreeMap::new()
     }
 }
 

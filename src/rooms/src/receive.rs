@@ -12,12 +12,18 @@ mod merge;
 mod outcome;
 mod verify;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use event::{Pdu, RoomVersionRules, auth};
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::StateEventType};
 use serde_json::value::RawValue;
-use store::View;
+use store::{Range, View};
 
 pub(crate) use self::merge::Prepared;
 pub use self::outcome::Received;
@@ -26,12 +32,12 @@ use crate::{
     advance::MEMBER,
     append::{Extra, Sent},
     handshake::{Entrance, ROOM_EVENTS_MAX, RoomState},
-    ports::RemoteError,
+    ports::{Reach, RemoteError, RemoteRooms},
     snapshot::{Entry, Overlay, Root},
     state::source,
-    tables::Holes,
+    tables::{Holes, JoinedServers},
     txn_ids::TxnKey,
-    types::{EventStatus, Membership, StoredEvent},
+    types::{EventNum, EventStatus, Membership, StoredEvent},
 };
 
 /// Whether the events between what we have and an event may be asked for.
@@ -52,6 +58,12 @@ enum Place {
     History,
 }
 
+/// Questions that are asked of other servers for the sake of one event, keys aside.
+const QUESTIONS_MAX: usize = 300;
+
+/// How long an event that somebody waits for may take to be taken in, with all that has to be asked for it.
+const TAKEN_IN_WITHIN: Duration = Duration::from_secs(60);
+
 /// What all steps of taking one event in need to know.
 struct Intake<'a> {
     rooms: &'a Rooms,
@@ -59,18 +71,51 @@ struct Intake<'a> {
     rules: &'static RoomVersionRules,
     /// The server that is asked for what is missing.
     origin: &'a ServerName,
+    reach: Reach,
+    /// Questions that have been asked.
+    questions: AtomicUsize,
+    /// Those of them that others than `origin` were asked.
+    elsewhere: Arc<AtomicUsize>,
+}
+
+impl<'a> Intake<'a> {
+    fn new(
+        rooms: &'a Rooms,
+        room: &'a RoomId,
+        rules: &'static RoomVersionRules,
+        origin: &'a ServerName,
+        reach: Reach,
+    ) -> Self {
+        Self { rooms, room, rules, origin, reach, questions: AtomicUsize::new(0), elsewhere: Arc::default() }
+    }
+
+    /// Other servers' rooms, to ask one question.
+    ///
+    /// Fails with [`RoomsError::NotAtHand`] if this attempt may ask nobody, and if it asked too much: an event for which there is no
+    /// end of questions is not worth them.
+    fn remote(&self) -> Result<&dyn RemoteRooms, RoomsError> {
+        if self.reach == Reach::AtHand {
+            return Err(RoomsError::NotAtHand);
+        }
+        if self.questions.fetch_add(1, Ordering::Relaxed) >= QUESTIONS_MAX {
+            return Err(RemoteError::BadAnswer("too much would have to be asked".to_owned()).into());
+        }
+        Ok(&*self.rooms.inner.ports.remote)
+    }
 }
 
 impl Rooms {
-    /// Takes in one event of a room that this server holds, asking `origin` for what is missing. `inbox` is a row to delete with it.
+    /// Takes in one event of a room that this server holds, asking `origin` for what is missing if `reach` lets it. `inbox` is the
+    /// row to delete with it.
     pub(crate) async fn take_in(
         &self,
         origin: &ServerName,
         room: &RoomId,
         json: &RawValue,
-        inbox: Option<u64>,
+        inbox: u64,
+        reach: Reach,
     ) -> Received {
-        self.try_take_in(origin, room, json, inbox).await.unwrap_or_else(Received::from)
+        self.try_take_in(origin, room, json, inbox, reach).await.unwrap_or_else(Received::from)
     }
 
     async fn try_take_in(
@@ -78,15 +123,16 @@ impl Rooms {
         origin: &ServerName,
         room: &RoomId,
         json: &RawValue,
-        inbox: Option<u64>,
+        inbox: u64,
+        reach: Reach,
     ) -> Result<Received, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
-        let intake = Intake { rooms: self, room, rules, origin };
+        let intake = Intake::new(self, room, rules, origin, reach);
         let pdu = match intake.verify(json).await? {
             Ok(pdu) => pdu,
             Err(reason) => return Ok(Received::Dropped(reason)),
         };
-        intake.take(pdu, Gap::Fill, Place::Head, inbox).await.map(Received::Stored)
+        intake.take(pdu, Gap::Fill, Place::Head, Some(inbox)).await.map(Received::Stored)
     }
 
     /// As [`Rooms::take_in`], for an event that has been verified already.
@@ -97,8 +143,9 @@ impl Rooms {
         pdu: Pdu,
     ) -> Result<EventStatus, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
-        let intake = Intake { rooms: self, room, rules, origin };
-        intake.take(pdu, Gap::Fill, Place::Head, None).await
+        let intake = Intake::new(self, room, rules, origin, Reach::Network);
+        let taken = tokio::time::timeout(TAKEN_IN_WITHIN, intake.take(pdu, Gap::Fill, Place::Head, None));
+        taken.await.map_err(|_| RemoteError::NotReachable(origin.to_owned()))?
     }
 
     /// Places an event of one of this server's users that was signed before it had its place.
@@ -111,7 +158,7 @@ impl Rooms {
     ) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view();
         let rules = self.rules(&view, room).await?;
-        let intake = Intake { rooms: self, room, rules, origin: self.server_name() };
+        let intake = Intake::new(self, room, rules, self.server_name(), Reach::AtHand);
         let event = intake.name_event(pdu.clone()).await?;
         let mut overlay = Overlay::new();
         let view = self.inner.store.view();
@@ -142,7 +189,7 @@ impl Rooms {
         rules: &'static RoomVersionRules,
         json: &RawValue,
     ) -> Result<Pdu, RoomsError> {
-        let intake = Intake { rooms: self, room, rules, origin };
+        let intake = Intake::new(self, room, rules, origin, Reach::Network);
         intake.verify(json).await?.map_err(RoomsError::BadEvent)
     }
 
@@ -154,7 +201,7 @@ impl Rooms {
         rules: &'static RoomVersionRules,
         answer: &RoomState,
     ) -> Result<Entrance, RoomsError> {
-        let intake = Intake { rooms: self, room, rules, origin };
+        let intake = Intake::new(self, room, rules, origin, Reach::Network);
         let join = intake.verify(&answer.event).await?.map_err(RemoteError::BadAnswer)?;
         let is_ours = join.is_state(MEMBER, join.sender().as_str())
             && Membership::of(&join) == Membership::Join
@@ -162,19 +209,18 @@ impl Rooms {
         if !is_ours {
             return Err(RemoteError::BadAnswer("it is no join of a user of ours".to_owned()).into());
         }
-        let mut events = HashMap::new();
-        let mut state = Vec::new();
-        for json in &answer.state {
-            // One bad event among thousands is no reason to stay outside.
-            let Ok(pdu) = intake.verify(json).await? else { continue };
-            state.push(pdu.owned_event_id());
-            events.insert(pdu.owned_event_id(), pdu);
+        // One bad event among thousands is no reason to stay outside, nor is a server that nobody can ask for its keys any more.
+        let told = intake.parse_all(&answer.state, ROOM_EVENTS_MAX).await;
+        let mut state: Vec<OwnedEventId> = told.keys().cloned().collect();
+        state.sort();
+        let mut all = intake.parse_all(&answer.auth_chain, ROOM_EVENTS_MAX).await;
+        all.extend(told);
+        let authority = join.all_auth_events(rules);
+        let wanted = state.iter().chain(&authority).cloned().collect();
+        let lost = intake.fetch_and_keep(intake.not_held(&intake.view(), wanted).await?, all).await?;
+        if let Some(id) = intake.not_held(&intake.view(), authority).await?.pop() {
+            return Err(lost.reason_for(&id).into());
         }
-        for json in &answer.auth_chain {
-            let Ok(pdu) = intake.verify(json).await? else { continue };
-            events.insert(pdu.owned_event_id(), pdu);
-        }
-        intake.fetch_and_keep(state.clone(), events, ROOM_EVENTS_MAX).await?;
         let event = intake.name_event(join).await?;
         let mut overlay = Overlay::new();
         let before = intake.state_of(&state, &mut overlay).await?;
@@ -190,19 +236,24 @@ impl Rooms {
         Ok(Entrance { event, before, after, create, gap })
     }
 
-    /// Servers of a room beside this one, the one given first.
+    /// At most `max` servers of a room beside this one, the one given first.
     pub(crate) async fn servers_to_ask(
         &self,
         view: &View,
         room: &RoomId,
         first: &ServerName,
+        max: usize,
     ) -> Result<Vec<OwnedServerName>, RoomsError> {
         let mut servers = vec![first.to_owned()];
-        for (server, _) in self.joined_servers(view, room).await? {
+        // Two of those that are found may be this server and the first.
+        let range = Range::<JoinedServers>::prefix(&(room,)).limit(max + 1);
+        for ((_, server), _) in view.scan(range).await?.rows {
+            let server = server.into_inner();
             if server != self.server_name() && server != first {
                 servers.push(server);
             }
         }
+        servers.truncate(max);
         Ok(servers)
     }
 }
@@ -222,7 +273,7 @@ impl Intake<'_> {
         let bridged = match self.fill_gap(&pdu, gap).await {
             Ok(bridged) => bridged,
             // It will be rejected anyway, with or without the events before it.
-            Err(_) if by_own.is_err() => gap::Bridged::default(),
+            Err(RoomsError::Remote(_)) if by_own.is_err() => gap::Bridged::default(),
             Err(error) => return Err(error),
         };
         if let Some(status) = self.decided(pdu.event_id()).await? {
@@ -326,6 +377,11 @@ impl Intake<'_> {
             let rejected = matches!(self.rooms.meta(view, num).await?.status, EventStatus::Rejected(_));
             events.push(event.pdu.clone().with_rejected(rejected));
         }
+        Ok(self.judged_by(pdu, &events))
+    }
+
+    /// Authorisation by the event's own auth events, which are given. The error is why it is rejected.
+    fn judged_by(&self, pdu: &Pdu, events: &[Pdu]) -> Result<(), String> {
         let fetch = |id: &EventId| events.iter().find(|event| event.event_id() == id).cloned();
         let state = |kind: &StateEventType, key: &str| {
             let kind = kind.to_string();
@@ -333,7 +389,7 @@ impl Intake<'_> {
         };
         let verdict = auth::check_state_independent(self.rules, pdu, fetch)
             .and_then(|()| auth::check_state_dependent(self.rules, pdu, state));
-        Ok(verdict.map_err(|error| format!("by its auth events: {error}")))
+        verdict.map_err(|error| format!("by its auth events: {error}"))
     }
 
     /// Authorisation by a state.
@@ -369,12 +425,16 @@ impl Intake<'_> {
     /// Ids whose events aren't held in any form.
     async fn not_held(&self, view: &View, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, RoomsError> {
         let mut missing = Vec::new();
+        let mut named = Vec::new();
         for id in ids {
-            let held = match self.rooms.num(view, &id).await? {
-                Some(num) => self.rooms.event(view, num).await?.is_some(),
-                None => false,
-            };
-            if !held {
+            match self.rooms.num(view, &id).await? {
+                Some(num) => named.push((id, num)),
+                None => missing.push(id),
+            }
+        }
+        let nums: Vec<EventNum> = named.iter().map(|(_, num)| *num).collect();
+        for ((id, _), meta) in named.into_iter().zip(self.rooms.metas(view, &nums).await?) {
+            if meta.status == EventStatus::Missing {
                 missing.push(id);
             }
         }

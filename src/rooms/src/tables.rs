@@ -116,8 +116,9 @@ table! {
     pub(crate) Timestamps = 43, Ranges: (Room, u64, TimelineIndex) => EventNum
 }
 table! {
-    /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, PDU.
-    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, String)
+    /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, how often it was in
+    /// quarantine, PDU.
+    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, u32, String)
 }
 table! {
     /// Backward extremities and other per-room work state of `receive`.
@@ -132,8 +133,9 @@ table! {
     pub(crate) Secrets = 47, Points: String => Vec<u8>
 }
 table! {
-    /// Inbox rows given up on: room, sequence; origin, reason, PDU.
-    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, String, String)
+    /// Inbox rows given up on for a while: room, sequence; origin, how often it was in quarantine, when it is looked at again (Unix ms),
+    /// reason, PDU.
+    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, u32, u64, String, String)
 }
 table! {
     /// Events in threads in timeline order: the root, the event, its sender.
@@ -148,6 +150,11 @@ table! {
 table! {
     /// Annotations by users of this server: what is annotated, by whom, a hash of type and key; the event.
     pub(crate) Annotations = 52, Points: (EventNum, User, Fixed<32>) => EventNum
+}
+
+table! {
+    /// The ids of state events and of what authorises them, to be followed without reading bodies.
+    pub(crate) Edges = 58, Points: EventNum => crate::events::Edge
 }
 
 table! {
@@ -190,6 +197,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<SigningKeys>(),
     TableInfo::of::<Secrets>(),
     TableInfo::of::<Quarantine>(),
+    TableInfo::of::<Edges>(),
     TableInfo::of::<Holes>(),
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),

@@ -24,7 +24,7 @@ use crate::{
 /// How many earlier memberships are looked at to find when a user was last in a room.
 const MEMBERSHIPS_LOOKED_AT_MAX: usize = 32;
 
-static NOBODY: LazyLock<HashSet<OwnedUserId>> = LazyLock::new(HashSet::new);
+pub(crate) static NOBODY: LazyLock<HashSet<OwnedUserId>> = LazyLock::new(HashSet::new);
 
 /// On whose behalf events are read.
 #[derive(Copy, Clone, Debug)]

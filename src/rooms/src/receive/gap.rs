@@ -9,23 +9,39 @@ use event::Pdu;
 use ruma::{EventId, OwnedEventId};
 use store::{Batch, CommitError};
 
-use super::{Gap, Intake, Place, authority::sorted};
+use super::{
+    Gap, Intake, Place,
+    authority::{reachable, sorted},
+    outcome::unless_store_failed,
+};
 use crate::{
     RoomsError,
     append::ATTEMPTS_MAX,
-    events::Body,
+    events::put_body,
     ports::{MissingEvents, RemoteError},
     snapshot::{Entry, Overlay, Root, StateKey},
     state::source,
-    tables::{Bodies, Holes, Inbox, Metas},
+    tables::{Holes, Inbox, Metas},
     types::{EventMeta, EventStatus, StoredEvent},
 };
 
 /// Events asked for at once between what we have and a new event.
 const GAP_EVENTS_MAX: usize = 50;
 
+/// Events before an event that are bridged one by one.
+const BRIDGED_MAX: usize = 5;
+
 /// State events of a room that are fetched to bridge a gap.
 const STATE_EVENTS_MAX: usize = 200_000;
+
+/// Events of a state that are asked for one by one; if more are missing, all of it is asked for at once.
+const FETCHED_SINGLY_MAX: usize = 20;
+
+/// Events of a told state that may not be given, beside a tenth of it.
+const LOST_MAX: usize = 10;
+
+/// Events read at once.
+const READ_AT_ONCE_MAX: usize = 1_000;
 
 /// Nodes of state trees in one batch, in bytes.
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
@@ -50,12 +66,23 @@ impl Intake<'_> {
             self.ask_for_missing(pdu).await?;
             missing = self.without_state(pdu).await?;
         }
+        if missing.len() > BRIDGED_MAX {
+            // One question for what comes before it instead of many for each of those.
+            let before = self.told_state(pdu.event_id()).await?;
+            return Ok(Bridged { missing, before: Some(before) });
+        }
         for id in &missing {
-            if let Err(error) = self.bridge(id).await {
-                // The other server may have a hole there itself, and know only what it was told for the event after it.
-                let before = self.told_state(pdu.event_id()).await.map_err(|_| error)?;
-                return Ok(Bridged { missing, before: Some(before) });
-            }
+            let error = match self.bridge(id).await {
+                Ok(()) => continue,
+                Err(error @ RoomsError::Remote(_)) => error,
+                Err(error) => return Err(error),
+            };
+            // The other server may have a hole there itself, and know only what it was told for the event after it.
+            return match self.told_state(pdu.event_id()).await {
+                Ok(before) => Ok(Bridged { missing, before: Some(before) }),
+                Err(RoomsError::Remote(_)) => Err(error),
+                Err(error) => Err(error),
+            };
         }
         Ok(Bridged { missing, before: None })
     }
@@ -85,23 +112,29 @@ impl Intake<'_> {
             limit: GAP_EVENTS_MAX,
             min_depth: 0,
         };
-        let remote = &self.rooms.inner.ports.remote;
-        let Ok(answer) = remote.missing_events(self.origin, self.room, request).await else {
+        let Ok(answer) = self.remote()?.missing_events(self.origin, self.room, request).await else {
             // The state may be had all the same.
             return Ok(());
         };
-        let mut events = HashMap::new();
-        for json in answer.iter().take(GAP_EVENTS_MAX) {
-            if let Ok(event) = self.verify(json).await?
-                && event.event_id() != pdu.event_id()
-            {
-                events.insert(event.owned_event_id(), event);
-            }
-        }
+        let mut told = self.parse_all(&answer, GAP_EVENTS_MAX).await;
+        told.remove(pdu.event_id());
+        // Nothing is checked, and no server asked for its keys, for what doesn't lead to the event.
+        let prev = |pdu: &Pdu| pdu.prev_events().map(ToOwned::to_owned).collect::<Vec<_>>();
+        let leading = reachable(prev(pdu), GAP_EVENTS_MAX, |id| told.get(id).map(|event| prev(event.unverified())));
+        told.retain(|id, _| leading.contains(id));
+        let events = self.right_ones(told.into_values().collect()).await?;
         let history = self.history_of(&events).await?;
-        for event in sorted(events, |pdu| pdu.prev_events().map(ToOwned::to_owned).collect()) {
-            let place = if history.contains(event.event_id()) { Place::History } else { Place::Head };
-            Box::pin(self.take(event, Gap::Bridge, place, None)).await?;
+        for event in sorted(events, prev) {
+            let id = event.owned_event_id();
+            let place = if history.contains(&id) { Place::History } else { Place::Head };
+            match Box::pin(self.take(event, Gap::Bridge, place, None)).await {
+                Ok(_) => {}
+                // What follows it is bridged.
+                Err(error) => {
+                    let outcome = unless_store_failed(error)?;
+                    tracing::debug!(room.id = %self.room, event.id = %id, "left out: {outcome:?}");
+                }
+            }
         }
         Ok(())
     }
@@ -143,32 +176,60 @@ impl Intake<'_> {
 
     /// The state before an event as another server tells it, of events that are held afterwards.
     async fn told_state(&self, id: &EventId) -> Result<(Root, Overlay), RoomsError> {
-        let ids = self.rooms.inner.ports.remote.state_ids(self.origin, self.room, id).await?;
+        let ids = self.remote()?.state_ids(self.origin, self.room, id).await?;
         if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
             return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
         }
         let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
         let missing = self.not_held(&self.view(), all).await?;
-        self.fetch_and_keep(missing, HashMap::new(), STATE_EVENTS_MAX).await?;
+        let mut told = HashMap::new();
+        if missing.len() > FETCHED_SINGLY_MAX
+            && let Ok(events) = self.remote()?.state(self.origin, self.room, id).await
+        {
+            told = self.parse_all(&events.auth_chain, STATE_EVENTS_MAX).await;
+            told.extend(self.parse_all(&events.state, STATE_EVENTS_MAX).await);
+        }
+        let lost = self.fetch_and_keep(missing, told).await?;
+        if lost.not_given > LOST_MAX + ids.state.len() / 10 {
+            return Err(RemoteError::BadAnswer("too much of a state isn't to be had".to_owned()).into());
+        }
         let mut overlay = Overlay::new();
         let before = self.state_of(&ids.state, &mut overlay).await?;
         self.store_nodes(&mut overlay).await?;
+        self.check_create(before).await?;
         Ok((before, overlay))
+    }
+
+    /// A state that doesn't hold the room's create event is none of this room, whoever tells it.
+    async fn check_create(&self, root: Root) -> Result<(), RoomsError> {
+        let view = self.view();
+        let entry = self.rooms.inner.tree.get(&source(&view, self.room), root, "m.room.create", "").await?;
+        let create = self.rooms.info(&view, self.room).await?.map(|info| info.create);
+        match entry.map(|entry| entry.event) == create {
+            true => Ok(()),
+            false => Err(RemoteError::BadAnswer("a state is without the room's create event".to_owned()).into()),
+        }
     }
 
     /// The tree of a state given by ids of events that are held.
     pub(super) async fn state_of(&self, ids: &[OwnedEventId], overlay: &mut Overlay) -> Result<Root, RoomsError> {
         let view = self.view();
         let mut events = Vec::with_capacity(ids.len());
-        for id in ids {
-            let Some(event) = self.rooms.event_by_id(&view, id).await? else { continue };
-            let meta = self.rooms.meta(&view, event.num).await?;
-            // What we reject is in no state of ours, whatever another server says.
-            if event.pdu.state_key().is_some()
-                && event.pdu.room_id() == self.room
-                && !matches!(meta.status, EventStatus::Rejected(_))
-            {
-                events.push(event);
+        for ids in ids.chunks(READ_AT_ONCE_MAX) {
+            let mut nums = Vec::with_capacity(ids.len());
+            for id in ids {
+                nums.extend(self.rooms.num(&view, id).await?);
+            }
+            let stored = self.rooms.events(&view, &nums).await?;
+            for (event, meta) in stored.into_iter().zip(self.rooms.metas(&view, &nums).await?) {
+                // What we reject is in no state of ours, whatever another server says.
+                if let Some(event) = event
+                    && event.pdu.state_key().is_some()
+                    && event.pdu.room_id() == self.room
+                    && !matches!(meta.status, EventStatus::Rejected(_))
+                {
+                    events.push(event);
+                }
             }
         }
         let mut entries: Vec<(StateKey<'_>, Option<Entry>)> = Vec::with_capacity(events.len());
@@ -222,7 +283,7 @@ impl Intake<'_> {
             let mut batch = Batch::new();
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
-            batch.put::<Bodies>(&event.num, &Body::of(&event));
+            put_body(&mut batch, &event);
             batch.delete::<Holes>(&event.num);
             for (num, meta) in event.prev.iter().zip(self.rooms.metas(&view, &event.prev).await?) {
                 if meta.after.is_empty() {

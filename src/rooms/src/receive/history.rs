@@ -4,15 +4,19 @@
 //! as any other, but they move no head: they only get their place among the events that clients page through,
 //! just before the event after the hole, or before the room's first event.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use event::Pdu;
 use ruma::{EventId, OwnedEventId, RoomId};
 use store::{CommitError, Json, Position};
 
-use super::{Intake, authority::sorted};
+use super::{Intake, authority::sorted, outcome::unless_store_failed};
 use crate::{
     Rooms, RoomsError,
+    ports::Reach,
     snapshot::{Overlay, Root},
     tables::{Gaps, Timeline, Timestamps},
     timeline::{Direction, Gap, TimelineRange},
@@ -25,6 +29,9 @@ const HISTORY_EVENTS_MAX: usize = 100;
 
 /// Servers that are asked for one hole.
 const SERVERS_ASKED_MAX: usize = 3;
+
+/// How long one server may take to fill a hole, with all that has to be asked for it.
+const FILLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// States that are asked for to place the events of one answer.
 const STATES_ASKED_MAX: usize = 5;
@@ -46,14 +53,19 @@ impl Rooms {
         let page = self.timeline(&view, room, range).await?;
         let Some((_, after)) = page.events.first() else { return Ok(false) };
         let after = self.present(&view, *after).await?;
-        let servers = self.servers_to_ask(&view, room, after.pdu.sender().server_name()).await?;
+        let sender = after.pdu.sender().server_name();
+        let servers = self.servers_to_ask(&view, room, sender, SERVERS_ASKED_MAX + 1).await?;
         let others = servers.iter().filter(|server| *server != self.server_name());
         for server in others.take(SERVERS_ASKED_MAX) {
-            let intake = Intake { rooms: self, room, rules, origin: server };
-            match intake.fill_from(hole).await {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(error) => tracing::info!(room.id = %room, %server, "history not had: {error}"),
+            let intake = Intake::new(self, room, rules, server, Reach::Network);
+            match tokio::time::timeout(FILLED_WITHIN, intake.fill_from(hole)).await {
+                Ok(Ok(true)) => return Ok(true),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    let outcome = unless_store_failed(error)?;
+                    tracing::info!(room.id = %room, %server, "history not had: {outcome:?}");
+                }
+                Err(_) => tracing::info!(room.id = %room, %server, "history not had in time"),
             }
         }
         Ok(false)
@@ -62,19 +74,31 @@ impl Rooms {
 
 impl Intake<'_> {
     async fn fill_from(&self, hole: &Gap) -> Result<bool, RoomsError> {
-        let remote = &self.rooms.inner.ports.remote;
-        let answer = remote.backfill(self.origin, self.room, &hole.missing, HISTORY_EVENTS_MAX).await?;
-        let mut fetched = HashMap::new();
-        for json in answer.iter().take(HISTORY_EVENTS_MAX) {
-            if let Ok(pdu) = self.verify(json).await? {
-                fetched.insert(pdu.owned_event_id(), pdu);
+        let answer = self.remote()?.backfill(self.origin, self.room, &hole.missing, HISTORY_EVENTS_MAX).await?;
+        let mut told = self.parse_all(&answer, HISTORY_EVENTS_MAX).await;
+        let unverified = told.iter().map(|(id, event)| (id.clone(), event.unverified().clone())).collect();
+        let leading = self.leading_to(hole, unverified).await?;
+        let ids: Vec<OwnedEventId> = leading.iter().map(Pdu::owned_event_id).collect();
+        let not_held: HashSet<OwnedEventId> = self.not_held(&self.view(), ids).await?.into_iter().collect();
+        // Nothing is checked, and no server asked for its keys, for what doesn't lead to the hole.
+        told.retain(|id, _| not_held.contains(id));
+        let mut right = self.right_ones(told.into_values().collect()).await?;
+        // What lies behind an event that can't be checked is history all the same.
+        let mut history = Vec::with_capacity(leading.len());
+        for pdu in leading {
+            match not_held.contains(pdu.event_id()) {
+                true => history.extend(right.remove(pdu.event_id())),
+                false => history.push(pdu),
             }
         }
-        let history = self.leading_to(hole, fetched).await?;
         let mut states_asked = 0;
         for pdu in &history {
-            if let Err(error) = self.keep_history(pdu, &mut states_asked).await {
-                tracing::info!(room.id = %self.room, event.id = %pdu.event_id(), "history not kept: {error}");
+            match self.keep_history(pdu, &mut states_asked).await {
+                Ok(()) => {}
+                Err(error) => {
+                    let outcome = unless_store_failed(error)?;
+                    tracing::info!(room.id = %self.room, event.id = %pdu.event_id(), "history not kept: {outcome:?}");
+                }
             }
         }
         for _ in 0..ATTEMPTS_MAX {

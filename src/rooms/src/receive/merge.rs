@@ -14,9 +14,9 @@ use crate::{
     Rooms, RoomsError,
     advance::Placed,
     append::{ATTEMPTS_MAX, Extra, nothing},
-    events::Body,
+    events::put_body,
     snapshot::{Overlay, Root},
-    tables::{Bodies, Inbox, Metas},
+    tables::{Inbox, Metas},
     turn::Turn,
     txn_ids::TxnKey,
     types::{EventMeta, EventNum, EventStatus, StoredEvent},
@@ -78,7 +78,7 @@ impl Intake<'_> {
             let mut batch = Batch::new();
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
-            batch.put::<Bodies>(&event.num, &Body::of(event));
+            put_body(&mut batch, event);
             overlay.write(&mut batch, self.room);
             if let Some(sequence) = inbox {
                 batch.delete::<Inbox>(&(self.room, sequence));
@@ -180,7 +180,7 @@ impl Turn {
         let event = &prepared.event;
         let redacted_by = self.early_redaction(&event.pdu).await?;
         self.add_event(event);
-        self.batch.put::<Bodies>(&event.num, &Body::of(event));
+        put_body(&mut self.batch, event);
         self.change_meta(event.num, |meta| {
             meta.status = EventStatus::SoftFailed;
             (meta.before, meta.after) = (prepared.before, prepared.after);

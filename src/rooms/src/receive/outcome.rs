@@ -11,6 +11,8 @@ pub enum Received {
     Stored(EventStatus),
     /// It isn't an event of the room's version, or its signatures are wrong: nothing of it is kept.
     Dropped(String),
+    /// Other servers have to be asked first, and this attempt was to ask nobody.
+    NotAtHand,
     /// Another attempt may go better: a server could not be asked, others were faster, what it builds on isn't right yet.
     Later(RoomsError),
     /// The event can't become part of the room, however often that is tried.
@@ -35,6 +37,7 @@ impl From<RoomsError> for Received {
                 StoreError::Decode { .. } => Self::Later(error),
                 StoreError::Engine(_) | StoreError::Closed | StoreError::Commit(_) => Self::StoreFailed(error),
             },
+            RoomsError::NotAtHand => Self::NotAtHand,
             RoomsError::Open(_) => Self::StoreFailed(error),
             RoomsError::TooLarge(_) => Self::TooLarge(error),
             RoomsError::Remote(RemoteError::NotReachable(_) | RemoteError::Refused(_) | RemoteError::BadAnswer(_))
@@ -66,6 +69,14 @@ impl From<RoomsError> for Received {
             | RoomsError::Pdu(_)
             | RoomsError::Verify(_) => Self::Refused(error),
         }
+    }
+}
+
+/// What an error that isn't the store's trouble means; the outer error is one that is.
+pub(super) fn unless_store_failed(error: RoomsError) -> Result<Received, RoomsError> {
+    match Received::from(error) {
+        Received::StoreFailed(error) => Err(error),
+        outcome => Ok(outcome),
     }
 }
 

@@ -1,49 +1,203 @@
 //! The checks that need nothing but the event and its servers' keys.
 
-use event::{Pdu, ReceivedPdu, VerifyError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use event::{Pdu, PublicKeyMap, ReceivedPdu, VerifyError};
+use ruma::{OwnedEventId, OwnedServerName};
 use serde_json::value::RawValue;
 
 use super::Intake;
-use crate::{RoomsError, ports::RemoteError};
+use crate::{
+    RoomsError,
+    ports::{KeyAnswer, NeededKeys, Reach, RemoteError},
+};
+
+/// Events whose keys are asked for, and whose signatures are checked, at one time.
+const CHECKED_AT_ONCE_MAX: usize = 1_000;
+
+/// Events read before other tasks get their turn.
+const PARSED_AT_ONCE_MAX: usize = 100;
+
+/// Events up to this number are checked on the spot, more on a thread of their own.
+const CHECKED_INLINE_MAX: usize = 20;
+
+/// What the checks of an event's text found.
+pub(super) enum Checked {
+    /// Its format, signatures and hash are right, or it was redacted because its hash is wrong.
+    Right(Pdu),
+    /// It is to be dropped; why.
+    Wrong(String),
+    /// The keys of this server can't be had now, so nobody can say.
+    Unknown(OwnedServerName),
+}
+
+/// An event with the keys that its signatures are to be checked with, or what is known without checking.
+enum Ready {
+    Checks(Box<ReceivedPdu>, PublicKeyMap),
+    Known(Checked),
+}
 
 impl Intake<'_> {
     /// Checks format, room, signatures and hash. The inner error is why the event is dropped; the outer one means that the keys can't
     /// be had now.
     pub(super) async fn verify(&self, json: &RawValue) -> Result<Result<Pdu, String>, RoomsError> {
-        let received = match ReceivedPdu::parse(json.get().as_bytes(), self.rules) {
+        let received = match self.parse(json) {
             Ok(received) => received,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(reason) => return Ok(Err(reason)),
         };
-        let pdu = received.unverified();
-        if pdu.room_id() != self.room {
-            return Ok(Err("it belongs to another room".to_owned()));
+        match self.verify_all(vec![received]).await?.pop() {
+            Some(Checked::Right(pdu)) => Ok(Ok(pdu)),
+            Some(Checked::Wrong(reason)) => Ok(Err(reason)),
+            Some(Checked::Unknown(server)) => Err(self.keys_unknown(server)),
+            None => Ok(Err("nothing to check".to_owned())),
         }
+    }
+
+    fn keys_unknown(&self, server: OwnedServerName) -> RoomsError {
+        match self.reach {
+            Reach::AtHand => RoomsError::NotAtHand,
+            Reach::Network => RemoteError::NotReachable(server).into(),
+        }
+    }
+
+    /// Checks the format, and that it is an event of the room.
+    pub(super) fn parse(&self, json: &RawValue) -> Result<ReceivedPdu, String> {
+        let received = ReceivedPdu::parse(json.get().as_bytes(), self.rules).map_err(|error| error.to_string())?;
+        if received.unverified().room_id() != self.room {
+            return Err("it belongs to another room".to_owned());
+        }
+        Ok(received)
+    }
+
+    /// Those of at most `max` events of an answer whose format is right, by id.
+    pub(super) async fn parse_all(&self, answer: &[Box<RawValue>], max: usize) -> HashMap<OwnedEventId, ReceivedPdu> {
+        let mut parsed = HashMap::new();
+        for chunk in answer[..answer.len().min(max)].chunks(PARSED_AT_ONCE_MAX) {
+            for json in chunk {
+                if let Ok(received) = self.parse(json) {
+                    parsed.insert(received.unverified().owned_event_id(), received);
+                }
+            }
+            // A room's whole state takes seconds.
+            tokio::task::yield_now().await;
+        }
+        parsed
+    }
+
+    /// Those of these events that are right, by id. What is wrong, or can't be checked now, is left out: one event of a server that
+    /// is gone is no reason to do without all others.
+    pub(super) async fn right_ones(
+        &self,
+        received: Vec<ReceivedPdu>,
+    ) -> Result<HashMap<OwnedEventId, Pdu>, RoomsError> {
+        let mut right = HashMap::with_capacity(received.len());
+        for checked in self.verify_all(received).await? {
+            match checked {
+                Checked::Right(pdu) => {
+                    right.insert(pdu.owned_event_id(), pdu);
+                }
+                Checked::Wrong(reason) => tracing::debug!(room.id = %self.room, "left out an event: {reason}"),
+                Checked::Unknown(server) => {
+                    tracing::debug!(room.id = %self.room, %server, "left out an event: no keys");
+                }
+            }
+        }
+        Ok(right)
+    }
+
+    /// Checks signatures and hashes of many events, with one question for the keys of many.
+    pub(super) async fn verify_all(&self, mut received: Vec<ReceivedPdu>) -> Result<Vec<Checked>, RoomsError> {
+        let mut checked = Vec::with_capacity(received.len());
+        while !received.is_empty() {
+            let rest = received.split_off(received.len().min(CHECKED_AT_ONCE_MAX));
+            let ready = self.with_keys(std::mem::replace(&mut received, rest)).await;
+            if ready.len() <= CHECKED_INLINE_MAX {
+                checked.extend(ready.into_iter().map(check));
+                continue;
+            }
+            let task = tokio::task::spawn_blocking(move || ready.into_iter().map(check).collect::<Vec<_>>());
+            checked.extend(task.await.map_err(|_| RoomsError::Busy)?);
+        }
+        Ok(checked)
+    }
+
+    async fn with_keys(&self, received: Vec<ReceivedPdu>) -> Vec<Ready> {
         let own = self.rooms.server_name();
-        let mut needed = match received.required_keys() {
-            Ok(needed) => needed,
-            Err(error) => return Ok(Err(error.to_string())),
+        let mut needed = NeededKeys::new();
+        let mut signers = Vec::with_capacity(received.len());
+        for event in &received {
+            let required = event.required_keys();
+            for (server, ids) in required.iter().flatten().filter(|(server, _)| *server != own) {
+                let ids_needed = needed.entry(server.clone()).or_default();
+                for id in ids {
+                    let until_ms = ids_needed.entry(id.clone()).or_default();
+                    *until_ms = (*until_ms).max(self.keys_needed_at(event).unwrap_or(0));
+                }
+            }
+            signers.push(required);
+        }
+        let answers = match needed.is_empty() {
+            true => BTreeMap::new(),
+            false => self.rooms.inner.ports.keys.public_keys(&needed, self.reach).await,
         };
-        if let Some(server) = needed.iter().find(|(_, keys)| keys.is_empty()).map(|(server, _)| server) {
-            return Ok(Err(format!("{server} has not signed it")));
+        let both = received.into_iter().zip(signers);
+        both.map(|(event, required)| match required {
+            Ok(required) => self.ready(event, &required, &answers),
+            Err(error) => Ready::Known(Checked::Wrong(error.to_string())),
+        })
+        .collect()
+    }
+
+    /// When the keys of an event have to be valid, in Unix ms, where the room's version asks for that (room version 5, "Signing key
+    /// validity period").
+    fn keys_needed_at(&self, event: &ReceivedPdu) -> Option<u64> {
+        self.rules.enforce_key_validity.then(|| event.unverified().origin_server_ts())
+    }
+
+    fn ready(
+        &self,
+        event: ReceivedPdu,
+        required: &BTreeMap<OwnedServerName, BTreeSet<String>>,
+        answers: &BTreeMap<OwnedServerName, KeyAnswer>,
+    ) -> Ready {
+        let at_ms = self.keys_needed_at(&event);
+        let mut keys = PublicKeyMap::new();
+        for (server, ids) in required {
+            if ids.is_empty() {
+                return Ready::Known(Checked::Wrong(format!("{server} has not signed it")));
+            }
+            let of_server = keys.entry(server.to_string()).or_default();
+            if server == self.rooms.server_name() {
+                // Old ones too: what this server said long ago comes back from others.
+                of_server.extend(self.rooms.inner.keys.valid_at(at_ms));
+                continue;
+            }
+            match answers.get(server) {
+                Some(KeyAnswer::Keys(published)) => {
+                    let valid = |until_ms: u64| at_ms.is_none_or(|at_ms| at_ms <= until_ms);
+                    let usable = published.iter().filter(|(id, key)| ids.contains(*id) && valid(key.valid_until_ms));
+                    of_server.extend(usable.map(|(id, key)| (id.clone(), key.key.clone())));
+                    if of_server.is_empty() {
+                        return Ready::Known(Checked::Wrong(format!("{server} has no such key that was valid then")));
+                    }
+                }
+                Some(KeyAnswer::Never) => {
+                    return Ready::Known(Checked::Wrong(format!("nobody knows the keys of {server}")));
+                }
+                Some(KeyAnswer::NotNow) | None => return Ready::Known(Checked::Unknown(server.clone())),
+            }
         }
-        let signed_by_us = needed.remove(own).is_some();
-        let valid_at_ms = self.rules.enforce_key_validity.then(|| pdu.origin_server_ts());
-        let mut keys = if needed.is_empty() {
-            event::PublicKeyMap::new()
-        } else {
-            self.rooms.inner.ports.keys.public_keys(&needed, valid_at_ms).await
-        };
-        if signed_by_us {
-            // Old ones too: what this server said long ago comes back from others.
-            keys.entry(own.to_string()).or_default().extend(self.rooms.inner.keys.valid_at(valid_at_ms));
-        }
-        if let Some(server) = needed.keys().find(|server| !keys.contains_key(server.as_str())) {
-            return Err(RemoteError::NotReachable(server.clone()).into());
-        }
-        match received.verify(&keys) {
-            Ok(verified) => Ok(Ok(verified.into_pdu())),
-            Err(VerifyError::Signature(reason)) => Ok(Err(format!("signature: {reason}"))),
-            Err(error) => Ok(Err(error.to_string())),
-        }
+        Ready::Checks(Box::new(event), keys)
+    }
+}
+
+fn check(ready: Ready) -> Checked {
+    match ready {
+        Ready::Known(checked) => checked,
+        Ready::Checks(event, keys) => match event.verify(&keys) {
+            Ok(verified) => Checked::Right(verified.into_pdu()),
+            Err(VerifyError::Signature(reason)) => Checked::Wrong(format!("signature: {reason}")),
+            Err(error) => Checked::Wrong(error.to_string()),
+        },
     }
 }

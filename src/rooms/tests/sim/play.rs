@@ -265,7 +265,7 @@ impl Game {
         let versions = event::SUPPORTED_ROOM_VERSIONS;
         let template = resident.rooms.make_join(&self.room, user, &versions).await?;
         let join = world.rooms.complete_join(&self.room, user, &template, None)?;
-        let answer = resident.rooms.send_join(&world.name, &self.room, join.json()).await?;
+        let answer = resident.rooms.send_join(&rooms::Asker::new(&world.name), &self.room, join.json()).await?;
         // Whom the others have let in, their own server doesn't keep out.
         let entered = world.rooms.enter(&resident.name, &self.room, &template.version, &answer).await;
         match entered {

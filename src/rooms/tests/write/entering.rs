@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rooms::{Membership, Preset, RoomsError};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
-use serde_json::json;
+use serde_json::{Value, json, value::RawValue};
 use testkit::ManualClock;
 
 use crate::world::{Others, World};
@@ -107,17 +107,31 @@ async fn a_second_invite_can_be_declined() {
 }
 
 #[tokio::test]
-async fn an_invite_that_the_room_has_not_told_yet_can_be_declined() {
+async fn of_what_comes_with_an_invite_only_what_can_be_read_in_one_way_is_kept() {
     let (here, there) = two().await;
-    let (alice, bob, carol) = (here.user("alice"), there.user("bob"), there.user("carol"));
-    let room = private_room(&here, &there, &RoomVersionId::V12, &[&bob, &carol]).await;
-    let left = leave(&there, &room, &bob).await;
-    there.deliver(&here, &room, &[&left]).await;
-    // Comes by the invite's own way, not yet with the room's events.
-    here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
-    there.rooms.leave(&bob, &room, None).await.expect("declined");
-    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
-    assert_eq!(row.membership, Membership::Leave);
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let version = RoomVersionId::V12;
+    let room = here.room(&alice, Preset::PublicChat, &version).await;
+    let last = here.say(&alice, &room, "hello").await.expect("said");
+    let key = ("m.room.member", Some(bob.to_string()));
+    let invite = here.forge(&room, &alice, key, json!({ "membership": "invite" }), (&last, &last)).await;
+    let invite = invite.expect("an invite");
+    let name = |name: &str| {
+        let text = format!(r#"{{"type":"m.room.name","state_key":"","sender":"{alice}","content":{{"name":{name}}}}}"#);
+        RawValue::from_string(text).expect("JSON")
+    };
+    let mut stripped = vec![name(r#""\ud800""#), name("1e999"), name(r#""one","name":"other""#), name(r#""Reef""#)];
+    stripped.push(name(&format!("{:?}", "x".repeat(100_000))));
+    for _ in 0..40 {
+        stripped.push(name(&format!("{:?}", "y".repeat(60_000))));
+    }
+    there.rooms.receive_invite(&here.name, &room, &version, invite.json(), &stripped).await.expect("taken");
+    let kept = there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").expect("stripped state");
+    let first: Value = serde_json::from_str(kept[0].get()).expect("JSON");
+    assert_eq!(first["content"]["name"], "Reef");
+    // The last is the invite itself.
+    assert_eq!(kept.len(), 1 + 4 + 1);
+    assert!(kept.iter().map(|event| event.get().len()).sum::<usize>() < 400_000);
 }
 
 #[tokio::test]
@@ -129,7 +143,7 @@ async fn a_server_lets_nobody_into_a_room_that_it_left() {
     let template = there.rooms.make_join(&room, &bob, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
     let join = there.rooms.complete_join(&room, &bob, &template, None).expect("a join");
     leave(&here, &room, &here.user("alice")).await;
-    let refused = here.rooms.send_join(&there.name, &room, join.json()).await;
+    let refused = here.rooms.send_join(&rooms::Asker::new(&there.name), &room, join.json()).await;
     assert!(matches!(refused, Err(RoomsError::RoomNotFound)), "{refused:?}");
 }
 
@@ -140,7 +154,7 @@ async fn what_a_resident_server_answers_must_be_the_join() {
     let room = here.room(&here.user("alice"), Preset::PublicChat, &RoomVersionId::V12).await;
     let template = here.rooms.make_join(&room, &bob, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
     let join = there.rooms.complete_join(&room, &bob, &template, None).expect("a join");
-    let mut answer = here.rooms.send_join(&there.name, &room, join.json()).await.expect("joined");
+    let mut answer = here.rooms.send_join(&rooms::Asker::new(&there.name), &room, join.json()).await.expect("joined");
     let other = here.say(&here.user("alice"), &room, "no join").await.expect("said");
     answer.event = here.event(&other).await;
     let refused = there.rooms.enter(&here.name, &room, &template.version, &answer).await;

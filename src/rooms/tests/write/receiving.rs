@@ -192,7 +192,7 @@ async fn servers_that_the_room_forbids_are_not_heard() {
     let pdu = there.event(&event).await;
     let answers = here.rooms.receive(&there.name, &room, &[pdu]).await.expect("received");
     assert!(matches!(answers[0].result, Err(RoomsError::Forbidden(_))));
-    let refused = here.rooms.serve_event(&there.name, &event).await;
+    let refused = here.rooms.serve_event(&rooms::Asker::new(&there.name), &event).await;
     assert!(refused.is_err());
 }
 

@@ -6,10 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event::{Clock, PublicKeyMap};
+use event::Clock;
 use rooms::{
-    Config, CreateRoom, MissingEvents, PolicySigner, Ports, Preset, RemoteError, RemoteRooms, Rooms, RoomsError,
-    SendOptions, Sender, ServerKeys, StateIds, TABLES,
+    Asker, Config, CreateRoom, KeyAnswer, MissingEvents, NeededKeys, PolicySigner, Ports, Preset, PublishedKey, Reach,
+    RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents, StateIds, TABLES,
 };
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -21,6 +21,7 @@ use serde_json::{
 };
 use store::{Store, View};
 use testkit::{ManualClock, SeededRandom};
+use tokio::sync::Semaphore;
 
 pub fn raw(value: Value) -> Box<RawValue> {
     to_raw_value(&value).expect("JSON")
@@ -38,8 +39,46 @@ pub struct Others {
     pub down: Mutex<BTreeSet<OwnedServerName>>,
     /// The key of the policy server, while it recommends anything.
     pub policy: Mutex<Option<event::SigningKey>>,
+    /// What is told of the keys of some servers, instead of what they are.
+    pub keys: Mutex<BTreeMap<OwnedServerName, KeyAnswer>>,
+    /// Servers that never answer a question, and never refuse one.
+    pub silent: Mutex<BTreeSet<OwnedServerName>>,
+    /// Questions to silent servers that were begun, and that were given up.
+    pub begun: Counted,
+    pub given_up: Counted,
+    /// How often what was asked.
+    pub asked: Mutex<BTreeMap<&'static str, usize>>,
     /// Pairs of servers that don't reach each other.
     pub cut: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
+}
+
+/// Something that is counted and can be waited for.
+pub struct Counted(Semaphore);
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+impl Counted {
+    fn add(&self) {
+        self.0.add_permits(1);
+    }
+
+    /// Waits until it has been counted so often since the last time.
+    pub async fn wait_for(&self, count: u32) {
+        self.0.acquire_many(count).await.expect("never closed").forget();
+    }
+}
+
+/// Counts a question that ends without an answer.
+struct GivenUp(Arc<Others>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.given_up.add();
+    }
 }
 
 /// The ports of one server.
@@ -49,6 +88,20 @@ struct Port {
 }
 
 impl Port {
+    /// A server that is asked something.
+    async fn ask(&self, server: &ServerName, what: &'static str) -> Result<Rooms, RemoteError> {
+        let rooms = self.reach(server)?;
+        let others = self.others.upgrade().expect("the world goes on");
+        *others.asked.lock().expect("not poisoned").entry(what).or_default() += 1;
+        let silent = others.silent.lock().expect("not poisoned").contains(server);
+        if silent {
+            let _given_up = GivenUp(others.clone());
+            others.begun.add();
+            std::future::pending::<()>().await;
+        }
+        Ok(rooms)
+    }
+
     fn reach(&self, server: &ServerName) -> Result<Rooms, RemoteError> {
         let unreachable = || RemoteError::NotReachable(server.to_owned());
         let others = self.others.upgrade().ok_or_else(unreachable)?;
@@ -72,7 +125,7 @@ fn refused(error: RoomsError) -> RemoteError {
 #[async_trait]
 impl RemoteRooms for Port {
     async fn event(&self, from: &ServerName, _: &RoomId, event: &EventId) -> Result<Box<RawValue>, RemoteError> {
-        self.reach(from)?.serve_event(&self.own, event).await.map_err(refused)
+        self.ask(from, "event").await?.serve_event(&Asker::new(&self.own), event).await.map_err(refused)
     }
 
     async fn missing_events(
@@ -81,11 +134,19 @@ impl RemoteRooms for Port {
         room: &RoomId,
         request: MissingEvents,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_missing_events(&self.own, room, &request).await.map_err(refused)
+        self.ask(from, "missing_events")
+            .await?
+            .serve_missing_events(&Asker::new(&self.own), room, &request)
+            .await
+            .map_err(refused)
     }
 
     async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError> {
-        self.reach(from)?.serve_state_ids(&self.own, room, event).await.map_err(refused)
+        self.ask(from, "state_ids").await?.serve_state_ids(&Asker::new(&self.own), room, event).await.map_err(refused)
+    }
+
+    async fn state(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateEvents, RemoteError> {
+        self.ask(from, "state").await?.serve_state(&Asker::new(&self.own), room, event).await.map_err(refused)
     }
 
     async fn invite(
@@ -106,7 +167,7 @@ impl RemoteRooms for Port {
         room: &RoomId,
         event: &EventId,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_event_auth(&self.own, room, event).await.map_err(refused)
+        self.ask(from, "event_auth").await?.serve_event_auth(&Asker::new(&self.own), room, event).await.map_err(refused)
     }
 
     async fn backfill(
@@ -116,22 +177,30 @@ impl RemoteRooms for Port {
         events: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_backfill(&self.own, room, events, limit).await.map_err(refused)
+        self.ask(from, "backfill")
+            .await?
+            .serve_backfill(&Asker::new(&self.own), room, events, limit)
+            .await
+            .map_err(refused)
     }
 }
 
 #[async_trait]
 impl ServerKeys for Port {
-    async fn public_keys(&self, needed: &BTreeMap<OwnedServerName, BTreeSet<String>>, _: Option<u64>) -> PublicKeyMap {
-        let mut keys = PublicKeyMap::new();
-        let Some(others) = self.others.upgrade() else { return keys };
+    async fn public_keys(&self, needed: &NeededKeys, _: Reach) -> BTreeMap<OwnedServerName, KeyAnswer> {
+        let mut answers = BTreeMap::new();
+        let Some(others) = self.others.upgrade() else { return answers };
         let servers = others.servers.lock().expect("not poisoned");
+        let scripted = others.keys.lock().expect("not poisoned");
         for server in needed.keys() {
-            if let Some((_, id, key)) = servers.get(server) {
-                keys.entry(server.to_string()).or_default().insert(id.clone(), key.clone());
+            if let Some(answer) = scripted.get(server) {
+                answers.insert(server.clone(), answer.clone());
+            } else if let Some((_, id, key)) = servers.get(server) {
+                let published = PublishedKey { key: key.clone(), valid_until_ms: u64::MAX };
+                answers.insert(server.clone(), KeyAnswer::Keys(BTreeMap::from([(id.clone(), published)])));
             }
         }
-        keys
+        answers
     }
 }
 
@@ -246,7 +315,7 @@ impl World {
     pub async fn join_from(&self, resident: &World, room: &RoomId, user: &UserId) {
         let template = resident.rooms.make_join(room, user, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
         let join = self.rooms.complete_join(room, user, &template, None).expect("a join");
-        let answer = resident.rooms.send_join(&self.name, room, join.json()).await.expect("joined");
+        let answer = resident.rooms.send_join(&Asker::new(&self.name), room, join.json()).await.expect("joined");
         self.rooms.enter(&resident.name, room, &template.version, &answer).await.expect("entered");
     }
 

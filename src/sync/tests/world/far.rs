@@ -1,15 +1,14 @@
 //! Another server that shares rooms with the one under test, without a network between them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, Weak},
 };
 
 use async_trait::async_trait;
-use event::PublicKeyMap;
 use rooms::{
-    Config, MissingEvents, PolicySigner, Ports, RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender,
-    ServerKeys, StateIds,
+    Asker, Config, KeyAnswer, MissingEvents, NeededKeys, PolicySigner, Ports, PublishedKey, Reach, RemoteError,
+    RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents, StateIds,
 };
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, serde::Base64,
@@ -62,7 +61,7 @@ fn refused(error: RoomsError) -> RemoteError {
 #[async_trait]
 impl RemoteRooms for Port {
     async fn event(&self, from: &ServerName, _: &RoomId, event: &EventId) -> Result<Box<RawValue>, RemoteError> {
-        self.reach(from)?.serve_event(&self.own, event).await.map_err(refused)
+        self.reach(from)?.serve_event(&Asker::new(&self.own), event).await.map_err(refused)
     }
 
     async fn missing_events(
@@ -71,11 +70,15 @@ impl RemoteRooms for Port {
         room: &RoomId,
         request: MissingEvents,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_missing_events(&self.own, room, &request).await.map_err(refused)
+        self.reach(from)?.serve_missing_events(&Asker::new(&self.own), room, &request).await.map_err(refused)
     }
 
     async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError> {
-        self.reach(from)?.serve_state_ids(&self.own, room, event).await.map_err(refused)
+        self.reach(from)?.serve_state_ids(&Asker::new(&self.own), room, event).await.map_err(refused)
+    }
+
+    async fn state(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateEvents, RemoteError> {
+        self.reach(from)?.serve_state(&Asker::new(&self.own), room, event).await.map_err(refused)
     }
 
     async fn invite(
@@ -96,7 +99,7 @@ impl RemoteRooms for Port {
         room: &RoomId,
         event: &EventId,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_event_auth(&self.own, room, event).await.map_err(refused)
+        self.reach(from)?.serve_event_auth(&Asker::new(&self.own), room, event).await.map_err(refused)
     }
 
     async fn backfill(
@@ -106,21 +109,22 @@ impl RemoteRooms for Port {
         events: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.reach(from)?.serve_backfill(&self.own, room, events, limit).await.map_err(refused)
+        self.reach(from)?.serve_backfill(&Asker::new(&self.own), room, events, limit).await.map_err(refused)
     }
 }
 
 #[async_trait]
 impl ServerKeys for Port {
-    async fn public_keys(&self, needed: &BTreeMap<OwnedServerName, BTreeSet<String>>, _: Option<u64>) -> PublicKeyMap {
-        let mut keys = PublicKeyMap::new();
+    async fn public_keys(&self, needed: &NeededKeys, _: Reach) -> BTreeMap<OwnedServerName, KeyAnswer> {
+        let mut answers = BTreeMap::new();
         for server in needed.keys() {
             let Ok(rooms) = self.reach(server) else { continue };
             let key = rooms.signing_key();
-            let public = Base64::new(key.public_key().to_vec());
-            keys.entry(server.to_string()).or_default().insert(key.id().to_owned(), public);
+            let published = PublishedKey { key: Base64::new(key.public_key().to_vec()), valid_until_ms: u64::MAX };
+            let keys = BTreeMap::from([(key.id().to_owned(), published)]);
+            answers.insert(server.clone(), KeyAnswer::Keys(keys));
         }
-        keys
+        answers
     }
 }
 
@@ -157,7 +161,7 @@ impl Far {
     pub async fn join(&self, here: &Rooms, room: &RoomId, user: &UserId) {
         let template = here.make_join(room, user, &event::SUPPORTED_ROOM_VERSIONS).await.unwrap();
         let join = self.rooms.complete_join(room, user, &template, None).unwrap();
-        let answer = here.send_join(self.rooms.server_name(), room, join.json()).await.unwrap();
+        let answer = here.send_join(&Asker::new(self.rooms.server_name()), room, join.json()).await.unwrap();
         self.rooms.enter(here.server_name(), room, &template.version, &answer).await.unwrap();
     }
 

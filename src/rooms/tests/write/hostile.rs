@@ -1,0 +1,232 @@
+//! Servers that are slow, silent, gone, or mean it.
+
+use std::sync::Arc;
+
+use rooms::{EventStatus, KeyAnswer, Membership, MessagesQuery, Preset, Viewer};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
+use serde_json::{Value, json};
+use store::Position;
+use testkit::ManualClock;
+
+use crate::world::{Others, World};
+
+async fn worlds<const N: usize>(names: [&str; N]) -> [World; N] {
+    let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+    let mut worlds = Vec::new();
+    for name in names {
+        worlds.push(World::named(name, others.clone(), clock.clone()).await);
+    }
+    worlds.try_into().unwrap_or_else(|_| unreachable!("as many as names"))
+}
+
+/// Takes an event to another server without letting it work.
+async fn send(from: &World, to: &World, room: &RoomId, event: &EventId) {
+    let pdu = from.event(event).await;
+    let answers = to.rooms.receive(&from.name, room, &[pdu]).await.expect("received");
+    answers.into_iter().for_each(|answer| answer.result.expect("taken"));
+}
+
+/// Waits until an event is part of a room.
+async fn accepted(world: &World, event: &EventId) {
+    let mut log = world.store.follow(Position::from_u64(0));
+    while world.status(event).await != EventStatus::Accepted {
+        log.next().await.expect("the log");
+    }
+}
+
+fn keys_of(world: &World, answer: Option<KeyAnswer>) {
+    let mut keys = world.others.keys.lock().expect("not poisoned");
+    match answer {
+        Some(answer) => keys.insert(world.name.clone(), answer),
+        None => keys.remove(&world.name),
+    };
+}
+
+#[tokio::test]
+async fn servers_that_never_answer_hold_up_nobody_else() {
+    let [slow, good, there] = worlds(["slow", "good", "there"]).await;
+    let (anna, bert, bob) = (slow.user("anna"), good.user("bert"), there.user("bob"));
+    let mut waiting: Vec<(OwnedRoomId, OwnedEventId)> = Vec::new();
+    for _ in 0..12 {
+        let room = slow.public_room(&anna).await;
+        there.join_from(&slow, &room, &bob).await;
+        slow.say(&anna, &room, "lost").await.expect("said");
+        waiting.push((room.clone(), slow.say(&anna, &room, "waits").await.expect("said")));
+    }
+    let quiet = good.public_room(&bert).await;
+    there.join_from(&good, &quiet, &bob).await;
+    there.others.silent.lock().expect("not poisoned").insert(slow.name.clone());
+    for (room, event) in &waiting {
+        send(&slow, &there, room, event).await;
+    }
+    let rooms = there.rooms.clone();
+    let running = tokio::spawn(async move { rooms.run_inbox().await });
+    // As many as one server may have on its way.
+    there.others.begun.wait_for(4).await;
+
+    // What needs nobody else goes on, in other rooms and in the same.
+    let said = good.say(&bert, &quiet, "heard").await.expect("said");
+    send(&good, &there, &quiet, &said).await;
+    accepted(&there, &said).await;
+    // And who answers is asked.
+    good.say(&bert, &quiet, "lost").await.expect("said");
+    let said = good.say(&bert, &quiet, "heard too").await.expect("said");
+    send(&good, &there, &quiet, &said).await;
+    accepted(&there, &said).await;
+
+    // Nobody waits for ever: the questions are given up, and others get their turn.
+    there.others.silent.lock().expect("not poisoned").clear();
+    tokio::time::pause();
+    tokio::time::advance(rooms::ERRAND_WITHIN).await;
+    there.others.given_up.wait_for(4).await;
+    tokio::time::resume();
+    for (room, event) in &waiting {
+        let mut looks = 0;
+        while there.status(event).await != EventStatus::Accepted {
+            looks += 1;
+            assert!(looks < 1_000_000, "an event of {room} was forgotten");
+            // Those that were given up come again when their time has come.
+            there.clock.advance(10_000);
+            there.rooms.work_inbox(room).await.expect("worked");
+            tokio::task::yield_now().await;
+        }
+    }
+    running.abort();
+}
+
+#[tokio::test]
+async fn who_joins_needs_no_keys_of_servers_that_are_gone() {
+    for answer in [KeyAnswer::NotNow, KeyAnswer::Never] {
+        let [here, dead, there] = worlds(["here", "dead", "there"]).await;
+        let (alice, carol, bob) = (here.user("alice"), dead.user("carol"), there.user("bob"));
+        let room = here.public_room(&alice).await;
+        dead.join_from(&here, &room, &carol).await;
+        let said = dead.say(&carol, &room, "last words").await.expect("said");
+        dead.deliver(&here, &room, &[&said]).await;
+        keys_of(&dead, Some(answer));
+        there.join_from(&here, &room, &bob).await;
+        assert_eq!(there.membership(&room, &bob).await, Membership::Join);
+        assert_eq!(there.membership(&room, &alice).await, Membership::Join);
+        let said = here.say(&alice, &room, "welcome").await.expect("said");
+        here.deliver(&there, &room, &[&said]).await;
+        assert_eq!(there.status(&said).await, EventStatus::Accepted);
+    }
+}
+
+#[tokio::test]
+async fn events_of_a_server_whose_keys_are_not_had_stop_no_others() {
+    let [here, dead, there] = worlds(["here", "dead", "there"]).await;
+    let (alice, carol, bob) = (here.user("alice"), dead.user("carol"), there.user("bob"));
+    let room = here.public_room(&alice).await;
+    there.join_from(&here, &room, &bob).await;
+    dead.join_from(&here, &room, &carol).await;
+    let said = dead.say(&carol, &room, "between").await.expect("said");
+    dead.deliver(&here, &room, &[&said]).await;
+    let after = here.say(&alice, &room, "after").await.expect("said");
+    keys_of(&dead, Some(KeyAnswer::NotNow));
+    here.deliver(&there, &room, &[&after]).await;
+    assert_eq!(there.status(&after).await, EventStatus::Accepted);
+
+    // The event itself waits for the keys, for as long as they may be had.
+    send(&here, &there, &room, &said).await;
+    let progress = there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!((progress.done, progress.waiting), (0, 1));
+    keys_of(&dead, Some(KeyAnswer::Never));
+    there.clock.set(progress.next_ms.expect("due"));
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 1);
+    assert_ne!(there.status(&said).await, EventStatus::Accepted);
+}
+
+#[tokio::test]
+async fn history_behind_an_event_that_can_not_be_checked_is_read() {
+    let [here, dead, there] = worlds(["here", "dead", "there"]).await;
+    let (alice, carol, bob) = (here.user("alice"), dead.user("carol"), there.user("bob"));
+    let room = here.public_room(&alice).await;
+    dead.join_from(&here, &room, &carol).await;
+    here.say(&alice, &room, "early").await.expect("said");
+    let between = dead.say(&carol, &room, "between").await.expect("said");
+    dead.deliver(&here, &room, &[&between]).await;
+    here.say(&alice, &room, "late").await.expect("said");
+    keys_of(&dead, Some(KeyAnswer::NotNow));
+    there.join_from(&here, &room, &bob).await;
+    let texts = all_texts(&there, &bob, &room).await;
+    assert_eq!(texts, ["late", "early"]);
+}
+
+async fn all_texts(world: &World, user: &UserId, room: &RoomId) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut query = MessagesQuery { limit: 100, ..Default::default() };
+    loop {
+        let page = world.rooms.messages(&world.view(), &Viewer::new(user), room, &query).await.expect("a page");
+        for event in page.chunk {
+            let event: Value = serde_json::from_str(event.get()).expect("JSON");
+            texts.extend(event["content"]["body"].as_str().map(str::to_owned));
+        }
+        query.from = page.end;
+        if query.from.is_none() {
+            return texts;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_large_state_is_asked_for_at_once() {
+    let [here, there] = worlds(["here", "there"]).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = here.public_room(&alice).await;
+    there.join_from(&here, &room, &bob).await;
+    for number in 0..150 {
+        here.set(&alice, &room, ("org.example.place", &number.to_string()), json!({ "at": number }))
+            .await
+            .expect("set");
+    }
+    for number in 0..60 {
+        here.say(&alice, &room, &number.to_string()).await.expect("said");
+    }
+    there.others.asked.lock().expect("not poisoned").clear();
+    let last = here.say(&alice, &room, "last").await.expect("said");
+    here.deliver(&there, &room, &[&last]).await;
+    assert_eq!(there.status(&last).await, EventStatus::Accepted);
+    assert_eq!(there.state(&room, "org.example.place", "149").await.expect("state")["at"], 149);
+    let asked = there.others.asked.lock().expect("not poisoned").clone();
+    let total: usize = asked.values().sum();
+    assert!(asked["state"] == 1 && total < 10, "{asked:?}");
+}
+
+#[tokio::test]
+async fn quarantine_is_looked_at_again_and_is_bounded() {
+    let [here, there] = worlds(["here", "there"]).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = here.room(&alice, Preset::PublicChat, &RoomVersionId::V12).await;
+    there.join_from(&here, &room, &bob).await;
+    let mut poison = Vec::new();
+    for _ in 0..rooms::QUARANTINE_ORIGIN_EVENTS_MAX + 1 {
+        here.say(&alice, &room, "lost").await.expect("said");
+        poison.push(here.say(&alice, &room, "poison").await.expect("said"));
+    }
+    let down = |name: &World| here.others.down.lock().expect("not poisoned").insert(name.name.clone());
+    down(&here);
+    for event in &poison {
+        send(&here, &there, &room, event).await;
+    }
+    while there.rooms.work_inbox(&room).await.expect("worked").waiting > 0 {
+        there.clock.advance(700_000);
+    }
+    let kept = rooms::QUARANTINE_ORIGIN_EVENTS_MAX;
+    // They come again one after another; this server is still not reached.
+    there.clock.advance(rooms::QUARANTINE_MS);
+    let progress = there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!((progress.done, progress.waiting), (kept, 0));
+    // A restart forgets nothing of it.
+    let there = World::on("there", there.others.clone(), there.clock.clone(), there.store.clone()).await;
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 0);
+    here.others.down.lock().expect("not poisoned").clear();
+    there.clock.advance(rooms::QUARANTINE_MS);
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, kept);
+    for event in &poison[1..] {
+        assert_eq!(there.status(event).await, EventStatus::Accepted);
+    }
+    // There is none left.
+    there.clock.advance(rooms::QUARANTINE_MS);
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 0);
+}
