@@ -146,6 +146,13 @@ impl ClientApi {
     }
 }
 
+impl Inner {
+    /// Notes that somebody did something: they are there (client-server API, "Last active ago").
+    fn acted(&self, account: &AnyAccount) {
+        self.users.presence().active(&account.user, &account.device);
+    }
+}
+
 impl Deref for ClientApi {
     type Target = Inner;
 

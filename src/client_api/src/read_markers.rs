@@ -14,5 +14,6 @@ pub(crate) async fn set_read_marker(api: ClientApi, caller: Session, req: Reques
         read_private: req.private_read_receipt.as_deref(),
     };
     api.flows.set_read_markers(&caller.user, &req.room_id, markers).await?;
+    api.acted(&caller);
     Ok(Response::new())
 }

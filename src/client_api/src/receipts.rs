@@ -22,12 +22,14 @@ pub(crate) async fn post_receipt(api: ClientApi, caller: Session, req: Request) 
         Asked::FullyRead => {
             let markers = ReadMarkers { fully_read: Some(event), ..ReadMarkers::default() };
             api.flows.set_read_markers(user, room, markers).await?;
+            api.acted(&caller);
             return Ok(Response::new());
         }
         _ => return Err(ApiError::invalid_param("Unknown type of receipt").into()),
     };
     let thread = thread(&req.thread)?;
     api.rooms.set_receipt(NewReceipt { user, room, receipt_type, event, thread }).await?;
+    api.acted(&caller);
     Ok(Response::new())
 }
 

@@ -19,5 +19,6 @@ pub(crate) async fn redact_event(api: ClientApi, caller: Session, req: Request) 
     }
     let sender = Sender { user: &caller.user, device: Some(&caller.device), txn_id: Some(req.txn_id.as_str()) };
     let sent = api.rooms.redact(&sender, room, target, req.reason.as_deref(), &|_| ()).await?;
+    api.acted(&caller);
     Ok(Response::new(sent.event_id))
 }

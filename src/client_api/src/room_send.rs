@@ -12,5 +12,6 @@ pub(crate) async fn send_message(api: ClientApi, caller: Unsuspended<Guest>, req
     let event_type = req.event_type.to_string();
     let content = req.body.into_json();
     let sent = api.rooms.send(&sender, &req.room_id, &event_type, content, SendOptions::default()).await?;
+    api.acted(&caller);
     Ok(Response::new(sent.event_id))
 }

@@ -20,5 +20,6 @@ pub(crate) async fn set_room_state_with_key(
     }
     api.flows.check_invite_state(key, &content).await?;
     let sent = api.rooms.send_state(&sender, &req.room_id, key, content, SendOptions::default()).await?;
+    api.acted(&caller);
     Ok(Response::new(sent.event_id))
 }

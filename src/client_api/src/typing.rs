@@ -36,5 +36,8 @@ pub(crate) async fn set_typing(api: ClientApi, caller: Session, req: SetTyping) 
         Typing::Yes(info) => Some(u64::try_from(info.timeout.as_millis()).unwrap_or(TYPING_TIMEOUT_MS_MAX)),
     };
     api.rooms.set_typing(&api.store.view(), &caller.user, &req.room_id, timeout_ms).await?;
+    if timeout_ms.is_some() {
+        api.acted(&caller);
+    }
     Ok(Response::new())
 }

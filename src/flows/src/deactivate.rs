@@ -24,6 +24,8 @@ impl Flows {
             batch.put::<LeaveJobs>(&user, &());
             match self.inner.store.commit(batch).await {
                 Ok(_) => {
+                    // They may be in their rooms for a while yet.
+                    self.inner.rooms.typing().stop_everywhere(user);
                     self.inner.jobs.wake();
                     return Ok(());
                 }

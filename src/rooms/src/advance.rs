@@ -103,6 +103,8 @@ impl Turn {
     ) -> Result<Stamp, RoomsError> {
         let old_root = self.head.root;
         let moved = if root == old_root { Vec::new() } else { self.moved_members(old_root, root).await? };
+        let gone = moved.iter().filter(|change| change.old == Membership::Join && change.new != Membership::Join);
+        self.gone.extend(gone.map(|change| change.user.clone()));
         let mut members = Vec::new();
         for change in moved.iter().filter(|change| change.old != change.new && self.rooms.is_local(&change.user)) {
             members.push(MemberChange { user: change.user.clone(), old: change.old, new: change.new });

@@ -8,7 +8,7 @@ use std::{
 };
 
 use event::{Pdu, RoomVersionRules};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId, events::StateEventType};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Pending, Position, Stamp, View};
 use tokio::sync::OwnedMutexGuard;
@@ -47,6 +47,8 @@ pub(crate) struct Turn {
     pub(crate) batch: Batch,
     pub(crate) overlay: Overlay,
     pub(crate) last_stamp: Option<Stamp>,
+    /// Who is joined no more.
+    pub(crate) gone: Vec<OwnedUserId>,
     expected: Option<RoomHead>,
     flight: u64,
     slot: Arc<RoomSlot>,
@@ -107,6 +109,7 @@ impl Turn {
             batch: Batch::new(),
             overlay: Overlay::new(),
             last_stamp: None,
+            gone: Vec::new(),
             expected,
             flight: pending.next_flight,
             slot,
@@ -343,7 +346,8 @@ impl Turn {
         if let Some(txn) = self.txn {
             pending.txns.insert(flight, txn, ());
         }
-        Ok(InFlight { flight, slot: self.slot, answer, reported: false })
+        let (rooms, room, gone) = (self.rooms, self.room, self.gone);
+        Ok(InFlight { flight, slot: self.slot, answer, reported: false, rooms, room, gone })
     }
 }
 
@@ -354,6 +358,19 @@ pub(crate) struct InFlight {
     slot: Arc<RoomSlot>,
     answer: Pending,
     reported: bool,
+    rooms: Rooms,
+    room: OwnedRoomId,
+    /// Who is joined no more once it is written.
+    gone: Vec<OwnedUserId>,
+}
+
+impl InFlight {
+    /// Nobody types in a room that they aren't in.
+    fn end_typing(&self) {
+        for user in &self.gone {
+            self.rooms.typing().stop(&self.room, user);
+        }
+    }
 }
 
 impl Future for InFlight {
@@ -363,6 +380,9 @@ impl Future for InFlight {
         let Poll::Ready(result) = Pin::new(&mut self.answer).poll(context) else { return Poll::Pending };
         let failed = result.is_err();
         self.reported = true;
+        if !failed {
+            self.end_typing();
+        }
         self.slot.report(Outcome { flight: self.flight, failed });
         Poll::Ready(result)
     }
@@ -371,6 +391,7 @@ impl Future for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.reported {
+            self.end_typing();
             // Nobody will learn how it ended: the next turn reads the published head again, and builds once more if that was too early.
             self.slot.report(Outcome { flight: self.flight, failed: true });
         }

@@ -89,6 +89,21 @@ impl Typing {
         }
     }
 
+    /// A user types no more in any room.
+    pub fn stop_everywhere(&self, user: &UserId) {
+        let mut state = self.lock();
+        let mut ended = Vec::new();
+        let State { rooms, active, .. } = &mut *state;
+        for room in &*active {
+            if rooms.get_mut(room).is_some_and(|typing| typing.until.remove(user).is_some()) {
+                ended.push(room.clone());
+            }
+        }
+        for room in ended {
+            self.changed(&mut state, &room);
+        }
+    }
+
     /// Who types in a room now, in order of their ids.
     pub fn users(&self, room: &RoomId) -> Vec<OwnedUserId> {
         let now = self.clock.now_ms();
@@ -194,15 +209,18 @@ impl Rooms {
         room: &RoomId,
         timeout_ms: Option<u64>,
     ) -> Result<(), RoomsError> {
-        let row = self.membership(view, user, room).await?;
-        if row.is_none_or(|row| row.membership != Membership::Join) {
-            return Err(RoomsError::NotJoined);
+        self.check_joined(view, room, user).await?;
+        let Some(timeout_ms) = timeout_ms else {
+            self.typing().stop(room, user);
+            return Ok(());
+        };
+        self.typing().start(room, user, timeout_ms);
+        // Who left meanwhile was taken out of those who type before they were among them.
+        let joined = self.check_joined(&self.inner.store.view(), room, user).await;
+        if joined.is_err() {
+            self.typing().stop(room, user);
         }
-        match timeout_ms {
-            Some(timeout_ms) => self.typing().start(room, user, timeout_ms),
-            None => self.typing().stop(room, user),
-        }
-        Ok(())
+        joined
     }
 
     /// Notes what another server says of one of its users. Dropped if the user isn't in the room.
@@ -213,16 +231,25 @@ impl Rooms {
         room: &RoomId,
         typing: bool,
     ) -> Result<(), RoomsError> {
-        let Some(head) = self.head(view, room).await? else { return Ok(()) };
-        let member = self.member_event(view, room, head.root, user).await?;
-        if membership_of(member.as_deref()) != Membership::Join {
+        if !typing {
+            self.typing().stop(room, user);
             return Ok(());
         }
-        match typing {
-            true => self.typing().start(room, user, TYPING_TIMEOUT_MS_DEFAULT),
-            false => self.typing().stop(room, user),
+        if !self.is_member(view, user, room).await? {
+            return Ok(());
+        }
+        self.typing().start(room, user, TYPING_TIMEOUT_MS_DEFAULT);
+        // As in `set_typing`.
+        if !self.is_member(&self.inner.store.view(), user, room).await? {
+            self.typing().stop(room, user);
         }
         Ok(())
+    }
+
+    async fn is_member(&self, view: &View, user: &UserId, room: &RoomId) -> Result<bool, RoomsError> {
+        let Some(head) = self.head(view, room).await? else { return Ok(false) };
+        let member = self.member_event(view, room, head.root, user).await?;
+        Ok(membership_of(member.as_deref()) == Membership::Join)
     }
 }
 
@@ -268,6 +295,14 @@ mod tests {
         assert_eq!(typing.users(room), Vec::<OwnedUserId>::new());
         assert_eq!(typing.changed_at(room), 4);
         assert_eq!(typing.expire(), None);
+
+        let other = room_id!("!other:h");
+        typing.start(room, alice, 1_000);
+        typing.start(other, alice, 1_000);
+        typing.start(other, bob, 1_000);
+        typing.stop_everywhere(alice);
+        assert_eq!((typing.users(room), typing.users(other)), (vec![], vec![bob.to_owned()]));
+        assert_eq!(typing.changed_since(7), Some((vec![other.to_owned(), room.to_owned()], 9)));
     }
 
     #[test]

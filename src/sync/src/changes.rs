@@ -296,7 +296,7 @@ impl Search<'_> {
         if !self.presence {
             return;
         }
-        for number in state.sharers(self.number) {
+        for number in state.presence_around(self.number) {
             changes.presence.extend(state.user_id(number).map(ToOwned::to_owned));
         }
         changes.presence.sort_unstable();

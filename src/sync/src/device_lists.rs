@@ -28,7 +28,13 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use users::Users;
 
-use crate::{Sync, SyncError, changes::Changes, hub::Hub, response::DeviceLists, state::MEMBER};
+use crate::{
+    Sync, SyncError,
+    changes::Changes,
+    hub::{Hub, Routed},
+    response::DeviceLists,
+    state::MEMBER,
+};
 
 /// Users whose keys changed in a range that are read one after the other. Where there are more, those who share a room with
 /// the user who asks are looked at instead.
@@ -44,7 +50,15 @@ const MEMBERS_READ_PER_LOOKUP: u64 = 4;
 /// Members and keys that are read together.
 const PAGE_USERS: usize = 1_000;
 
-type UserSet = BTreeSet<OwnedUserId>;
+pub(crate) type UserSet = BTreeSet<OwnedUserId>;
+
+/// What a range of the log tells of those around a user.
+#[derive(Default)]
+pub(crate) struct Around {
+    pub(crate) lists: DeviceLists,
+    /// Who came to be together with the user in some room; they may have been in another before.
+    pub(crate) met: UserSet,
+}
 
 /// Reads device lists of one range for one user.
 pub(crate) struct DeviceListReader<'a> {
@@ -76,7 +90,7 @@ impl Sync {
         let inner = &*self.inner;
         let (from, to) = (inner.since(Some(from))?, inner.since(Some(to))?);
         // The view reaches to both, and what was acknowledged to anybody before this request is in it.
-        inner.hub.wait_for(inner.store.published()).await;
+        inner.hub.wait_for(Routed { position: inner.store.published(), ..Routed::default() }).await;
         let published = inner.hub.published();
         let view = &published.view;
         let since = from.map_or(Position::ZERO, |token| token.position);
@@ -100,23 +114,24 @@ impl Sync {
                 _ => stayed.push(room),
             }
         }
-        reader.lists(stayed, moved.iter().map(|room| &**room).collect()).await
+        let around = reader.around(stayed, moved.iter().map(|room| &**room).collect()).await?;
+        Ok(around.lists)
     }
 }
 
 impl DeviceListReader<'_> {
     /// The lists of a range that ends with the view, given where something may have changed and in which rooms the user's own
     /// membership did. Reads nothing where nothing can have changed.
-    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
+    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
         let stayed = self.stayed(changes, &moved).await?;
         if !changes.device_lists && stayed.is_empty() && moved.is_empty() {
-            return Ok(DeviceLists::default());
+            return Ok(Around::default());
         }
-        self.lists(stayed, moved).await
+        self.around(stayed, moved).await
     }
 
     /// The lists, given the rooms that the user was in all the time, and those in which their membership changed.
-    async fn lists(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<DeviceLists, SyncError> {
+    async fn around(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
         let meetings = self.meetings(stayed, moved).await?;
         let renewed = self.renewed().await?;
         let mut asked = meetings.parted.clone();
@@ -134,7 +149,8 @@ impl DeviceListReader<'_> {
             }
         }
         let left = meetings.parted.difference(&together).cloned().collect();
-        Ok(DeviceLists { changed: changed.into_iter().collect(), left })
+        let lists = DeviceLists { changed: changed.into_iter().collect(), left };
+        Ok(Around { lists, met: meetings.met })
     }
 
     /// The rooms that the user was in all the time and whose state changed.

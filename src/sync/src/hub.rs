@@ -73,9 +73,11 @@ pub(crate) struct State {
     routed: Routed,
     /// Where the hub was filled from the tables.
     loaded: Position,
+    /// Rooms with more members than this are large.
+    large_room_members: usize,
 }
 
-/// How far the notifier is.
+/// How far the notifier is: the last changes of the log and of what is volatile.
 #[derive(Copy, Clone, Default)]
 pub(crate) struct Routed {
     pub(crate) position: Position,
@@ -98,17 +100,17 @@ struct RoomSlot {
 
 struct UserSlot {
     id: OwnedUserId,
-    /// Numbers of the rooms joined.
+    /// Numbers of the rooms joined, ascending.
     rooms: Vec<u32>,
     inbox: Option<Arc<Inbox>>,
 }
 
 impl Hub {
     /// An empty hub, to be filled through [`Hub::state`] before the notifier starts.
-    pub(crate) fn new(published: Published) -> Self {
+    pub(crate) fn new(published: Published, large_room_members: usize) -> Self {
         let routed =
             Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
-        let state = State { routed, loaded: routed.position, ..State::default() };
+        let state = State { routed, loaded: routed.position, large_room_members, ..State::default() };
         Self {
             state: Mutex::new(state),
             published: watch::Sender::new(Arc::new(published)),
@@ -126,13 +128,17 @@ impl Hub {
         self.published.borrow().clone()
     }
 
-    /// Waits until everything up to `position` is routed and published, but not for ever if the notifier can't go on.
-    pub(crate) async fn wait_for(&self, position: Position) {
-        if self.published.borrow().view.position() >= position {
+    /// Waits until everything up to `to` is routed and published, but not for ever if the notifier can't go on.
+    pub(crate) async fn wait_for(&self, to: Routed) {
+        let reached = |published: &Arc<Published>| {
+            published.view.position() >= to.position
+                && published.typing >= to.typing
+                && published.presence >= to.presence
+        };
+        if reached(&self.published.borrow()) {
             return;
         }
         let mut published = self.published.subscribe();
-        let reached = |published: &Arc<Published>| published.view.position() >= position;
         tokio::select! {
             () = async { drop(published.wait_for(reached).await) } => {}
             () = self.over(Instant::now() + CATCH_UP_WAIT_MAX) => {}
@@ -198,16 +204,16 @@ impl State {
     pub(crate) fn join(&mut self, room: &RoomId, user: &UserId) {
         let (room, user) = (self.room(room), self.user(user));
         let rooms = &mut self.users[user as usize].rooms;
-        if !rooms.contains(&room) {
-            rooms.push(room);
+        if let Err(at) = rooms.binary_search(&room) {
+            rooms.insert(at, room);
             self.rooms[room as usize].members.push(user);
         }
     }
 
     fn leave(&mut self, room: u32, user: u32) {
         let rooms = &mut self.users[user as usize].rooms;
-        if let Some(at) = rooms.iter().position(|number| *number == room) {
-            rooms.swap_remove(at);
+        if let Ok(at) = rooms.binary_search(&room) {
+            rooms.remove(at);
         }
         let members = &mut self.rooms[room as usize].members;
         if let Some(at) = members.iter().position(|number| *number == user) {
@@ -298,7 +304,7 @@ impl State {
     pub(crate) fn device_keys(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
         let user = self.user(user);
         self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
-        for other in self.sharers(user) {
+        for other in self.sharers(user, usize::MAX) {
             self.notify_user(other, Item::ACCOUNT, Kind::DeviceLists, position, touched);
         }
     }
@@ -367,12 +373,12 @@ impl State {
         }
     }
 
-    /// Routes a change of a local user's presence to everybody else who shares a room with them.
+    /// Routes a change of a local user's presence to everybody who sees it.
     pub(crate) fn presence(&self, user: &UserId, sequence: u64, touched: &mut Vec<Touched>) {
         let Some(subject) = self.user_numbers.get(user).copied() else {
             return;
         };
-        for other in self.sharers(subject) {
+        for other in self.presence_around(subject) {
             let Some(inbox) = &self.users[other as usize].inbox else {
                 continue;
             };
@@ -381,13 +387,27 @@ impl State {
         }
     }
 
-    /// Numbers of the other local users who share a room with a user, ascending.
-    pub(crate) fn sharers(&self, user: u32) -> Vec<u32> {
+    /// Numbers of the local users whose presence a user sees, and who see theirs: the user, and those who share a room with them
+    /// that isn't large. Ascending.
+    pub(crate) fn presence_around(&self, user: u32) -> Vec<u32> {
+        let mut around = self.sharers(user, self.large_room_members);
+        if let Err(at) = around.binary_search(&user) {
+            around.insert(at, user);
+        }
+        around
+    }
+
+    /// Numbers of the other local users who share a room of at most so many members with a user, ascending.
+    fn sharers(&self, user: u32, members_max: usize) -> Vec<u32> {
         let mut seen = vec![false; self.users.len()];
         let mut sharers = Vec::new();
         seen[user as usize] = true;
         for room in &self.users[user as usize].rooms {
-            for member in &self.rooms[*room as usize].members {
+            let members = &self.rooms[*room as usize].members;
+            if members.len() > members_max {
+                continue;
+            }
+            for member in members {
                 if !std::mem::replace(&mut seen[*member as usize], true) {
                     sharers.push(*member);
                 }
@@ -439,20 +459,25 @@ impl State {
         self.rooms.get(room as usize).map(|slot| &*slot.id)
     }
 
+    /// The number of a local user, if they have one.
+    pub(crate) fn user_number(&self, user: &UserId) -> Option<u32> {
+        self.user_numbers.get(user).copied()
+    }
+
     /// The user with this number.
     pub(crate) fn user_id(&self, user: u32) -> Option<&UserId> {
         self.users.get(user as usize).map(|slot| &*slot.id)
     }
 
-    /// The numbers of the rooms that a user is in.
-    pub(crate) fn joined(&self, user: u32) -> &[u32] {
+    /// The numbers of the rooms that a user is in, ascending.
+    fn joined(&self, user: u32) -> &[u32] {
         self.users.get(user as usize).map_or(&[], |slot| &slot.rooms)
     }
 
     /// The numbers of the user's rooms in which somebody is typing.
     pub(crate) fn typing_in(&self, user: u32) -> Vec<u32> {
         let joined = self.joined(user);
-        self.typing.iter().copied().filter(|room| joined.contains(room)).collect()
+        self.typing.iter().copied().filter(|room| joined.binary_search(room).is_ok()).collect()
     }
 
     /// Whether a room advanced after `since`.

@@ -62,6 +62,8 @@ pub struct Config {
     pub timeline_limit_max: usize,
     /// For how long in milliseconds receipts and presence wait for other news before a waiting request is answered.
     pub relaxed_delay_ms: u64,
+    /// A room with more joined users of this server than this is large: it carries no presence.
+    pub large_room_members: usize,
     /// For how long in milliseconds what changes for a user is kept in memory after their last request.
     pub inbox_idle_ms: u64,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             timeline_limit_default: 10,
             timeline_limit_max: 500,
             relaxed_delay_ms: 800,
+            large_room_members: 500,
             inbox_idle_ms: 10 * 60 * 1000,
         }
     }
@@ -109,7 +112,7 @@ impl Sync {
         users: Users,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SyncError> {
-        let hub = Arc::new(notifier::build(&store, &rooms, &users).await?);
+        let hub = Arc::new(notifier::build(&config, &store, &rooms, &users).await?);
         let notifier =
             Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
         tokio::spawn(notifier.run());

@@ -27,11 +27,12 @@ const LOAD_PAGE_ROWS: usize = 5_000;
 const PRIVATE_RECEIPT: &str = "m.read.private";
 
 /// Builds the hub from the tables. The notifier then follows the log from its published position.
-pub(crate) async fn build(store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
+pub(crate) async fn build(config: &Config, store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
     let view = store.view();
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
-    let hub = Hub::new(Published { view: view.clone(), memo: Arc::default(), typing, presence });
+    let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
+    let hub = Hub::new(published, config.large_room_members);
     load(&hub, rooms, &view).await?;
     Ok(hub)
 }

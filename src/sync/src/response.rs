@@ -19,7 +19,7 @@ pub struct SyncResponse {
     /// Account data of no room.
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events,
-    /// Presence of others.
+    /// Presence of the user and of others.
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub presence: Events,
     /// Rooms.
@@ -155,6 +155,9 @@ pub struct JoinedRoom {
     /// Unread notifications of threads, by their root.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unread_thread_notifications: BTreeMap<OwnedEventId, UnreadCount>,
+    /// Whether it shows somebody as typing.
+    #[serde(skip)]
+    pub(crate) shows_typing: bool,
 }
 
 impl JoinedRoom {

@@ -176,29 +176,3 @@ async fn filters_are_found_by_id_and_refused_if_they_are_none() {
     let result = world.sync.classic(request(&client, None, Some("{\"room\": 1}"))).await;
     assert!(matches!(result, Err(SyncError::BadFilter(_))));
 }
-
-#[tokio::test]
-async fn presence_is_told_to_those_who_share_a_room() {
-    let world = World::new().await;
-    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
-    let room = world.room(&alice).await;
-    world.join(&bob, &room).await;
-    let mut with_alice = Client::new(&bob, "B");
-    let mut stranger = Client::new(&carol, "C");
-    let mut deaf = Client::new(&bob, "B2").with_filter(json!({"presence": {"types": []}}));
-    for client in [&mut with_alice, &mut stranger, &mut deaf] {
-        client.sync(&world, 0).await;
-    }
-    let presence = world.users.presence();
-    presence.set(&alice, "A".into(), PresenceState::Online, Some("tea")).await.unwrap();
-    tokio::time::pause();
-    let body = with_alice.sync(&world, 30_000).await;
-    let event = &body["presence"]["events"][0];
-    assert_eq!(event["sender"], alice.as_str());
-    assert_eq!(event["content"]["presence"], "online");
-    assert_eq!(event["content"]["status_msg"], "tea");
-    assert!(stranger.sync(&world, 0).await.get("presence").is_none());
-    assert!(deaf.sync(&world, 0).await.get("presence").is_none());
-    let body = Client::new(&bob, "B3").sync(&world, 0).await;
-    assert_eq!(body["presence"]["events"][0]["sender"], alice.as_str());
-}

@@ -195,20 +195,8 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn account_data_all(&self, view: &View, user: &UserId) -> Result<Vec<AccountDataRow>> {
-        let mut all = Vec::new();
-        let mut has_rules = false;
-        let mut next = Some(Range::<tables::AccountData>::prefix(&(user,)).limit(PAGE_ROWS));
-        while let Some(range) = next {
-            let page = view.scan(range).await?;
-            for ((_, room, event_type), (position, content)) in page.rows {
-                let room = room.map(|Text(room)| room);
-                has_rules |= room.is_none() && event_type == push_rules::TYPE;
-                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
-                all.push(AccountDataRow { position, room, event_type, content });
-            }
-            next = page.next;
-        }
-        if !has_rules {
+        let mut all = self.account_data_rows(view, user, Range::prefix(&(user,))).await?;
+        if !all.iter().any(|row| row.room.is_none() && row.event_type == push_rules::TYPE) {
             all.insert(
                 0,
                 AccountDataRow {
@@ -220,6 +208,35 @@ impl Users {
             );
         }
         Ok(all)
+    }
+
+    /// All account data of a user about one room.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn account_data_of_room(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Vec<AccountDataRow>> {
+        self.account_data_rows(view, user, Range::prefix(&(user, Some(room)))).await
+    }
+
+    async fn account_data_rows(
+        &self,
+        view: &View,
+        user: &UserId,
+        range: Range<tables::AccountData>,
+    ) -> Result<Vec<AccountDataRow>> {
+        let mut rows = Vec::new();
+        let mut next = Some(range.limit(PAGE_ROWS));
+        while let Some(range) = next {
+            let page = view.scan(range).await?;
+            for ((_, room, event_type), (position, content)) in page.rows {
+                let room = room.map(|Text(room)| room);
+                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
+                rows.push(AccountDataRow { position, room, event_type, content });
+            }
+            next = page.next;
+        }
+        Ok(rows)
     }
 
     /// The stored content; push rules with the defaults of today.
@@ -371,4 +388,33 @@ fn parse_direct(content: &str) -> HashSet<OwnedRoomId> {
         }
     }
     rooms
+}
+
+#[cfg(test)]
+mod tests {
+    use event::{SystemClock, SystemRandom};
+    use ruma::{room_id, user_id};
+    use store::Store;
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn for_one_room_the_data_of_others_is_not_read() {
+        let store = Store::in_memory(&[crate::TABLES]).unwrap();
+        let users =
+            Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+        let (alice, here, elsewhere) = (user_id!("@alice:h"), room_id!("!m:h"), [room_id!("!a:h"), room_id!("!z:h")]);
+        let mut batch = Batch::new();
+        batch.put::<tables::AccountData>(&(alice, Some(here), "m.tag"), &(Position::ZERO, "{}".to_owned()));
+        for room in elsewhere {
+            // Who reads it, fails.
+            batch.put::<tables::AccountData>(&(alice, Some(room), "m.tag"), &(Position::ZERO, "damaged".to_owned()));
+        }
+        store.commit(batch).await.unwrap();
+        let view = store.view();
+        let rows = users.account_data_of_room(&view, alice, here).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.room.as_deref()).collect::<Vec<_>>(), [Some(here)]);
+        assert!(users.account_data_all(&view, alice).await.is_err());
+    }
 }

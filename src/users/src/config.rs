@@ -90,14 +90,14 @@ impl Default for TokenConfig {
 }
 
 /// How presence is worked out.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PresenceConfig {
     /// Whether there is presence at all.
     pub enabled: bool,
     /// For how long after an action, in milliseconds, a user counts as currently active.
     pub active_ms: u64,
-    /// After how long without an action, in milliseconds, a user becomes unavailable.
+    /// How long after the last sync as online and the last action, in milliseconds, a user becomes unavailable.
     pub idle_ms: u64,
     /// After how long without a sync, in milliseconds, a device counts as gone.
     pub offline_ms: u64,

@@ -141,7 +141,7 @@ impl Users {
             queues: to_device::Queues::new(entries),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             key_turns: keys::Turns::default(),
-            presence: Presence::new(config.presence.clone(), store.clone(), clock.clone()),
+            presence: Presence::new(config.presence, store.clone(), clock.clone()),
             config,
             store,
             clock,

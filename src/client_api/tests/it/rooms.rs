@@ -127,6 +127,44 @@ async fn receipts_markers_and_typing() {
 }
 
 #[tokio::test]
+async fn who_is_gone_types_no_more_and_all_hear_of_it() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let mut since = alice.get("/v3/sync").await["next_batch"].as_str().unwrap().to_owned();
+    let mut typing_told = async || {
+        for _ in 0..20 {
+            let answer = alice.get(&format!("/v3/sync?since={since}&timeout=2000")).await;
+            since = answer["next_batch"].as_str().unwrap().to_owned();
+            let room = &answer["rooms"]["join"][room.replace("%21", "!")];
+            let events = room["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+            if let Some(event) = events.iter().find(|event| event["type"] == "m.typing") {
+                return event["content"]["user_ids"].clone();
+            }
+        }
+        panic!("nothing is told of who is typing");
+    };
+    let auth = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": "bob" },
+        "password": crate::world::password("bob"),
+    });
+    for way in ["leave", "kick", "ban", "deactivate"] {
+        alice.ask(Method::POST, &format!("/v3/rooms/{room}/unban"), Some(json!({ "user_id": bob.id }))).await;
+        bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
+        bob.put(&format!("/v3/rooms/{room}/typing/{}", bob.id), json!({ "typing": true })).await;
+        assert_eq!(typing_told().await, json!([bob.id]), "{way}");
+        match way {
+            "leave" => bob.post(&format!("/v3/rooms/{room}/leave"), json!({})).await,
+            "deactivate" => bob.post("/v3/account/deactivate", json!({ "auth": auth })).await,
+            _ => alice.post(&format!("/v3/rooms/{room}/{way}"), json!({ "user_id": bob.id })).await,
+        };
+        assert_eq!(typing_told().await, json!([]), "{way}");
+    }
+}
+
+#[tokio::test]
 async fn aliases_and_the_directory() {
     let world = World::new().await;
     let alice = world.register("alice").await;

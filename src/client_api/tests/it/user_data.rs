@@ -146,6 +146,36 @@ async fn presence_and_directory_are_for_those_who_share_a_room() {
 }
 
 #[tokio::test]
+async fn what_somebody_does_shows_that_they_are_there() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let event = alice.send(&room, "1", "hello").await;
+    let status = format!("/v3/presence/{}/status", alice.id);
+    let message = json!({ "msgtype": "m.text", "body": "more" });
+    let deeds = [
+        (Method::PUT, "send/m.room.message/2".to_owned(), message),
+        (Method::PUT, "state/m.room.topic".to_owned(), json!({ "topic": "Tides" })),
+        (Method::PUT, format!("typing/{}", alice.id), json!({ "typing": true })),
+        (Method::POST, format!("receipt/m.read/{event}"), json!({})),
+        (Method::POST, format!("receipt/m.fully_read/{event}"), json!({})),
+        (Method::POST, "read_markers".to_owned(), json!({ "m.read.private": event })),
+        (Method::PUT, format!("redact/{event}/3"), json!({})),
+    ];
+    for (method, path, body) in deeds {
+        alice.put(&status, json!({ "presence": "unavailable" })).await;
+        world.pass(1_000);
+        let seen = alice.get(&status).await;
+        assert_eq!((&seen["presence"], &seen["last_active_ago"]), (&json!("unavailable"), &json!(1_000)), "{path}");
+        let (code, answer) = alice.ask(method, &format!("/v3/rooms/{room}/{path}"), Some(body)).await;
+        assert_eq!(code, 200, "{path}: {answer}");
+        let seen = alice.get(&status).await;
+        assert_eq!((&seen["presence"], &seen["last_active_ago"]), (&json!("online"), &json!(0)), "{path}");
+        assert_eq!(seen["currently_active"], true, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_push_rule_needs_no_conditions() {
     let world = World::new().await;
     let alice = world.register("alice").await;

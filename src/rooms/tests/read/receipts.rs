@@ -92,3 +92,30 @@ async fn only_members_type() {
     world.rooms.set_typing(&view, alice(), &room, None).await.expect("typing");
     assert!(world.rooms.typing().users(&room).is_empty());
 }
+
+#[tokio::test]
+async fn who_is_gone_types_no_more() {
+    let world = World::new().await;
+    let room = world.room(&[alice(), bob()]).await;
+    let typing = world.rooms.typing();
+    for way in ["leave", "kick", "ban"] {
+        let view = world.view();
+        world.rooms.set_typing(&view, alice(), &room, Some(9_000)).await.expect("typing");
+        world.rooms.set_typing(&view, bob(), &room, Some(9_000)).await.expect("typing");
+        let before = typing.sequence();
+        match way {
+            "leave" => world.leave(bob(), &room).await,
+            "kick" => drop(world.rooms.kick(alice(), &room, bob(), None).await.expect("a kick")),
+            _ => drop(world.rooms.ban(alice(), &room, bob(), None).await.expect("a ban")),
+        }
+        assert_eq!(typing.users(&room), [alice()], "{way}");
+        assert!(typing.changed_at(&room) > before, "{way}");
+        // What was under way when they went.
+        let late = world.rooms.set_typing(&view, bob(), &room, Some(9_000)).await;
+        assert!(matches!(late, Err(RoomsError::NotJoined)));
+        assert_eq!(typing.users(&room), [alice()], "{way}");
+        if way != "ban" {
+            world.join(bob(), &room).await;
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Account data and presence in `/sync`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rooms::ClientEvent;
 use ruma::{OwnedRoomId, RoomId, UserId};
@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use users::{AccountDataRow, PresenceInfo, PresenceState};
 
 use super::Answer;
-use crate::{SyncError, changes::Changes};
+use crate::{SyncError, changes::Changes, device_lists::UserSet};
 
 /// Account data by room; that of the account under `None`.
 pub(super) type AccountData = HashMap<Option<OwnedRoomId>, Vec<ClientEvent>>;
@@ -65,8 +65,8 @@ impl Answer<'_> {
     pub(super) async fn room_account_data(&self, room: &RoomId) -> Result<Vec<ClientEvent>, SyncError> {
         let users = &self.session.inner.users;
         let mut events = Vec::new();
-        for row in users.account_data_all(self.reader.view, self.reader.viewer.user).await? {
-            if row.room.as_deref() == Some(room) && self.wants(Some(room), &row.event_type) {
+        for row in users.account_data_of_room(self.reader.view, self.reader.viewer.user, room).await? {
+            if self.wants(Some(room), &row.event_type) {
                 events.push(data_event(&row)?);
             }
         }
@@ -81,18 +81,27 @@ impl Answer<'_> {
         }
     }
 
-    /// Presence of those whose presence changed; to a client that knows nothing of this run of the server, of those about whom
-    /// there is something to say.
-    pub(super) fn presence(&self, changes: &Changes) -> Result<Vec<ClientEvent>, SyncError> {
+    /// Presence of those whose presence changed; of those whom the client knows nothing of, because they were met since or because
+    /// its token is of another run of the server, if there is something to say.
+    pub(super) fn presence(&self, changes: &Changes, mut met: UserSet) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter;
-        if changes.presence.is_empty() || !filter.wants_presence() {
+        if !filter.wants_presence() {
             return Ok(Vec::new());
         }
-        let wanted = changes.presence.iter().filter(|user| filter.wants_presence_of(user));
-        let users = wanted.map(|user| &**user);
+        if !met.is_empty() {
+            let state = self.session.inner.hub.state();
+            let around = state.presence_around(self.session.number);
+            let sees = |user: &UserId| state.user_number(user).is_some_and(|user| around.binary_search(&user).is_ok());
+            met.retain(|user| sees(user));
+        }
+        // In order, each once.
+        let mut users: BTreeSet<&UserId> = changes.presence.iter().chain(&met).map(|user| &**user).collect();
+        users.retain(|user| filter.wants_presence_of(user) && !self.reader.viewer.ignored.contains(*user));
         let mut events = Vec::new();
         for info in self.session.inner.users.presence().get(users) {
             let news = match self.presence_since {
+                // The client may know what they were when they were last met.
+                Some(_) if met.contains(&info.user_id) => info.sequence > 0,
                 Some(since) => info.sequence > since,
                 None => info.state != PresenceState::Offline || info.status_msg.is_some(),
             };

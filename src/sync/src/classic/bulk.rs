@@ -47,6 +47,7 @@ struct Basis {
     ignored: HashSet<OwnedUserId>,
     erased: HashSet<OwnedUserId>,
     since: Option<Position>,
+    typing_shown: bool,
     rules: Arc<PushRules>,
 }
 
@@ -66,8 +67,14 @@ impl Basis {
         let viewer =
             Viewer { user: &self.user, device: Some(&self.device), ignored: &self.ignored, erased: &self.erased };
         let reader = Reader { rooms: &self.inner.rooms, view: &self.view, memo: &self.memo, viewer };
-        let answer =
-            Answer { session: &session, reader, since: self.since, presence_since: None, rules: self.rules.clone() };
+        let answer = Answer {
+            session: &session,
+            reader,
+            since: self.since,
+            presence_since: None,
+            typing_shown: self.typing_shown,
+            rules: self.rules.clone(),
+        };
         answer.few_rooms(items).await
     }
 }
@@ -116,6 +123,7 @@ impl Answer<'_> {
             ignored: viewer.ignored.clone(),
             erased: viewer.erased.clone(),
             since: self.since,
+            typing_shown: self.typing_shown,
             rules: self.rules.clone(),
         }
     }

@@ -6,8 +6,11 @@ use store::Position;
 
 use super::{Answer, Paths, Session};
 use crate::{
-    SyncError, SyncResponse, changes::Changes, device_lists::DeviceListReader, hub::Published, inbox::Inbox,
-    response::DeviceLists,
+    SyncError, SyncResponse,
+    changes::Changes,
+    device_lists::{Around, DeviceListReader},
+    hub::Published,
+    inbox::Inbox,
 };
 
 impl Session<'_> {
@@ -35,11 +38,11 @@ impl Session<'_> {
 }
 
 impl Answer<'_> {
-    /// The device lists since the client's token, whatever rooms its filter leaves out. A client whose token is of before a
-    /// restore has to ask for all keys anew.
-    pub(super) async fn device_lists(&self, changes: &Changes, paths: &Paths) -> Result<DeviceLists, SyncError> {
+    /// The device lists since the client's token, whatever rooms its filter leaves out, and who was met since. A client whose token
+    /// is of before a restore has to ask for all keys anew.
+    pub(super) async fn around(&self, changes: &Changes, paths: &Paths) -> Result<Around, SyncError> {
         if self.session.request.since.is_none() {
-            return Ok(DeviceLists::default());
+            return Ok(Around::default());
         }
         let inner = self.session.inner;
         let reader = DeviceListReader {

@@ -77,7 +77,7 @@ impl Answer<'_> {
         }
         let receipts = self.receipts(room, hints, since).await?;
         let own_moved = receipts.iter().any(|receipt| receipt.user == self.reader.viewer.user);
-        update.ephemeral.events = self.ephemeral(room, hints, &receipts)?;
+        self.add_ephemeral(room, hints, &receipts, &mut update)?;
         update.account_data.events = match (fresh, self.since) {
             (true, Some(_)) => self.room_account_data(room).await?,
             _ => account_data,
@@ -215,7 +215,7 @@ impl Answer<'_> {
         let (rooms, view, user) = (self.reader.rooms, self.reader.view, self.reader.viewer.user);
         let now = self.reader.now();
         let Some(since) = since else {
-            return Ok(rooms.receipts(view, user, room).await?);
+            return Ok(self.unignored(rooms.receipts(view, user, room).await?));
         };
         if !hints.receipts {
             return Ok(Vec::new());
@@ -224,25 +224,40 @@ impl Answer<'_> {
         if moved.is_empty() {
             self.session.inner.hub.state().receipts_quiet(hints.number, since, now);
         }
-        Ok(moved)
+        Ok(self.unignored(moved))
     }
 
-    fn ephemeral(&self, room: &RoomId, hints: Hints, receipts: &[Receipt]) -> Result<Vec<ClientEvent>, SyncError> {
+    /// The receipts of those whom the user doesn't ignore.
+    fn unignored(&self, mut receipts: Vec<Receipt>) -> Vec<Receipt> {
+        receipts.retain(|receipt| !self.reader.viewer.ignored.contains(&receipt.user));
+        receipts
+    }
+
+    /// Adds receipts, and who is typing. That nobody is any more is for those who may believe that somebody is.
+    fn add_ephemeral(
+        &self,
+        room: &RoomId,
+        hints: Hints,
+        receipts: &[Receipt],
+        update: &mut JoinedRoom,
+    ) -> Result<(), SyncError> {
         let filter = &self.session.filter.room;
-        let mut events = Vec::new();
+        let events = &mut update.ephemeral.events;
         if !receipts.is_empty() && filter.wants_ephemeral(room, "m.receipt") {
             events.extend(receipt_events(receipts)?.into_iter().map(ClientEvent::from));
         }
         if (hints.typing || hints.unknown) && filter.wants_ephemeral(room, "m.typing") {
-            let user_ids = self.reader.rooms.typing().users(room);
-            if user_ids.is_empty() && !hints.typing {
-                return Ok(events);
+            let mut user_ids = self.reader.rooms.typing().users(room);
+            user_ids.retain(|user| !self.reader.viewer.ignored.contains(user));
+            update.shows_typing = !user_ids.is_empty();
+            if update.shows_typing || (hints.typing && self.typing_shown) {
+                let content = TypingContent { user_ids };
+                events.push(to_event(&TypingEvent { content, event_type: "m.typing" })?);
             }
-            let content = TypingContent { user_ids };
-            events.push(to_event(&TypingEvent { content, event_type: "m.typing" })?);
         }
-        Ok(events)
+        Ok(())
     }
+
     /// What happened since unread events were last counted, if that is all in memory and the user didn't read in between.
     fn news_since_counted(&self, room: &RoomId, hints: Hints) -> Option<(Position, TailRange)> {
         let counted = self.reader.rooms.unread_counted_at(self.reader.viewer.user, room)?;

@@ -10,11 +10,16 @@ mod joined;
 mod left;
 mod to_device;
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use event::push::PushRules;
 use rooms::{ClientEvent, Membership, MembershipLogRow, MembershipRow, Viewer};
-use ruma::{DeviceId, OwnedRoomId, RoomId, UserId};
+use ruma::{DeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::Position;
 use tokio::time::Instant;
 use users::PresenceState;
@@ -23,7 +28,8 @@ use self::bulk::Item;
 use crate::{
     Filter, Inner, InvitedRoom, KnockedRoom, RoomUpdates, Sync, SyncError, SyncResponse, Token,
     changes::{Changes, Hints, Listed, Search},
-    hub::Published,
+    device_lists::Around,
+    hub::{Published, Routed},
     inbox::Inbox,
     membership::{Standing, Step, standing},
     reader::Reader,
@@ -91,8 +97,9 @@ impl Sync {
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
         let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms());
         let session = Session { inner, request, filter, number };
-        // This request sees what was acknowledged to anybody before it.
-        inner.hub.wait_for(inner.store.published()).await;
+        // This request sees what was acknowledged to anybody before it, and that its user is there.
+        let (typing, presence) = (inner.rooms.typing().sequence(), presence.sequence());
+        inner.hub.wait_for(Routed { position: inner.store.published(), typing, presence }).await;
         let wait_ms = request.timeout_ms.min(inner.config.timeout_max_ms);
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
         let mut over = pin!(inner.hub.over(deadline));
@@ -191,6 +198,9 @@ impl Session<'_> {
         let view = &published.view;
         let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
         let ignored = users.ignored_users(view, user).await?;
+        // In this order, and before the inbox is looked at: what changes in between is unrouted, or in the inbox.
+        let somebody_types = self.somebody_types(&ignored);
+        let typing_unrouted = rooms.typing().sequence() > published.typing;
         let erased = users.erased_users().await?;
         let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased };
         let answer = Answer {
@@ -198,6 +208,7 @@ impl Session<'_> {
             reader: Reader { rooms, view, memo: &published.memo, viewer },
             since: since.map(|since| since.position),
             presence_since: since.filter(|since| since.boot == boot).map(|since| since.presence),
+            typing_shown: since.is_some_and(|since| since.typing_shown),
             rules: users.compiled_push_rules(view, user).await?,
         };
         let number = self.number;
@@ -222,11 +233,30 @@ impl Session<'_> {
             to_device: to_device.get(),
             boot,
             typing: published.typing,
-            typing_shown: !hub.state().typing_in(self.number).is_empty(),
+            typing_shown: somebody_types
+                || response.rooms.join.iter().any(|(_, room)| room.shows_typing)
+                || (answer.typing_shown && typing_unrouted),
             presence: published.presence,
         };
         response.next_batch = token.to_string();
         Ok((response, token))
+    }
+}
+
+impl Session<'_> {
+    /// Whether anybody types in the user's rooms whom they don't ignore.
+    fn somebody_types(&self, ignored: &HashSet<OwnedUserId>) -> bool {
+        let active: Vec<OwnedRoomId> = {
+            let state = self.inner.hub.state();
+            state
+                .typing_in(self.number)
+                .into_iter()
+                .filter_map(|room| state.room_id(room))
+                .map(RoomId::to_owned)
+                .collect()
+        };
+        let types = |room: &RoomId| self.inner.rooms.typing().users(room).iter().any(|user| !ignored.contains(user));
+        if ignored.is_empty() { !active.is_empty() } else { active.iter().any(|room| types(room)) }
     }
 }
 
@@ -238,6 +268,8 @@ pub(crate) struct Answer<'a> {
     since: Option<Position>,
     /// What of presence the client has seen; `None` if nothing of this run of the server.
     presence_since: Option<u64>,
+    /// Whether the client may believe that somebody is typing.
+    typing_shown: bool,
     rules: Arc<PushRules>,
 }
 
@@ -252,9 +284,10 @@ impl Answer<'_> {
         if let Some(rows) = account_data.remove(&None) {
             response.account_data.events = rows;
         }
-        response.presence.events = self.presence(changes)?;
         let paths = if changes.memberships { self.paths().await? } else { Paths::new() };
-        response.device_lists = self.device_lists(changes, &paths).await?;
+        let Around { lists, met } = self.around(changes, &paths).await?;
+        response.device_lists = lists;
+        response.presence.events = self.presence(changes, met)?;
         // Every room of which anything may have to be said, in one order whatever the reason.
         let mut rooms: BTreeMap<&RoomId, Hints> = BTreeMap::new();
         for (room, hints) in &changes.rooms {

@@ -62,6 +62,7 @@ pub struct World {
     pub rooms: Rooms,
     pub users: Users,
     pub sync: Sync,
+    config: sync::Config,
 }
 
 impl World {
@@ -70,51 +71,62 @@ impl World {
     }
 
     pub async fn seeded(seed: u64) -> Self {
-        Self::seeded_on(Disk::Simulated(MemoryDisk::new()), seed).await
+        Self::configured(sync::Config::default(), seed).await
+    }
+
+    pub async fn configured(config: sync::Config, seed: u64) -> Self {
+        Self::configured_on(Disk::Simulated(MemoryDisk::new()), config, seed).await
     }
 
     pub async fn seeded_on(disk: Disk, seed: u64) -> Self {
-        let clock = Arc::new(ManualClock::new());
-        let random = Arc::new(SeededRandom::new(seed));
-        Self::open(disk, Arc::default(), clock, random).await
+        Self::configured_on(disk, sync::Config::default(), seed).await
     }
 
-    async fn open(disk: Disk, servers: Arc<Servers>, clock: Arc<ManualClock>, random: Arc<SeededRandom>) -> Self {
+    async fn configured_on(disk: Disk, config: sync::Config, seed: u64) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let random = Arc::new(SeededRandom::new(seed));
+        Self::open(disk, Arc::default(), clock, random, config).await
+    }
+
+    async fn open(
+        disk: Disk,
+        servers: Arc<Servers>,
+        clock: Arc<ManualClock>,
+        random: Arc<SeededRandom>,
+        config: sync::Config,
+    ) -> Self {
         let store = disk.open().await;
         let name: OwnedServerName = SERVER.try_into().unwrap();
         let ports = servers.ports(&name);
-        let mut config = rooms::Config::new(name);
+        let mut rooms_config = rooms::Config::new(name);
         if matches!(disk, Disk::Files(_)) {
-            config.event_cache_bytes = TINY_CACHE_BYTES;
-            config.node_cache_bytes = TINY_CACHE_BYTES;
+            rooms_config.event_cache_bytes = TINY_CACHE_BYTES;
+            rooms_config.node_cache_bytes = TINY_CACHE_BYTES;
         }
-        let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports);
+        let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports);
         let rooms = rooms.await.unwrap();
         servers.add(&rooms);
-        let config = users::Config::default();
-        let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
-        let config = sync::Config::default();
-        let sync = Sync::start(config, store.clone(), rooms.clone(), users.clone(), clock.clone());
+        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random.clone()).unwrap();
+        let sync = Sync::start(config.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
-        Self { disk, servers, clock, random, store, rooms, users, sync }
+        Self { disk, servers, clock, random, store, rooms, users, sync, config }
     }
 
     /// Stops the server and starts it again with what was stored.
     pub async fn restart(self) -> Self {
-        let Self { disk, servers, clock, random, store, rooms, users, sync } = self;
+        let Self { disk, servers, clock, random, store, rooms, users, sync, config } = self;
         sync.shut_down();
         servers.remove(&rooms);
         drop((rooms, users, sync));
         store.close().await;
         drop(store);
-        Self::open(disk, servers, clock, random).await
+        Self::open(disk, servers, clock, random, config).await
     }
 
     /// Another instance of sync beside the one that clients use, which knows of nothing that was before.
     pub async fn another_sync(&self) -> Sync {
-        let config = sync::Config::default();
         let (store, rooms, users) = (self.store.clone(), self.rooms.clone(), self.users.clone());
-        Sync::start(config, store, rooms, users, self.clock.clone()).await.unwrap()
+        Sync::start(self.config.clone(), store, rooms, users, self.clock.clone()).await.unwrap()
     }
 
     /// A public room whose history its members see from the start.

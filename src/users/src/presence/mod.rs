@@ -2,8 +2,9 @@
 //! stored.
 //!
 //! Specification: client-server API, "Presence". Each device of a local user is online, idle or gone; the
-//! user is what their most present device is, and idle when no device did anything for a while. Changes
-//! have a sequence number of their own, valid in this process only, beside the log.
+//! user is what their most present device is. A device is online while it syncs as online, and for a while
+//! after that and after what the user does on it. Changes have a sequence number of their own, valid in this
+//! process only, beside the log.
 
 mod state;
 
@@ -51,7 +52,7 @@ pub struct PresenceInfo {
     pub currently_active: bool,
     /// What they say about it.
     pub status_msg: Option<String>,
-    /// The sequence number of the last change.
+    /// The sequence number of the last change; 0 if there was none.
     pub sequence: u64,
 }
 
@@ -99,7 +100,7 @@ impl Drop for Syncing {
 
 impl Presence {
     pub(crate) fn new(config: PresenceConfig, store: Store, clock: Arc<dyn Clock>) -> Self {
-        let state = Mutex::new(State::new(config.clone()));
+        let state = Mutex::new(State::new(config));
         let (sequence, _) = watch::channel(0);
         let shared = Arc::new(Shared { config, store, clock, state, sequence });
         Self { shared }
@@ -149,15 +150,16 @@ impl Presence {
 
     /// A device syncs and says how present it is (`set_presence`), until the answer is dropped.
     ///
-    /// Only a first sync, or one that says something else than the one before, counts as something that the
-    /// user did.
+    /// Only a sync that brings the device back, or says something else than the one before, counts as something
+    /// that the user did.
     pub fn begin_sync(&self, user: &UserId, device: &DeviceId, state: PresenceState) -> Syncing {
         let begun = self.update(|states, now| states.begin_sync(user, device, state, now));
         let session = begun.map(|()| (user.to_owned(), device.to_owned()));
         Syncing { presence: self.clone(), session }
     }
 
-    /// The user did something on this device: sent a message, read one. They are online now.
+    /// The user did something on this device: sent a message, read one. They are online now, unless the device
+    /// said that they are offline.
     pub fn active(&self, user: &UserId, device: &DeviceId) {
         self.update(|state, now| state.active(user, device, now));
     }

@@ -27,8 +27,10 @@ struct Entry {
     last_active_ms: Option<u64>,
     status_msg: Option<String>,
     shown: Shown,
-    /// The number of the last change of `shown`; 0 before the first.
+    /// The number of the last change of `shown`, or of when the entry was made.
     sequence: u64,
+    /// Whether `shown` ever changed.
+    told: bool,
     timer: Option<u64>,
 }
 
@@ -45,8 +47,10 @@ struct Shown {
 struct DeviceEntry {
     /// What it said at its last sync.
     reported: Option<PresenceState>,
-    /// What it counts as.
-    state: PresenceState,
+    /// What it says it is: set since, or what it reported when that was something new. `None` if it never said.
+    said: Option<PresenceState>,
+    /// When the user last did something on it since it said so.
+    acted_ms: Option<u64>,
     /// Syncs that go on.
     syncing: u32,
     seen_ms: u64,
@@ -70,7 +74,9 @@ impl State {
     pub(super) fn changed_since(&self, sequence: u64) -> Vec<(u64, OwnedUserId)> {
         let mut changed = Vec::new();
         for (sequence, user) in self.changes.range(sequence.saturating_add(1)..) {
-            changed.push((*sequence, user.clone()));
+            if self.users.get(user).is_some_and(|entry| entry.told) {
+                changed.push((*sequence, user.clone()));
+            }
         }
         changed
     }
@@ -87,20 +93,23 @@ impl State {
     }
 
     pub(super) fn begin_sync(&mut self, user: &UserId, device: &DeviceId, state: PresenceState, now: u64) {
+        let config = self.config;
         let Some(entry) = self.entry(user) else {
             return;
         };
         let Some(known) = entry.device(device) else {
             return;
         };
+        let was_online = known.show(&config, now).0 == PresenceState::Online;
         known.seen_ms = now;
         known.syncing += 1;
         let says_something_new = known.reported != Some(state);
         if says_something_new {
             known.reported = Some(state);
-            known.state = state;
+            known.say(state);
         }
-        if says_something_new && state == PresenceState::Online {
+        let comes = says_something_new || !was_online;
+        if comes && state == PresenceState::Online && known.said == Some(state) {
             entry.last_active_ms = Some(now);
         }
         self.review(user, now);
@@ -125,9 +134,12 @@ impl State {
         let Some(known) = entry.device(device) else {
             return;
         };
-        known.state = PresenceState::Online;
         known.seen_ms = now;
-        entry.last_active_ms = Some(now);
+        // Who says that they are offline suppresses what others would learn from what they do ("Presence").
+        if known.said != Some(PresenceState::Offline) {
+            known.acted_ms = Some(now);
+            entry.last_active_ms = Some(now);
+        }
         self.review(user, now);
     }
 
@@ -146,7 +158,7 @@ impl State {
         let differs = entry.status_msg != status_msg;
         entry.status_msg = status_msg;
         if let Some(known) = entry.device(device) {
-            known.state = state;
+            known.say(state);
             known.seen_ms = now;
         }
         // Setting any state is an activity (`PUT /presence/{userId}/status`).
@@ -191,7 +203,7 @@ impl State {
             last_active_ago_ms: entry.last_active_ms.map(|at| now.saturating_sub(at)),
             currently_active: entry.shown.currently_active,
             status_msg: entry.shown.status_msg.clone(),
-            sequence: entry.sequence,
+            sequence: if entry.told { entry.sequence } else { 0 },
         })
     }
 
@@ -239,6 +251,7 @@ impl State {
             self.changes.insert(self.sequence, user.to_owned());
             entry.sequence = self.sequence;
             entry.shown = shown;
+            entry.told = true;
         }
         entry.devices.retain(|_, device| !device.is_gone(&self.config, now));
         if entry.timer != next {
@@ -254,12 +267,38 @@ impl State {
 }
 
 impl DeviceEntry {
+    fn say(&mut self, state: PresenceState) {
+        self.said = Some(state);
+        self.acted_ms = None;
+    }
+
     fn gone_at(&self, config: &PresenceConfig) -> Option<u64> {
         (self.syncing == 0).then(|| self.seen_ms.saturating_add(config.offline_ms))
     }
 
     fn is_gone(&self, config: &PresenceConfig, now: u64) -> bool {
         self.gone_at(config).is_some_and(|at| at <= now)
+    }
+
+    /// What it makes of its user, and when that may change by itself.
+    ///
+    /// Who syncs as online is online: "the default state when the user is connected to an event stream". What the user does on
+    /// it makes them online whatever it said, unless that was to be offline; when that is long ago they are idle.
+    fn show(&self, config: &PresenceConfig, now: u64) -> (PresenceState, Option<u64>) {
+        if self.is_gone(config, now) || self.said == Some(PresenceState::Offline) {
+            return (PresenceState::Offline, None);
+        }
+        let gone_at = self.gone_at(config);
+        let says_online = self.said == Some(PresenceState::Online);
+        if says_online && self.syncing > 0 {
+            return (PresenceState::Online, None);
+        }
+        let connected_ms = says_online.then_some(self.seen_ms);
+        let idle_at = connected_ms.max(self.acted_ms).map(|last| last.saturating_add(config.idle_ms));
+        match idle_at {
+            Some(idle_at) if now < idle_at => (PresenceState::Online, earliest(gone_at, Some(idle_at))),
+            _ => (PresenceState::Unavailable, gone_at),
+        }
     }
 }
 
@@ -268,8 +307,8 @@ impl Entry {
         if self.devices.len() >= DEVICES_MAX && !self.devices.contains_key(device) {
             return None;
         }
-        let known = self.devices.entry(device.to_owned());
-        Some(known.or_insert(DeviceEntry { reported: None, state: PresenceState::Offline, syncing: 0, seen_ms: 0 }))
+        let fresh = DeviceEntry { reported: None, said: None, acted_ms: None, syncing: 0, seen_ms: 0 };
+        Some(self.devices.entry(device.to_owned()).or_insert(fresh))
     }
 
     /// What a local user is, and when that may change by itself.
@@ -277,26 +316,14 @@ impl Entry {
         let mut state = PresenceState::Offline;
         let mut next: Option<u64> = None;
         for device in self.devices.values() {
-            let gone_at = device.gone_at(config);
-            if gone_at.is_some_and(|at| at <= now) {
-                continue;
-            }
-            next = earliest(next, gone_at);
-            state = state.max(device.state);
+            let (shown, change) = device.show(config, now);
+            next = earliest(next, change);
+            state = state.max(shown);
         }
-        let mut currently_active = false;
-        if state == PresenceState::Online {
-            let last = self.last_active_ms.unwrap_or(0);
-            let active_until = last.saturating_add(config.active_ms);
-            let idle_at = last.saturating_add(config.idle_ms);
-            currently_active = now < active_until;
-            if now >= idle_at {
-                state = PresenceState::Unavailable;
-                currently_active = false;
-            } else {
-                let change = if currently_active { active_until.min(idle_at) } else { idle_at };
-                next = earliest(next, Some(change));
-            }
+        let active_until = self.last_active_ms.map_or(0, |last| last.saturating_add(config.active_ms));
+        let currently_active = state == PresenceState::Online && now < active_until;
+        if currently_active {
+            next = earliest(next, Some(active_until));
         }
         let shown = Shown { state, currently_active, status_msg: self.status_msg.clone(), remote_active_ms: None };
         (shown, next)

@@ -48,25 +48,71 @@ async fn a_sync_makes_online_and_its_end_offline_after_a_while() {
 }
 
 #[tokio::test]
-async fn without_actions_one_becomes_idle_and_an_action_ends_it() {
+async fn who_syncs_stays_online_and_who_stops_becomes_idle_until_the_next_sync() {
+    let long = PresenceConfig { offline_ms: 30 * MINUTE_MS, ..PresenceConfig::default() };
+    let world = world_with(Config { presence: long, ..config() });
+    let alice = user("alice");
+    let presence = world.users.presence();
+    let syncing = presence.begin_sync(&alice, phone(), Online);
+    // (time that passes, currently active)
+    for (ms, active) in [(MINUTE_MS - 1, true), (1, false), (9 * MINUTE_MS, false)] {
+        pass(&world, ms);
+        let info = presence.get_one(&alice).unwrap();
+        assert_eq!((info.state, info.currently_active), (Online, active));
+    }
+    let again = presence.begin_sync(&alice, phone(), Online);
+    drop((syncing, again));
+    let ago = presence.get_one(&alice).unwrap().last_active_ago_ms;
+    assert_eq!(ago, Some(10 * MINUTE_MS), "another sync of the same kind isn't an action");
+    for (ms, expected) in [(5 * MINUTE_MS - 1, Online), (1, Unavailable), (25 * MINUTE_MS - 1, Unavailable)] {
+        pass(&world, ms);
+        assert_eq!(state(&world, &alice), Some(expected));
+    }
+    drop(presence.begin_sync(&alice, phone(), Online));
+    let info = presence.get_one(&alice).unwrap();
+    assert_eq!((info.state, info.last_active_ago_ms), (Online, Some(0)), "back from idle");
+    pass(&world, 30 * MINUTE_MS);
+    assert_eq!(state(&world, &alice), Some(Offline));
+    drop(presence.begin_sync(&alice, phone(), Online));
+    let info = presence.get_one(&alice).unwrap();
+    assert_eq!((info.state, info.last_active_ago_ms), (Online, Some(0)), "back from offline");
+}
+
+#[tokio::test]
+async fn an_action_makes_online_for_a_while_whatever_was_said_but_offline() {
     let world = world();
     let alice = user("alice");
     let presence = world.users.presence();
-    let _syncing = presence.begin_sync(&alice, phone(), Online);
-    // (time that passes, state, currently active)
-    for (ms, expected, active) in
-        [(MINUTE_MS - 1, Online, true), (1, Online, false), (4 * MINUTE_MS - 1, Online, false), (1, Unavailable, false)]
-    {
-        pass(&world, ms);
-        let info = presence.get_one(&alice).unwrap();
-        assert_eq!((info.state, info.currently_active), (expected, active));
-    }
-    // Another sync of the same kind isn't an action.
-    let _again = presence.begin_sync(&alice, phone(), Online);
-    assert_eq!(state(&world, &alice), Some(Unavailable));
+    // A device that only sends.
     presence.active(&alice, phone());
     let info = presence.get_one(&alice).unwrap();
     assert_eq!((info.state, info.currently_active, info.last_active_ago_ms), (Online, true, Some(0)));
+    pass(&world, 30 * SECOND_MS);
+    assert_eq!(state(&world, &alice), Some(Offline));
+
+    // One whose client said that nobody is there.
+    let syncing = presence.begin_sync(&alice, phone(), Unavailable);
+    assert_eq!(state(&world, &alice), Some(Unavailable));
+    for _ in 0..2 {
+        presence.active(&alice, phone());
+        pass(&world, 4 * MINUTE_MS);
+        drop(presence.begin_sync(&alice, phone(), Unavailable));
+        let info = presence.get_one(&alice).unwrap();
+        assert_eq!((info.state, info.last_active_ago_ms), (Online, Some(4 * MINUTE_MS)));
+    }
+    pass(&world, MINUTE_MS);
+    assert_eq!(state(&world, &alice), Some(Unavailable));
+    presence.active(&alice, phone());
+    presence.set(&alice, phone(), Unavailable, None).await.unwrap();
+    assert_eq!(state(&world, &alice), Some(Unavailable), "the client has the last word");
+    drop(syncing);
+
+    // One that hides.
+    let _hidden = presence.begin_sync(&alice, phone(), Offline);
+    pass(&world, SECOND_MS);
+    presence.active(&alice, phone());
+    let info = presence.get_one(&alice).unwrap();
+    assert_eq!((info.state, info.last_active_ago_ms), (Offline, Some(SECOND_MS)));
 }
 
 #[tokio::test]
