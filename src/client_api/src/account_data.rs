@@ -19,7 +19,7 @@ pub(crate) async fn set_account_data(
 ) -> Result<set_global::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    api.users.set_account_data(&req.user_id, None, &event_type, req.data.json()).await?;
+    api.flows.set_account_data(&req.user_id, None, &event_type, req.data.json()).await?;
     Ok(set_global::v3::Response::new())
 }
 
@@ -44,7 +44,7 @@ pub(crate) async fn set_account_data_per_room(
 ) -> Result<set_room::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    api.users.set_account_data(&req.user_id, Some(&req.room_id), &event_type, req.data.json()).await?;
+    api.flows.set_account_data(&req.user_id, Some(&req.room_id), &event_type, req.data.json()).await?;
     Ok(set_room::v3::Response::new())
 }
 

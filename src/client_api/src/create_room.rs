@@ -1,6 +1,6 @@
 //! Module "Creation".
 
-use haima_http::{ApiError, Session, Unsuspended};
+use haima_http::{ApiError, Incoming, Session, Unsuspended};
 use rooms::{CreateRoom, InitialState, Invitee, Preset, RoomsError};
 use ruma::{
     RoomAliasId,
@@ -8,11 +8,12 @@ use ruma::{
         Visibility,
         create_room::v3::{Request, Response, RoomPreset},
     },
+    exports::http::{Method, Request as HttpRequest},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{ClientApi, error::Result};
+use crate::{ClientApi, error::Result, room_versions::check_version};
 use flows::FlowsError;
 
 /// A state event as the request has it.
@@ -25,8 +26,24 @@ struct State {
     content: Box<RawValue>,
 }
 
+/// The request, with a room version that this server knows.
+pub(crate) struct Create(Request);
+
+impl Incoming for Create {
+    const METHOD: Method = <Request as Incoming>::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        <Request as Incoming>::paths()
+    }
+
+    fn read(request: HttpRequest<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
+        check_version(request.body(), "room_version")?;
+        Request::read(request, path_args).map(Self)
+    }
+}
+
 /// `POST /_matrix/client/v3/createRoom`
-pub(crate) async fn create_room(api: ClientApi, caller: Unsuspended<Session>, req: Request) -> Result<Response> {
+pub(crate) async fn create_room(api: ClientApi, caller: Unsuspended<Session>, Create(req): Create) -> Result<Response> {
     let request = domain_request(&api, &caller, req)?;
     match api.flows.create_room(request).await {
         Ok(room_id) => Ok(Response::new(room_id)),

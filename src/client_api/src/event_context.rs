@@ -2,7 +2,7 @@
 
 use haima_http::{Guest, Json, WithQuery};
 use rooms::CONTEXT_LIMIT_MAX;
-use ruma::api::client::context::get_context::v3::Request;
+use ruma::{UInt, api::client::context::get_context::v3::Request};
 use serde::Serialize;
 
 use crate::{
@@ -35,7 +35,11 @@ pub(crate) async fn get_event_context(
 ) -> Result<Json<Context>> {
     let WithQuery { request, query } = req;
     let filter = query.parse()?;
-    let limit = page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX);
+    let limit = match request.limit == UInt::MIN {
+        // The event alone.
+        true => 0,
+        false => page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX),
+    };
     let reading = Reading::begin(&api, &caller).await?;
     let (room, event) = (&request.room_id, &request.event_id);
     let found = api.rooms.context(&reading.view, &reading.viewer(), room, event, limit, &filter).await?;

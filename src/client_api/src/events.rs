@@ -41,8 +41,8 @@ pub(crate) fn optional_token(text: Option<&str>) -> Result<Option<TimelineToken>
     text.map(timeline_token).transpose()
 }
 
-/// A page size as asked for, within bounds.
+/// A page size as asked for, within bounds; who asks for nothing gets the default.
 pub(crate) fn page_size(asked: Option<ruma::UInt>, default: usize, max: usize) -> usize {
-    let asked = asked.and_then(|asked| usize::try_from(u64::from(asked)).ok());
+    let asked = asked.filter(|asked| *asked > ruma::UInt::MIN).and_then(|asked| usize::try_from(u64::from(asked)).ok());
     asked.unwrap_or(default).min(max)
 }

@@ -51,6 +51,7 @@ mod room_send;
 mod room_state;
 mod room_summary;
 mod room_upgrades;
+mod room_versions;
 mod rooms_module;
 mod routes;
 mod send_to_device;

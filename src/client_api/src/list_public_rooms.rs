@@ -5,7 +5,7 @@ use std::sync::Arc;
 use haima_http::{Anyone, ApiError, Incoming, Json, MaybeGuest, Session, StatusCode, Unsuspended, read_with_default};
 use rooms::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
 use ruma::{
-    OwnedServerName, UInt,
+    OwnedServerName, RoomId, UInt,
     api::client::{
         directory::{
             get_public_rooms as get, get_public_rooms_filtered as query, get_room_visibility as get_visibility,
@@ -88,8 +88,45 @@ pub(crate) struct Page {
     total_room_count_estimate: usize,
 }
 
+/// `PublishedRoomsChunk` of the specification: clients refuse entries with more than that.
+#[derive(Serialize)]
+struct Published<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canonical_alias: Option<&'a str>,
+    guest_can_join: bool,
+    join_rule: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    num_joined_members: u64,
+    room_id: &'a RoomId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    world_readable: bool,
+}
+
+impl<'a> From<&'a RoomDescription> for Published<'a> {
+    fn from(room: &'a RoomDescription) -> Self {
+        Self {
+            avatar_url: room.avatar_url.as_deref(),
+            canonical_alias: room.canonical_alias.as_deref(),
+            guest_can_join: room.guest_can_join,
+            join_rule: &room.join_rule,
+            name: room.name.as_deref(),
+            num_joined_members: room.num_joined_members,
+            room_id: &room.room_id,
+            room_type: room.room_type.as_deref(),
+            topic: room.topic.as_deref(),
+            world_readable: room.world_readable,
+        }
+    }
+}
+
 fn descriptions<S: Serializer>(chunk: &[Arc<RoomDescription>], s: S) -> std::result::Result<S::Ok, S::Error> {
-    s.collect_seq(chunk.iter().map(|room| &**room))
+    s.collect_seq(chunk.iter().map(|room| Published::from(&**room)))
 }
 
 /// `GET /_matrix/client/v3/publicRooms`

@@ -64,7 +64,7 @@ impl Incoming for SetRule {
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub(crate) async fn set_push_rule(api: ClientApi, caller: Session, SetRule(req): SetRule) -> Result<set::v3::Response> {
     let place = RulePlace { after: req.after.as_deref(), before: req.before.as_deref() };
-    api.users.set_push_rule(&caller.user, req.rule, place).await?;
+    api.flows.set_push_rule(&caller.user, req.rule, place).await?;
     Ok(set::v3::Response::new())
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn delete_push_rule(
     caller: Session,
     req: delete::v3::Request,
 ) -> Result<delete::v3::Response> {
-    api.users.delete_push_rule(&caller.user, req.kind, &req.rule_id).await?;
+    api.flows.delete_push_rule(&caller.user, req.kind, &req.rule_id).await?;
     Ok(delete::v3::Response::new())
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn set_push_rule_enabled(
     caller: Session,
     req: set_enabled::v3::Request,
 ) -> Result<set_enabled::v3::Response> {
-    api.users.set_push_rule_enabled(&caller.user, req.kind, &req.rule_id, req.enabled).await?;
+    api.flows.set_push_rule_enabled(&caller.user, req.kind, &req.rule_id, req.enabled).await?;
     Ok(set_enabled::v3::Response::new())
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn set_push_rule_actions(
     caller: Session,
     req: set_actions::v3::Request,
 ) -> Result<set_actions::v3::Response> {
-    api.users.set_push_rule_actions(&caller.user, req.kind, &req.rule_id, req.actions).await?;
+    api.flows.set_push_rule_actions(&caller.user, req.kind, &req.rule_id, req.actions).await?;
     Ok(set_actions::v3::Response::new())
 }
 

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use rooms::{RoomAdvanced, snapshot::Root};
-use ruma::{OwnedUserId, RoomId};
+use rooms::{EventRedacted, RoomAdvanced, snapshot::Root};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use store::{Batch, FollowError, Follower, LogEntry, LogRecord, Position, View};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
@@ -86,18 +86,18 @@ async fn begin(flows: &Weak<Inner>) -> Option<(Follower, watch::Receiver<Positio
     }
 }
 
+fn unreadable<T>(record: &LogRecord) -> Result<Option<T>, FlowsError> {
+    error!(position = record.position.get(), "unreadable log entry");
+    Ok(None)
+}
+
 impl Inner {
     async fn look_for_closed_rooms(&self, records: &[LogRecord], unmoved: &mut usize) -> Result<(), FlowsError> {
         let mut found = false;
-        for record in records.iter().filter(|record| record.kind == RoomAdvanced::KIND) {
-            let Ok(advanced) = RoomAdvanced::decode_entry(&record.payload) else {
-                error!(position = record.position.get(), "unreadable log entry");
-                continue;
-            };
-            // Messages leave the state as it is.
-            if advanced.old_root != advanced.new_root && self.closed_to_guests(&advanced).await? {
+        for record in records {
+            if let Some(room) = self.closed_by(record).await? {
                 found = true;
-                self.remove_guests(&self.store.view(), &advanced.room).await?;
+                self.remove_guests(&self.store.view(), &room).await?;
             }
         }
         let Some(last) = records.last() else { return Ok(()) };
@@ -111,6 +111,30 @@ impl Inner {
         Ok(())
     }
 
+    /// The room, if a log record tells that guests may no longer be there.
+    async fn closed_by(&self, record: &LogRecord) -> Result<Option<OwnedRoomId>, FlowsError> {
+        match record.kind {
+            RoomAdvanced::KIND => match RoomAdvanced::decode_entry(&record.payload) {
+                // Messages leave the state as it is.
+                Ok(advanced) if advanced.old_root == advanced.new_root => Ok(None),
+                Ok(advanced) => Ok(self.closed_to_guests(&advanced).await?.then_some(advanced.room)),
+                Err(_) => unreadable(record),
+            },
+            EventRedacted::KIND => match EventRedacted::decode_entry(&record.payload) {
+                Ok(redacted) => Ok(self.closed_by_redaction(&redacted).await?.then_some(redacted.room)),
+                Err(_) => unreadable(record),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the redacted event is the one that let guests in.
+    async fn closed_by_redaction(&self, redacted: &EventRedacted) -> Result<bool, FlowsError> {
+        let view = self.store.view();
+        let access = self.rooms.current_event(&view, &redacted.room, crate::join::GUEST_ACCESS, "").await?;
+        Ok(access.is_some_and(|access| access.num == redacted.target))
+    }
+
     /// Whether a change of state took away the guests' right to be there.
     async fn closed_to_guests(&self, advanced: &RoomAdvanced) -> Result<bool, FlowsError> {
         let view = self.store.view();
@@ -120,8 +144,8 @@ impl Inner {
     }
 
     async fn guests_allowed(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, FlowsError> {
-        let event = self.rooms.state_event(view, room, root, crate::join::GUEST_ACCESS, "").await?;
-        Ok(event.is_some_and(|event| lets_guests_in(event.pdu.content())))
+        let event = self.rooms.shown_state(view, room, root, crate::join::GUEST_ACCESS, "").await?;
+        Ok(event.is_some_and(|event| lets_guests_in(event.content())))
     }
 
     async fn remove_guests(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {

@@ -12,12 +12,6 @@ use store::View;
 use crate::{Flows, FlowsError, profile::put_profile};
 
 const MEMBER: &str = "m.room.member";
-const INVITE_PERMISSION: &str = "m.invite_permission_config";
-
-#[derive(Deserialize)]
-struct InvitePermission {
-    default_action: Option<String>,
-}
 
 impl Flows {
     /// Invites a user to a room, with their profile if they are a local user.
@@ -67,15 +61,10 @@ impl Flows {
             return Ok(());
         }
         self.inner.users.active_account(view, target).await?;
-        let Some(config) = self.inner.users.account_data(view, target, None, INVITE_PERMISSION).await? else {
-            return Ok(());
-        };
-        // Content of another form sets no permission.
-        let config = serde_json::from_str::<InvitePermission>(config.get());
-        if config.is_ok_and(|config| config.default_action.as_deref() == Some("block")) {
-            return Err(FlowsError::InviteBlocked);
+        match self.inner.users.blocks_invites(view, target).await? {
+            true => Err(FlowsError::InviteBlocked),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

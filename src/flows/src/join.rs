@@ -10,7 +10,7 @@ use serde_json::{
 use store::View;
 use tracing::warn;
 
-use crate::{Flows, FlowsError};
+use crate::{Flows, FlowsError, profile::own_content};
 
 /// The state event that says whether guests may join.
 pub(crate) const GUEST_ACCESS: &str = "m.room.guest_access";
@@ -67,8 +67,9 @@ impl Flows {
             // Nothing to do; the name that somebody has in this room alone stays.
             return Ok(());
         }
-        let content = self.member_content(&view, user, reason).await?;
-        self.inner.rooms.join(user, room, Some(&content)).await?;
+        let profile = self.inner.users.profile(&view, user).await?;
+        self.inner.rooms.join(user, room, Some(&own_content(&profile, reason)?)).await?;
+        self.catch_up(user, room, &profile).await;
         self.carry_settings(user, room).await;
         Ok(())
     }
@@ -102,8 +103,11 @@ impl Flows {
             self.check_invite(&view, &invitee.user).await?;
             invitee.content = Some(to_raw_value(&self.profile_content(&view, &invitee.user).await?)?);
         }
-        request.member_content = Some(self.member_content(&view, &request.creator, None).await?);
-        Ok(self.inner.rooms.create(&request).await?)
+        let profile = self.inner.users.profile(&view, &request.creator).await?;
+        request.member_content = Some(own_content(&profile, None)?);
+        let room = self.inner.rooms.create(&request).await?;
+        self.catch_up(&request.creator, &room, &profile).await;
+        Ok(room)
     }
 
     /// Replaces a room by a new one of another version, and carries the upgrading user's settings over.
@@ -117,9 +121,11 @@ impl Flows {
         version: RoomVersionId,
         additional_creators: Vec<OwnedUserId>,
     ) -> Result<OwnedRoomId, FlowsError> {
-        let member_content = Some(self.member_content(&self.inner.store.view(), user, None).await?);
+        let profile = self.inner.users.profile(&self.inner.store.view(), user).await?;
+        let member_content = Some(own_content(&profile, None)?);
         let request = UpgradeRoom { user: user.to_owned(), version, additional_creators, member_content };
         let new = self.inner.rooms.upgrade(room, &request).await?;
+        self.catch_up(user, &new, &profile).await;
         self.carry_settings(user, &new).await;
         Ok(new)
     }
@@ -139,8 +145,8 @@ impl Flows {
     /// # Errors
     /// [`FlowsError::GuestForbidden`].
     pub async fn check_guest_access(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {
-        let event = self.inner.rooms.current_event(view, room, GUEST_ACCESS, "").await?;
-        if event.is_some_and(|event| lets_guests_in(event.pdu.content())) {
+        let event = self.inner.rooms.shown_now(view, room, GUEST_ACCESS, "").await?;
+        if event.is_some_and(|event| lets_guests_in(event.content())) {
             return Ok(());
         }
         Err(FlowsError::GuestForbidden)

@@ -10,6 +10,7 @@ mod error;
 mod guests;
 mod invite;
 mod join;
+mod notifications;
 mod profile;
 mod read_markers;
 mod tables;

@@ -2,13 +2,14 @@
 //!
 //! Specification: client-server API, "Events on Change of Profile Information".
 
+use rooms::RoomsError;
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
 };
 use store::{Batch, CommitError, View};
-use tracing::warn;
+use tracing::{debug, warn};
 use users::{Profile, ProfileChange};
 
 use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner, tables::ProfileJobs};
@@ -54,14 +55,34 @@ impl Flows {
         user: &UserId,
         reason: Option<&str>,
     ) -> Result<Box<RawValue>, FlowsError> {
-        let profile = self.inner.users.profile(view, user).await?;
-        let mut content = Map::new();
-        put_profile(&mut content, &profile);
-        if let Some(reason) = reason {
-            content.insert("reason".to_owned(), reason.into());
-        }
-        Ok(to_raw_value(&content)?)
+        own_content(&self.inner.users.profile(view, user).await?, reason)
     }
+
+    /// Tells a room about a profile that changed while the user came in with what it was before: the job of that change need
+    /// not have seen them there.
+    pub(crate) async fn catch_up(&self, user: &UserId, room: &RoomId, had: &Profile) {
+        let told = async {
+            let now = self.inner.users.profile(&self.inner.store.view(), user).await?;
+            match (now.display_name(), now.avatar_url()) == (had.display_name(), had.avatar_url()) {
+                true => Ok(()),
+                false => self.inner.tell_room(user, room, &now).await,
+            }
+        };
+        // They are in the room all the same.
+        if let Err::<(), FlowsError>(error) = told.await {
+            warn!(%user, %room, %error, "can't tell a room about a profile that changed meanwhile");
+        }
+    }
+}
+
+/// The content of a user's own member event.
+pub(crate) fn own_content(profile: &Profile, reason: Option<&str>) -> Result<Box<RawValue>, FlowsError> {
+    let mut content = Map::new();
+    put_profile(&mut content, profile);
+    if let Some(reason) = reason {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    Ok(to_raw_value(&content)?)
 }
 
 /// Display name and avatar as a member event has them.
@@ -87,11 +108,9 @@ impl Inner {
         let step: Vec<OwnedRoomId> = rooms[begin..].iter().take(ROOMS_PER_STEP).cloned().collect();
         let profile = self.users.profile(&view, user).await?;
         // Together, so that they share one flush to disk.
-        let told = step.iter().map(|room| self.tell_room(&view, user, room, &profile));
-        for (room, told) in step.iter().zip(futures_util::future::join_all(told).await) {
-            if let Err(error) = told {
-                warn!(%user, %room, %error, "can't tell a room about a changed profile");
-            }
+        let told = step.iter().map(|room| self.tell_room(user, room, &profile));
+        for told in futures_util::future::join_all(told).await {
+            told?;
         }
         let mut batch = Batch::new();
         batch.relaxed();
@@ -109,15 +128,25 @@ impl Inner {
         }
     }
 
-    async fn tell_room(&self, view: &View, user: &UserId, room: &RoomId, profile: &Profile) -> Result<(), FlowsError> {
-        let Some(member) = self.rooms.current_event(view, room, "m.room.member", user.as_str()).await? else {
-            return Ok(());
-        };
-        let mut content: Map<String, Value> = serde_json::from_str(member.pdu.content().get())?;
-        // Why the user once joined is not why their name changes.
-        content.remove("reason");
-        put_profile(&mut content, profile);
-        self.rooms.update_member(user, room, &to_raw_value(&content)?).await?;
-        Ok(())
+    /// Tells one room. Fails where trying again can succeed: a change must not get lost.
+    async fn tell_room(&self, user: &UserId, room: &RoomId, profile: &Profile) -> Result<(), FlowsError> {
+        let told = self.rooms.update_member(user, room, |content| {
+            // Why the user once joined is not why their name changes.
+            content.remove("reason");
+            put_profile(content, profile);
+        });
+        match told.await {
+            Ok(_) => Ok(()),
+            Err(error @ (RoomsError::Store(_) | RoomsError::Commit(_) | RoomsError::Busy)) => Err(error.into()),
+            // The room is so and stays so, and its members know the user by the name that they had.
+            Err(RoomsError::Forbidden(reason)) => {
+                debug!(%user, %room, reason, "a room refuses a changed profile");
+                Ok(())
+            }
+            Err(error) => {
+                warn!(%user, %room, %error, "can't tell a room about a changed profile");
+                Ok(())
+            }
+        }
     }
 }

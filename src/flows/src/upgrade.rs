@@ -30,6 +30,7 @@ impl Flows {
             let mut batch = Batch::new();
             let users = &self.inner.users;
             users.prepare_copy_tags(&view, &mut batch, user, &old, room).await?;
+            // Nobody has unread events yet that the rule could be about: the room was just joined.
             users.prepare_copy_room_rule(&view, &mut batch, user, &old, room).await?;
             self.prepare_direct(&view, &mut batch, user, &old, room).await?;
             match self.inner.store.commit(batch).await {
@@ -43,9 +44,9 @@ impl Flows {
 
     /// The room that this one replaces, if the user was there.
     async fn predecessor(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Option<OwnedRoomId>, FlowsError> {
-        let create = self.inner.rooms.current_event(view, room, "m.room.create", "").await?;
+        let create = self.inner.rooms.shown_now(view, room, "m.room.create", "").await?;
         // Other servers' rooms may say anything here.
-        let create = create.and_then(|event| serde_json::from_str::<Create>(event.pdu.content().get()).ok());
+        let create = create.and_then(|event| serde_json::from_str::<Create>(event.content().get()).ok());
         let Some(old) = create.and_then(|create| create.predecessor) else { return Ok(None) };
         let was_there = self.inner.rooms.membership(view, user, &old.room_id).await?.is_some();
         Ok(was_there.then_some(old.room_id))

@@ -51,14 +51,14 @@ impl Flows {
             return Ok(true);
         }
         for room in self.inner.rooms.joined_rooms(view, target).await?.iter().take(ROOMS_MAX) {
-            let rules = self.inner.rooms.current_event(view, room, "m.room.join_rules", "").await?;
-            let rules = rules.and_then(|event| serde_json::from_str::<JoinRules>(event.pdu.content().get()).ok());
+            let rules = self.inner.rooms.shown_now(view, room, "m.room.join_rules", "").await?;
+            let rules = rules.and_then(|event| serde_json::from_str::<JoinRules>(event.content().get()).ok());
             if rules.is_some_and(|rules| rules.join_rule == "public") {
                 return Ok(true);
             }
-            let history = self.inner.rooms.current_event(view, room, "m.room.history_visibility", "").await?;
+            let history = self.inner.rooms.shown_now(view, room, "m.room.history_visibility", "").await?;
             let history =
-                history.and_then(|event| serde_json::from_str::<HistoryVisibility>(event.pdu.content().get()).ok());
+                history.and_then(|event| serde_json::from_str::<HistoryVisibility>(event.content().get()).ok());
             if history.is_some_and(|history| history.history_visibility == "world_readable") {
                 return Ok(true);
             }

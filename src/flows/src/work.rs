@@ -177,8 +177,8 @@ mod tests {
 
         async fn display_name(&self, room: &OwnedRoomId, user: &OwnedUserId) -> Option<String> {
             let view = self.store.view();
-            let member = self.rooms.current_event(&view, room, "m.room.member", user.as_str()).await.unwrap().unwrap();
-            let content: serde_json::Value = serde_json::from_str(member.pdu.content().get()).unwrap();
+            let member = self.rooms.shown_now(&view, room, "m.room.member", user.as_str()).await.unwrap().unwrap();
+            let content: serde_json::Value = serde_json::from_str(member.content().get()).unwrap();
             content["displayname"].as_str().map(ToOwned::to_owned)
         }
     }
@@ -215,6 +215,28 @@ mod tests {
         // The first was done before.
         assert_eq!(world.display_name(&rooms[0], &alice).await, None);
         assert_eq!(world.display_name(&rooms[1], &alice).await.as_deref(), Some("Alice"));
+    }
+
+    #[tokio::test]
+    async fn a_profile_that_changes_while_its_user_comes_in_gets_there() {
+        let world = World::new().await;
+        let alice = world.user("alice").await;
+        let flows = world.flows();
+        let had = world.users.profile(&world.store.view(), &alice).await.unwrap();
+        world.users.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
+        // Made with the profile of before, after the change was told to all rooms that there were.
+        let room = world.room(&alice).await;
+        flows.catch_up(&alice, &room, &had).await;
+        assert_eq!(world.display_name(&room, &alice).await.as_deref(), Some("Alice"));
+        for round in 0..20 {
+            let name = format!("Alice {round}");
+            let change = ProfileChange::display_name(&name);
+            let make = flows.create_room(CreateRoom::new(alice.clone()));
+            let (room, changed) = tokio::join!(make, flows.change_profile(&alice, &change));
+            changed.unwrap();
+            flows.finish_jobs().await;
+            assert_eq!(world.display_name(&room.unwrap(), &alice).await, Some(name));
+        }
     }
 
     #[tokio::test]

@@ -10,11 +10,12 @@ use store::{Json, Position, Stamp};
 
 use crate::{
     RoomsError,
+    directory::withdraw_in,
     log::RoomAdvanced,
     snapshot::{Entry, Root},
     tables::{
-        Gaps, Holes, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, StrippedStates, Timeline,
-        Timestamps,
+        Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
+        Stays, StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
@@ -122,7 +123,7 @@ impl Turn {
         if root != old_root {
             self.batch.put::<Roots>(&(&self.room, stamp), &root);
             self.write_members(&moved, stamp);
-            self.count_members(&moved).await?;
+            self.count_members(&moved, stamp).await?;
             self.head.root = root;
         }
         Ok(stamp)
@@ -148,7 +149,7 @@ impl Turn {
 
     async fn membership_of(&self, entry: Option<Entry>) -> Result<Membership, RoomsError> {
         match entry {
-            Some(entry) => Ok(Membership::of(&self.event(entry.event).await?.pdu)),
+            Some(entry) => Ok(self.event(entry.event).await?.pdu.membership()),
             None => Ok(Membership::Leave),
         }
     }
@@ -165,6 +166,7 @@ impl Turn {
             }
             let row = (&self.room, &change.user);
             if change.new == Membership::Join {
+                self.batch.put::<Stays>(&key, &Position::from(stamp));
                 self.batch.put::<LocalMembers>(&row, &change.new);
             } else if change.old == Membership::Join {
                 self.batch.delete::<LocalMembers>(&row);
@@ -174,7 +176,7 @@ impl Turn {
     }
 
     /// The counts in the head and per server.
-    async fn count_members(&mut self, moved: &[Moved]) -> Result<(), RoomsError> {
+    async fn count_members(&mut self, moved: &[Moved], stamp: Stamp) -> Result<(), RoomsError> {
         let mut by_server: HashMap<OwnedServerName, i64> = HashMap::new();
         let mut joined = 0;
         let mut invited = 0;
@@ -187,6 +189,13 @@ impl Turn {
             }
         }
         self.head.joined_count = self.head.joined_count.saturating_add_signed(joined);
+        if joined != 0 {
+            self.batch.put::<JoinedCounts>(&(&self.room, stamp), &self.head.joined_count);
+            if self.head.joined_count == 0 {
+                // Nobody is left to let others in.
+                withdraw_in(&mut self.batch, &self.room);
+            }
+        }
         self.head.invited_count = self.head.invited_count.saturating_add_signed(invited);
         for (server, delta) in by_server {
             let count = self.joined_of(&server).await?.saturating_add_signed(delta);

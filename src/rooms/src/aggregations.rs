@@ -110,7 +110,9 @@ impl Rooms {
             }
         }
         edits.truncate(EDITS_LOOKED_AT_MAX);
-        let is_edit = relates_to(original.pdu.content()).is_some_and(|relation| relation.rel_type == REPLACE);
+        // It isn't redacted, or it would have no edits.
+        let relation = relates_to(original.pdu.as_received().content());
+        let is_edit = relation.is_some_and(|relation| relation.rel_type == REPLACE);
         if edits.is_empty() || is_edit {
             return Ok(None);
         }
@@ -153,8 +155,8 @@ impl Rooms {
         children: &[Child],
         format: ClientFormat,
     ) -> Result<Option<Thread>, RoomsError> {
-        // An event that relates to another one can't be the root of a thread.
-        if relates_to(root.pdu.content()).is_some() {
+        // An event that relates to another one can't be the root of a thread, redacted or not.
+        if relates_to(root.pdu.as_received().content()).is_some() {
             return Ok(None);
         }
         let replies: Vec<&Child> = children.iter().filter(|child| child.rel_type == THREAD).collect();
@@ -197,7 +199,7 @@ pub(crate) fn is_ignored(viewer: &Viewer<'_>, sender: &str) -> bool {
     sender != viewer.user.as_str() && viewer.ignored.iter().any(|ignored| ignored == sender)
 }
 
-/// What can be told about an edit from itself: it isn't state and brings the new content (which in an
+/// What can be told about an edit that isn't redacted from itself: it isn't state and brings the new content (which in an
 /// encrypted event is out of sight).
 fn is_valid_edit(edit: &StoredEvent) -> bool {
     #[derive(Deserialize)]
@@ -211,5 +213,5 @@ fn is_valid_edit(edit: &StoredEvent) -> bool {
     if edit.pdu.event_type() == "m.room.encrypted" {
         return true;
     }
-    edit.pdu.content_as::<Content>().is_ok_and(|content| content.new_content.is_some())
+    edit.pdu.as_received().content_as::<Content>().is_ok_and(|content| content.new_content.is_some())
 }

@@ -3,7 +3,7 @@
 //! Specification: client-server API, "Room aliases"; `m.room.canonical_alias`.
 
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, UserId,
     events::room::history_visibility::HistoryVisibility,
 };
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,9 @@ use store::{Batch, CommitError, Range, Text, View};
 use crate::{
     Rooms, RoomsError,
     append::Sender,
+    directory::{Published, move_published_in},
+    shown::Shown,
     tables::{Aliases, JoinedServers, RoomAliases},
-    types::StoredEvent,
 };
 
 /// The longest alias, in bytes.
@@ -43,12 +44,36 @@ struct Canonical {
 
 impl Canonical {
     /// What an event that is in the state says; what can't be read says nothing.
-    fn of(event: Option<&StoredEvent>) -> Self {
-        event.and_then(|event| event.pdu.content_as().ok()).unwrap_or_default()
+    fn of(event: Option<&Shown>) -> Self {
+        event.and_then(|event| event.content_as().ok()).unwrap_or_default()
     }
 
     fn names(&self, alias: &str) -> bool {
         self.alias.as_deref() == Some(alias) || self.alt_aliases.iter().any(|other| other == alias)
+    }
+}
+
+/// An alias's room, and who made it.
+type AliasRow = (Text<OwnedRoomId>, Text<OwnedUserId>);
+
+/// What a room is found by on this server.
+pub(crate) struct Names {
+    aliases: Vec<(OwnedRoomAliasId, AliasRow)>,
+    published: Option<Published>,
+}
+
+impl Names {
+    /// Gives them to another room, expecting that nobody took one away meanwhile.
+    pub(crate) fn put(&self, batch: &mut Batch, old: &RoomId, new: &RoomId) {
+        for (alias, row) in &self.aliases {
+            batch.expect::<Aliases>(alias, Some(row));
+            batch.put::<Aliases>(alias, &(Text(new.to_owned()), row.1.clone()));
+            batch.delete::<RoomAliases>(&(old, alias));
+            batch.put::<RoomAliases>(&(new, alias), &());
+        }
+        if let Some(published) = &self.published {
+            move_published_in(batch, old, new, published);
+        }
     }
 }
 
@@ -115,15 +140,20 @@ impl Rooms {
         old: &RoomId,
         new: &RoomId,
     ) -> Result<(), RoomsError> {
-        let rows = Range::<RoomAliases>::prefix(&(old,)).limit(ROOM_ALIASES_MAX);
+        self.names_to_move(view, old).await?.put(batch, old, new);
+        Ok(())
+    }
+
+    /// What a room is found by on this server.
+    pub(crate) async fn names_to_move(&self, view: &View, room: &RoomId) -> Result<Names, RoomsError> {
+        let mut names = Names { aliases: Vec::new(), published: self.published(view, room).await? };
+        let rows = Range::<RoomAliases>::prefix(&(room,)).limit(ROOM_ALIASES_MAX);
         for ((_, alias), ()) in view.scan::<RoomAliases>(rows).await?.rows {
-            let Some(row) = view.get::<Aliases>(&*alias).await? else { continue };
-            batch.expect::<Aliases>(&*alias, Some(&row));
-            batch.put::<Aliases>(&*alias, &(Text(new.to_owned()), row.1));
-            batch.delete::<RoomAliases>(&(old, &*alias));
-            batch.put::<RoomAliases>(&(new, &*alias), &());
+            if let Some(row) = view.get::<Aliases>(&*alias).await? {
+                names.aliases.push((alias.into_inner(), row));
+            }
         }
-        self.prepare_move_published(view, batch, old, new).await
+        Ok(names)
     }
 
     /// Takes an alias away: for who made it, for those who may set the room's canonical alias, and for admins.
@@ -162,7 +192,7 @@ impl Rooms {
         &self,
         view: &View,
         room: &RoomId,
-        event: &StoredEvent,
+        event: &Shown,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let mut moved = Canonical::of(Some(event));
         if let Some(alias) = &moved.alias
@@ -180,26 +210,13 @@ impl Rooms {
         if moved == Canonical::default() { Ok(None) } else { crate::format::to_json(&moved).map(Some) }
     }
 
-    /// The content of a room's canonical alias without names of this server that no longer lead to it; `None` if there are
-    /// none.
-    pub(crate) async fn without_moved_aliases(
-        &self,
-        view: &View,
-        room: &RoomId,
-        event: &StoredEvent,
-    ) -> Result<Option<Box<RawValue>>, RoomsError> {
+    /// The content of a room's canonical alias without the names of this server, which move to another room; `None` if there
+    /// are none.
+    pub(crate) fn without_own_aliases(&self, event: &Shown) -> Result<Option<Box<RawValue>>, RoomsError> {
         let old = Canonical::of(Some(event));
-        let mut kept = Canonical::default();
-        for alias in &old.alt_aliases {
-            if self.is_elsewhere(alias) || self.names_room(view, alias, room).await? {
-                kept.alt_aliases.push(alias.clone());
-            }
-        }
-        if let Some(alias) = &old.alias
-            && (self.is_elsewhere(alias) || self.names_room(view, alias, room).await?)
-        {
-            kept.alias = Some(alias.clone());
-        }
+        let mut kept = old.clone();
+        kept.alias = kept.alias.filter(|alias| self.is_elsewhere(alias));
+        kept.alt_aliases.retain(|alias| self.is_elsewhere(alias));
         if kept == old { Ok(None) } else { crate::format::to_json(&kept).map(Some) }
     }
 
@@ -222,11 +239,11 @@ impl Rooms {
         alias: &RoomAliasId,
         room: &RoomId,
     ) -> Result<(), RoomsError> {
-        let Some(event) = self.current_event(view, room, CANONICAL_ALIAS, "").await? else { return Ok(()) };
+        let Some(event) = self.shown_now(view, room, CANONICAL_ALIAS, "").await? else { return Ok(()) };
         if !Canonical::of(Some(&event)).names(alias.as_str()) {
             return Ok(());
         }
-        let content = event.pdu.content_as::<serde_json::Map<String, serde_json::Value>>();
+        let content = event.content_as::<serde_json::Map<String, serde_json::Value>>();
         let Ok(mut content) = content else { return Ok(()) };
         if content.get("alias").and_then(|own| own.as_str()) == Some(alias.as_str()) {
             content.remove("alias");
@@ -290,8 +307,8 @@ impl Rooms {
             return Err(RoomsError::TooLarge("alt_aliases".to_owned()));
         }
         let view = self.inner.store.view();
-        let event = self.current_event(&view, room, CANONICAL_ALIAS, "").await?;
-        let old = Canonical::of(event.as_deref());
+        let event = self.shown_now(&view, room, CANONICAL_ALIAS, "").await?;
+        let old = Canonical::of(event.as_ref());
         let own = new.alias.iter().filter(|alias| !alias.is_empty());
         for alias in own.chain(&new.alt_aliases) {
             if old.names(alias) {

@@ -166,7 +166,12 @@ impl Rooms {
 
 impl Rooms {
     /// An event with the signature of the room's policy server, which is asked outside of any turn.
-    async fn ask_policy_server(&self, room: &RoomId, policy: &PolicyServer, pdu: Pdu) -> Result<Pdu, RoomsError> {
+    pub(crate) async fn ask_policy_server(
+        &self,
+        room: &RoomId,
+        policy: &PolicyServer,
+        pdu: Pdu,
+    ) -> Result<Pdu, RoomsError> {
         let server = policy.server_name();
         let signature = self.inner.ports.policy.sign(server, pdu.json()).await?;
         let signed = event::add_signature(&pdu, server, POLICY_KEY_ID, signature)?;
@@ -221,7 +226,7 @@ impl Turn {
         let auth = self.auth_state(before, key).await?;
         let event = self.build(draft, &cited, &auth).await?;
         self.authorise(&event, &auth)?;
-        Ok(event.pdu.clone())
+        Ok(event.pdu.as_received().clone())
     }
 
     /// The extremities that the next event names: the deepest.
@@ -288,7 +293,7 @@ impl Turn {
         builder.redacts.clone_from(&draft.redacts);
         builder.prev_events = cited.iter().map(|extremity| extremity.event_id.clone()).collect();
         let implied_create = event::room_id_is_create_hash(self.rules);
-        let mut authorising: Vec<&Arc<StoredEvent>> = auth.0.values().collect();
+        let mut authorising: Vec<&Arc<StoredEvent>> = auth.0.values().map(|authority| &authority.event).collect();
         authorising.retain(|event| !(implied_create && event.num == self.info.create));
         authorising.sort_by_key(|event| event.num);
         builder.auth_events = authorising.iter().map(|event| event.pdu.owned_event_id()).collect();
@@ -300,7 +305,7 @@ impl Turn {
                 named.push(self.event(extremity.num).await?);
             }
             for event in named {
-                let hash = event::reference_hash(&event.pdu, self.rules)?;
+                let hash = event::reference_hash(event.pdu.as_received(), self.rules)?;
                 builder.reference_hashes.insert(event.pdu.owned_event_id(), hash);
             }
         }
@@ -316,10 +321,11 @@ impl Turn {
 
     /// The authorisation rules, against the event's own auth events and a state.
     fn authorise(&self, event: &StoredEvent, state: &AuthState) -> Result<(), RoomsError> {
+        let pdu = event.pdu.as_received();
         let fetch =
-            |id: &EventId| state.0.values().find(|event| event.pdu.event_id() == id).map(|event| event.pdu.clone());
-        let verdict = auth::check_state_independent(self.rules, &event.pdu, fetch)
-            .and_then(|()| auth::check_state_dependent(self.rules, &event.pdu, |kind, key| state.get(kind, key)));
+            |id: &EventId| state.0.values().map(|known| &known.pdu).find(|known| known.event_id() == id).cloned();
+        let verdict = auth::check_state_independent(self.rules, pdu, fetch)
+            .and_then(|()| auth::check_state_dependent(self.rules, pdu, |kind, key| state.get(kind, key)));
         verdict.map_err(|error| RoomsError::forbidden(error.to_string()))
     }
 }

@@ -115,8 +115,10 @@ pub struct CreateRoom {
     pub alias: Option<OwnedRoomAliasId>,
     /// Content of the creator's member event: the profile.
     pub member_content: Option<Box<RawValue>>,
-    /// A room that this one replaces: its aliases on this server and its place in the directory come along.
+    /// A room that this one replaces.
     pub replaces: Option<OwnedRoomId>,
+    /// Its id, where that doesn't follow from the create event; drawn at random otherwise.
+    pub(crate) room_id: Option<OwnedRoomId>,
 }
 
 impl CreateRoom {
@@ -136,6 +138,7 @@ impl CreateRoom {
             alias: None,
             member_content: None,
             replaces: None,
+            room_id: None,
         }
     }
 
@@ -189,7 +192,10 @@ impl Rooms {
         for attempt in 0..ATTEMPTS_MAX {
             let mut builder =
                 PduBuilder::new(request.creator.clone(), "m.room.create".to_owned(), raw(&create_content)?);
-            builder.room_id = new_room_id(rules, &*self.inner.random, self.server_name())?;
+            builder.room_id = match &request.room_id {
+                Some(room) => Some(room.clone()),
+                None => new_room_id(rules, &*self.inner.random, self.server_name())?,
+            };
             builder.state_key = Some(String::new());
             builder.depth = 1;
             builder.origin_server_ts = self.creation_ms(attempt);
@@ -199,8 +205,7 @@ impl Rooms {
             let num = self.inner.events.next_num().await?;
             let create = Arc::new(StoredEvent::new(num, pdu, Vec::new(), Vec::new(), 0));
             let room = create.pdu.room_id().to_owned();
-            let turn = self.new_room(&create).await?;
-            match self.fill_new_room(turn, request, create, &drafts).await {
+            match self.fill_new_room(request, create, &drafts).await {
                 Ok(()) => {
                     self.invite_others(request, &room).await;
                     return Ok(room);
@@ -238,11 +243,11 @@ impl Rooms {
 
     async fn fill_new_room(
         &self,
-        mut turn: Turn,
         request: &CreateRoom,
         create: Arc<StoredEvent>,
         drafts: &[Draft],
     ) -> Result<(), RoomsError> {
+        let mut turn = self.new_room(&create).await?;
         turn.name(create.pdu.event_id(), create.num);
         let before = Root::EMPTY;
         let after = turn.state_after(before, &create).await?;
@@ -254,9 +259,6 @@ impl Rooms {
         let room = turn.room.clone();
         for invitee in invitees(request).filter(|invitee| self.is_local(&invitee.user)) {
             turn.append(&invite(&request.creator, invitee)?).await?;
-        }
-        if let Some(old) = &request.replaces {
-            self.prepare_move_names(&turn.view.clone(), &mut turn.batch, old, &room).await?;
         }
         if let Some(alias) = &request.alias {
             self.prepare_alias(&turn.view.clone(), &mut turn.batch, alias, &room, &request.creator).await?;
@@ -289,8 +291,11 @@ impl Rooms {
 impl RoomInfo {
     /// What a create event makes a room for ever.
     pub(crate) fn of(create: &StoredEvent) -> Result<Self, RoomsError> {
-        let content: Map<String, Value> =
-            create.pdu.content_as().map_err(|_| RoomsError::BadEvent("the create event has no content".to_owned()))?;
+        let content: Map<String, Value> = create
+            .pdu
+            .as_received()
+            .content_as()
+            .map_err(|_| RoomsError::BadEvent("the create event has no content".to_owned()))?;
         let version = content.get("room_version").and_then(Value::as_str).unwrap_or("1");
         let version = RoomVersionId::try_from(version)
             .map_err(|_| RoomsError::BadEvent("the create event has no valid room version".to_owned()))?;

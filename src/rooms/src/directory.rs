@@ -198,19 +198,10 @@ impl Rooms {
         publish_in(batch, room, Some(by), None);
     }
 
-    /// Gives a room's place in the directory to the room that replaces it.
-    pub(crate) async fn prepare_move_published(
-        &self,
-        view: &View,
-        batch: &mut Batch,
-        old: &RoomId,
-        new: &RoomId,
-    ) -> Result<(), RoomsError> {
-        if let Some(row) = view.get::<Directory>(&old).await? {
-            withdraw_in(batch, old);
-            batch.put::<Directory>(&new, &row);
-        }
-        Ok(())
+    /// A room's entry in the directory.
+    pub(crate) async fn published(&self, view: &View, room: &RoomId) -> Result<Option<Published>, RoomsError> {
+        let stored = view.get::<Directory>(&room).await?;
+        Ok(stored.map(|Record(published)| published))
     }
 
     async fn check_directory_has_room(&self, view: &View) -> Result<(), RoomsError> {
@@ -304,7 +295,14 @@ fn publish_in(batch: &mut Batch, room: &RoomId, by: Option<&UserId>, network: Op
     batch.put::<Directory>(&room, &Record(published));
 }
 
-fn withdraw_in(batch: &mut Batch, room: &RoomId) {
+/// Gives a room's place in the directory to another.
+pub(crate) fn move_published_in(batch: &mut Batch, old: &RoomId, new: &RoomId, published: &Published) {
+    withdraw_in(batch, old);
+    batch.put::<Directory>(&new, &Record(published.clone()));
+}
+
+/// Takes a room out of the directory.
+pub(crate) fn withdraw_in(batch: &mut Batch, room: &RoomId) {
     batch.delete::<Directory>(&room);
 }
 

@@ -52,7 +52,7 @@ impl Body {
             auth: event.auth.to_vec(),
             prev: event.prev.to_vec(),
             generation: event.generation,
-            json: event.pdu.json().get().to_owned(),
+            json: event.pdu.as_received().json().get().to_owned(),
         }
     }
 
@@ -152,7 +152,7 @@ struct EventWeight;
 impl Weighter<EventNum, Arc<StoredEvent>> for EventWeight {
     fn weight(&self, _: &EventNum, event: &Arc<StoredEvent>) -> u64 {
         // The JSON is held whole, and its content once more.
-        2 * event.pdu.json().get().len() as u64 + EVENT_OVERHEAD_BYTES
+        2 * event.pdu.as_received().json().get().len() as u64 + EVENT_OVERHEAD_BYTES
     }
 }
 

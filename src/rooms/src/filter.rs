@@ -3,9 +3,15 @@
 //! Specification: client-server API, "Filtering" (`RoomEventFilter`), and MSC3440 for the two fields about
 //! relations. One matcher serves `/messages`, `/context` and `/sync`.
 
-use event::Pdu;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
+use store::View;
+
+use crate::{
+    Rooms, RoomsError,
+    shown::{Envelope, Shown},
+    types::{EventMeta, StoredEvent},
+};
 
 /// Which room events a client wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -17,38 +23,48 @@ pub struct RoomEventFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub senders: Option<Vec<OwnedUserId>>,
     /// No events by these users.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub not_senders: Vec<OwnedUserId>,
     /// Only events of these types; `*` stands for any characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub types: Option<Vec<String>>,
     /// No events of these types; `*` stands for any characters.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub not_types: Vec<String>,
     /// Only events in these rooms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rooms: Option<Vec<OwnedRoomId>>,
     /// No events in these rooms.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub not_rooms: Vec<OwnedRoomId>,
     /// Only events with (true) or without (false) a `url` in their content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contains_url: Option<bool>,
     /// Only the member events that the returned events need.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub lazy_load_members: bool,
     /// Member events even if the client has had them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub include_redundant_members: bool,
     /// Unread counts by thread; `/sync` only.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub unread_thread_notifications: bool,
     /// Only events to which an event by one of these users relates.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub related_by_senders: Vec<OwnedUserId>,
     /// Only events to which an event relates in one of these ways.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub related_by_rel_types: Vec<String>,
+}
+
+/// Reads `null` like an absent field, as some clients write it.
+///
+/// # Errors
+/// What can't be read as `T` either.
+pub fn null_as_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl RoomEventFilter {
@@ -60,10 +76,10 @@ impl RoomEventFilter {
         self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|wanted| wanted == room))
     }
 
-    /// Whether the event is wanted, judged by what stands in it. The room is not looked at
+    /// Whether the event is wanted, judged by all but its content. The room is not looked at
     /// ([`RoomEventFilter::wants_room`]), nor are relations ([`RoomEventFilter::by_relations`]).
-    pub fn wants(&self, event: &Pdu) -> bool {
-        self.wants_type(event.event_type()) && self.wants_sender(event.sender().as_str()) && self.wants_url(event)
+    fn wants_envelope(&self, event: &Envelope) -> bool {
+        self.wants_type(event.event_type()) && self.wants_sender(event.sender().as_str())
     }
 
     /// Whether events of this type are wanted.
@@ -82,7 +98,7 @@ impl RoomEventFilter {
         self.senders.as_ref().is_none_or(|senders| senders.iter().any(|wanted| wanted == sender))
     }
 
-    fn wants_url(&self, event: &Pdu) -> bool {
+    fn wants_url(&self, event: &Shown) -> bool {
         let Some(wanted) = self.contains_url else { return true };
         // Content that doesn't read as an object has no `url`.
         let has_url = event.content_as::<UrlProbe>().is_ok_and(|content| content.url);
@@ -101,6 +117,25 @@ impl RoomEventFilter {
         let type_fits =
             self.related_by_rel_types.is_empty() || self.related_by_rel_types.iter().any(|wanted| wanted == rel_type);
         sender_fits && type_fits
+    }
+}
+
+impl Rooms {
+    /// Whether a filter wants an event, judged by what counts of it.
+    pub async fn wants(
+        &self,
+        view: &View,
+        filter: &RoomEventFilter,
+        event: &StoredEvent,
+        meta: &EventMeta,
+    ) -> Result<bool, RoomsError> {
+        if !filter.wants_envelope(&event.pdu) {
+            return Ok(false);
+        }
+        if filter.contains_url.is_none() {
+            return Ok(true);
+        }
+        Ok(filter.wants_url(&self.shown_event(view, event, meta).await?))
     }
 }
 
@@ -187,6 +222,14 @@ mod tests {
         assert!(!both.wants_related("m.thread", "@b:h"));
         assert!(!both.wants_related("m.replace", "@a:h"));
         assert!(!RoomEventFilter::default().by_relations());
+    }
+
+    #[test]
+    fn null_is_nothing() {
+        let filter = filter(serde_json::json!({
+            "limit": null, "types": null, "not_types": null, "not_senders": null, "lazy_load_members": null
+        }));
+        assert_eq!(filter, RoomEventFilter::default());
     }
 
     #[test]

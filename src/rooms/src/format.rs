@@ -18,6 +18,7 @@ use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    shown::Shown,
     state::source,
     tables::EventTxnIds,
     types::{EventMeta, EventNum, Membership, StoredEvent},
@@ -107,9 +108,9 @@ pub struct Delivered {
 }
 
 /// What is the same for every viewer of an event, as long as it isn't redacted (again).
-struct Formatted {
+pub(crate) struct Formatted {
     /// The event, redacted if it is.
-    pdu: Pdu,
+    pub(crate) pdu: Shown,
     /// The content, where it isn't just that of `pdu`.
     content: Option<Box<RawValue>>,
     /// The top-level `redacts`.
@@ -212,12 +213,12 @@ pub(crate) fn membership_name(membership: Membership) -> &'static str {
 }
 
 /// Stripped state: sender, type, state key and content alone.
-pub fn stripped(event: &Pdu) -> Result<Box<RawValue>, RoomsError> {
+pub fn stripped(event: &Shown) -> Result<Box<RawValue>, RoomsError> {
     strip(event, None)
 }
 
 /// Stripped state with the time of the event, as space hierarchies have it.
-pub(crate) fn stripped_with_time(event: &Pdu) -> Result<Box<RawValue>, RoomsError> {
+pub(crate) fn stripped_with_time(event: &Shown) -> Result<Box<RawValue>, RoomsError> {
     strip(event, Some(event.origin_server_ts()))
 }
 
@@ -366,7 +367,7 @@ impl Rooms {
     }
 
     /// What is the same for everybody, from the cache or made now.
-    async fn formatted(
+    pub(crate) async fn formatted(
         &self,
         view: &View,
         event: &StoredEvent,
@@ -377,10 +378,10 @@ impl Rooms {
         if let Some(formatted) = cache.get(&key) {
             return Ok(formatted);
         }
-        let mut pdu = event.pdu.clone();
-        if meta.redacted_by.is_some() {
-            pdu = event::redact(&pdu, self.rules(view, pdu.room_id()).await?)?;
-        }
+        let pdu = match meta.redacted_by {
+            None => Shown::whole(event),
+            Some(_) => Shown::of(event, meta, self.rules(view, event.pdu.room_id()).await?)?,
+        };
         let (redacts, content) = self.redaction_fields(view, &pdu).await?;
         let formatted = Formatted { pdu, content, redacts, replaces: OnceLock::new(), shared: Mutex::default() };
         let formatted = Arc::new(formatted);
@@ -418,7 +419,7 @@ impl Rooms {
         format: ClientFormat,
     ) -> Result<ClientEvent, RoomsError> {
         let rules = self.rules(view, formatted.pdu.room_id()).await?;
-        let pdu = event::redact(&formatted.pdu, rules)?;
+        let pdu = formatted.pdu.redacted(rules)?;
         if format.form == EventForm::Federation {
             return Ok(pdu.json().to_owned().into());
         }
@@ -440,18 +441,6 @@ impl Rooms {
         let relations = self.relations_of(view, viewer, event, meta, format).await?;
         let unsigned = Unsigned { relations: relations.as_deref(), ..self.unsigned(&formatted.pdu, None) };
         self.erased_event(view, &formatted, unsigned, format).await
-    }
-
-    /// The stored ones of these events as everybody sees them: without what a redaction took from them.
-    pub async fn shown(&self, view: &View, nums: &[EventNum]) -> Result<Vec<Pdu>, RoomsError> {
-        let mut shown = Vec::with_capacity(nums.len());
-        for (event, meta) in self.load(view, nums).await? {
-            shown.push(match meta.redacted_by {
-                None => event.pdu.clone(),
-                Some(_) => self.formatted(view, &event, &meta).await?.pdu.clone(),
-            });
-        }
-        Ok(shown)
     }
 
     /// Bundled aggregations, if the endpoint has them and the event has any.

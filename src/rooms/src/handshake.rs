@@ -194,7 +194,11 @@ impl Rooms {
         for _ in 0..ATTEMPTS_MAX {
             let turn = match self.head(&self.inner.store.view(), room).await? {
                 Some(_) => self.turn(room).await?,
-                None => self.new_room(&entrance.create).await?,
+                None => match self.new_room(&entrance.create).await {
+                    // Another user entered first.
+                    Err(RoomsError::Commit(CommitError::Conflict)) => continue,
+                    turn => turn?,
+                },
             };
             if turn.info.version != *version {
                 return Err(bad("the room has another version"));
@@ -211,7 +215,7 @@ impl Rooms {
             }
         }
         let status = self.meta(&self.inner.store.view(), entrance.event.num).await?.status;
-        self.sent(status, &entrance.event.pdu).await
+        self.sent(status, entrance.event.pdu.as_received()).await
     }
 }
 
@@ -238,7 +242,7 @@ impl Turn {
             EventStatus::Rejected(reason) => return Err(RoomsError::Forbidden(reason)),
         }
         let had = self.view.get::<Metas>(&event.num).await?;
-        let redacted_by = self.early_redaction(&event.pdu).await?;
+        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
         let behind = self.behind(event).await?;
         if self.joined_of(self.rooms.server_name()).await? == 0 {
             self.head.extremities = self.untold(entrance).await?;

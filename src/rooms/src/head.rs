@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId};
 use store::{Position, Range, View};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, futures::OwnedNotified};
 
@@ -103,7 +103,18 @@ impl PendingRoom {
         self.failed_below = next_flight;
     }
 
-    fn all_settled(&self) -> bool {
+    /// Whether an event is named first in a batch that isn't settled. What settled batches have written is looked for in the
+    /// store, though it may be kept here for some time.
+    pub(crate) fn is_queued(&self, event_id: &EventId) -> bool {
+        self.nums.0.get(event_id).is_some_and(|(flight, _)| *flight > self.settled)
+    }
+
+    /// Whether a batch that isn't settled answers a transaction.
+    pub(crate) fn is_answered(&self, txn: &TxnKey) -> bool {
+        self.txns.0.get(txn).is_some_and(|(flight, ())| *flight > self.settled)
+    }
+
+    pub(crate) fn all_settled(&self) -> bool {
         self.settled + 1 == self.next_flight
     }
 
@@ -194,8 +205,13 @@ impl RoomSlot {
     /// Waits for the room's turn.
     pub(crate) async fn lock(&self) -> OwnedMutexGuard<PendingRoom> {
         let mut pending = self.turn.clone().lock_owned().await;
-        pending.settle(&self.take_outcomes());
+        self.settle(&mut pending);
         pending
+    }
+
+    /// Takes notice of the batches that were answered.
+    pub(crate) fn settle(&self, pending: &mut PendingRoom) {
+        pending.settle(&self.take_outcomes());
     }
 
     /// Whether nothing is queued and nobody holds the turn.
@@ -269,5 +285,27 @@ impl Rooms {
         }
         let rows = view.scan(range).await?.rows;
         Ok(rows.into_iter().map(|(room, position)| (room.into_inner(), position)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::event_id;
+
+    use super::*;
+
+    #[test]
+    fn what_is_settled_is_not_queued_while_other_batches_are() {
+        let mut pending = PendingRoom::new();
+        let (old, new) = (event_id!("$old:h"), event_id!("$new:h"));
+        for (flight, id) in [(1, old), (2, new)] {
+            pending.next_flight = flight + 1;
+            pending.nums.insert(flight, id.to_owned(), EventNum(flight));
+        }
+        assert!(pending.is_queued(old) && pending.is_queued(new));
+        pending.settle(&[Outcome { flight: 1, failed: false }]);
+        assert!(!pending.is_queued(old) && pending.is_queued(new));
+        pending.settle(&[Outcome { flight: 2, failed: false }]);
+        assert!(!pending.is_queued(new));
     }
 }

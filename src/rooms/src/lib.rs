@@ -39,6 +39,7 @@ mod relations;
 mod resolve;
 mod room;
 mod serve;
+mod shown;
 pub mod snapshot;
 mod spaces;
 mod state;
@@ -67,7 +68,7 @@ pub use self::{
     create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     error::RoomsError,
-    filter::RoomEventFilter,
+    filter::{RoomEventFilter, null_as_default},
     format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
     handshake::{JoinTemplate, RoomState},
     inbox::{
@@ -88,6 +89,7 @@ pub use self::{
     relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     room::RoomInfo,
     serve::{Asker, SERVED_EVENTS_MAX},
+    shown::{Envelope, Shown},
     snapshot::Root,
     spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
     state::SendOptions,

@@ -15,7 +15,7 @@ use crate::{
     log::MembershipMoved,
     ports::RemoteError,
     snapshot::Root,
-    tables::{MembershipLog, Memberships},
+    tables::{MembershipLog, Memberships, Metas},
     types::{Membership, MembershipRow},
 };
 
@@ -89,22 +89,33 @@ impl Rooms {
         self.set_member(room, user, user, content).await
     }
 
-    /// Sets the member event of a joined user anew, for a profile that changed; `false` if they aren't in the room (any more).
-    pub async fn update_member(&self, user: &UserId, room: &RoomId, content: &RawValue) -> Result<bool, RoomsError> {
-        let content = raw(&member_content(Some(content), "join")?)?;
+    /// Changes the content of a joined user's member event, for a profile that changed; `false` if they aren't in the room (any
+    /// more).
+    pub async fn update_member(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        change: impl Fn(&mut Map<String, Value>) + Send + Sync,
+    ) -> Result<bool, RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
             let Some(row) = self.membership(&view, user, room).await? else { return Ok(false) };
-            if row.membership != Membership::Join {
-                return Ok(false);
-            }
+            let (Membership::Join, Some(event)) = (row.membership, row.event) else { return Ok(false) };
+            let meta = self.meta(&view, event).await?;
+            let member = self.shown_event(&view, &*self.present(&view, event).await?, &meta).await?;
+            let mut content: Map<String, Value> = member.content_as().unwrap_or_default();
+            change(&mut content);
+            let content = raw(&member_content(Some(&raw(&content)?), "join")?)?;
             if self.same_membership(&view, room, user, &content).await?.is_some() {
                 return Ok(true);
             }
-            let draft = Draft::state(user, MEMBER, user.as_str(), content.clone());
+            let draft = Draft::state(user, MEMBER, user.as_str(), content);
             let row = (row.membership, row.event, row.position, row.forgotten);
-            // Who leaves at this moment must not be brought back.
-            let unmoved = |batch: &mut Batch| batch.expect::<Memberships>(&(user, room), Some(&row));
+            // Who leaves at this moment must not be brought back, nor what is redacted.
+            let unmoved = |batch: &mut Batch| {
+                batch.expect::<Memberships>(&(user, room), Some(&row));
+                batch.expect::<Metas>(&event, Some(&meta));
+            };
             match self.append(room, &draft, None, &unmoved).await {
                 Ok(_) => return Ok(true),
                 Err(RoomsError::Busy) => {}
@@ -122,8 +133,8 @@ impl Rooms {
         user: &UserId,
         content: &RawValue,
     ) -> Result<Option<Sent>, RoomsError> {
-        let Some(event) = self.current_event(view, room, MEMBER, user.as_str()).await? else { return Ok(None) };
-        let old: Value = event.pdu.content_as().unwrap_or_default();
+        let Some(event) = self.shown_now(view, room, MEMBER, user.as_str()).await? else { return Ok(None) };
+        let old: Value = event.content_as().unwrap_or_default();
         let mut new: Value = serde_json::from_str(content.get()).unwrap_or_default();
         // How somebody once got in is no reason to tell everybody again.
         if let (Some(via), Some(new)) = (old.get(AUTHORISED_VIA), new.as_object_mut()) {
@@ -132,7 +143,7 @@ impl Rooms {
         if old != new {
             return Ok(None);
         }
-        Ok(Some(Sent { event_id: event.pdu.owned_event_id(), position: view.position() }))
+        Ok(Some(Sent { event_id: event.owned_event_id(), position: view.position() }))
     }
 
     /// The content of a member event that a user sets for themselves, with the server's word where a restricted room needs it.
@@ -170,10 +181,10 @@ impl Rooms {
         if !rules.authorization.restricted_join_rule {
             return Ok(None);
         }
-        let Some(event) = self.state_event(view, room, head.root, "m.room.join_rules", "").await? else {
+        let Some(event) = self.shown_state(view, room, head.root, "m.room.join_rules", "").await? else {
             return Ok(None);
         };
-        let Ok(join_rules) = event.pdu.content_as::<JoinRules>() else { return Ok(None) };
+        let Ok(join_rules) = event.content_as::<JoinRules>() else { return Ok(None) };
         if !matches!(&*join_rules.join_rule, "restricted" | "knock_restricted") {
             return Ok(None);
         }

@@ -115,7 +115,7 @@ impl Rooms {
             None => self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?.root,
         };
         let event = self.state_event(view, room, root, MEMBER, user.as_str()).await?;
-        Ok(event.map_or(Membership::Leave, |event| Membership::of(&event.pdu)))
+        Ok(event.map_or(Membership::Leave, |event| event.pdu.membership()))
     }
 
     /// All users of a state with a given membership, with their member events, by user id.
@@ -132,7 +132,7 @@ impl Rooms {
             let nums: Vec<EventNum> = page.iter().map(|(_, entry)| entry.event).collect();
             for ((state_key, _), event) in page.iter().zip(self.all_present(view, &nums).await?) {
                 let Ok(user) = UserId::parse(&**state_key) else { continue };
-                if Membership::of(&event.pdu) == membership {
+                if event.pdu.membership() == membership {
                     found.push((user, event.num));
                 }
             }

@@ -48,7 +48,7 @@ pub struct MessagesPage {
     pub chunk: Vec<ClientEvent>,
     /// Where the page starts.
     pub start: TimelineToken,
-    /// Where the next page starts; `None` if there is nothing more.
+    /// Where the next page starts; `None` on an empty page with nothing after it.
     pub end: Option<TimelineToken>,
     /// With lazy loading, the member events of the senders.
     pub state: Vec<ClientEvent>,
@@ -88,7 +88,9 @@ impl Rooms {
         if !query.filter.wants_room(room) {
             return Ok(nothing);
         }
-        let limit = match query.filter.limit.and_then(|limit| usize::try_from(limit).ok()) {
+        // A limit of nothing is none.
+        let by_filter = query.filter.limit.filter(|limit| *limit > 0);
+        let limit = match by_filter.and_then(|limit| usize::try_from(limit).ok()) {
             Some(limit) => limit.min(query.limit),
             None => query.limit,
         };
@@ -97,11 +99,12 @@ impl Rooms {
         let view = filled.as_ref().unwrap_or(view);
         let walk = self.walk(view, viewer, room, query, start, limit).await?;
 
-        let end = match (walk.done, walk.last, query.direction) {
-            (true, ..) | (_, None, _) => None,
-            (false, Some(last), Direction::Backward) => Some(TimelineToken::before(last)),
-            (false, Some(last), Direction::Forward) => Some(TimelineToken::after(last)),
-        };
+        // The last page with something on it goes on to an empty one: clients throw away what comes without `end`.
+        let ends = walk.done && walk.delivered.is_empty();
+        let end = walk.last.filter(|_| !ends).map(|last| match query.direction {
+            Direction::Backward => TimelineToken::before(last),
+            Direction::Forward => TimelineToken::after(last),
+        });
         let state = match query.filter.lazy_load_members {
             true => {
                 let at = root_at_newest(&walk.delivered, query.direction).unwrap_or(root);
@@ -234,8 +237,8 @@ impl Rooms {
             return Ok(nums.to_vec());
         }
         let mut wanted = Vec::with_capacity(nums.len());
-        for event in self.events(view, nums).await?.into_iter().flatten() {
-            if !filter.wants(&event.pdu) {
+        for (event, meta) in self.load(view, nums).await? {
+            if !self.wants(view, filter, &event, &meta).await? {
                 continue;
             }
             if filter.by_relations() && !self.has_wanted_relation(view, event.num, filter).await? {

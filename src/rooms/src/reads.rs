@@ -19,6 +19,20 @@ pub(crate) struct Reads {
     pub(crate) tallies: TallyCache,
     /// Rooms for which history is being asked for.
     filling: Mutex<HashSet<OwnedRoomId>>,
+    /// Rooms that are being upgraded in several batches.
+    upgrading: Mutex<HashSet<OwnedRoomId>>,
+}
+
+/// The right to upgrade a room in several batches.
+pub(crate) struct Upgrading<'a> {
+    reads: &'a Reads,
+    room: OwnedRoomId,
+}
+
+impl Drop for Upgrading<'_> {
+    fn drop(&mut self) {
+        self.reads.upgrading.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.room);
+    }
 }
 
 /// The right to ask for a room's history; one at a time has it.
@@ -40,7 +54,14 @@ impl Reads {
             heroes: HeroCache::new(),
             tallies: TallyCache::new(),
             filling: Mutex::default(),
+            upgrading: Mutex::default(),
         }
+    }
+
+    /// Begins to upgrade a room, unless somebody does already.
+    pub(crate) fn start_upgrade(&self, room: &RoomId) -> Option<Upgrading<'_>> {
+        let mut upgrading = self.upgrading.lock().unwrap_or_else(PoisonError::into_inner);
+        upgrading.insert(room.to_owned()).then(|| Upgrading { reads: self, room: room.to_owned() })
     }
 
     /// Begins to ask for a room's history, unless somebody does already or too many rooms are at it.

@@ -225,14 +225,17 @@ impl Rooms {
         let mut overlay = Overlay::new();
         let before = intake.state_of(&state, &mut overlay).await?;
         let view = intake.view();
-        intake.check_by_auth_events(&view, &event.pdu).await?.map_err(RemoteError::BadAnswer)?;
-        intake.check_by_state(&view, &event.pdu, before, &overlay).await?.map_err(RemoteError::BadAnswer)?;
+        intake.check_by_auth_events(&view, event.pdu.as_received()).await?.map_err(RemoteError::BadAnswer)?;
+        intake
+            .check_by_state(&view, event.pdu.as_received(), before, &overlay)
+            .await?
+            .map_err(RemoteError::BadAnswer)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         intake.store_nodes(&mut overlay).await?;
         let view = intake.view();
         let create = self.state_event(&view, room, before, "m.room.create", "").await?;
         let create = create.ok_or_else(|| RemoteError::BadAnswer("the state has no create event".to_owned()))?;
-        let gap = intake.without_state(&event.pdu).await?;
+        let gap = intake.without_state(event.pdu.as_received()).await?;
         Ok(Entrance { event, before, after, create, gap })
     }
 
@@ -298,7 +301,7 @@ impl Intake<'_> {
             }
         };
         let verdict = match by_own {
-            Ok(()) => self.check_by_state(&view, &event.pdu, before, &overlay).await?,
+            Ok(()) => self.check_by_state(&view, event.pdu.as_received(), before, &overlay).await?,
             Err(reason) => Err(reason),
         };
         if let Err(reason) = verdict {
@@ -375,7 +378,7 @@ impl Intake<'_> {
             let Some(num) = self.rooms.num(view, &id).await? else { continue };
             let Some(event) = self.rooms.event(view, num).await? else { continue };
             let rejected = matches!(self.rooms.meta(view, num).await?.status, EventStatus::Rejected(_));
-            events.push(event.pdu.clone().with_rejected(rejected));
+            events.push(event.pdu.as_received().clone().with_rejected(rejected));
         }
         Ok(self.judged_by(pdu, &events))
     }
@@ -412,7 +415,9 @@ impl Intake<'_> {
         let entries = self.rooms.inner.tree.get_many(&source, root, &asked).await?;
         let mut events = Vec::new();
         for entry in entries.into_iter().flatten() {
-            events.push(self.rooms.present(view, entry.event).await?.pdu.clone());
+            let event = self.rooms.present(view, entry.event).await?;
+            let meta = self.rooms.meta(view, entry.event).await?;
+            events.push(self.rooms.shown_event(view, &event, &meta).await?.into_pdu());
         }
         let state = |kind: &StateEventType, key: &str| {
             let kind = kind.to_string();

@@ -132,7 +132,7 @@ impl Rooms {
 impl Turn {
     /// Puts a new event into the index of the event that it relates to.
     pub(crate) async fn relate(&mut self, event: &StoredEvent, index: TimelineIndex) -> Result<(), RoomsError> {
-        let Some(relation) = relations::relates_to(event.pdu.content()) else { return Ok(()) };
+        let Some(relation) = relations::relates_to(event.pdu.as_received().content()) else { return Ok(()) };
         if relation.rel_type.len() > REL_TYPE_BYTES_MAX || relation.parent == event.pdu.event_id() {
             return Ok(());
         }
@@ -151,13 +151,13 @@ impl Turn {
 
     /// If a new event is a redaction: remembers it, and applies it if its target is here.
     pub(crate) async fn redact_target(&mut self, event: &Arc<StoredEvent>, before: Root) -> Result<(), RoomsError> {
-        let Some(target_id) = event.pdu.redacts(self.rules) else { return Ok(()) };
+        let Some(target_id) = event.pdu.as_received().redacts(self.rules) else { return Ok(()) };
         let result = match self.rooms.event_by_id(&self.view, &target_id).await? {
             Some(target) => {
                 let meta = self.meta(target.num).await?;
                 if meta.status != EventStatus::Accepted && meta.status != EventStatus::SoftFailed {
                     outcome::PENDING
-                } else if !self.may_redact(&event.pdu, before, &target.pdu).await? {
+                } else if !self.may_redact(event.pdu.as_received(), before, target.pdu.as_received()).await? {
                     outcome::REFUSED
                 } else {
                     if meta.redacted_by.is_none() {
@@ -181,8 +181,9 @@ impl Turn {
         let num = target.num;
         self.change_meta(num, |meta| meta.redacted_by = Some(redaction)).await?;
         if let Some(index) = index {
-            notable::remove(&mut self.batch, target, index);
-            if let Some(relation) = relations::relates_to(target.pdu.content())
+            let is_local = self.rooms.is_local(target.pdu.sender());
+            notable::remove(&mut self.batch, target, index, is_local);
+            if let Some(relation) = relations::relates_to(target.pdu.as_received().content())
                 && let Some(parent) = self.rooms.num(&self.view, &relation.parent).await?
             {
                 relations::remove(&mut self.batch, target, index, parent);
@@ -205,7 +206,7 @@ impl Turn {
             if meta.status != EventStatus::Accepted || redaction.pdu.room_id() != &*self.room {
                 continue;
             }
-            let allowed = self.may_redact(&redaction.pdu, meta.before, target).await?;
+            let allowed = self.may_redact(redaction.pdu.as_received(), meta.before, target).await?;
             let result = if allowed { outcome::APPLIED } else { outcome::REFUSED };
             self.batch.put::<Redactions>(&(target.event_id(), num), &result);
             if allowed && applies.is_none() {
@@ -219,7 +220,12 @@ impl Turn {
         let create = self.state_event(before, "m.room.create", "").await?;
         let levels = self.state_event(before, "m.room.power_levels", "").await?;
         let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
-        match PowerLevels::new(self.rules, &create.pdu, levels.as_ref().map(|event| &event.pdu)) {
+        let create = self.shown(&create).await?;
+        let levels = match levels {
+            Some(levels) => Some(self.shown(&levels).await?),
+            None => None,
+        };
+        match PowerLevels::new(self.rules, &create, levels.as_deref()) {
             Ok(levels) => Ok(may_redact(self.rules, redaction, target, &levels)),
             // Levels that nobody can read allow nothing.
             Err(_) => Ok(false),

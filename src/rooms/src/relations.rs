@@ -315,8 +315,10 @@ impl Rooms {
 
     /// The root of the thread that an event is in: what it, or what it relates to a few steps away, relates
     /// to by `m.thread`. `None` for the main timeline.
+    ///
+    /// By what was sent: a redaction takes nothing out of its thread and leaves what follows it there.
     pub(crate) async fn thread_of(&self, view: &View, event: &StoredEvent) -> Result<Option<OwnedEventId>, RoomsError> {
-        let mut content = event.pdu.content().to_owned();
+        let mut content = event.pdu.as_received().content().to_owned();
         for _ in 0..RELATION_HOPS_MAX {
             let Some(relation) = relates_to(&content) else { return Ok(None) };
             if relation.rel_type == THREAD {
@@ -326,7 +328,7 @@ impl Rooms {
             if parent.pdu.room_id() != event.pdu.room_id() {
                 return Ok(None);
             }
-            content = parent.pdu.content().to_owned();
+            content = parent.pdu.as_received().content().to_owned();
         }
         Ok(None)
     }

@@ -202,7 +202,7 @@ impl Rooms {
             keys.insert((kind.to_owned(), String::new()));
         }
         for event in full.values() {
-            let pdu = &event.pdu;
+            let pdu = event.pdu.as_received();
             let types = auth::auth_types(pdu.kind(), pdu.sender(), pdu.state_key(), pdu.content(), rules);
             // An event that nothing can authorise is refused by the algorithm without reading state.
             for (kind, state_key) in types.unwrap_or_default() {
@@ -255,7 +255,7 @@ impl Rooms {
             let mut found = false;
             for id in missed {
                 if let Some(event) = self.event_by_id(reader.source.view, &id).await? {
-                    problem.events.insert(id, event.pdu.clone());
+                    problem.events.insert(id, event.pdu.as_received().clone());
                     found = true;
                 }
             }
@@ -332,7 +332,7 @@ async fn load_authority(
         }
         loaded.insert(num, event);
     }
-    Ok(loaded.into_values().map(|event| (event.pdu.owned_event_id(), event.pdu.clone())).collect())
+    Ok(loaded.into_values().map(|event| (event.pdu.owned_event_id(), event.pdu.as_received().clone())).collect())
 }
 
 fn is_power_levels(event: &StoredEvent) -> bool {

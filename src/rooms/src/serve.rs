@@ -59,8 +59,8 @@ impl<'a> Asker<'a> {
 impl Rooms {
     /// Whether the room's access list lets a server take part.
     pub async fn acl_allows(&self, view: &View, room: &RoomId, server: &ServerName) -> Result<bool, RoomsError> {
-        let event = self.current_event(view, room, "m.room.server_acl", "").await?;
-        Ok(event.is_none_or(|event| ServerAcl::parse(event.pdu.content()).allows(server)))
+        let event = self.shown_now(view, room, "m.room.server_acl", "").await?;
+        Ok(event.is_none_or(|event| ServerAcl::parse(event.content()).allows(server)))
     }
 
     /// Fails unless a server may ask about a room.
@@ -311,7 +311,7 @@ impl Rooms {
         event: &StoredEvent,
         meta: &EventMeta,
     ) -> Result<bool, RoomsError> {
-        let pdu = &event.pdu;
+        let pdu = event.pdu.as_received();
         if pdu.sender().server_name() == asker.server {
             return Ok(true);
         }
@@ -335,7 +335,7 @@ impl Rooms {
 
 fn sent_out(event: &StoredEvent, redacted: bool, rules: &RoomVersionRules) -> Result<Box<RawValue>, RoomsError> {
     match redacted {
-        false => Ok(event.pdu.json().to_owned()),
-        true => Ok(redact(&event.pdu, rules)?.json().to_owned()),
+        false => Ok(event.pdu.as_received().json().to_owned()),
+        true => Ok(redact(event.pdu.as_received(), rules)?.json().to_owned()),
     }
 }

@@ -10,11 +10,8 @@ use serde_json::value::RawValue;
 use store::View;
 
 use crate::{
-    Rooms, RoomsError,
-    format::stripped_with_time,
-    state::source,
-    summary::RoomDescription,
-    types::{EventNum, StoredEvent},
+    Rooms, RoomsError, format::stripped_with_time, shown::Shown, state::source, summary::RoomDescription,
+    types::EventNum,
 };
 
 /// The type of the events that name a space's children.
@@ -121,7 +118,7 @@ struct SpaceChild {
     room: OwnedRoomId,
     order: Option<String>,
     ts: u64,
-    event: Arc<StoredEvent>,
+    event: Shown,
 }
 
 impl Rooms {
@@ -180,7 +177,7 @@ impl Rooms {
             }
             let mut children_state = Vec::with_capacity(children.len());
             for child in &children {
-                children_state.push(stripped_with_time(&child.event.pdu)?);
+                children_state.push(stripped_with_time(&child.event)?);
             }
             page.rooms.push(HierarchyRoom { description, children_state });
         }
@@ -207,7 +204,7 @@ impl Rooms {
         let mut children = Vec::new();
         let mut inaccessible_children = Vec::new();
         for child in found {
-            children_state.push(stripped_with_time(&child.event.pdu)?);
+            children_state.push(stripped_with_time(&child.event)?);
             let description = match self.describe(view, &child.room).await {
                 Ok(description) => description,
                 Err(RoomsError::RoomNotFound) => continue,
@@ -250,10 +247,8 @@ impl Rooms {
         let page = self.inner.tree.range_page(&source, head.root, CHILD, "", CHILDREN_MAX).await?;
         let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
         let mut children = Vec::new();
-        for (event, meta) in self.load(view, &nums).await? {
-            if meta.redacted_by.is_none() {
-                children.extend(child_of(event, suggested_only));
-            }
+        for event in self.shown(view, &nums).await? {
+            children.extend(child_of(event, suggested_only));
         }
         children.sort_by(|a, b| {
             let by_order = match (&a.order, &b.order) {
@@ -269,7 +264,7 @@ impl Rooms {
 }
 
 /// Reads a child event; `None` if it names no room or no way to it.
-fn child_of(event: Arc<StoredEvent>, suggested_only: bool) -> Option<SpaceChild> {
+fn child_of(event: Shown, suggested_only: bool) -> Option<SpaceChild> {
     #[derive(Deserialize)]
     struct Content {
         via: Vec<String>,
@@ -278,14 +273,14 @@ fn child_of(event: Arc<StoredEvent>, suggested_only: bool) -> Option<SpaceChild>
         #[serde(default)]
         suggested: serde_json::Value,
     }
-    let content = event.pdu.content_as::<Content>().ok()?;
+    let content = event.content_as::<Content>().ok()?;
     let suggested = content.suggested.as_bool().unwrap_or(false);
     if content.via.is_empty() || (suggested_only && !suggested) {
         return None;
     }
-    let room = RoomId::parse(event.pdu.state_key()?).ok()?;
+    let room = RoomId::parse(event.state_key()?).ok()?;
     let order = content.order.as_str().filter(|order| is_valid_order(order)).map(str::to_owned);
-    Some(SpaceChild { room, order, ts: event.pdu.origin_server_ts(), event })
+    Some(SpaceChild { room, order, ts: event.origin_server_ts(), event })
 }
 
 /// Printable ASCII, of bounded length (`m.space.child`).

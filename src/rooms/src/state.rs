@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use event::auth::PowerLevels;
 use ruma::{EventId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -102,15 +101,6 @@ impl Rooms {
         Ok((meta.before, meta.after))
     }
 
-    /// The power levels in the state `root`.
-    pub async fn power_levels(&self, view: &View, room: &RoomId, root: Root) -> Result<PowerLevels, RoomsError> {
-        let rules = self.rules(view, room).await?;
-        let create = self.state_event(view, room, root, "m.room.create", "").await?;
-        let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
-        let levels = self.state_event(view, room, root, "m.room.power_levels", "").await?;
-        Ok(PowerLevels::new(rules, &create.pdu, levels.as_ref().map(|event| &event.pdu))?)
-    }
-
     /// An event that must be stored, because something stored names it.
     pub(crate) async fn present(&self, view: &View, num: EventNum) -> Result<Arc<StoredEvent>, RoomsError> {
         let event = self.event(view, num).await?;
@@ -175,6 +165,9 @@ impl Rooms {
         let (event_type, state_key) = key;
         check_type(event_type, state_key)?;
         let content = self.check_state_content(sender, room, event_type, state_key, content).await?;
+        if let Some(sent) = self.same_state(sender.user, room, key, &content, options).await? {
+            return Ok(sent);
+        }
         if event_type == MEMBER
             && let Ok(target) = <&UserId>::try_from(state_key)
             && !self.is_local(target)
@@ -186,6 +179,26 @@ impl Rooms {
         let mut draft = Draft::state(sender.user, event_type, state_key, content);
         draft.timestamp_ms = options.timestamp_ms;
         self.append(room, &draft, None, &crate::append::nothing).await
+    }
+
+    /// The answer to setting a state that the user has set so already.
+    async fn same_state(
+        &self,
+        user: &UserId,
+        room: &RoomId,
+        (event_type, state_key): (&str, &str),
+        content: &RawValue,
+        options: SendOptions,
+    ) -> Result<Option<Sent>, RoomsError> {
+        let view = self.inner.store.view();
+        // Who isn't in the room learns nothing of its state.
+        if options.timestamp_ms.is_some() || !self.is_joined(&view, user, room).await? {
+            return Ok(None);
+        }
+        let Some(event) = self.shown_now(&view, room, event_type, state_key).await? else { return Ok(None) };
+        let read = |content: &RawValue| serde_json::from_str::<serde_json::Value>(content.get()).ok();
+        let same = event.sender() == user && read(content).is_some_and(|new| read(event.content()) == Some(new));
+        Ok(same.then(|| Sent { event_id: event.owned_event_id(), position: view.position() }))
     }
 
     /// What the specification asks of particular state events when a client sets them.

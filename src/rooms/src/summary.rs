@@ -14,6 +14,7 @@ use store::View;
 use crate::{
     Rooms, RoomsError,
     format::membership_name,
+    shown::Shown,
     snapshot::Root,
     state::source,
     types::{EventNum, Membership, TimelineIndex},
@@ -136,7 +137,7 @@ impl Rooms {
         let description = Arc::new(RoomDescription {
             room_id: room.to_owned(),
             num_joined_members: head.joined_count,
-            world_readable: history_visibility(history) == HistoryVisibility::WorldReadable,
+            world_readable: history_visibility(history.map(|event| &**event)) == HistoryVisibility::WorldReadable,
             guest_can_join: text(&state, "m.room.guest_access", "guest_access").as_deref() == Some("can_join"),
             canonical_alias: text(&state, "m.room.canonical_alias", "alias"),
             name: text(&state, "m.room.name", "name"),
@@ -144,7 +145,7 @@ impl Rooms {
             avatar_url: text(&state, "m.room.avatar", "url"),
             join_rule: join_rules.get("join_rule").and_then(Value::as_str).unwrap_or("invite").to_owned(),
             allowed_room_ids: allowed_rooms(&join_rules),
-            room_type: info.room_type,
+            room_type: text(&state, "m.room.create", "type"),
             encryption: text(&state, "m.room.encryption", "algorithm"),
             room_version: info.version.to_string(),
         });
@@ -162,9 +163,10 @@ impl Rooms {
 
     /// The events of a state that a description is made of.
     async fn outside_state(&self, view: &View, room: &RoomId, root: Root) -> Result<Vec<EventNum>, RoomsError> {
-        const KEYS: [(&str, &str); 8] = [
+        const KEYS: [(&str, &str); 9] = [
             ("m.room.avatar", ""),
             ("m.room.canonical_alias", ""),
+            ("m.room.create", ""),
             ("m.room.encryption", ""),
             ("m.room.guest_access", ""),
             ("m.room.history_visibility", ""),
@@ -313,9 +315,9 @@ fn choose(heroes: &[OwnedUserId], asker: &UserId) -> Vec<OwnedUserId> {
 }
 
 /// The content of the state event of a type, an empty object without one.
-fn content(state: &[Pdu], event_type: &str) -> Value {
+fn content(state: &[Shown], event_type: &str) -> Value {
     let event = state.iter().find(|event| event.event_type() == event_type);
-    event.and_then(read).unwrap_or_default()
+    event.and_then(|event| read(event)).unwrap_or_default()
 }
 
 /// Content of any shape; what can't be read as `T` is as good as absent.
@@ -324,7 +326,7 @@ fn read<T: DeserializeOwned>(event: &Pdu) -> Option<T> {
 }
 
 /// A text in the content of a state event, if it isn't empty.
-fn text(state: &[Pdu], event_type: &str, field: &str) -> Option<String> {
+fn text(state: &[Shown], event_type: &str, field: &str) -> Option<String> {
     let content = content(state, event_type);
     let text = content.get(field).and_then(Value::as_str)?;
     (!text.is_empty()).then(|| text.to_owned())

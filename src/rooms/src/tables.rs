@@ -163,6 +163,15 @@ table! {
     pub(crate) Holes = 60, Points: EventNum => ()
 }
 
+table! {
+    /// When a local user's present stay in a room began: the position of the change that made them a member.
+    pub(crate) Stays = 53, Points: (User, Room) => Position
+}
+table! {
+    /// How many are joined to a room from a position on, for every change of that number.
+    pub(crate) JoinedCounts = 54, Ranges: (Room, Position) => u64
+}
+
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<crate::snapshot::Nodes>(),
@@ -202,4 +211,6 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),
     TableInfo::of::<Annotations>(),
+    TableInfo::of::<Stays>(),
+    TableInfo::of::<JoinedCounts>(),
 ];

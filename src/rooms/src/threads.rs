@@ -64,7 +64,7 @@ impl Rooms {
         };
         let root = self.event_by_id(&self.inner.store.view(), &relation.parent).await?;
         let root = root.filter(|root| root.pdu.room_id() == room);
-        if root.is_some_and(|root| relates_to(root.pdu.content()).is_some()) {
+        if root.is_some_and(|root| relates_to(root.pdu.as_received().content()).is_some()) {
             return Err(RoomsError::BadRelation("an event that relates to another can't begin a thread".to_owned()));
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Rooms {
             return Ok(None);
         }
         let Some(event) = self.event(view, root).await? else { return Ok(None) };
-        if event.pdu.room_id() != room || relates_to(event.pdu.content()).is_some() {
+        if event.pdu.room_id() != room || relates_to(event.pdu.as_received().content()).is_some() {
             return Ok(None);
         }
         let wanted = include == ThreadsInclude::All || self.participates(view, viewer, &event).await?;

@@ -23,14 +23,24 @@ use crate::{
     types::{EventMeta, EventNum, EventStatus, RoomHead, StoredEvent},
 };
 
+/// Types of which every redaction leaves what the authorisation rules read.
+const LEFT_WHOLE_FOR_AUTH: [&str; 2] = ["m.room.member", "m.room.join_rules"];
+
 /// A state as the authorisation rules read it: the events at the keys that were loaded.
-pub(crate) struct AuthState(pub(crate) HashMap<(StateEventType, String), Arc<StoredEvent>>);
+pub(crate) struct AuthState(pub(crate) HashMap<(StateEventType, String), Authority>);
+
+/// A state event that others are judged by.
+pub(crate) struct Authority {
+    pub(crate) event: Arc<StoredEvent>,
+    /// What counts of it.
+    pub(crate) pdu: Pdu,
+}
 
 impl AuthState {
     /// The event at a key.
     pub(crate) fn get(&self, kind: &StateEventType, state_key: &str) -> Option<Pdu> {
         // The map's key is owned; these keys are short and few.
-        self.0.get(&(kind.clone(), state_key.to_owned())).map(|event| event.pdu.clone())
+        self.0.get(&(kind.clone(), state_key.to_owned())).map(|authority| authority.pdu.clone())
     }
 }
 
@@ -65,7 +75,28 @@ impl Rooms {
     /// Takes the turn of a room that this server holds.
     pub(crate) async fn turn(&self, room: &RoomId) -> Result<Turn, RoomsError> {
         let slot = self.inner.heads.slot(room);
+        let pending = slot.lock().await;
+        self.turn_in(room, slot, pending).await
+    }
+
+    /// As [`Rooms::turn`], once nothing is queued any more: the turn's view shows all of the room.
+    pub(crate) async fn quiet_turn(&self, room: &RoomId) -> Result<Turn, RoomsError> {
+        let slot = self.inner.heads.slot(room);
         let mut pending = slot.lock().await;
+        // Nobody queues more while the turn is held.
+        while !pending.all_settled() {
+            slot.next_answer().wait().await;
+            slot.settle(&mut pending);
+        }
+        self.turn_in(room, slot, pending).await
+    }
+
+    async fn turn_in(
+        &self,
+        room: &RoomId,
+        slot: Arc<RoomSlot>,
+        mut pending: OwnedMutexGuard<PendingRoom>,
+    ) -> Result<Turn, RoomsError> {
         let view = self.inner.store.view();
         let head = match &pending.head {
             Some(head) => head.clone(),
@@ -81,10 +112,15 @@ impl Rooms {
     }
 
     /// Takes the turn of a room that doesn't exist yet.
+    ///
+    /// Fails with [`CommitError::Conflict`] if it does, or is about to: others may be building on its head.
     pub(crate) async fn turn_of_new(&self, room: &RoomId, info: RoomInfo) -> Result<Turn, RoomsError> {
         let slot = self.inner.heads.slot(room);
         let pending = slot.lock().await;
         let view = self.inner.store.view();
+        if pending.head.is_some() || self.head(&view, room).await?.is_some() {
+            return Err(CommitError::Conflict.into());
+        }
         Turn::new(self, room, info, slot, pending, view, None)
     }
 }
@@ -196,7 +232,7 @@ impl Turn {
 
     /// Whether an event is in a queued batch that isn't published yet.
     pub(crate) fn is_queued(&self, event_id: &EventId) -> bool {
-        self.pending.nums.get(event_id).is_some()
+        self.pending.is_queued(event_id)
     }
 
     /// The number of an event id, given to it now if it was never mentioned.
@@ -273,7 +309,7 @@ impl Turn {
 
     /// Whether a queued batch answers this transaction.
     pub(crate) fn is_answered(&self, txn: &TxnKey) -> bool {
-        self.pending.txns.get(txn).is_some()
+        self.pending.is_answered(txn)
     }
 
     /// What to wait for, after the turn was given back, before trying again.
@@ -299,9 +335,13 @@ impl Turn {
         let entries = self.entries(root, &asked).await?;
         let mut state = HashMap::with_capacity(keys.len());
         for (key, entry) in keys.into_iter().zip(entries) {
-            if let Some(entry) = entry {
-                state.insert(key, self.event(entry.event).await?);
-            }
+            let Some(entry) = entry else { continue };
+            let event = self.event(entry.event).await?;
+            let pdu = match LEFT_WHOLE_FOR_AUTH.contains(&event.pdu.event_type()) {
+                true => event.pdu.as_received().clone(),
+                false => self.shown(&event).await?.into_pdu(),
+            };
+            state.insert(key, Authority { event, pdu });
         }
         Ok(AuthState(state))
     }

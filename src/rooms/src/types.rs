@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::Members
 use serde::{Deserialize, Serialize};
 use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
 
-use crate::{snapshot::Root, unread::Notability};
+use crate::{shown::Envelope, snapshot::Root, unread::Notability};
 
 /// Names an event id inside this server. Handed out from a counter before the event is stored; never an order.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -116,8 +116,8 @@ pub enum EventStatus {
 pub struct StoredEvent {
     /// This server's number for it.
     pub num: EventNum,
-    /// The event as received.
-    pub pdu: Pdu,
+    /// The event as received, its content apart.
+    pub pdu: Envelope,
     /// Numbers of its auth events.
     pub auth: Arc<[EventNum]>,
     /// Numbers of its prev events.
@@ -130,7 +130,14 @@ pub struct StoredEvent {
 
 impl StoredEvent {
     pub(crate) fn new(num: EventNum, pdu: Pdu, auth: Vec<EventNum>, prev: Vec<EventNum>, generation: u32) -> Self {
-        Self { num, pdu, auth: auth.into(), prev: prev.into(), generation, notability: OnceLock::new() }
+        Self {
+            num,
+            pdu: Envelope::new(pdu),
+            auth: auth.into(),
+            prev: prev.into(),
+            generation,
+            notability: OnceLock::new(),
+        }
     }
 }
 

@@ -3,11 +3,14 @@
 //! Specification: client-server API, "Receiving notifications", "Marking notifications as read", "Threaded
 //! read receipts".
 //!
-//! Nobody counts for users who don't ask. A user's tally of a room counts by thread the unread events that
-//! notify them, up to an index; asking again looks at newer events only. A receipt usually passes all that is
-//! unread of a thread, which then is dropped; only where it lies in the midst the events behind it are counted
-//! again. With the default rules the events need not be read at all: an index says which events notify
-//! everybody (`notable`).
+//! Nobody counts for users who don't ask. A user's tally of a room lists by thread the unread events that
+//! notify them, up to an index; asking again looks at newer events only. With the default rules the events need not be
+//! read at all: an index says which events notify everybody (`notable`).
+//!
+//! What is counted doesn't depend on when it is: an event is judged by what the room was at it (the user's name, the power
+//! levels, the number of members), an event that was redacted counts for nobody, and one that came late to fill a hole
+//! notifies nobody. Push rules and ignored users are those of the time at which the event came, because all is counted
+//! and stored before they change ([`crate::Rooms::settle_unread`]).
 
 mod count;
 pub(crate) mod notable;
@@ -24,6 +27,9 @@ use crate::types::{EventMeta, StoredEvent, TimelineIndex};
 
 /// The highest count that is shown for one thread.
 pub const UNREAD_EVENTS_MAX: u64 = 1_000;
+
+/// Unread events that are remembered for one user in one room, in all threads together.
+pub const UNREAD_EVENTS_KEPT_MAX: usize = 4_000;
 
 /// Threads with something unread that are remembered for one user in one room: those with the newest events.
 pub const UNREAD_THREADS_MAX: usize = 200;
@@ -64,7 +70,7 @@ impl UnreadCounts {
 /// A tally as it is stored. Indices are era, major and minor.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StoredCounts {
-    /// Where counting began.
+    /// Where the user's stay began.
     pub(crate) start: (u8, u64, u32),
     /// The index up to which events were looked at.
     pub(crate) counted_to: (u8, u64, u32),
@@ -77,14 +83,8 @@ pub struct StoredCounts {
 pub struct StoredThread {
     /// Its root; `None` for the main timeline.
     pub(crate) root: Option<OwnedEventId>,
-    /// Unread events that notify.
-    pub(crate) notifications: u32,
-    /// Those that are highlighted.
-    pub(crate) highlights: u32,
-    /// The index of the oldest of them.
-    pub(crate) first: (u8, u64, u32),
-    /// The index of the newest of them.
-    pub(crate) last: (u8, u64, u32),
+    /// The positions of the unread events that notify, and whether they are highlighted.
+    pub(crate) events: Vec<(u64, bool)>,
 }
 
 /// What happened in a room since a position, for a user of whom neither membership nor receipts of the room moved.

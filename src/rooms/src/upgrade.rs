@@ -4,17 +4,22 @@
 
 mod levels;
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType};
+use event::PolicyServer;
+use ruma::{EventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::View;
+use store::{CommitError, View};
 
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
     aliases::CANONICAL_ALIAS,
     append::{Draft, nothing},
-    create::{CREATOR_LEVEL, CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, raw},
+    create::{CREATOR_LEVEL, CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, object, raw},
+    shown::Shown,
     snapshot::Root,
-    types::{Membership, StoredEvent},
+    turn::Turn,
+    types::{EventNum, Membership},
 };
 
 /// State with an empty state key that goes along into the new room.
@@ -29,6 +34,24 @@ const TRANSFERRED: &[&str] = &[
     "m.room.join_rules",
     "m.room.policy",
 ];
+
+const TOMBSTONE: &str = "m.room.tombstone";
+const POWER_LEVELS: &str = "m.room.power_levels";
+
+/// How often an upgrade is begun again because an alias of the room was changed meanwhile.
+const UPGRADE_ATTEMPTS_MAX: usize = 3;
+
+/// Bans that move along into the new room; of more, those with the first user ids.
+const BANS_CARRIED_MAX: usize = 10_000;
+
+/// Bans in one batch.
+const BANS_PER_BATCH: usize = 50;
+
+/// What a tombstone says.
+#[derive(Deserialize)]
+struct Tombstone {
+    replacement_room: OwnedRoomId,
+}
 
 /// The power to speak and to invite that the old room asks for afterwards, at least.
 const CLOSED_LEVEL: i64 = 50;
@@ -47,31 +70,169 @@ pub struct UpgradeRoom {
 }
 
 impl Rooms {
-    /// Makes the new room, points to it with a tombstone, and closes the old one as far as the user's power goes.
+    /// Makes the new room, points to it with a tombstone, moves the old room's names on this server, and closes the old one as
+    /// far as the user's power goes. The new room comes first, bans included, and the rest in one batch, so nobody ever finds
+    /// a room that has lost its names and is open.
     ///
-    /// Fails with [`RoomsError::Forbidden`] if the user may not send the tombstone.
+    /// Fails with [`RoomsError::Forbidden`] if the user may not send the tombstone, or if the room was replaced before.
     pub async fn upgrade(&self, room: &RoomId, request: &UpgradeRoom) -> Result<OwnedRoomId, RoomsError> {
         if event::rules(&request.version).is_none() {
             return Err(RoomsError::UnsupportedRoomVersion(request.version.clone()));
         }
-        let view = self.inner.store.view();
-        let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let user = &*request.user;
-        if self.membership_in(&view, room, Some(head.root), user).await? != Membership::Join {
+        for _ in 0..UPGRADE_ATTEMPTS_MAX {
+            // Held all along: of two who upgrade a room at once, the second finds the tombstone of the first.
+            let turn = self.quiet_turn(room).await?;
+            self.check_upgrade(&turn, &request.user).await?;
+            let upgraded = match turn.policy_server().await? {
+                None => self.replace(turn, request).await,
+                Some(policy) => self.replace_signed(turn, request, &policy).await,
+            };
+            match upgraded {
+                Err(RoomsError::Commit(CommitError::Conflict)) => {}
+                upgraded => return upgraded,
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
+    async fn check_upgrade(&self, turn: &Turn, user: &UserId) -> Result<(), RoomsError> {
+        let Turn { view, room, head, .. } = turn;
+        if self.membership_in(view, room, Some(head.root), user).await? != Membership::Join {
             return Err(RoomsError::NotJoined);
         }
-        let levels = self.power_levels(&view, room, head.root).await?;
+        let levels = self.power_levels(view, room, head.root).await?;
         if !levels.may_send(user, &TimelineEventType::RoomTombstone, Some("")) {
             return Err(RoomsError::forbidden("you may not upgrade this room"));
         }
-        let create = self.replacement(&view, room, head.root, request).await?;
-        let new_room = self.create(&create).await?;
-        let tombstone = json!({ "body": "This room has been replaced", "replacement_room": new_room });
-        let draft = Draft::state(user, "m.room.tombstone", "", raw(&tombstone)?);
-        self.append(room, &draft, None, &nothing).await?;
-        self.forget_moved_aliases(room, user).await?;
-        self.close_replaced(room, user).await?;
-        Ok(new_room)
+        let tombstone = self.shown_state(view, room, head.root, TOMBSTONE, "").await?;
+        match tombstone.and_then(|tombstone| tombstone.content_as::<Tombstone>().ok()) {
+            // One that names no room has closed this one, no more.
+            None => Ok(()),
+            Some(Tombstone { replacement_room }) => {
+                Err(RoomsError::forbidden(format!("this room was replaced by {replacement_room}")))
+            }
+        }
+    }
+
+    /// The upgrade of a room whose events nobody else has to sign.
+    async fn replace(&self, mut turn: Turn, request: &UpgradeRoom) -> Result<OwnedRoomId, RoomsError> {
+        let (view, room, root) = (turn.view.clone(), turn.room.clone(), turn.head.root);
+        let mut create = self.replacement(&view, &room, root, request).await?;
+        // Where the room's id doesn't follow from the create event, that event can name the tombstone.
+        create.room_id = self.id_of_replacement(request)?;
+        if let Some(new) = &create.room_id {
+            let tombstone = turn.append(&tombstone(&request.user, new)?).await?;
+            set_predecessor(&mut create, &room, Some(tombstone.pdu.event_id()))?;
+        }
+        let new = self.create(&create).await?;
+        self.carry_bans(&turn, &new, &request.user).await?;
+        if create.room_id.is_none() {
+            turn.append(&tombstone(&request.user, &new)?).await?;
+        }
+        let closing = [
+            self.unnamed(&view, &room, root, &request.user).await?,
+            self.closed(&view, &room, root, &request.user).await?,
+        ];
+        for draft in closing.iter().flatten() {
+            match turn.append(draft).await {
+                Ok(_) => {}
+                Err(RoomsError::Forbidden(reason)) => tell_left_open(&room, draft, &reason),
+                Err(error) => return Err(error),
+            }
+        }
+        self.prepare_move_names(&view, &mut turn.batch, &room, &new).await?;
+        turn.submit(false).await?.await?;
+        Ok(new)
+    }
+
+    /// The upgrade of a room with a policy server, which is asked outside of any turn: each event is a batch, and the door is
+    /// closed before the names go.
+    async fn replace_signed(
+        &self,
+        turn: Turn,
+        request: &UpgradeRoom,
+        policy: &PolicyServer,
+    ) -> Result<OwnedRoomId, RoomsError> {
+        let (view, room, root) = (turn.view.clone(), turn.room.clone(), turn.head.root);
+        let user = &request.user;
+        let _upgrading = self.inner.reads.start_upgrade(&room).ok_or(RoomsError::Busy)?;
+        let mut create = self.replacement(&view, &room, root, request).await?;
+        create.room_id = self.id_of_replacement(request)?;
+        let mut signed = None;
+        if let Some(new) = &create.room_id {
+            let draft = turn.draft_only(&tombstone(user, new)?).await?;
+            let tombstone = self.ask_policy_server(&room, policy, draft).await?;
+            set_predecessor(&mut create, &room, Some(tombstone.event_id()))?;
+            signed = Some(tombstone);
+        } else {
+            drop(turn);
+        }
+        let new = self.create(&create).await?;
+        let turn = self.quiet_turn(&room).await?;
+        self.check_upgrade(&turn, user).await?;
+        self.carry_bans(&turn, &new, user).await?;
+        let signed = match signed {
+            Some(signed) => {
+                drop(turn);
+                signed
+            }
+            None => {
+                let draft = turn.draft_only(&tombstone(user, &new)?).await?;
+                self.ask_policy_server(&room, policy, draft).await?
+            }
+        };
+        if let Some(draft) = self.closed(&view, &room, root, user).await? {
+            self.append_if_allowed(&room, &draft).await?;
+        }
+        let names = self.names_to_move(&self.inner.store.view(), &room).await?;
+        self.place_own(&room, signed, None, &|batch| names.put(batch, &room, &new)).await?;
+        if let Some(draft) = self.unnamed(&view, &room, root, user).await? {
+            self.append_if_allowed(&room, &draft).await?;
+        }
+        Ok(new)
+    }
+
+    /// A random id for the new room, where its version has such.
+    fn id_of_replacement(&self, request: &UpgradeRoom) -> Result<Option<OwnedRoomId>, RoomsError> {
+        let rules = event::rules(&request.version)
+            .ok_or_else(|| RoomsError::UnsupportedRoomVersion(request.version.clone()))?;
+        Ok(event::new_room_id(rules, &*self.inner.random, self.server_name())?)
+    }
+
+    async fn append_if_allowed(&self, room: &RoomId, draft: &Draft) -> Result<(), RoomsError> {
+        match self.append(room, draft, None, &nothing).await {
+            Ok(_) => Ok(()),
+            Err(RoomsError::Forbidden(reason)) => {
+                tell_left_open(room, draft, &reason);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bans in the new room whom the old one bans, while nobody else knows of it.
+    async fn carry_bans(&self, old: &Turn, new: &RoomId, user: &UserId) -> Result<(), RoomsError> {
+        let Turn { view, room, head, .. } = old;
+        let mut bans = self.members_in(view, room, head.root, Membership::Ban).await?;
+        bans.truncate(BANS_CARRIED_MAX);
+        for chunk in bans.chunks(BANS_PER_BATCH) {
+            let nums: Vec<EventNum> = chunk.iter().map(|(_, num)| *num).collect();
+            let mut turn = self.turn(new).await?;
+            for ban in self.shown(view, &nums).await? {
+                let target = ban.state_key().unwrap_or_default();
+                let draft = Draft::state(user, MEMBER, target, ban.content().to_owned());
+                match turn.append(&draft).await {
+                    Ok(_) => {}
+                    Err(RoomsError::Forbidden(reason)) => {
+                        tracing::info!(room.id = %new, "bans can't move along: {reason}");
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            turn.submit(false).await?.await?;
+        }
+        Ok(())
     }
 
     async fn replacement(
@@ -83,26 +244,19 @@ impl Rooms {
     ) -> Result<CreateRoom, RoomsError> {
         let rules = event::rules(&request.version)
             .ok_or_else(|| RoomsError::UnsupportedRoomVersion(request.version.clone()))?;
-        let old_create = self.state_event(view, room, root, "m.room.create", "").await?;
+        let old_create = self.shown_state(view, room, root, "m.room.create", "").await?;
         let old_create = old_create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
         let mut content = content_of(&old_create);
         let is_space = content.get("type").and_then(Value::as_str) == Some("m.space");
         content.remove("additional_creators");
-        let mut predecessor = json!({ "room_id": room });
+        content.insert("predecessor".to_owned(), json!({ "room_id": room }));
         let privileged = rules.authorization.explicitly_privilege_room_creators;
-        if !privileged && let Some(head) = self.head(view, room).await? {
-            // The last event known of the old room; later versions have no use for it.
-            if let Some(extremity) = head.extremities.iter().max_by_key(|extremity| extremity.depth) {
-                predecessor["event_id"] = extremity.event_id.as_str().into();
-            }
-        }
-        content.insert("predecessor".to_owned(), predecessor);
         if rules.authorization.additional_room_creators && !request.additional_creators.is_empty() {
             content.insert("additional_creators".to_owned(), json!(request.additional_creators));
         }
         let mut state = self.transferred_state(view, room, root, is_space).await?;
         let mut create = CreateRoom::new(request.user.clone());
-        if let Some(levels) = self.state_event(view, room, root, "m.room.power_levels", "").await? {
+        if let Some(levels) = self.shown_state(view, room, root, POWER_LEVELS, "").await? {
             let mut levels = content_of(&levels);
             levels::make_integers(&mut levels);
             let highest = levels::highest(&levels).max(CREATOR_LEVEL);
@@ -116,11 +270,7 @@ impl Rooms {
             }
             // Last, because it may take the power to set the rest.
             let content = raw(&levels)?;
-            state.push(InitialState {
-                event_type: "m.room.power_levels".to_owned(),
-                state_key: String::new(),
-                content,
-            });
+            state.push(InitialState { event_type: POWER_LEVELS.to_owned(), state_key: String::new(), content });
         }
         create.version = Some(request.version.clone());
         create.preset = Some(Preset::PrivateChat);
@@ -140,12 +290,12 @@ impl Rooms {
     ) -> Result<Vec<InitialState>, RoomsError> {
         let mut state = Vec::new();
         for event_type in TRANSFERRED {
-            if let Some(event) = self.state_event(view, room, root, event_type, "").await? {
+            if let Some(event) = self.shown_state(view, room, root, event_type, "").await? {
                 state.push(initial(&event));
             }
         }
         // The aliases of this server move with it, and with them what the room is called by.
-        if let Some(event) = self.state_event(view, room, root, CANONICAL_ALIAS, "").await?
+        if let Some(event) = self.shown_state(view, room, root, CANONICAL_ALIAS, "").await?
             && let Some(content) = self.moved_aliases(view, room, &event).await?
         {
             state.push(InitialState { content, ..initial(&event) });
@@ -154,32 +304,30 @@ impl Rooms {
             let children = self.inner.tree.range(&self.source(view, room), root, "m.space.child").await?;
             let free = INITIAL_STATE_MAX - 1 - state.len();
             for (_, entry) in children.into_iter().take(free) {
-                state.push(initial(&*self.present(view, entry.event).await?));
+                let event = self.present(view, entry.event).await?;
+                let meta = self.meta(view, entry.event).await?;
+                state.push(initial(&self.shown_event(view, &event, &meta).await?));
             }
         }
         Ok(state)
     }
 
-    /// Takes the names of the old room that have moved out of its canonical alias, if the user may.
-    async fn forget_moved_aliases(&self, room: &RoomId, user: &UserId) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
-        let Some(event) = self.current_event(&view, room, CANONICAL_ALIAS, "").await? else { return Ok(()) };
-        let Some(content) = self.without_moved_aliases(&view, room, &event).await? else { return Ok(()) };
-        let draft = Draft::state(user, CANONICAL_ALIAS, "", content);
-        match self.append(room, &draft, None, &nothing).await {
-            Ok(_) => Ok(()),
-            Err(RoomsError::Forbidden(reason)) => {
-                tracing::info!(room.id = %room, "a replaced room keeps its canonical alias: {reason}");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+    /// A canonical alias of the old room without the names that move, if it has any.
+    async fn unnamed(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        user: &UserId,
+    ) -> Result<Option<Draft>, RoomsError> {
+        let Some(event) = self.shown_state(view, room, root, CANONICAL_ALIAS, "").await? else { return Ok(None) };
+        let content = self.without_own_aliases(&event)?;
+        Ok(content.map(|content| Draft::state(user, CANONICAL_ALIAS, "", content)))
     }
 
-    /// Raises what the old room asks for to speak and to invite, if the user may.
-    async fn close_replaced(&self, room: &RoomId, user: &UserId) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
-        let Some(event) = self.current_event(&view, room, "m.room.power_levels", "").await? else { return Ok(()) };
+    /// Power levels that ask for more to speak and to invite in the old room.
+    async fn closed(&self, view: &View, room: &RoomId, root: Root, user: &UserId) -> Result<Option<Draft>, RoomsError> {
+        let Some(event) = self.shown_state(view, room, root, POWER_LEVELS, "").await? else { return Ok(None) };
         let mut levels = content_of(&event);
         let of_users = levels.get("users_default").and_then(Value::as_i64).unwrap_or(0);
         let closed = CLOSED_LEVEL.max(of_users.saturating_add(1));
@@ -187,38 +335,47 @@ impl Rooms {
             let level = levels.get(field).and_then(Value::as_i64).unwrap_or(0);
             levels.insert(field.to_owned(), level.max(closed).into());
         }
-        let draft = Draft::state(user, "m.room.power_levels", "", raw(&levels)?);
-        match self.append(room, &draft, None, &nothing).await {
-            Ok(_) => Ok(()),
-            Err(RoomsError::Forbidden(reason)) => {
-                tracing::info!(room.id = %room, "a replaced room stays open: {reason}");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        Ok(Some(Draft::state(user, POWER_LEVELS, "", raw(&levels)?)))
     }
 }
 
+fn tombstone(user: &UserId, new: &RoomId) -> Result<Draft, RoomsError> {
+    let content = json!({ "body": "This room has been replaced", "replacement_room": new });
+    Ok(Draft::state(user, TOMBSTONE, "", raw(&content)?))
+}
+
+/// Says in the create event which room it replaces, and with which event that one ended.
+fn set_predecessor(create: &mut CreateRoom, room: &RoomId, ended_by: Option<&EventId>) -> Result<(), RoomsError> {
+    let mut content = object(create.creation_content.as_deref(), "creation_content")?;
+    content.insert("predecessor".to_owned(), json!({ "room_id": room, "event_id": ended_by }));
+    create.creation_content = Some(raw(&content)?);
+    Ok(())
+}
+
+fn tell_left_open(room: &RoomId, draft: &Draft, reason: &str) {
+    tracing::info!(room.id = %room, "a replaced room keeps its {}: {reason}", draft.event_type);
+}
+
 /// Who stands above all numbers in the old room, if its version has such users.
-fn old_creators(create: &StoredEvent, rules: &event::RoomVersionRules) -> Vec<String> {
+fn old_creators(create: &Shown, rules: &event::RoomVersionRules) -> Vec<String> {
     if !rules.authorization.explicitly_privilege_room_creators {
         return Vec::new();
     }
-    let mut creators = vec![create.pdu.sender().to_string()];
+    let mut creators = vec![create.sender().to_string()];
     let content = content_of(create);
     let additional = content.get("additional_creators").and_then(Value::as_array);
     creators.extend(additional.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
     creators
 }
 
-fn content_of(event: &StoredEvent) -> Map<String, Value> {
-    event.pdu.content_as().unwrap_or_default()
+fn content_of(event: &Shown) -> Map<String, Value> {
+    event.content_as().unwrap_or_default()
 }
 
-fn initial(event: &StoredEvent) -> InitialState {
+fn initial(event: &Shown) -> InitialState {
     InitialState {
-        event_type: event.pdu.event_type().to_owned(),
-        state_key: event.pdu.state_key().unwrap_or_default().to_owned(),
-        content: event.pdu.content().to_owned(),
+        event_type: event.event_type().to_owned(),
+        state_key: event.state_key().unwrap_or_default().to_owned(),
+        content: event.content().to_owned(),
     }
 }

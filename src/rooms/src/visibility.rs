@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use event::visibility::{Viewing, Visibility, for_user, history_visibility, membership};
+use event::visibility::{Viewing, Visibility, for_user, history_visibility};
 use ruma::{
     DeviceId, EventId, OwnedUserId, RoomId, UserId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
@@ -105,19 +105,24 @@ impl Rooms {
         let mut stay = Stay::Unknown;
         let mut sights = Vec::with_capacity(events.len());
         for (event, meta) in events {
+            if event.pdu.room_id() != room {
+                // Its states are another room's.
+                sights.push(Sight { seen: Visibility::Hidden, membership: None });
+                continue;
+            }
             let facts = self.facts(view, viewer.user, room, meta.before, &mut memo).await?;
             let membership = match event.pdu.is_state("m.room.member", viewer.user.as_str()) {
                 true => membership_of(Some(event)),
                 false => facts.membership,
             };
             let mut seen = Visibility::Hidden;
-            if event.pdu.room_id() == room && meta.status == EventStatus::Accepted {
-                let joined_later = facts.history == HistoryVisibility::Shared
+            if meta.status == EventStatus::Accepted {
+                let joined_later = (facts.history == HistoryVisibility::Shared || sets_shared(event))
                     && facts.membership != Membership::Join
                     && self.joined_after(view, viewer.user, room, meta.index, &mut stay).await?;
                 let sender = event.pdu.sender();
                 seen = for_user(
-                    &event.pdu,
+                    event.pdu.as_received(),
                     &Viewing {
                         user: viewer.user,
                         history: facts.history,
@@ -212,7 +217,8 @@ impl Rooms {
         root: Root,
     ) -> Result<HistoryVisibility, RoomsError> {
         let event = self.state_event(view, room, root, "m.room.history_visibility", "").await?;
-        Ok(history_visibility(event.as_deref().map(|event| &event.pdu)))
+        // Every redaction leaves it.
+        Ok(history_visibility(event.as_deref().map(|event| event.pdu.as_received())))
     }
 
     /// A user's member event in the state `root`.
@@ -262,7 +268,10 @@ impl Rooms {
         room: &RoomId,
         event_id: &EventId,
     ) -> Result<(Arc<StoredEvent>, EventMeta, Sight), RoomsError> {
-        let event = self.event_by_id(view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
+        let event = self.event_by_id(view, event_id).await?;
+        // That there is such an event elsewhere is nobody's business here.
+        let event = event.filter(|event| event.pdu.room_id() == room).ok_or(RoomsError::EventNotFound)?;
+        self.check_not_forgotten(view, viewer.user, room).await?;
         let meta = self.meta(view, event.num).await?;
         let pair = [(event, meta)];
         let sight = self.sights(view, viewer, room, &pair).await?;
@@ -274,9 +283,30 @@ impl Rooms {
     }
 }
 
+impl Rooms {
+    /// Fails with [`RoomsError::EventNotFound`] if the user has forgotten the room, and it isn't one that everybody may read.
+    async fn check_not_forgotten(&self, view: &View, user: &UserId, room: &RoomId) -> Result<(), RoomsError> {
+        if self.membership(view, user, room).await?.is_none_or(|row| !row.forgotten) {
+            return Ok(());
+        }
+        let head = self.head(view, room).await?.ok_or(RoomsError::EventNotFound)?;
+        match self.history_visibility(view, room, head.root).await? {
+            HistoryVisibility::WorldReadable => Ok(()),
+            _ => Err(RoomsError::EventNotFound),
+        }
+    }
+}
+
+/// Whether an event makes the room's history one that later members may read: then they may read it too.
+fn sets_shared(event: &StoredEvent) -> bool {
+    // Every redaction leaves it.
+    event.pdu.is_state("m.room.history_visibility", "")
+        && history_visibility(Some(event.pdu.as_received())) == HistoryVisibility::Shared
+}
+
 /// The membership that a member event gives; none counts as having left.
 pub(crate) fn membership_of(event: Option<&StoredEvent>) -> Membership {
-    Membership::from_event(&membership(event.map(|event| &event.pdu)))
+    event.map_or(Membership::Leave, |event| event.pdu.membership())
 }
 
 fn membership_state(membership: Membership) -> MembershipState {

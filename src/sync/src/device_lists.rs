@@ -402,7 +402,7 @@ impl DeviceListReader<'_> {
         let mut joins = BTreeSet::new();
         for (num, event) in events.iter().zip(self.rooms.events(self.view, &events).await?) {
             let event = event.ok_or_else(|| RoomsError::Corrupt(format!("event {} has no body", num.0)))?;
-            if Membership::of(&event.pdu) == Membership::Join {
+            if event.pdu.membership() == Membership::Join {
                 joins.insert(*num);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Specification: client-server API, "Filtering".
 
-use rooms::RoomEventFilter;
+use rooms::{RoomEventFilter, null_as_default};
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Deserialize;
 
@@ -18,16 +18,16 @@ pub struct Filter {
     #[serde(default)]
     pub event_fields: Option<Vec<String>>,
     /// The form of room events.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub event_format: EventFormat,
     /// Whose presence to return.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub presence: RoomEventFilter,
     /// Which account data that belongs to no room to return.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub account_data: RoomEventFilter,
     /// What of rooms to return.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub room: RoomFilter,
 }
 
@@ -49,22 +49,22 @@ pub struct RoomFilter {
     #[serde(default)]
     pub rooms: Option<Vec<OwnedRoomId>>,
     /// None of these rooms.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub not_rooms: Vec<OwnedRoomId>,
     /// Rooms that were left before as well.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub include_leave: bool,
     /// Typing and receipts.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub ephemeral: RoomEventFilter,
     /// State.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub state: RoomEventFilter,
     /// Messages and changes of state.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub timeline: RoomEventFilter,
     /// The user's own data about rooms.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub account_data: RoomEventFilter,
 }
 
@@ -169,5 +169,7 @@ mod tests {
             assert!(matches!(Filter::parse(json), Err(SyncError::BadFilter(_))), "{json}");
         }
         assert_eq!(Filter::parse("{}").unwrap(), Filter::default());
+        let nulls = r#"{"event_format": null, "presence": null, "room": {"not_rooms": null, "timeline": null}}"#;
+        assert_eq!(Filter::parse(nulls).unwrap(), Filter::default());
     }
 }

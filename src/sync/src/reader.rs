@@ -13,6 +13,9 @@ use crate::{SyncError, memo::Memo, tail::TailRange};
 /// Events that are read at once by those who are told of them as they come. Longer stretches are each reader's own.
 const SHARED_EVENTS_MAX: usize = 16;
 
+/// The type of redactions.
+const REDACTION: &str = "m.room.redaction";
+
 /// Reads rooms for one user at one position.
 pub(crate) struct Reader<'a> {
     pub(crate) rooms: &'a Rooms,
@@ -33,6 +36,17 @@ pub(crate) struct SeenEvent {
     pub(crate) sight: Sight,
 }
 
+/// What a stretch of a timeline has for a user.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// What they want and may see.
+    pub(crate) events: Vec<SeenEvent>,
+    /// Whether a redaction is in it, wanted or not.
+    pub(crate) redacts: bool,
+    /// Whether the filter left something out.
+    pub(crate) thinned: bool,
+}
+
 impl Reader<'_> {
     /// The position that everything is read at.
     pub(crate) fn now(&self) -> Position {
@@ -45,7 +59,7 @@ impl Reader<'_> {
         room: &RoomId,
         events: &[(TimelineIndex, EventNum)],
         filter: &RoomEventFilter,
-    ) -> Result<Vec<SeenEvent>, SyncError> {
+    ) -> Result<Seen, SyncError> {
         let nums: Vec<EventNum> = events.iter().map(|(_, num)| *num).collect();
         let related = match filter.by_relations() {
             true => Some(self.rooms.wanted(self.view, &nums, filter).await?),
@@ -55,12 +69,16 @@ impl Reader<'_> {
         let metas = self.metas(&nums).await?;
         let mut indices = Vec::with_capacity(events.len());
         let mut wanted = Vec::with_capacity(events.len());
+        let (mut redacts, mut thinned) = (false, false);
         for (((index, _), body), meta) in events.iter().zip(bodies).zip(metas) {
             let Some(body) = body else { continue };
+            redacts |= body.pdu.event_type() == REDACTION;
             let is_related = related.as_ref().is_none_or(|related| related.contains(&body.num));
-            if is_related && filter.wants(&body.pdu) {
+            if is_related && self.rooms.wants(self.view, filter, &body, &meta).await? {
                 indices.push(*index);
                 wanted.push((body, meta));
+            } else {
+                thinned = true;
             }
         }
         let sights = self.rooms.sights(self.view, &self.viewer, room, &wanted).await?;
@@ -70,7 +88,7 @@ impl Reader<'_> {
                 seen.push(SeenEvent { index, event, meta, sight });
             }
         }
-        Ok(seen)
+        Ok(Seen { events: seen, redacts, thinned })
     }
 
     async fn metas(&self, nums: &[EventNum]) -> Result<Vec<EventMeta>, SyncError> {

@@ -8,7 +8,7 @@ use store::Position;
 
 use crate::{
     SyncError,
-    reader::{Reader, SeenEvent},
+    reader::{Reader, Seen, SeenEvent},
     tail::TailRange,
 };
 
@@ -29,6 +29,10 @@ pub(crate) struct Slice {
     pub(crate) start: TimelineToken,
     /// Whether the range has any events at all, wanted and visible or not.
     pub(crate) eventful: bool,
+    /// Whether there are redactions among the events of the range that were looked at, wanted or not.
+    pub(crate) redacts: bool,
+    /// Whether the filter left out events of the range.
+    pub(crate) thinned: bool,
 }
 
 /// Which part of a room's timeline to read.
@@ -57,7 +61,14 @@ struct Page {
 
 impl Slice {
     fn empty(until: Position) -> Self {
-        Self { events: Vec::new(), limited: false, start: TimelineToken::at(until), eventful: false }
+        Self {
+            events: Vec::new(),
+            limited: false,
+            start: TimelineToken::at(until),
+            eventful: false,
+            redacts: false,
+            thinned: false,
+        }
     }
 
     /// Drops the first `count` events: they must not be applied to the client's state.
@@ -88,7 +99,9 @@ impl Reader<'_> {
             before = *oldest;
             slice.eventful = true;
             scanned += page.events.len();
-            let seen = self.seen(range.room, &page.events, range.filter).await?;
+            let Seen { events: seen, redacts, thinned } = self.seen(range.room, &page.events, range.filter).await?;
+            slice.redacts |= redacts;
+            slice.thinned |= thinned;
             let room_left = range.limit - slice.events.len();
             let full = seen.len() > room_left || (seen.len() == room_left && page.more);
             slice.events.extend(seen.into_iter().take(room_left));

@@ -202,6 +202,8 @@ async fn invites_come_with_stripped_state_and_their_refusal_ends_them() {
         assert!(kinds.contains(&kind.to_owned()), "{kinds:?}");
     }
     assert_eq!(kinds.last(), Some(&format!("m.room.member/{bob}")));
+    // By the inviter's member event clients name a direct chat.
+    assert!(kinds.contains(&format!("m.room.member/{alice}")), "{kinds:?}");
     assert!(stripped[0].get("event_id").is_none());
     // A first sync shows it as well.
     let body = Client::new(&bob, "B2").sync(&world, 0).await;
@@ -234,6 +236,94 @@ async fn ignored_users_are_not_heard() {
     assert_eq!(keys(events), ["m.room.topic/"]);
     assert!(body["rooms"].get("invite").is_none());
     assert_eq!(body["account_data"]["events"][0]["type"], "m.ignored_user_list");
+}
+
+/// A room of which there is nothing to tell isn't told of.
+#[tokio::test]
+async fn what_ignored_users_say_is_no_news_of_the_room() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let ignore = raw(&json!({"ignored_users": {alice.as_str(): {}}}));
+    world.users.set_account_data(&bob, None, "m.ignored_user_list", &ignore).await.unwrap();
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.send(&alice, &room, "noise").await;
+    let body = client.sync(&world, 0).await;
+    assert!(body.get("rooms").is_none(), "{body}");
+    // What a filter leaves out may have been counted all the same.
+    let mut other = Client::new(&bob, "C").with_filter(json!({"room": {"timeline": {"types": []}}}));
+    other.sync(&world, 0).await;
+    world.send(&bob, &room, "noise").await;
+    let body = other.sync(&world, 0).await;
+    assert!(body["rooms"]["join"][room.as_str()].get("unread_notifications").is_some(), "{body}");
+}
+
+#[tokio::test]
+async fn blocked_invites_are_not_told() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let (before, after) = (world.room(&alice).await, world.room(&alice).await);
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    world.rooms.invite(&alice, &before, &bob, None).await.unwrap();
+    let config = raw(&json!({"default_action": "block"}));
+    world.users.set_account_data(&bob, None, "m.invite_permission_config", &config).await.unwrap();
+    // As one comes in from elsewhere.
+    world.rooms.invite(&alice, &after, &bob, None).await.unwrap();
+    let body = client.sync(&world, 0).await;
+    assert!(body.get("rooms").is_none(), "{body}");
+    assert!(Client::new(&bob, "C").sync(&world, 0).await.get("rooms").is_none());
+    world.users.set_account_data(&bob, None, "m.invite_permission_config", &raw(&json!({}))).await.unwrap();
+    let body = Client::new(&bob, "D").sync(&world, 0).await;
+    assert_eq!(object(&body["rooms"]["invite"]).len(), 2);
+}
+
+#[tokio::test]
+async fn full_state_says_where_to_read_on() {
+    let world = World::new().await;
+    let alice = user("alice");
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A");
+    client.sync(&world, 0).await;
+    let body = client.ask(&world, 0, true).await;
+    let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
+    assert_eq!(timeline["events"], json!([]));
+    assert!(timeline["prev_batch"].is_string(), "{timeline}");
+}
+
+/// A redaction of the room's name leaves the state as it is and changes what the room is called by.
+#[tokio::test]
+async fn a_redacted_name_is_told_with_the_summary() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let name = world.try_set(&alice, &room, "m.room.name", json!({"name": "Insult"})).await.unwrap();
+    let message = world.send(&alice, &room, "hi").await;
+    let mut all = Client::new(&bob, "A");
+    let mut few = Client::new(&bob, "B").with_filter(json!({"room": {"timeline": {"limit": 1}}}));
+    let mut text = Client::new(&bob, "C").with_filter(json!({"room": {"timeline": {"types": ["m.room.message"]}}}));
+    for client in [&mut all, &mut few, &mut text] {
+        let body = client.sync(&world, 0).await;
+        assert!(body["rooms"]["join"][room.as_str()]["summary"].get("m.heroes").is_none());
+    }
+    let sender = rooms::Sender::user(&alice);
+    world.rooms.redact(&sender, &room, &message, None, &|_| {}).await.unwrap();
+    assert!(all.sync(&world, 0).await["rooms"]["join"][room.as_str()].get("summary").is_none());
+    world.rooms.redact(&sender, &room, &name, None, &|_| {}).await.unwrap();
+    for n in 0..3 {
+        world.send(&alice, &room, &format!("{n}")).await;
+    }
+    for client in [&mut all, &mut few, &mut text] {
+        let body = client.sync(&world, 0).await;
+        let summary = &body["rooms"]["join"][room.as_str()]["summary"];
+        assert_eq!(summary["m.heroes"], json!([alice]), "{body}");
+        // Once.
+        world.send(&alice, &room, "more").await;
+        assert!(client.sync(&world, 0).await["rooms"]["join"][room.as_str()].get("summary").is_none());
+    }
 }
 
 #[tokio::test]

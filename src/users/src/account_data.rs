@@ -25,6 +25,7 @@ const PAGE_ROWS: usize = 200;
 
 pub(crate) const IGNORED_TYPE: &str = "m.ignored_user_list";
 const DIRECT_TYPE: &str = "m.direct";
+const INVITE_PERMISSION_TYPE: &str = "m.invite_permission_config";
 const EVENT_TYPE_BYTES_MAX: usize = 255;
 
 pub(crate) type IgnoredCache = Projection<OwnedUserId, OwnedUserId, Arc<HashSet<OwnedUserId>>>;
@@ -326,6 +327,19 @@ impl Users {
         let cache = &self.inner.ignored;
         cache.insert(view.position(), key.clone(), key, ignored.clone());
         Ok(ignored)
+    }
+
+    /// Whether the user wants no invites (client-server API, "Invite permission").
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn blocks_invites(&self, view: &View, user: &UserId) -> Result<bool> {
+        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, INVITE_PERMISSION_TYPE)).await?;
+        // Content of another form sets no permission.
+        let content = row.and_then(|(_, content)| serde_json::from_str::<serde_json::Value>(&content).ok());
+        let action = content.as_ref().and_then(|content| content.get("default_action"));
+        Ok(action.and_then(serde_json::Value::as_str) == Some("block"))
     }
 
     /// The rooms that the user marked as private chats (`m.direct`).

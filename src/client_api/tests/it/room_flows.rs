@@ -95,6 +95,87 @@ async fn guests_join_where_guests_may() {
     alice.put(&access, json!({ "guest_access": "forbidden" })).await;
     world.flows.finish_jobs().await;
     assert_eq!(alice.get(&state).await["membership"], "leave");
+    // Or when what let them in is redacted.
+    let event = alice.put(&access, json!({ "guest_access": "can_join" })).await["event_id"].clone();
+    let (status, answer) = world.ask(token, Method::POST, &join, Some(json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+    alice.put(&format!("/v3/rooms/{room}/redact/{}/1", event.as_str().unwrap()), json!({})).await;
+    world.flows.finish_jobs().await;
+    assert_eq!(alice.get(&state).await["membership"], "leave");
+    let (status, _) = world.ask(token, Method::POST, &join, Some(json!({}))).await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn pages_and_entries_are_as_clients_expect_them() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "visibility": "public", "name": "Reef" })).await;
+    let page = alice.get("/v3/publicRooms").await;
+    let mut fields: Vec<&String> = page["chunk"][0].as_object().unwrap().keys().collect();
+    fields.sort();
+    let expected = ["guest_can_join", "join_rule", "name", "num_joined_members", "room_id", "world_readable"];
+    assert_eq!(fields, expected);
+    // Nobody asks for nothing.
+    let messages = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=0")).await;
+    let events = messages["chunk"].as_array().unwrap().len();
+    assert!(events > 1, "{messages}");
+    // What has events has an end, and what comes after it has neither.
+    let end = messages["end"].as_str().unwrap();
+    let after = alice.get(&format!("/v3/rooms/{room}/messages?dir=b&limit=100&from={end}")).await;
+    assert_eq!((&after["chunk"], after.get("end")), (&json!([]), None));
+}
+
+#[tokio::test]
+async fn filters_keep_no_nulls() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let filters = format!("/v3/user/{}/filter", alice.id);
+    let filter = json!({ "room": { "timeline": { "limit": 5, "types": null }, "state": null }, "presence": null });
+    let id = alice.post(&filters, filter).await["filter_id"].clone();
+    let id = id.as_str().unwrap();
+    let kept = alice.get(&format!("{filters}/{id}")).await;
+    assert_eq!(kept, json!({ "room": { "timeline": { "limit": 5 } } }));
+    alice.get(&format!("/v3/sync?filter={id}")).await;
+    alice.get("/v3/sync?filter=%7B%22presence%22%3Anull%7D").await;
+}
+
+/// What is counted by old rules stays what it is, after a change of the rules too.
+#[tokio::test]
+async fn a_change_of_push_rules_changes_what_comes_after() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let bob = world.register("bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
+    let say = async |number: usize| {
+        alice
+            .put(
+                &format!("/v3/rooms/{room}/send/m.room.message/{number}"),
+                json!({ "msgtype": "m.text", "body": "hi" }),
+            )
+            .await;
+    };
+    let mute = "/v3/pushrules/global/override/mute";
+    let condition = json!({ "kind": "event_match", "key": "type", "pattern": "m.room.message" });
+    bob.put(mute, json!({ "conditions": [condition], "actions": [] })).await;
+    for number in 0..4 {
+        say(number).await;
+    }
+    bob.delete(mute).await;
+    let count = async || {
+        let body = bob.get("/v3/sync").await;
+        let (_, joined) = body["rooms"]["join"].as_object().unwrap().iter().next().unwrap();
+        joined["unread_notifications"]["notification_count"].clone()
+    };
+    assert_eq!(count().await, 0);
+    say(4).await;
+    assert_eq!(count().await, 1);
+    // Whom one ignores from now on was heard until now.
+    let ignored = json!({ "ignored_users": { (alice.id.as_str()): {} } });
+    bob.put(&format!("/v3/user/{}/account_data/m.ignored_user_list", bob.id), ignored).await;
+    say(5).await;
+    assert_eq!(count().await, 1);
 }
 
 #[tokio::test]

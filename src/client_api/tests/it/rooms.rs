@@ -218,6 +218,9 @@ async fn bad_rooms_are_refused() {
     let alice = world.register("alice").await;
     for (body, expected) in [
         (json!({ "room_version": "nonsense" }), (400, "M_UNSUPPORTED_ROOM_VERSION")),
+        (json!({ "room_version": "" }), (400, "M_UNSUPPORTED_ROOM_VERSION")),
+        (json!({ "room_version": "Version 1! ".repeat(20) }), (400, "M_UNSUPPORTED_ROOM_VERSION")),
+        (json!({ "room_version": 11 }), (400, "M_BAD_JSON")),
         (json!({ "preset": "nonsense" }), (400, "M_BAD_JSON")),
         (json!({ "room_alias_name": "a:b c" }), (400, "M_INVALID_PARAM")),
         (json!({ "initial_state": [{ "type": "m.room.name" }] }), (400, "M_BAD_JSON")),

@@ -342,7 +342,7 @@ impl Names<'_> {
 
 /// An auth event as the rules read it.
 pub(super) fn judge(event: &StoredEvent, rejected: bool) -> Pdu {
-    event.pdu.clone().with_rejected(rejected)
+    event.pdu.as_received().clone().with_rejected(rejected)
 }
 
 /// The event with this id, if that is what was answered.

@@ -164,7 +164,7 @@ impl Intake<'_> {
     pub(super) async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
         let (before, overlay) = self.told_state(id).await?;
         let pdu = match self.rooms.event_by_id(&self.view(), id).await? {
-            Some(event) => event.pdu.clone(),
+            Some(event) => event.pdu.as_received().clone(),
             None => {
                 let pdu = self.fetch(id).await?;
                 self.fetch_authority(&pdu).await?;
@@ -244,9 +244,9 @@ impl Intake<'_> {
     pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
         let event = self.name_event(pdu).await?;
         let view = self.view();
-        let by_own = self.check_by_auth_events(&view, &event.pdu).await?;
+        let by_own = self.check_by_auth_events(&view, event.pdu.as_received()).await?;
         let verdict = match by_own {
-            Ok(()) => self.check_by_state(&view, &event.pdu, before, &overlay).await?,
+            Ok(()) => self.check_by_state(&view, event.pdu.as_received(), before, &overlay).await?,
             Err(reason) => Err(reason),
         };
         let (status, after) = match verdict {

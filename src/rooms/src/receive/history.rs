@@ -126,7 +126,9 @@ impl Intake<'_> {
             {
                 continue;
             }
-            let Some(pdu) = held.map(|event| event.pdu.clone()).or_else(|| fetched.remove(&id)) else { continue };
+            let Some(pdu) = held.map(|event| event.pdu.as_received().clone()).or_else(|| fetched.remove(&id)) else {
+                continue;
+            };
             if pdu.room_id() != self.room {
                 continue;
             }
@@ -278,7 +280,7 @@ impl Turn {
         let event = self.rooms.present(&self.view, num).await?;
         let mut meta = self.meta(num).await?;
         if meta.redacted_by.is_none() {
-            meta.redacted_by = self.early_redaction(&event.pdu).await?;
+            meta.redacted_by = self.early_redaction(event.pdu.as_received()).await?;
         }
         let redacted_by = meta.redacted_by;
         self.change_meta(num, |meta| {

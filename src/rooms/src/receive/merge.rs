@@ -146,7 +146,7 @@ impl Turn {
             }
         }
         if prepared.before != self.head.root {
-            let pdu = &event.pdu;
+            let pdu = event.pdu.as_received();
             let key = (pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content());
             let current = self.auth_state(self.head.root, key).await?;
             let verdict = auth::check_state_dependent(self.rules, pdu, |kind, key| current.get(kind, key));
@@ -163,22 +163,25 @@ impl Turn {
     /// Why the room's policy server doesn't recommend the event, if the room has one.
     async fn policy_refusal(&self, event: &StoredEvent) -> Result<Option<String>, RoomsError> {
         let Some(policy) = self.policy_server().await? else { return Ok(None) };
-        if PolicyServer::exempts(&event.pdu) {
+        if PolicyServer::exempts(event.pdu.as_received()) {
             return Ok(None);
         }
-        Ok(policy.verify(&event.pdu, self.rules).err().map(|error| format!("by the policy server: {error}")))
+        Ok(policy
+            .verify(event.pdu.as_received(), self.rules)
+            .err()
+            .map(|error| format!("by the policy server: {error}")))
     }
 
     /// The policy server that the room uses now: named by its state, and joined.
     pub(crate) async fn policy_server(&self) -> Result<Option<PolicyServer>, RoomsError> {
         let Some(event) = self.state_event(self.head.root, "m.room.policy", "").await? else { return Ok(None) };
-        let Some(policy) = PolicyServer::of(&event.pdu) else { return Ok(None) };
+        let Some(policy) = PolicyServer::of(&*self.shown(&event).await?) else { return Ok(None) };
         Ok((self.joined_of(policy.server_name()).await? > 0).then_some(policy))
     }
 
     async fn keep_soft_failed(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
         let event = &prepared.event;
-        let redacted_by = self.early_redaction(&event.pdu).await?;
+        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
         self.add_event(event);
         put_body(&mut self.batch, event);
         self.change_meta(event.num, |meta| {
@@ -192,7 +195,7 @@ impl Turn {
     async fn merge(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
         let event = prepared.event.clone();
         let had = self.view.get::<Metas>(&event.num).await?;
-        let redacted_by = self.early_redaction(&event.pdu).await?;
+        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
         let behind = self.behind(&event).await?;
         let placed = Placed {
             event,

@@ -108,7 +108,7 @@ impl<'a> Insight<'a> {
         for entries in entries.chunks(READ_AT_ONCE_MAX) {
             let nums: Vec<EventNum> = entries.iter().map(|entry| entry.event).collect();
             for event in self.rooms.all_present(self.view, &nums).await? {
-                match Membership::of(&event.pdu) {
+                match event.pdu.membership() {
                     Membership::Join => joined += 1,
                     Membership::Invite => invited += 1,
                     Membership::Leave | Membership::Knock | Membership::Ban => {}

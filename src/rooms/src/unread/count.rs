@@ -8,31 +8,30 @@ use event::{
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
-use store::{Batch, Position, Range, Record, View};
+use store::{Batch, Pending, Position, Range, Record, View};
 
 use super::{
     NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
-    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, RELATES, SENT},
+    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, REDACTS, RELATES, SENT},
     tally::{Marks, Tally},
 };
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
     receipts::Receipt,
-    tables::{Notable, Timeline, Unread},
-    types::{EventNum, Membership, StoredEvent, TimelineIndex},
-    visibility::{Viewer, membership_of},
+    snapshot::Root,
+    tables::{JoinedCounts, Notable, Stays, Timeline, Unread},
+    types::{EventMeta, EventNum, Membership, StoredEvent, TimelineIndex},
+    visibility::Viewer,
 };
 
 /// A tally is stored when so many events were looked at since it last was: no more has to be done again
 /// after a restart.
 const UNSTORED_EVENTS_MAX: usize = 100;
 
-/// Member events that are followed back to find when the user joined.
-const PROFILE_CHANGES_LOOKED_AT_MAX: usize = 32;
-
 /// An event that may notify.
 struct Candidate {
-    index: TimelineIndex,
+    at: Position,
     num: EventNum,
     flags: u8,
     sender: String,
@@ -40,25 +39,42 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Where it isn't judged by the default rules, each user's own decide.
-    fn of(event: &StoredEvent, index: TimelineIndex, by_default: bool) -> Self {
+    /// Where it isn't judged by the default rules, each user's own decide. `None` for events that came late and fill a hole:
+    /// nobody is told of them as of news.
+    fn of(event: &StoredEvent, meta: &EventMeta, by_default: bool) -> Option<Self> {
+        let at = live_position(meta.index?)?;
         let Notability { mut flags, relates, thread } = notable::notability(event).clone();
+        if meta.redacted_by.is_some() {
+            flags = notable::of_redacted(flags);
+        } else if !by_default {
+            flags |= MENTIONS;
+        }
         if relates {
             flags |= RELATES;
         }
-        if !by_default {
-            flags |= MENTIONS;
-        }
         let sender = event.pdu.sender().as_str().to_owned();
-        Self { index, num: event.num, flags, sender, thread }
+        Some(Self { at, num: event.num, flags, sender, thread })
     }
 }
 
-/// What rules ask about the room, read when the first event needs it.
+/// The position of an event that came as news.
+fn live_position(index: TimelineIndex) -> Option<Position> {
+    (index == TimelineIndex::live(index.major)).then_some(index.major)
+}
+
+/// What rules ask about the room at an event.
 struct Room {
     display_name: Option<String>,
-    member_count: u64,
     power_levels: Option<PowerLevels>,
+}
+
+/// What was read of the room while events were counted.
+#[derive(Default)]
+struct Asked {
+    /// The state that was looked at last, and what was found; neighbouring events share theirs.
+    room: Option<(Root, Room)>,
+    /// The number of members from a position on.
+    joined: Option<(Position, u64)>,
 }
 
 impl Rooms {
@@ -75,55 +91,80 @@ impl Rooms {
         rules: &PushRules,
     ) -> Result<UnreadCounts, RoomsError> {
         let key = (viewer.user.to_owned(), room.to_owned());
+        match self.tally(view, viewer, room, rules).await? {
+            Some(tally) => Ok(self.keep_tally(key, tally).await),
+            None => {
+                self.inner.reads.tallies.remove(&key);
+                Ok(UnreadCounts::default())
+            }
+        }
+    }
+
+    /// Counts what a user hasn't read, in all rooms that they are in, and stores it, so that it stays what it is when
+    /// their push rules, or whom they ignore, change afterwards.
+    pub async fn settle_unread(&self, view: &View, viewer: &Viewer<'_>, rules: &PushRules) -> Result<(), RoomsError> {
+        let mut written = Vec::new();
+        for room in self.joined_rooms(view, viewer.user).await? {
+            let Some(mut tally) = self.tally(view, viewer, &room, rules).await? else { continue };
+            let last = self.last_position(view, &room).await?;
+            if last.is_some_and(|last| last > tally.stored_to.major) {
+                written.push(self.submit_tally(viewer.user, &room, &mut tally).await?);
+            }
+            self.inner.reads.tallies.insert((viewer.user.to_owned(), room), Arc::new(tally));
+        }
+        for written in written {
+            written.await?;
+        }
+        Ok(())
+    }
+
+    /// The tally of one who is in the room, up to now.
+    async fn tally(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        rules: &PushRules,
+    ) -> Result<Option<Tally>, RoomsError> {
         let row = self.membership(view, viewer.user, room).await?;
-        let Some(row) = row.filter(|row| row.membership == Membership::Join) else {
-            self.inner.reads.tallies.remove(&key);
-            return Ok(UnreadCounts::default());
-        };
+        let Some(row) = row.filter(|row| row.membership == Membership::Join) else { return Ok(None) };
         let receipts = self.receipts_of(view, viewer.user, room).await?;
-        let mut known = match self.inner.reads.tallies.get(&key) {
-            Some(tally) => Some(tally),
-            None => self.stored_tally(view, viewer.user, room).await?.map(Arc::new),
+        let mut known = match self.inner.reads.tallies.get(&(viewer.user.to_owned(), room.to_owned())) {
+            Some(tally) => Some(Arc::unwrap_or_clone(tally)),
+            None => self.stored_tally(view, viewer.user, room).await?,
         };
         if let Some(tally) = &known
             && row.position > tally.counted_to.major
-            && self.joined_at(view, viewer.user, room).await? > tally.counted_to
+            && self.stay_began(view, viewer.user, room).await? > tally.counted_to
         {
             // Of an earlier stay: what was unread then doesn't matter any more.
             known = None;
         }
-        let now = TimelineIndex::after_position(view.position());
-        let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
-        if let Some(tally) = &known
-            && tally.marks.as_of == newest_receipt
-            && self.last_position(view, room).await?.is_none_or(|last| last <= tally.counted_to.major)
-        {
-            let mut tally = Tally::clone(tally);
-            tally.checked_at = view.position();
-            let counts = tally.counts();
-            self.inner.reads.tallies.insert(key, Arc::new(tally));
-            return Ok(counts);
-        }
         let mut tally = match known {
-            Some(tally) => Arc::unwrap_or_clone(tally),
-            None => Tally::new(self.joined_at(view, viewer.user, room).await?),
+            Some(tally) => tally,
+            None => Tally::new(self.stay_began(view, viewer.user, room).await?),
         };
+        let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
         if tally.marks.as_of != newest_receipt {
             let mut marks = self.marks(view, &receipts).await?;
             marks.as_of = newest_receipt;
             tally.mark(marks);
         }
         tally.checked_at = view.position();
-        if now > tally.counted_to {
-            let after = tally.uncounted_from();
-            let candidates = match *rules == *DEFAULT_RULES {
-                true => self.notable_events(view, room, after, now).await?,
-                false => self.all_events(view, room, after, now).await?,
-            };
-            self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
-            tally.counted_to = now;
+        let now = TimelineIndex::after_position(view.position());
+        if now <= tally.counted_to
+            || self.last_position(view, room).await?.is_none_or(|last| last <= tally.counted_to.major)
+        {
+            return Ok(Some(tally));
         }
-        Ok(self.keep_tally(key, tally).await)
+        let after = tally.uncounted_from();
+        let candidates = match *rules == *DEFAULT_RULES {
+            true => self.notable_events(view, room, after, now).await?,
+            false => self.all_events(view, room, after, now).await?,
+        };
+        self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
+        tally.counted_to = now;
+        Ok(Some(tally))
     }
 
     /// The position at which a user's counts of a room were last right, if they are in memory.
@@ -154,10 +195,10 @@ impl Rooms {
             let after = tally.uncounted_from();
             let mut candidates = Vec::new();
             for (index, event, meta) in new.events {
-                let counts = *index > after && meta.redacted_by.is_none();
+                let Some(candidate) = Candidate::of(event, meta, by_default) else { continue };
                 let is_own = event.pdu.sender() == viewer.user;
-                if counts && (!by_default || notable::concerns(notable::notability(event).flags, is_own)) {
-                    candidates.push(Candidate::of(event, *index, by_default));
+                if *index > after && notable::concerns(candidate.flags, is_own) {
+                    candidates.push(candidate);
                 }
             }
             self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
@@ -170,9 +211,11 @@ impl Rooms {
     /// Keeps a tally for the next time. Gives its counts.
     async fn keep_tally(&self, key: (OwnedUserId, OwnedRoomId), mut tally: Tally) -> UnreadCounts {
         let counts = tally.counts();
-        if tally.unstored >= UNSTORED_EVENTS_MAX {
-            tally.unstored = 0;
-            self.store_tally(&key.0, &key.1, &tally).await;
+        if tally.unstored >= UNSTORED_EVENTS_MAX
+            && let Err(error) = self.submit_tally(&key.0, &key.1, &mut tally).await
+        {
+            // It can be counted again.
+            tracing::debug!(user = %key.0, room = %key.1, %error, "unread counts not stored: {error}");
         }
         self.inner.reads.tallies.insert(key, Arc::new(tally));
         counts
@@ -188,37 +231,46 @@ impl Rooms {
         (tally, candidates): (&mut Tally, Vec<Candidate>),
     ) -> Result<(), RoomsError> {
         tally.unstored += candidates.len();
-        let mut asked = None;
+        let mut asked = Asked::default();
         for candidate in candidates {
-            let is_own = candidate.sender == viewer.user.as_str();
+            if candidate.flags & REDACTS != 0
+                && let Some(at) = self.redacted_at(view, room, candidate.num).await?
+            {
+                tally.remove(at);
+            }
             // An own message of any kind is as good as a receipt ("Marking notifications as read").
-            let counts = if is_own {
-                candidate.flags & (SENT | NOTIFIES) != 0
-            } else {
-                notable::concerns(candidate.flags, false)
-            };
-            if !counts {
+            if candidate.sender == viewer.user.as_str() {
+                if candidate.flags & (SENT | NOTIFIES) != 0 {
+                    tally.sent_to(self.thread_of_candidate(view, &candidate).await?.as_ref());
+                }
                 continue;
             }
-            let thread = self.thread_of_candidate(view, &candidate).await?;
-            if is_own {
-                tally.sent_to(thread.as_ref());
-                continue;
-            }
-            let ignored = viewer.ignored.iter().any(|ignored| *ignored == candidate.sender);
-            if ignored {
+            if candidate.flags & (NOTIFIES | MENTIONS) == 0
+                || viewer.ignored.iter().any(|ignored| *ignored == candidate.sender)
+            {
                 continue;
             }
             let outcome = if candidate.flags & MENTIONS != 0 {
-                self.evaluate(view, viewer.user, room, rules, candidate.num, &mut asked).await?
+                self.evaluate(view, viewer.user, room, rules, &candidate, &mut asked).await?
             } else {
-                (candidate.flags & NOTIFIES != 0).then_some(candidate.flags & HIGHLIGHTS != 0)
+                Some(candidate.flags & HIGHLIGHTS != 0)
             };
             if let Some(highlighted) = outcome {
-                tally.add(candidate.index, thread, highlighted);
+                let thread = self.thread_of_candidate(view, &candidate).await?;
+                tally.add(candidate.at, thread, highlighted);
             }
         }
         Ok(())
+    }
+
+    /// Where the event stands that a redaction applies to.
+    async fn redacted_at(&self, view: &View, room: &RoomId, num: EventNum) -> Result<Option<Position>, RoomsError> {
+        let Some(redaction) = self.event(view, num).await? else { return Ok(None) };
+        let target = redaction.pdu.as_received().redacts(self.rules(view, room).await?);
+        let Some(target) = target else { return Ok(None) };
+        let Some(target) = self.num(view, &target).await? else { return Ok(None) };
+        let meta = self.meta(view, target).await?;
+        Ok(meta.index.filter(|_| meta.redacted_by.is_some()).and_then(live_position))
     }
 
     /// The newest events that notify somebody by the default rules, oldest first.
@@ -237,7 +289,7 @@ impl Rooms {
         let mut candidates = Vec::new();
         for ((_, index), (flags, num, sender, thread)) in view.scan::<Notable>(rows).await?.rows {
             let thread = OwnedEventId::try_from(thread).ok();
-            candidates.push(Candidate { index, num, flags, sender, thread });
+            candidates.push(Candidate { at: index.major, num, flags, sender, thread });
         }
         candidates.reverse();
         Ok(candidates)
@@ -262,11 +314,7 @@ impl Rooms {
         let events = self.load(view, &nums).await?;
         let mut candidates = Vec::new();
         for (event, meta) in events {
-            let Some(index) = meta.index else { continue };
-            if meta.redacted_by.is_some() {
-                continue;
-            }
-            candidates.push(Candidate::of(&event, index, false));
+            candidates.extend(Candidate::of(&event, &meta, false));
         }
         Ok(candidates)
     }
@@ -292,58 +340,80 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
         rules: &PushRules,
-        num: EventNum,
-        asked: &mut Option<Room>,
+        candidate: &Candidate,
+        asked: &mut Asked,
     ) -> Result<Option<bool>, RoomsError> {
-        let Some(event) = self.event(view, num).await? else { return Ok(None) };
-        let about = match asked {
-            Some(about) => about,
-            None => asked.insert(self.about(view, user, room).await?),
+        let Some(event) = self.event(view, candidate.num).await? else { return Ok(None) };
+        let before = self.meta(view, candidate.num).await?.before;
+        let member_count = self.joined_count_at(view, room, candidate.at, asked).await?;
+        let known = asked.room.take().filter(|(root, _)| *root == before);
+        let about = match known {
+            Some((_, about)) => about,
+            None => self.about(view, user, room, (before, TimelineIndex::live(candidate.at))).await?,
         };
         let context = PushContext {
             user,
             display_name: about.display_name.as_deref(),
-            member_count: about.member_count,
+            member_count,
             power_levels: about.power_levels.as_ref(),
         };
-        let outcome = rules.evaluate(&PushEvent::new(&event.pdu), &context);
+        // It isn't redacted, or it wouldn't be a candidate.
+        let outcome = rules.evaluate(&PushEvent::new(event.pdu.as_received()), &context);
+        asked.room = Some((before, about));
         Ok(outcome.filter(|outcome| outcome.notify).map(|outcome| outcome.highlight))
     }
 
-    async fn about(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Room, RoomsError> {
+    /// What rules ask about the state before an event, and what had been redacted of it by then.
+    async fn about(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        then: (Root, TimelineIndex),
+    ) -> Result<Room, RoomsError> {
         #[derive(Deserialize)]
         struct Member {
             displayname: Option<String>,
         }
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let member = self.member_event(view, room, head.root, user).await?;
-        let display_name =
-            member.and_then(|member| member.pdu.content_as::<Member>().ok()).and_then(|content| content.displayname);
-        let create = self.state_event(view, room, head.root, "m.room.create", "").await?;
-        let levels = self.state_event(view, room, head.root, "m.room.power_levels", "").await?;
+        let member = self.shown_state_then(view, room, then, MEMBER, user.as_str()).await?;
+        let display_name = member.and_then(|member| member.content_as::<Member>().ok()?.displayname);
+        let create = self.shown_state_then(view, room, then, "m.room.create", "").await?;
+        let levels = self.shown_state_then(view, room, then, "m.room.power_levels", "").await?;
         let rules = self.rules(view, room).await?;
-        let power_levels = create.and_then(|create| {
-            let levels = levels.as_deref().map(|levels| &levels.pdu);
-            PowerLevels::new(rules, &create.pdu, levels).ok()
-        });
-        Ok(Room { display_name, member_count: head.joined_count, power_levels })
+        // Levels that nobody can read let nobody notify the whole room.
+        let power_levels = create.and_then(|create| PowerLevels::new(rules, &create, levels.as_deref()).ok());
+        Ok(Room { display_name, power_levels })
     }
 
-    /// The index of the event with which the user's present stay began: earlier events aren't counted.
-    async fn joined_at(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineIndex, RoomsError> {
-        let mut joined_at = TimelineIndex::MIN;
-        let mut num = self.membership(view, user, room).await?.and_then(|row| row.event);
-        for _ in 0..PROFILE_CHANGES_LOOKED_AT_MAX {
-            let Some(member) = num else { break };
-            let meta = self.meta(view, member).await?;
-            joined_at = meta.index.unwrap_or(joined_at);
-            let before: Option<Arc<StoredEvent>> = self.member_event(view, room, meta.before, user).await?;
-            if membership_of(before.as_deref()) != Membership::Join {
-                break;
-            }
-            num = before.map(|event| event.num);
+    /// How many were joined once the event at a position had come.
+    async fn joined_count_at(
+        &self,
+        view: &View,
+        room: &RoomId,
+        at: Position,
+        asked: &mut Asked,
+    ) -> Result<u64, RoomsError> {
+        if let Some((since, count)) = asked.joined
+            && since <= at
+        {
+            return Ok(count);
         }
-        Ok(joined_at)
+        let newest = asked.joined.is_none();
+        let through = if newest { view.position() } else { at };
+        let rows = Range::<JoinedCounts>::prefix(&(room,)).through(&(room, through)).reverse();
+        let found = view.first::<JoinedCounts>(rows).await?;
+        let (since, count) = found.map_or((Position::ZERO, 0), |((_, since), count)| (since, count));
+        if !newest {
+            return Ok(count);
+        }
+        asked.joined = Some((since, count));
+        if since <= at { Ok(count) } else { Box::pin(self.joined_count_at(view, room, at, asked)).await }
+    }
+
+    /// The index of the change with which the user's present stay began: earlier events aren't counted.
+    async fn stay_began(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineIndex, RoomsError> {
+        let began = view.get::<Stays>(&(user, room)).await?;
+        Ok(began.map_or(TimelineIndex::MIN, TimelineIndex::live))
     }
 
     async fn marks(&self, view: &View, receipts: &[Receipt]) -> Result<Marks, RoomsError> {
@@ -362,13 +432,12 @@ impl Rooms {
         Ok(stored.map(|Record(stored)| Tally::from_stored(stored)))
     }
 
-    /// Stores a tally. It can be counted again, so nobody waits for it and a failure does no harm.
-    async fn store_tally(&self, user: &UserId, room: &RoomId, tally: &Tally) {
+    /// Stores a tally, without waiting for the disk.
+    async fn submit_tally(&self, user: &UserId, room: &RoomId, tally: &mut Tally) -> Result<Pending, RoomsError> {
         let mut batch = Batch::new();
         batch.put::<Unread>(&(user, room, ""), &Record(tally.to_stored()));
         batch.relaxed();
-        if let Err(error) = self.inner.store.submit(batch).await {
-            tracing::debug!(%user, %room, %error, "unread counts not stored: {error}");
-        }
+        (tally.unstored, tally.stored_to) = (0, tally.counted_to);
+        Ok(self.inner.store.submit(batch).await?)
     }
 }

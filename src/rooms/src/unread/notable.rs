@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use store::Batch;
 
 use crate::{
+    redact::REDACTION,
     relations::{self, RelatesTo, THREAD},
     tables::Notable,
     types::{StoredEvent, TimelineIndex},
@@ -31,6 +32,9 @@ pub(crate) const RELATES: u8 = 8;
 
 /// The event is a message of any kind: who sends one has read what was before it.
 pub(crate) const SENT: u8 = 16;
+
+/// The event is a redaction: what it redacts counts no more.
+pub(crate) const REDACTS: u8 = 32;
 
 /// A user whom no event mentions; the domain can't exist.
 static NOBODY: LazyLock<&UserId> = LazyLock::new(|| user_id!("@nobody:nowhere.invalid"));
@@ -76,7 +80,7 @@ fn mentions(content: &RawValue) -> bool {
 /// What never changes of how an event counts.
 #[derive(Clone, Debug)]
 pub struct Notability {
-    /// What the default rules make of it, and whether it was [`SENT`]; 0 if it concerns nobody.
+    /// What the default rules make of it, and whether it was [`SENT`] or [`REDACTS`]; 0 if it concerns nobody.
     pub(crate) flags: u8,
     /// Whether it relates to another event without being in a thread by its own word.
     pub(crate) relates: bool,
@@ -87,12 +91,15 @@ pub struct Notability {
 /// How an event counts; worked out once for all users.
 pub(crate) fn notability(event: &StoredEvent) -> &Notability {
     event.notability.get_or_init(|| {
-        let (relates, thread) = match relation_of(&event.pdu) {
+        // Redacted events aren't counted.
+        let pdu = event.pdu.as_received();
+        let (relates, thread) = match relation_of(pdu) {
             Some(relation) if relation.rel_type == THREAD => (false, Some(relation.parent)),
             other => (other.is_some(), None),
         };
         let sent = if event.pdu.state_key().is_none() { SENT } else { 0 };
-        Notability { flags: flags(&event.pdu) | sent, relates, thread }
+        let redacts = if event.pdu.event_type() == REDACTION { REDACTS } else { 0 };
+        Notability { flags: flags(pdu) | sent | redacts, relates, thread }
     })
 }
 
@@ -104,19 +111,29 @@ pub(crate) fn concerns(flags: u8, is_sender: bool) -> bool {
 /// Puts an event into the index of what notifies, if it does, or tells of a local user (for whom alone is counted) that
 /// they have read.
 pub(crate) fn prepare(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, is_local: bool) {
-    let Notability { flags, relates, thread } = notability(event);
-    if !concerns(*flags, is_local) {
+    put(batch, event, index, notability(event).flags, is_local);
+}
+
+/// What is left of the flags of an event that lost its content.
+pub(crate) fn of_redacted(flags: u8) -> u8 {
+    flags & (SENT | REDACTS)
+}
+
+fn put(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, flags: u8, is_local: bool) {
+    if !concerns(flags, is_local) {
         return;
     }
-    let flags = if *relates { flags | RELATES } else { *flags };
+    let Notability { relates, thread, .. } = notability(event);
+    let flags = if *relates { flags | RELATES } else { flags };
     let thread = thread.as_ref().map(ToString::to_string).unwrap_or_default();
     let row = (flags, event.num, event.pdu.sender().as_str().to_owned(), thread);
     batch.put::<Notable>(&(event.pdu.room_id(), index), &row);
 }
 
-/// Takes an event out that lost its content.
-pub(crate) fn remove(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex) {
+/// Takes an event out that lost its content. That its sender had read when they sent it stays so, and so does what it redacted.
+pub(crate) fn remove(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, is_local: bool) {
     batch.delete::<Notable>(&(event.pdu.room_id(), index));
+    put(batch, event, index, of_redacted(notability(event).flags), is_local);
 }
 
 /// The relation of an event that isn't state; relations of state events don't put them into threads.

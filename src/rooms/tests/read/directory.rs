@@ -54,7 +54,7 @@ async fn the_canonical_alias_must_name_the_room() {
     world.rooms.delete_alias(alice(), alias, false).await.expect("deleted");
     let event = world.rooms.current_event(&world.view(), &room, "m.room.canonical_alias", "").await;
     let event = event.expect("read").expect("an event");
-    assert_eq!(value(event.pdu.content()), json!({ "alt_aliases": [] }));
+    assert_eq!(value(event.pdu.as_received().content()), json!({ "alt_aliases": [] }));
 }
 
 /// A published room with a name.

@@ -3,9 +3,11 @@
 mod directory;
 mod events;
 mod members;
+mod notified;
 mod pages;
 mod random;
 mod receipts;
+mod redacted;
 mod relations;
 mod unread;
 mod visibility;

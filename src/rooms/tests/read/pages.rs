@@ -37,6 +37,7 @@ async fn pages_of_any_size_cover_the_timeline_once_in_both_directions() {
                 assert!(page.chunk.len() <= limit);
                 events += page.chunk.len();
                 heard.extend(bodies(&page.chunk));
+                assert!(page.end.is_some() || page.chunk.is_empty(), "limit {limit} {direction:?}");
                 let Some(end) = page.end else { break };
                 let token: TimelineToken = end.to_string().parse().expect("a token");
                 query.from = Some(token);
@@ -61,7 +62,11 @@ async fn a_token_between_two_pages_fits_either_way() {
     let forward = MessagesQuery { from: back.end, direction: Direction::Forward, limit: 100, ..Default::default() };
     let forward = world.page(alice(), &room, &forward).await;
     assert_eq!(bodies(&forward.chunk), ["6", "7", "8", "9"]);
-    assert!(forward.end.is_none());
+    // What has events goes on; nothing comes after it.
+    let after = MessagesQuery { from: forward.end, direction: Direction::Forward, limit: 100, ..Default::default() };
+    assert!(after.from.is_some());
+    let after = world.page(alice(), &room, &after).await;
+    assert!(after.chunk.is_empty() && after.end.is_none());
 
     let between = MessagesQuery { from: Some(back.start), to: back.end, limit: 100, ..Default::default() };
     assert_eq!(bodies(&world.page(alice(), &room, &between).await.chunk), ["9", "8", "7", "6"]);

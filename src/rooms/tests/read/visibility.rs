@@ -65,6 +65,49 @@ async fn changes_of_the_setting_are_seen_by_either_state() {
     assert!(world.event(bob(), &room, &still).await.is_none());
 }
 
+/// A change to `shared` is as readable as what comes after it, also for those who join later and for other servers.
+#[tokio::test]
+async fn opening_the_history_is_part_of_it() {
+    let world = World::new().await;
+    let room = world.room(&[alice()]).await;
+    let key = ("m.room.history_visibility", "");
+    let hidden = world.set(alice(), &room, key, json!({ "history_visibility": "joined" })).await;
+    world.say(alice(), &room, "closed").await;
+    let opening = world.set(alice(), &room, key, json!({ "history_visibility": "shared" })).await;
+    world.say(alice(), &room, "open").await;
+    world.join(bob(), &room).await;
+    assert_eq!(world.heard(bob(), &room).await, ["open"]);
+    let page = world.page(bob(), &room, &MessagesQuery { limit: 100, ..Default::default() }).await;
+    let seen = |event: &ruma::EventId| page.chunk.iter().any(|seen| value(seen)["event_id"] == event.as_str());
+    // Before the first change it was shared, so that one counts by what was before it.
+    assert!(seen(&hidden) && seen(&opening));
+    assert!(world.event(bob(), &room, &opening).await.is_some());
+    world.leave(bob(), &room).await;
+    assert!(world.event(bob(), &room, &opening).await.is_some());
+    assert!(world.event(carol(), &room, &opening).await.is_none());
+}
+
+/// That an event exists in another room isn't told, and looking for it there is no failure.
+#[tokio::test]
+async fn an_event_of_another_room_is_unknown() {
+    let world = World::new().await;
+    let (room, other) = (world.room(&[alice()]).await, world.room(&[alice()]).await);
+    let elsewhere = world.say(alice(), &other, "elsewhere").await;
+    let state = world.set(alice(), &other, ("m.room.name", ""), json!({ "name": "Other" })).await;
+    let unknown = ruma::event_id!("$unknown").to_owned();
+    // Nothing of either room's state is in memory.
+    let world = world.restarted().await;
+    let (view, viewer) = (world.view(), Viewer::new(alice()));
+    for event in [&elsewhere, &state, &unknown] {
+        let one = world.rooms.one_event(&view, &viewer, &room, event).await;
+        assert!(matches!(one, Err(RoomsError::EventNotFound)), "{one:?}");
+        let context = world.rooms.context(&view, &viewer, &room, event, 10, &Default::default()).await;
+        assert!(matches!(context, Err(RoomsError::EventNotFound)), "{context:?}");
+        let relations = world.rooms.relations(&view, &viewer, &room, event, &Default::default()).await;
+        assert!(matches!(relations, Err(RoomsError::EventNotFound)), "{relations:?}");
+    }
+}
+
 #[tokio::test]
 async fn one_sees_ones_own_leaving_and_joining_again() {
     let world = World::new().await;
@@ -92,11 +135,22 @@ async fn one_sees_ones_own_leaving_and_joining_again() {
 async fn a_forgotten_room_is_a_strange_room() {
     let world = World::new().await;
     let room = world.room(&[alice(), bob()]).await;
+    let event = world.say(alice(), &room, "hi").await;
     world.leave(bob(), &room).await;
     world.rooms.forget(bob(), &room).await.expect("forgotten");
     let (view, query) = (world.view(), MessagesQuery::default());
     let page = world.rooms.messages(&view, &Viewer::new(bob()), &room, &query).await;
     assert!(matches!(page, Err(RoomsError::NotJoined)));
+    // Nor is it read event by event, unless all the world may.
+    let viewer = Viewer::new(bob());
+    let one = world.rooms.one_event(&view, &viewer, &room, &event).await;
+    assert!(matches!(one, Err(RoomsError::EventNotFound)), "{one:?}");
+    let context = world.rooms.context(&view, &viewer, &room, &event, 10, &Default::default()).await;
+    assert!(matches!(context, Err(RoomsError::EventNotFound)), "{context:?}");
+    let relations = world.rooms.relations(&view, &viewer, &room, &event, &Default::default()).await;
+    assert!(matches!(relations, Err(RoomsError::EventNotFound)), "{relations:?}");
+    world.set_history(alice(), &room, "world_readable").await;
+    assert!(world.event(bob(), &room, &event).await.is_some());
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn check_heads(game: &Game, present: &[&World]) {
 async fn dispute(event: &EventId, one: (&World, &Word), other: (&World, &Word)) -> (u64, String) {
     let (world, _) = one;
     let stored = world.rooms.event_by_id(&world.view(), event).await.expect("a read").expect("an event");
-    let mut text = format!("{event}: {}\n", stored.pdu.json().get());
+    let mut text = format!("{event}: {}\n", stored.pdu.as_received().json().get());
     for (world, word) in [one, other] {
         text += &format!("{} has it as {:?}\n", world.name, world.status(event).await);
         for (when, state, states) in
@@ -144,5 +144,5 @@ async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {
 async fn state_of(game: &Game, world: &World, root: Root) -> State {
     let events = world.rooms.state_events(&world.view(), &game.room, root).await.expect("a state");
     let key = |pdu: &event::Pdu| (pdu.event_type().to_owned(), pdu.state_key().unwrap_or_default().to_owned());
-    events.iter().map(|event| (key(&event.pdu), event.pdu.owned_event_id())).collect()
+    events.iter().map(|event| (key(event.pdu.as_received()), event.pdu.owned_event_id())).collect()
 }

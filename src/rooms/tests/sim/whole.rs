@@ -69,7 +69,7 @@ async fn whole_state(world: &World, view: &View, room: &RoomId, root: Root) -> S
         let kind = StateEventType::from(pdu.event_type().to_owned());
         (kind, pdu.state_key().unwrap_or_default().to_owned())
     };
-    events.iter().map(|event| (key(&event.pdu), event.pdu.owned_event_id())).collect()
+    events.iter().map(|event| (key(event.pdu.as_received()), event.pdu.owned_event_id())).collect()
 }
 
 /// The events of some states, and all that authorise them.
@@ -82,7 +82,7 @@ async fn all_events(world: &World, view: &View, states: &[StateMap]) -> HashMap<
         }
         let event = world.rooms.event_by_id(view, &id).await.expect("a read").expect("an event of a state");
         open.extend(event.pdu.auth_events().map(EventId::to_owned));
-        events.insert(id, event.pdu.clone());
+        events.insert(id, event.pdu.as_received().clone());
     }
     events
 }

@@ -250,6 +250,52 @@ async fn rooms_made_in_the_same_moment_are_different_rooms() {
     assert_eq!(made.len(), 20);
 }
 
+/// A room that is made alike in the same moment would have the same id. Whoever writes to the first meanwhile doesn't notice.
+#[tokio::test]
+async fn a_room_is_written_to_while_its_maker_makes_another_alike() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let room = world.public_room(&alice).await;
+    for round in 0..20 {
+        let rename = |content: &mut serde_json::Map<String, Value>| {
+            content.insert("displayname".to_owned(), format!("Alice {round}").into());
+        };
+        let sender = rooms::Sender::user(&alice);
+        let content = raw(json!({ "body": "hi" }));
+        let (made, renamed, said) = tokio::join!(
+            world.public_room(&alice),
+            world.rooms.update_member(&alice, &room, rename),
+            world.rooms.send(&sender, &room, "m.room.message", content, rooms::SendOptions::default()),
+        );
+        assert_ne!(made, room);
+        assert!(renamed.expect("renamed"));
+        said.expect("said");
+        let member = world.state(&room, "m.room.member", alice.as_str()).await.expect("a member event");
+        assert_eq!(member["displayname"], format!("Alice {round}"));
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_is_set_to_what_it_is_stays_the_event_that_it_was() {
+    let world = World::new().await;
+    let (alice, bob) = (world.user("alice"), world.user("bob"));
+    let room = world.public_room(&alice).await;
+    world.rooms.join(&bob, &room, None).await.expect("joined");
+    let name = json!({ "name": "Reef", "n": 1 });
+    let first = world.set(&alice, &room, ("m.room.name", ""), name.clone()).await.expect("set");
+    assert_eq!(world.set(&alice, &room, ("m.room.name", ""), name.clone()).await.expect("set"), first);
+    let other = world.set(&alice, &room, ("m.room.name", ""), json!({ "name": "Rock" })).await.expect("set");
+    assert_ne!(other, first);
+    // Back again is a change; by somebody else it is another's word; and who may not may not.
+    let back = world.set(&alice, &room, ("m.room.name", ""), name.clone()).await.expect("set");
+    assert!(back != first && back != other);
+    let refused = world.set(&bob, &room, ("m.room.name", ""), name.clone()).await;
+    assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
+    // What is left of a redacted one isn't what it was.
+    world.rooms.redact(&rooms::Sender::user(&alice), &room, &back, None, &|_| {}).await.expect("redacted");
+    assert_ne!(world.set(&alice, &room, ("m.room.name", ""), name).await.expect("set"), back);
+}
+
 #[tokio::test]
 async fn a_replaced_room_stays_as_it_was_when_new_rooms_are_encrypted() {
     let world = World::new().await;

@@ -9,4 +9,5 @@ mod members;
 mod receiving;
 mod redacting;
 mod serving;
+mod upgrading;
 mod world;

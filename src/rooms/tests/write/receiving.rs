@@ -9,7 +9,7 @@ use testkit::ManualClock;
 
 use crate::world::{Others, World};
 
-async fn two() -> (World, World) {
+pub async fn two() -> (World, World) {
     let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
     let here = World::named("here", others.clone(), clock.clone()).await;
     let there = World::named("there", others, clock).await;
@@ -17,7 +17,7 @@ async fn two() -> (World, World) {
 }
 
 /// A public room of both servers, with alice here and bob there.
-async fn shared(here: &World, there: &World, version: &RoomVersionId) -> ruma::OwnedRoomId {
+pub async fn shared(here: &World, there: &World, version: &RoomVersionId) -> ruma::OwnedRoomId {
     let room = here.room(&here.user("alice"), Preset::PublicChat, version).await;
     there.join_from(here, &room, &there.user("bob")).await;
     room
@@ -93,7 +93,7 @@ async fn forged_events_are_dropped_or_redacted() {
     answers.into_iter().for_each(|answer| answer.result.expect("taken"));
     there.rooms.work_inbox(&room).await.expect("worked");
     let event = there.rooms.event_by_id(&there.view(), &id).await.expect("a read").expect("the redacted event");
-    assert_eq!(event.pdu.content().get(), "{}");
+    assert_eq!(event.pdu.as_received().content().get(), "{}");
 
     json["depth"] = 999.into();
     let forged: Box<RawValue> = serde_json::value::to_raw_value(&json).expect("JSON");

@@ -304,7 +304,7 @@ impl World {
             Err(RoomsError::RoomNotFound) => None,
             Err(error) => panic!("{error}"),
         };
-        event.map(|event| event.pdu.content_as().expect("JSON"))
+        event.map(|event| event.pdu.as_received().content_as().expect("JSON"))
     }
 
     pub async fn membership(&self, room: &RoomId, user: &UserId) -> rooms::Membership {
@@ -322,7 +322,7 @@ impl World {
     /// All events of this server in a room that others should get, in order.
     pub async fn event(&self, event_id: &EventId) -> Box<RawValue> {
         let event = self.rooms.event_by_id(&self.view(), event_id).await.expect("a read").expect("an event");
-        event.pdu.json().to_owned()
+        event.pdu.as_received().json().to_owned()
     }
 
     /// Sends events to another server and lets it work.
@@ -361,12 +361,12 @@ impl World {
         builder.depth = prev.pdu.depth() + 1;
         builder.origin_server_ts = self.now_ms();
         let hash = |pdu: &event::Pdu| event::reference_hash(pdu, rules).expect("a hash");
-        builder.reference_hashes.insert(prev.pdu.owned_event_id(), hash(&prev.pdu));
+        builder.reference_hashes.insert(prev.pdu.owned_event_id(), hash(prev.pdu.as_received()));
         for (kind, state_key) in types {
             let event = self.rooms.state_event(&view, room, authority, &kind.to_string(), &state_key).await;
             if let Some(event) = event.expect("a read") {
                 builder.auth_events.push(event.pdu.owned_event_id());
-                builder.reference_hashes.insert(event.pdu.owned_event_id(), hash(&event.pdu));
+                builder.reference_hashes.insert(event.pdu.owned_event_id(), hash(event.pdu.as_received()));
             }
         }
         Some(builder.build(rules, &self.rooms.signing_key(), &self.name).expect("an event"))

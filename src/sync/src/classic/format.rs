@@ -38,8 +38,8 @@ impl Answer<'_> {
         let format = ClientFormat { with_replaced: false, ..self.format(false) };
         let mut events = Vec::with_capacity(nums.len());
         let delivered = rooms.deliver_state(view, &self.reader.viewer, nums, format).await?;
-        for Delivered { event, json, .. } in delivered {
-            if filter.wants(&event.pdu) {
+        for Delivered { event, meta, json } in delivered {
+            if rooms.wants(view, filter, &event, &meta).await? {
                 events.push(self.only_fields(json)?);
             }
         }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::{ClientEvent, Count, EventNum, MemberSummary, NewEvents, Receipt, receipt_events, snapshot::Root};
+use rooms::{
+    ClientEvent, Count, EventNum, MemberSummary, NewEvents, Receipt, TimelineIndex, receipt_events, snapshot::Root,
+};
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
 use store::Position;
@@ -50,7 +52,7 @@ pub(super) struct Told {
     pub(super) timeline: Timeline,
     pub(super) state: StateUpdate,
     pub(super) summary: Option<Summary>,
-    /// Whether anything happened in the timeline, shown or not.
+    /// Whether anything happened in the timeline that the user may see, shown or not.
     pub(super) eventful: bool,
 }
 
@@ -120,7 +122,7 @@ impl Answer<'_> {
         if !after {
             self.reader.cut_misleading(room, &mut slice, roots.end).await?;
         }
-        let summary = match with_summary && self.names_change(room, roots).await? {
+        let summary = match with_summary && self.names_change(&stretch, &slice).await? {
             true => Some(self.summary(room, roots.end).await?),
             false => None,
         };
@@ -130,23 +132,41 @@ impl Answer<'_> {
             false => self.reader.state_before(room, roots, &slice, lazy.as_ref()).await?,
         };
         let state = Events { events: self.state(room, delta, &slice, lazy.is_some(), roots.known.is_none()).await? };
-        let eventful = slice.eventful;
+        let eventful = slice.eventful && (slice.thinned || slice.redacts || !slice.events.is_empty());
         let timeline = Timeline {
             events: self.timeline_events(&slice.events, slice.limited).await?,
             limited: slice.limited,
-            prev_batch: slice.eventful.then(|| slice.start.to_string()),
+            prev_batch: Some(slice.start.to_string()),
         };
         let state = if after { StateUpdate::After(state) } else { StateUpdate::Before(state) };
         Ok(Told { timeline, state, summary, eventful })
     }
 
     /// Whether what a room is called may have changed.
-    async fn names_change(&self, room: &RoomId, roots: Roots) -> Result<bool, SyncError> {
-        let Some(known) = roots.known else {
-            return Ok(true);
-        };
+    async fn names_change(&self, stretch: &Stretch<'_>, slice: &Slice) -> Result<bool, SyncError> {
+        let Stretch { room, since, roots, .. } = *stretch;
+        let (Some(known), Some(since)) = (roots.known, since) else { return Ok(true) };
         let changes = self.reader.diff(room, known, roots.end).await?;
-        Ok(changes.iter().any(|change| NAMING_TYPES.contains(&&*change.key.event_type)))
+        if changes.iter().any(|change| NAMING_TYPES.contains(&&*change.key.event_type)) {
+            return Ok(true);
+        }
+        // A redaction leaves the state as it is and takes the name.
+        Ok((slice.redacts || slice.limited) && self.name_redacted_since(room, roots.end, since).await?)
+    }
+
+    /// Whether what names the room in a state was redacted after a position.
+    async fn name_redacted_since(&self, room: &RoomId, root: Root, since: Position) -> Result<bool, SyncError> {
+        let Reader { rooms, view, .. } = &self.reader;
+        let keys = [("m.room.name", ""), ("m.room.canonical_alias", "")];
+        let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
+        for entry in entries.into_iter().flatten() {
+            let Some(redaction) = rooms.meta(view, entry.event).await?.redacted_by else { continue };
+            let index = rooms.meta(view, redaction).await?.index;
+            if index.is_some_and(|index| index > TimelineIndex::after_position(since)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn summary(&self, room: &RoomId, root: Root) -> Result<Summary, SyncError> {

@@ -71,10 +71,10 @@ impl Answer<'_> {
         let Some(event) = rooms.event(view, num).await? else {
             return Ok(None);
         };
-        if !filter.wants_room(room) || !filter.wants(&event.pdu) {
+        let meta = rooms.meta(view, num).await?;
+        if !filter.wants_room(room) || !rooms.wants(view, filter, &event, &meta).await? {
             return Ok(None);
         }
-        let meta = rooms.meta(view, num).await?;
         let sight = Sight { seen: Visibility::Visible, membership: Some(step.membership) };
         let index = TimelineIndex::live(step.position);
         let seen = SeenEvent { index, event, meta, sight };
@@ -82,7 +82,7 @@ impl Answer<'_> {
     }
 
     /// The stripped state of a room that the user is invited to or knocks at; `None` if they are not to hear of it, because
-    /// they ignore who invited them.
+    /// they ignore who invited them or want no invites.
     pub(super) async fn stripped(&self, room: &RoomId, step: Step) -> Result<Option<Events>, SyncError> {
         let (rooms, view, viewer) = (self.reader.rooms, self.reader.view, &self.reader.viewer);
         let member = match step.event {
@@ -98,7 +98,9 @@ impl Answer<'_> {
                 (Some(member), None) => Some(member.pdu.sender().to_owned()),
                 (None, None) => None,
             };
-            if sender.is_some_and(|sender| viewer.ignored.contains(&sender)) {
+            if sender.is_some_and(|sender| viewer.ignored.contains(&sender))
+                || self.session.inner.users.blocks_invites(view, viewer.user).await?
+            {
                 return Ok(None);
             }
         }
@@ -116,8 +118,15 @@ impl Answer<'_> {
         let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
         let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
         let mut events: Vec<ClientEvent> = Vec::new();
-        let member = member.map(|member| member.pdu.clone());
-        for event in rooms.shown(view, &nums).await?.into_iter().chain(member) {
+        let inviter = match &member {
+            // By it clients name a direct chat.
+            Some(member) if step.membership == Membership::Invite => {
+                rooms.member_nums(view, room, root, std::iter::once(member.pdu.sender())).await?
+            }
+            _ => Vec::new(),
+        };
+        let nums: Vec<EventNum> = nums.into_iter().chain(inviter).chain(member.map(|member| member.num)).collect();
+        for event in rooms.shown(view, &nums).await? {
             events.push(stripped(&event)?.into());
         }
         Ok(Some(Events { events }))

@@ -199,7 +199,7 @@ pub async fn deliver(from: &Rooms, store: &Store, to: &Rooms, room: &RoomId, eve
     let mut pdus = Vec::new();
     for id in events {
         let event = from.event_by_id(&view, id).await.unwrap().unwrap();
-        pdus.push(event.pdu.json().to_owned());
+        pdus.push(event.pdu.as_received().json().to_owned());
     }
     to.receive(from.server_name(), room, &pdus).await.unwrap();
     to.work_inbox(room).await.unwrap();
