@@ -14,8 +14,8 @@ use crate::{
     log::RoomAdvanced,
     snapshot::{Entry, Root},
     tables::{
-        Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
-        Stays, StrippedStates, Timeline, Timestamps,
+        Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, Stays,
+        StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
