@@ -11,7 +11,7 @@ mod waiting;
 use std::time::Duration;
 
 use event::{Pdu, ReceivedPdu};
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde_json::value::RawValue;
 use store::{Batch, View};
 use tokio::task::JoinSet;
@@ -24,9 +24,10 @@ use crate::{
     ports::{Reach, RemoteError},
     receive::Received,
     tables::Inbox,
+    types::EventStatus,
 };
 
-/// Events of one room that wait; beyond it the sender is told to come again.
+/// Events of one room that wait; beyond it, and beyond [`INBOX_SHARE_EVENTS`], the sender is told to come again.
 pub const INBOX_ROOM_EVENTS_MAX: usize = 10_000;
 
 /// Events that one server may have waiting in one room.
@@ -38,8 +39,14 @@ pub const TRANSACTION_EVENTS_MAX: usize = 50;
 /// Bytes of events that one server may have waiting, in all rooms together.
 pub const INBOX_ORIGIN_BYTES_MAX: usize = 32 << 20;
 
-/// Bytes of events that wait, in all rooms together.
+/// Bytes of events that wait, in all rooms together, beside [`INBOX_SHARE_BYTES`] for each server.
 pub const INBOX_BYTES_MAX: usize = 256 << 20;
+
+/// Events in one room that each server may have waiting, however many others have.
+pub const INBOX_SHARE_EVENTS: usize = 2 * TRANSACTION_EVENTS_MAX;
+
+/// Bytes of events that each server may have waiting, however many others have: one transaction of the largest.
+pub const INBOX_SHARE_BYTES: usize = 4 << 20;
 
 /// How often an event is tried before it goes to quarantine.
 pub const INBOX_ATTEMPTS_MAX: u32 = 10;
@@ -151,7 +158,10 @@ impl Rooms {
                 continue;
             }
             answers.push(Inboxed { event_id: Some(pdu.owned_event_id()), result: Ok(()) });
-            taken.push(pdu);
+            // A transaction whose answer was lost comes again.
+            if !self.has_place(&view, pdu.event_id()).await? {
+                taken.push(pdu);
+            }
         }
         self.keep_received(origin, room, &taken).await?;
         Ok(answers)
@@ -199,6 +209,15 @@ impl Rooms {
             }
         }
         Ok(())
+    }
+
+    /// Whether an event was judged at its place in the room, so that there is nothing to be done about it any more.
+    async fn has_place(&self, view: &View, event_id: &EventId) -> Result<bool, RoomsError> {
+        let Some(num) = self.num(view, event_id).await? else { return Ok(false) };
+        Ok(match self.meta(view, num).await?.status {
+            EventStatus::Missing | EventStatus::Outlier => false,
+            EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => true,
+        })
     }
 
     /// The rules of the room's version, or why nothing of `origin` is taken in the room.

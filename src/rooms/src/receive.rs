@@ -210,10 +210,10 @@ impl Rooms {
             return Err(RemoteError::BadAnswer("it is no join of a user of ours".to_owned()).into());
         }
         // One bad event among thousands is no reason to stay outside, nor is a server that nobody can ask for its keys any more.
-        let told = intake.parse_all(&answer.state, ROOM_EVENTS_MAX).await;
+        let told = intake.told(&answer.state, ROOM_EVENTS_MAX).await;
         let mut state: Vec<OwnedEventId> = told.keys().cloned().collect();
         state.sort();
-        let mut all = intake.parse_all(&answer.auth_chain, ROOM_EVENTS_MAX).await;
+        let mut all = intake.told(&answer.auth_chain, ROOM_EVENTS_MAX).await;
         all.extend(told);
         let authority = join.all_auth_events(rules);
         let wanted = state.iter().chain(&authority).cloned().collect();

@@ -82,6 +82,10 @@ impl Rooms {
         let view = self.inner.store.view();
         let event = self.event_by_id(&view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
         let room = event.pdu.room_id().to_owned();
+        if !self.is_server_joined(&view, &room, asker.server).await? {
+            // That there is such an event in another room is none of theirs.
+            return Err(RoomsError::EventNotFound);
+        }
         self.check_server(&view, &room, asker.server).await?;
         // One that we rejected too: others may name it, and whoever follows the graph has to judge it as well.
         let meta = self.meta(&view, event.num).await?;

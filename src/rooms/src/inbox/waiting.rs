@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     ERRANDS_MAX, INBOX_BYTES_MAX, INBOX_ORIGIN_BYTES_MAX, INBOX_ORIGIN_EVENTS_MAX, INBOX_ROOM_EVENTS_MAX,
-    ORIGIN_ERRANDS_MAX, ROOM_ERRANDS_MAX,
+    INBOX_SHARE_BYTES, INBOX_SHARE_EVENTS, ORIGIN_ERRANDS_MAX, ROOM_ERRANDS_MAX,
 };
 use crate::{
     RoomsError,
@@ -107,11 +107,15 @@ impl Waiting {
         let counts = self.counts.get(room);
         let in_room: usize = counts.map_or(0, |counts| counts.values().sum());
         let of_origin = counts.and_then(|counts| counts.get(origin)).copied().unwrap_or(0);
+        let bytes_of_origin = self.bytes.get(origin).copied().unwrap_or(0);
         let fits = in_room + sizes.len() <= INBOX_ROOM_EVENTS_MAX
             && of_origin + sizes.len() <= INBOX_ORIGIN_EVENTS_MAX
-            && self.bytes.get(origin).copied().unwrap_or(0) + bytes <= INBOX_ORIGIN_BYTES_MAX
+            && bytes_of_origin + bytes <= INBOX_ORIGIN_BYTES_MAX
             && self.bytes.values().sum::<usize>() + bytes <= INBOX_BYTES_MAX;
-        if !fits {
+        // However much others sent, a little of each server is taken: a transaction that is refused holds up all that comes after it.
+        let in_its_share =
+            of_origin + sizes.len() <= INBOX_SHARE_EVENTS && bytes_of_origin + bytes <= INBOX_SHARE_BYTES;
+        if !fits && !in_its_share {
             return Err(RoomsError::LimitExceeded("events waiting to be taken in".to_owned()));
         }
         for size in sizes {
@@ -272,6 +276,27 @@ mod tests {
     use ruma::{owned_room_id, server_name};
 
     use super::*;
+
+    #[test]
+    fn each_server_has_a_share_however_much_others_sent() {
+        let mut waiting = Waiting::default();
+        let room = owned_room_id!("!room:here");
+        let many = vec![1_000; INBOX_ORIGIN_EVENTS_MAX];
+        for number in 0..INBOX_ROOM_EVENTS_MAX / INBOX_ORIGIN_EVENTS_MAX {
+            waiting.reserve(&room, &format!("hostile{number}"), &many).unwrap();
+        }
+        assert!(waiting.reserve(&room, "hostile0", &[1_000]).is_err());
+        waiting.reserve(&room, "honest", &[1_000; INBOX_SHARE_EVENTS]).unwrap();
+        assert!(waiting.reserve(&room, "honest", &[1_000]).is_err());
+        // So it is with bytes, in all rooms.
+        let large = vec![60_000; INBOX_ORIGIN_BYTES_MAX / 60_000];
+        for number in 0..10 {
+            let room = RoomId::parse(format!("!{number}:here")).unwrap();
+            let fits = waiting.reserve(&room, &format!("huge{number}"), &large).is_ok();
+            assert_eq!(fits, number < 7, "{number}");
+        }
+        waiting.reserve(&owned_room_id!("!quiet:here"), "quiet", &[60_000; 50]).unwrap();
+    }
 
     #[test]
     fn errands_go_round_within_the_limits_of_servers_and_rooms() {

@@ -11,7 +11,10 @@ use serde_json::value::RawValue;
 use store::{BATCH_BYTES_MAX, Batch, CommitError, View};
 use tokio::task::JoinSet;
 
-use super::{Intake, verify::Checked};
+use super::{
+    Intake,
+    verify::{CHECKED_AT_ONCE_MAX, Checked, Told},
+};
 use crate::{
     RoomsError,
     append::ATTEMPTS_MAX,
@@ -22,7 +25,7 @@ use crate::{
 };
 
 /// Events taken of one answer about what authorises an event.
-const AUTH_EVENTS_MAX: usize = 10_000;
+const AUTH_EVENTS_MAX: usize = 2_000;
 
 /// Events fetched one by one for one purpose. Whoever lacks more asks for many at once.
 const FETCHED_SINGLY_MAX: usize = 100;
@@ -48,6 +51,15 @@ pub(super) struct Lost {
     reason: Option<RemoteError>,
 }
 
+/// What came together of wanted events.
+#[derive(Default)]
+struct Gathered {
+    right: HashMap<OwnedEventId, Pdu>,
+    /// What authorises them, as far as it hasn't been looked for.
+    authority: Vec<OwnedEventId>,
+    lost: Lost,
+}
+
 impl Lost {
     /// Why an event that something depends on isn't held.
     pub(super) fn reason_for(self, id: &EventId) -> RemoteError {
@@ -68,10 +80,8 @@ impl Intake<'_> {
             return Ok(());
         }
         // The whole chain in one answer, if the server gives it.
-        let told = match self.remote()?.event_auth(self.origin, self.room, pdu.event_id()).await {
-            Ok(chain) => self.parse_all(&chain, AUTH_EVENTS_MAX).await,
-            Err(_) => HashMap::new(),
-        };
+        let chain = self.remote()?.event_auth(self.origin, self.room, pdu.event_id()).await.unwrap_or_default();
+        let told = self.told(&chain, AUTH_EVENTS_MAX).await;
         let lost = self.fetch_and_keep(missing, told).await?;
         match self.not_held(&self.view(), pdu.all_auth_events(self.rules)).await?.pop() {
             None => Ok(()),
@@ -81,14 +91,9 @@ impl Intake<'_> {
 
     /// Gets events and the events that authorise them, from what was told and else one by one, and keeps them as outliers. What can't
     /// be had or checked is left out, with all that it authorises; so is what an answer holds beside that.
-    pub(super) async fn fetch_and_keep(
-        &self,
-        wanted: Vec<OwnedEventId>,
-        mut told: HashMap<OwnedEventId, ReceivedPdu>,
-    ) -> Result<Lost, RoomsError> {
+    pub(super) async fn fetch_and_keep(&self, wanted: Vec<OwnedEventId>, told: Told<'_>) -> Result<Lost, RoomsError> {
         let view = self.view();
-        let mut lost = Lost::default();
-        let mut right: HashMap<OwnedEventId, Pdu> = HashMap::new();
+        let mut gathered = Gathered::default();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         let mut open = wanted;
         let mut singly = 0;
@@ -98,37 +103,48 @@ impl Intake<'_> {
                 break;
             }
             let (here, absent): (Vec<_>, Vec<_>) = open.drain(..).partition(|id| told.contains_key(id));
-            let mut received: Vec<ReceivedPdu> = here.iter().filter_map(|id| told.remove(id)).collect();
+            for ids in here.chunks(CHECKED_AT_ONCE_MAX) {
+                let texts = ids.iter().filter_map(|id| told.get(id));
+                let received = texts.filter_map(|json| self.parse(json).ok()).collect();
+                self.gather(received, &mut gathered).await?;
+            }
             singly += absent.len();
             if singly > FETCHED_SINGLY_MAX {
                 return Err(RemoteError::BadAnswer("too many events are missing".to_owned()).into());
             }
+            let mut received = Vec::with_capacity(absent.len());
             for (id, answer) in self.fetch_singly(absent).await? {
                 match answer {
                     Ok(event) => received.push(event),
                     Err(reason) => {
-                        lost.not_given += 1;
-                        lost.add(&id, reason);
+                        gathered.lost.not_given += 1;
+                        gathered.lost.add(&id, reason);
                     }
                 }
             }
-            let ids: Vec<OwnedEventId> = received.iter().map(|event| event.unverified().owned_event_id()).collect();
-            let mut authority = Vec::new();
-            for (id, checked) in ids.into_iter().zip(self.verify_all(received).await?) {
-                match checked {
-                    Checked::Right(pdu) => {
-                        authority.extend(pdu.all_auth_events(self.rules));
-                        right.insert(id, pdu);
-                    }
-                    Checked::Wrong(reason) => lost.add(&id, RemoteError::BadAnswer(reason)),
-                    Checked::Unknown(server) => lost.add(&id, RemoteError::NotReachable(server)),
-                }
-            }
+            self.gather(received, &mut gathered).await?;
+            let mut authority = std::mem::take(&mut gathered.authority);
             authority.retain(|id| !seen.contains(id));
             open = self.not_held(&view, authority).await?;
         }
-        self.keep_outliers(&by_authority(right, self.rules)).await?;
-        Ok(lost)
+        self.keep_outliers(&by_authority(gathered.right, self.rules)).await?;
+        Ok(gathered.lost)
+    }
+
+    /// Checks events and sorts them into those that are right and those that are lost.
+    async fn gather(&self, received: Vec<ReceivedPdu>, gathered: &mut Gathered) -> Result<(), RoomsError> {
+        let ids: Vec<OwnedEventId> = received.iter().map(|event| event.unverified().owned_event_id()).collect();
+        for (id, checked) in ids.into_iter().zip(self.verify_all(received).await?) {
+            match checked {
+                Checked::Right(pdu) => {
+                    gathered.authority.extend(pdu.all_auth_events(self.rules));
+                    gathered.right.insert(id, pdu);
+                }
+                Checked::Wrong(reason) => gathered.lost.add(&id, RemoteError::BadAnswer(reason)),
+                Checked::Unknown(server) => gathered.lost.add(&id, RemoteError::NotReachable(server)),
+            }
+        }
+        Ok(())
     }
 
     /// One event from another server, verified.

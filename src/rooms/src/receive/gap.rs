@@ -18,7 +18,7 @@ use crate::{
     RoomsError,
     append::ATTEMPTS_MAX,
     events::put_body,
-    ports::{MissingEvents, RemoteError},
+    ports::{MissingEvents, RemoteError, StateEvents},
     snapshot::{Entry, Overlay, Root, StateKey},
     state::source,
     tables::{Holes, Inbox, Metas},
@@ -116,7 +116,7 @@ impl Intake<'_> {
             // The state may be had all the same.
             return Ok(());
         };
-        let mut told = self.parse_all(&answer, GAP_EVENTS_MAX).await;
+        let mut told = self.parse_all(&answer, GAP_EVENTS_MAX);
         told.remove(pdu.event_id());
         // Nothing is checked, and no server asked for its keys, for what doesn't lead to the event.
         let prev = |pdu: &Pdu| pdu.prev_events().map(ToOwned::to_owned).collect::<Vec<_>>();
@@ -182,13 +182,14 @@ impl Intake<'_> {
         }
         let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
         let missing = self.not_held(&self.view(), all).await?;
-        let mut told = HashMap::new();
+        let mut events = StateEvents::default();
         if missing.len() > FETCHED_SINGLY_MAX
-            && let Ok(events) = self.remote()?.state(self.origin, self.room, id).await
+            && let Ok(answer) = self.remote()?.state(self.origin, self.room, id).await
         {
-            told = self.parse_all(&events.auth_chain, STATE_EVENTS_MAX).await;
-            told.extend(self.parse_all(&events.state, STATE_EVENTS_MAX).await);
+            events = answer;
         }
+        let mut told = self.told(&events.auth_chain, STATE_EVENTS_MAX).await;
+        told.extend(self.told(&events.state, STATE_EVENTS_MAX).await);
         let lost = self.fetch_and_keep(missing, told).await?;
         if lost.not_given > LOST_MAX + ids.state.len() / 10 {
             return Err(RemoteError::BadAnswer("too much of a state isn't to be had".to_owned()).into());

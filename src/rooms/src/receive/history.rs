@@ -75,7 +75,7 @@ impl Rooms {
 impl Intake<'_> {
     async fn fill_from(&self, hole: &Gap) -> Result<bool, RoomsError> {
         let answer = self.remote()?.backfill(self.origin, self.room, &hole.missing, HISTORY_EVENTS_MAX).await?;
-        let mut told = self.parse_all(&answer, HISTORY_EVENTS_MAX).await;
+        let mut told = self.parse_all(&answer, HISTORY_EVENTS_MAX);
         let unverified = told.iter().map(|(id, event)| (id.clone(), event.unverified().clone())).collect();
         let leading = self.leading_to(hole, unverified).await?;
         let ids: Vec<OwnedEventId> = leading.iter().map(Pdu::owned_event_id).collect();

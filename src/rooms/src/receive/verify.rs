@@ -13,13 +13,16 @@ use crate::{
 };
 
 /// Events whose keys are asked for, and whose signatures are checked, at one time.
-const CHECKED_AT_ONCE_MAX: usize = 1_000;
+pub(super) const CHECKED_AT_ONCE_MAX: usize = 1_000;
 
 /// Events read before other tasks get their turn.
 const PARSED_AT_ONCE_MAX: usize = 100;
 
 /// Events up to this number are checked on the spot, more on a thread of their own.
 const CHECKED_INLINE_MAX: usize = 20;
+
+/// Events of an answer, by id, as their text.
+pub(super) type Told<'j> = HashMap<OwnedEventId, &'j RawValue>;
 
 /// What the checks of an event's text found.
 pub(super) enum Checked {
@@ -70,18 +73,29 @@ impl Intake<'_> {
     }
 
     /// Those of at most `max` events of an answer whose format is right, by id.
-    pub(super) async fn parse_all(&self, answer: &[Box<RawValue>], max: usize) -> HashMap<OwnedEventId, ReceivedPdu> {
+    pub(super) fn parse_all(&self, answer: &[Box<RawValue>], max: usize) -> HashMap<OwnedEventId, ReceivedPdu> {
         let mut parsed = HashMap::new();
+        for json in answer.iter().take(max) {
+            if let Ok(received) = self.parse(json) {
+                parsed.insert(received.unverified().owned_event_id(), received);
+            }
+        }
+        parsed
+    }
+
+    /// As [`Intake::parse_all`], for answers too large to be held taken apart.
+    pub(super) async fn told<'j>(&self, answer: &'j [Box<RawValue>], max: usize) -> Told<'j> {
+        let mut told = Told::new();
         for chunk in answer[..answer.len().min(max)].chunks(PARSED_AT_ONCE_MAX) {
             for json in chunk {
                 if let Ok(received) = self.parse(json) {
-                    parsed.insert(received.unverified().owned_event_id(), received);
+                    told.insert(received.unverified().owned_event_id(), json);
                 }
             }
             // A room's whole state takes seconds.
             tokio::task::yield_now().await;
         }
-        parsed
+        told
     }
 
     /// Those of these events that are right, by id. What is wrong, or can't be checked now, is left out: one event of a server that

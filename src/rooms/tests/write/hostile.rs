@@ -1,9 +1,9 @@
 //! Servers that are slow, silent, gone, or mean it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use rooms::{EventStatus, KeyAnswer, Membership, MessagesQuery, Preset, Viewer};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
+use rooms::{Asker, EventStatus, KeyAnswer, Membership, MessagesQuery, Preset, PublishedKey, RoomsError, Viewer};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, serde::Base64};
 use serde_json::{Value, json};
 use store::Position;
 use testkit::ManualClock;
@@ -228,5 +228,49 @@ async fn quarantine_is_looked_at_again_and_is_bounded() {
     }
     // There is none left.
     there.clock.advance(rooms::QUARANTINE_MS);
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 0);
+}
+
+#[tokio::test]
+async fn what_a_key_signs_counts_while_it_is_valid() {
+    for (version, counts) in [(RoomVersionId::V4, true), (RoomVersionId::V5, false), (RoomVersionId::V12, false)] {
+        let [here, there] = worlds(["here", "there"]).await;
+        let (alice, bob) = (here.user("alice"), there.user("bob"));
+        let room = here.room(&alice, Preset::PublicChat, &version).await;
+        there.join_from(&here, &room, &bob).await;
+        let said = here.say(&alice, &room, "in time").await.expect("said");
+        let key = here.rooms.signing_key();
+        let public = Base64::new(key.public_key().to_vec());
+        let published = PublishedKey { key: public, valid_until_ms: here.now_ms() };
+        keys_of(&here, Some(KeyAnswer::Keys(BTreeMap::from([(key.id().to_owned(), published)]))));
+        let late = here.say(&alice, &room, "too late").await.expect("said");
+        here.deliver(&there, &room, &[&said, &late]).await;
+        assert_eq!(there.status(&said).await, EventStatus::Accepted);
+        assert_eq!(there.status(&late).await == EventStatus::Accepted, counts, "version {version}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_in_a_room_does_not_learn_what_is_there() {
+    let [here, there] = worlds(["here", "there"]).await;
+    let alice = here.user("alice");
+    let room = here.public_room(&alice).await;
+    let said = here.say(&alice, &room, "hello").await.expect("said");
+    let unknown = EventId::parse("$nobody-knows").expect("an id");
+    for event in [&said, &unknown] {
+        let answer = here.rooms.serve_event(&Asker::new(&there.name), event).await;
+        assert!(matches!(answer, Err(RoomsError::EventNotFound)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_not_taken_again() {
+    let [here, there] = worlds(["here", "there"]).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = here.public_room(&alice).await;
+    there.join_from(&here, &room, &bob).await;
+    let said = here.say(&alice, &room, "hello").await.expect("said");
+    here.deliver(&there, &room, &[&said]).await;
+    send(&here, &there, &room, &said).await;
     assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 0);
 }
