@@ -144,6 +144,11 @@ pub struct Config {
     /// Seconds without a sync after which a user counts as offline.
     pub presence_offline_timeout_s: u64,
 
+    /// A room with more joined members than this is large. In large rooms users don't see each other's presence unless they are
+    /// in a smaller room together as well, who is typing is told a little late, and changed keys are told only if the room is
+    /// encrypted.
+    pub large_room_members: usize,
+
     /// The TURN servers that clients call through, as URIs such as `turn:turn.example.org?transport=udp`. Without any, calls
     /// work only between clients that reach each other by themselves.
     pub turn_uris: Vec<String>,
@@ -369,6 +374,7 @@ impl Default for Config {
             allow_local_presence: true,
             presence_idle_timeout_s: 300,
             presence_offline_timeout_s: 1800,
+            large_room_members: 500,
             turn_uris: Vec::new(),
             turn_secret: None,
             turn_ttl: 24 * 60 * 60,

@@ -292,7 +292,11 @@ fn preview_config(config: &Config) -> anyhow::Result<media::PreviewConfig> {
 }
 
 pub(crate) fn sync_config(config: &Config) -> sync::Config {
-    sync::Config { timeout_max_ms: config.client_sync_timeout_max.saturating_mul(1000), ..sync::Config::default() }
+    sync::Config {
+        timeout_max_ms: config.client_sync_timeout_max.saturating_mul(1000),
+        large_room_members: config.large_room_members,
+        ..sync::Config::default()
+    }
 }
 
 pub(crate) fn api_config(config: &Config) -> client_api::Config {

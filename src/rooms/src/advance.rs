@@ -12,7 +12,7 @@ use crate::{
     RoomsError,
     directory::withdraw_in,
     log::RoomAdvanced,
-    snapshot::{Entry, Root},
+    snapshot::{Entry, Root, StateChange},
     tables::{
         Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, Stays,
         StrippedStates, Timeline, Timestamps,
@@ -24,6 +24,9 @@ use crate::{
 
 /// The type of membership events.
 pub(crate) const MEMBER: &str = "m.room.member";
+
+/// The type of the event that makes a room encrypted.
+const ENCRYPTION: &str = "m.room.encryption";
 
 /// A membership that differs between two states.
 struct Moved {
@@ -103,13 +106,15 @@ impl Turn {
         root: Root,
     ) -> Result<Stamp, RoomsError> {
         let old_root = self.head.root;
-        let moved = if root == old_root { Vec::new() } else { self.moved_members(old_root, root).await? };
+        let changes = if root == old_root { Vec::new() } else { self.diff(old_root, root).await? };
+        let moved = self.moved_members(&changes).await?;
         let gone = moved.iter().filter(|change| change.old == Membership::Join && change.new != Membership::Join);
         self.gone.extend(gone.map(|change| change.user.clone()));
         let mut members = Vec::new();
         for change in moved.iter().filter(|change| change.old != change.new && self.rooms.is_local(&change.user)) {
             members.push(MemberChange { user: change.user.clone(), old: change.old, new: change.new });
         }
+        let encryption = changes.iter().find(|change| change.key.as_key() == (ENCRYPTION, ""));
         let entry = RoomAdvanced {
             room: self.room.clone(),
             event: event.map(|event| event.num),
@@ -117,6 +122,7 @@ impl Turn {
             old_root,
             new_root: root,
             members,
+            encrypted: encryption.map(|change| change.new.is_some()),
         };
         let stamp = self.batch.log(&entry);
         self.last_stamp = Some(stamp);
@@ -129,9 +135,9 @@ impl Turn {
         Ok(stamp)
     }
 
-    async fn moved_members(&self, old: Root, new: Root) -> Result<Vec<Moved>, RoomsError> {
+    async fn moved_members(&self, changes: &[StateChange]) -> Result<Vec<Moved>, RoomsError> {
         let mut moved = Vec::new();
-        for change in self.diff(old, new).await? {
+        for change in changes {
             if &*change.key.event_type != MEMBER {
                 continue;
             }

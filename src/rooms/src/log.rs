@@ -24,6 +24,8 @@ pub struct RoomAdvanced {
     pub new_root: Root,
     /// Memberships of this server's users that differ between the two.
     pub members: Vec<MemberChange>,
+    /// Whether the room is encrypted (has `m.room.encryption`) after, if that event differs between the two.
+    pub encrypted: Option<bool>,
 }
 
 /// An event lost its content to a redaction that applies.

@@ -104,6 +104,12 @@ impl Typing {
         }
     }
 
+    /// Tells the followers of a room once more, for those who put off what they were told.
+    pub fn announce(&self, room: &RoomId) {
+        let mut state = self.lock();
+        self.changed(&mut state, room);
+    }
+
     /// Who types in a room now, in order of their ids.
     pub fn users(&self, room: &RoomId) -> Vec<OwnedUserId> {
         let now = self.clock.now_ms();

@@ -202,7 +202,7 @@ impl Search<'_> {
             match item.kind {
                 Kind::Room => hints.timeline = true,
                 Kind::Receipt | Kind::OwnReceipt => hints.receipts = true,
-                Kind::Typing => hints.typing = true,
+                Kind::Typing | Kind::LateTyping => hints.typing = true,
                 Kind::Membership => changes.memberships = true,
                 Kind::AccountData
                 | Kind::Presence

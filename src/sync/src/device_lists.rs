@@ -1,16 +1,15 @@
 //! Of whose keys a client must ask anew, and of whom it may forget them.
 //!
 //! With U the user who asks, a range of the log that begins at `since`, and "together" meaning that both are joined to one
-//! room:
+//! room that counts:
 //!
 //! - `changed` are those who are together with U at the end of the range, and either were not at its start or have keys that
-//!   changed in it; and U, if U's own keys changed;
+//!   changed in it; those in a room that U was and is in and that became encrypted in it; and U, if U's own keys changed;
 //! - `left` are those who were together with U at its start and are not at its end.
 //!
 //! What happened in between (a leave and a new join) needs no word of its own: if keys changed meanwhile they changed in the
-//! range, and otherwise what the client has is as good as before. All rooms count, not just encrypted ones, because a client
-//! has to know the keys of those in a room from the moment when it is encrypted, and nothing would tell it then whose keys
-//! changed before.
+//! range, and otherwise what the client has is as good as before. An encrypted room counts, and so does another unless it is large
+//! now ([`crate::Config::large_room_members`]): in a room with everybody in it each would be told of everybody.
 //!
 //! The range of a sync ends with its view; that of `/keys/changes` may have ended before. The answer depends on the tables and the
 //! two ends alone. An inbox merely says whether it is worth looking, so a recent
@@ -18,8 +17,9 @@
 //!
 //! Specification: client-server API, "Tracking the device list for a user", "Extensions to /sync", `GET /keys/changes`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use parking_lot::Mutex;
 use rooms::{
     EventNum, Membership, Rooms, RoomsError,
     snapshot::{Entry, Root},
@@ -47,6 +47,9 @@ const PAIRS_COMPARED_MAX: usize = 32;
 /// How many members are read from a room's rows for what it costs to look up one of them in its state.
 const MEMBERS_READ_PER_LOOKUP: u64 = 4;
 
+/// The type of the event that makes a room encrypted.
+const ENCRYPTION: &str = "m.room.encryption";
+
 /// Members and keys that are read together.
 const PAGE_USERS: usize = 1_000;
 
@@ -67,6 +70,12 @@ pub(crate) struct DeviceListReader<'a> {
     pub(crate) users: &'a Users,
     pub(crate) view: &'a View,
     pub(crate) user: &'a UserId,
+    /// The user's number in the hub.
+    pub(crate) number: u32,
+    /// Rooms with more members are large.
+    pub(crate) large_room_members: u64,
+    /// Rooms of which it was found out whether they count at a position.
+    pub(crate) counted: Mutex<HashMap<(OwnedRoomId, Position), bool>>,
     pub(crate) since: Position,
     /// The end of the range, which is that of the view or before.
     pub(crate) until: Position,
@@ -77,6 +86,10 @@ pub(crate) struct DeviceListReader<'a> {
 struct Meetings {
     met: UserSet,
     parted: UserSet,
+    /// Those in rooms that became encrypted.
+    encrypted: UserSet,
+    /// Those who came to be in a room with the user that may not count.
+    around: UserSet,
 }
 
 impl Sync {
@@ -99,7 +112,10 @@ impl Sync {
             return Ok(DeviceLists::default());
         }
         let (hub, rooms, users) = (&*inner.hub, &inner.rooms, &inner.users);
-        let reader = DeviceListReader { hub, rooms, users, view, user, since, until };
+        let (number, counted) = (hub.state().user(user), Mutex::default());
+        let large_room_members = inner.config.large_room_members as u64;
+        let reader =
+            DeviceListReader { hub, rooms, users, view, user, number, large_room_members, counted, since, until };
         let mut moved = BTreeSet::new();
         for (_, row) in rooms.membership_log(view, user, since, until).await? {
             moved.insert(row.room);
@@ -139,6 +155,7 @@ impl DeviceListReader<'_> {
         let together = self.together(&asked, self.until).await?;
         let known = self.together(&meetings.met, self.since).await?;
         let mut changed: UserSet = meetings.met.difference(&known).cloned().collect();
+        changed.extend(meetings.encrypted);
         for (user, last) in renewed {
             if user != self.user && !together.contains(&user) {
                 continue;
@@ -150,7 +167,9 @@ impl DeviceListReader<'_> {
         }
         let left = meetings.parted.difference(&together).cloned().collect();
         let lists = DeviceLists { changed: changed.into_iter().collect(), left };
-        Ok(Around { lists, met: meetings.met })
+        let mut met = meetings.met;
+        met.extend(meetings.around);
+        Ok(Around { lists, met })
     }
 
     /// The rooms that the user was in all the time and whose state changed.
@@ -185,33 +204,77 @@ impl DeviceListReader<'_> {
     async fn meetings(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Meetings, SyncError> {
         let mut meetings = Meetings::default();
         for room in stayed {
-            self.compare(room, &mut meetings).await?;
+            self.compare(room, (true, true), &mut meetings).await?;
         }
         for room in moved {
             let was = self.was_joined(self.user, room, self.since).await?;
             let is = self.was_joined(self.user, room, self.until).await?;
-            match (was, is) {
-                (true, true) => self.compare(room, &mut meetings).await?,
-                (false, true) => meetings.met.extend(self.members(room, self.until).await?),
-                (true, false) => meetings.parted.extend(self.members(room, self.since).await?),
-                (false, false) => {}
-            }
+            self.compare(room, (was, is), &mut meetings).await?;
         }
-        meetings.met.remove(self.user);
-        meetings.parted.remove(self.user);
+        for users in [&mut meetings.met, &mut meetings.parted, &mut meetings.encrypted] {
+            users.remove(self.user);
+        }
         Ok(meetings)
     }
 
-    /// Who came into and went out of a room that the user is and was in.
-    async fn compare(&self, room: &RoomId, meetings: &mut Meetings) -> Result<(), SyncError> {
-        for (user, was, is) in self.moves(room, self.since, self.until).await? {
-            match (was, is) {
-                (false, true) => meetings.met.insert(user),
-                (true, false) => meetings.parted.insert(user),
-                _ => false,
-            };
+    /// Who came to be and who ceased to be in a room together with the user, who was or wasn't in it and is or isn't.
+    async fn compare(&self, room: &RoomId, joined: (bool, bool), meetings: &mut Meetings) -> Result<(), SyncError> {
+        let (since, until) = (self.since, self.until);
+        let was = joined.0 && self.counts(room, since).await?;
+        let is = joined.1 && self.counts(room, until).await?;
+        match (was, is) {
+            (true, true) => {
+                for (user, was, is) in self.moves(room, since, until).await? {
+                    match (was, is) {
+                        (false, true) => meetings.met.insert(user),
+                        (true, false) => meetings.parted.insert(user),
+                        _ => false,
+                    };
+                }
+            }
+            (false, true) => meetings.met.extend(self.members(room, until).await?),
+            (true, false) => meetings.parted.extend(self.members(room, since).await?),
+            (false, false) => {
+                let state = self.hub.state();
+                // Large only by its members of other servers.
+                let number = state.room_number(room).filter(|number| joined.1 && !state.is_large(*number));
+                if let Some(number) = number {
+                    meetings.around.extend(state.members(number));
+                }
+            }
+        }
+        if joined == (true, true) && self.is_encrypted(room, until).await? && !self.is_encrypted(room, since).await? {
+            meetings.encrypted.extend(self.members(room, until).await?);
         }
         Ok(())
+    }
+
+    /// Whether those who were in a room at a position were to hear of each other's keys.
+    async fn counts(&self, room: &RoomId, at: Position) -> Result<bool, SyncError> {
+        let key = (room.to_owned(), at);
+        if let Some(counts) = self.counted.lock().get(&key) {
+            return Ok(*counts);
+        }
+        let head = self.rooms.head(self.view, room).await?;
+        let is_large = head.is_some_and(|head| head.joined_count > self.large_room_members);
+        let counts = !is_large || self.is_encrypted(room, at).await?;
+        self.counted.lock().insert(key, counts);
+        Ok(counts)
+    }
+
+    async fn is_encrypted(&self, room: &RoomId, at: Position) -> Result<bool, SyncError> {
+        let number = self.hub.state().room_number(room);
+        if let Some(known) = number.and_then(|number| self.hub.state().encrypted_since(number, at)) {
+            return Ok(known);
+        }
+        let root = self.root_at(room, at).await?;
+        let source = self.rooms.source(self.view, room);
+        let entries = self.rooms.tree().get_many(&source, root, &[(ENCRYPTION, "")]).await?;
+        let encrypted = entries.into_iter().flatten().next().is_some();
+        if let Some(number) = number {
+            self.hub.state().learn_encrypted(number, at, encrypted);
+        }
+        Ok(encrypted)
     }
 
     /// Those whose keys changed after the start of the range: whoever they are, or at least all of them who are together with the
@@ -225,7 +288,9 @@ impl DeviceListReader<'_> {
         } else {
             let mut around = UserSet::from([self.user.to_owned()]);
             for room in self.joined_at(self.user, self.until).await? {
-                around.extend(self.members(&room, self.until).await?);
+                if self.counts(&room, self.until).await? {
+                    around.extend(self.members(&room, self.until).await?);
+                }
             }
             let around: Vec<&UserId> = around.iter().map(|user| &**user).collect();
             for page in around.chunks(PAGE_USERS) {
@@ -246,21 +311,35 @@ impl DeviceListReader<'_> {
     /// Those of `others` who were together with the user at a position.
     async fn together(&self, others: &UserSet, at: Position) -> Result<UserSet, SyncError> {
         let mut together = UserSet::new();
-        if others.is_empty() {
+        let mut unknown: Vec<&OwnedUserId> = Vec::new();
+        for other in others {
+            match self.common_rooms(other, at) {
+                Some(rooms) if self.any_counts(&rooms, at).await? => drop(together.insert(other.clone())),
+                Some(_) => {}
+                None => unknown.push(other),
+            }
+        }
+        if unknown.is_empty() {
             return Ok(together);
         }
         let rooms = self.joined_at(self.user, at).await?;
         let mut open: BTreeSet<&UserId> = BTreeSet::new();
-        for other in others {
-            if others.len() > PAIRS_COMPARED_MAX || !self.rooms.is_local(other) {
+        for other in &unknown {
+            if unknown.len() > PAIRS_COMPARED_MAX || !self.rooms.is_local(other) {
                 open.insert(other);
-            } else if !self.joined_at(other, at).await?.is_disjoint(&rooms) {
-                together.insert(other.clone());
+                continue;
+            }
+            let common = self.joined_at(other, at).await?.intersection(&rooms).cloned().collect::<Vec<_>>();
+            if self.any_counts(&common, at).await? {
+                together.insert((*other).clone());
             }
         }
         for room in rooms {
             if open.is_empty() {
                 break;
+            }
+            if !self.counts(&room, at).await? {
+                continue;
             }
             for other in self.joined_among(&room, &open, at).await? {
                 open.remove(&*other);
@@ -268,6 +347,25 @@ impl DeviceListReader<'_> {
             }
         }
         Ok(together)
+    }
+
+    /// The rooms that another user of this server was in together with the user at a position, if that is in memory.
+    fn common_rooms(&self, other: &UserId, at: Position) -> Option<Vec<OwnedRoomId>> {
+        if !self.rooms.is_local(other) {
+            return None;
+        }
+        let state = self.hub.state();
+        let rooms = state.common_rooms(self.number, other, at)?;
+        Some(rooms.into_iter().filter_map(|room| state.room_id(room)).map(ToOwned::to_owned).collect())
+    }
+
+    async fn any_counts(&self, rooms: &[OwnedRoomId], at: Position) -> Result<bool, SyncError> {
+        for room in rooms {
+            if self.counts(room, at).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Those of `users` who were joined to a room at a position.

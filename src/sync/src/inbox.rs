@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     AccountData,
     /// Who is typing in a room.
     Typing,
+    /// The same in a large room.
+    LateTyping,
     /// Presence of a user.
     Presence,
     /// Messages to one of the user's devices.
@@ -48,7 +50,7 @@ impl Kind {
     /// Whether a waiting poll is answered at once for it, or waits for more to come ([`crate::Config::relaxed_delay_ms`]).
     pub(crate) fn is_urgent(self) -> bool {
         // Keys come in bursts: a login changes them several times, a new session in a room claims one of each device.
-        !matches!(self, Kind::Receipt | Kind::Presence | Kind::DeviceLists | Kind::OneTimeKeys)
+        !matches!(self, Kind::Receipt | Kind::LateTyping | Kind::Presence | Kind::DeviceLists | Kind::OneTimeKeys)
     }
 }
 
@@ -162,6 +164,8 @@ pub(crate) struct Inbox {
     pub(crate) relaxed: Notify,
     /// Unix ms of the last poll.
     used_ms: AtomicU64,
+    /// Unix ms of the last poll that wanted presence; 0 if there was none lately. Only changed with the hub's maps held.
+    presence_used_ms: AtomicU64,
 }
 
 impl Inbox {
@@ -175,6 +179,7 @@ impl Inbox {
             urgent: Notify::new(),
             relaxed: Notify::new(),
             used_ms: AtomicU64::new(now_ms),
+            presence_used_ms: AtomicU64::new(0),
         }
     }
 
@@ -214,6 +219,26 @@ impl Inbox {
     /// Notes that it was used just now.
     pub(crate) fn touch(&self, now_ms: u64) {
         self.used_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Notes that presence is wanted now, with the last change of presence that was routed. What was not listed while nobody wanted
+    /// it is to be looked up elsewhere.
+    pub(crate) fn want_presence(&self, now_ms: u64, routed: u64) {
+        if self.presence_used_ms.swap(now_ms.max(1), Ordering::Relaxed) == 0 {
+            self.shelves().presence.reset(routed);
+        }
+    }
+
+    /// Whether presence is listed.
+    pub(crate) fn wants_presence(&self) -> bool {
+        self.presence_used_ms.load(Ordering::Relaxed) != 0
+    }
+
+    /// Lists presence no more if no poll has wanted it since `before_ms` (Unix ms).
+    pub(crate) fn forget_presence(&self, before_ms: u64) {
+        if self.presence_used_ms.load(Ordering::Relaxed) < before_ms {
+            self.presence_used_ms.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Unix ms of its last use.

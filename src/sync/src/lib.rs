@@ -62,7 +62,9 @@ pub struct Config {
     pub timeline_limit_max: usize,
     /// For how long in milliseconds receipts and presence wait for other news before a waiting request is answered.
     pub relaxed_delay_ms: u64,
-    /// A room with more joined users of this server than this is large: it carries no presence.
+    /// A room with more members than this is large. It carries no presence: users see that of those with whom they are in a smaller
+    /// room as well. Who types in it is told late, more so the larger it is, and keys that change are told only if it is
+    /// encrypted.
     pub large_room_members: usize,
     /// For how long in milliseconds what changes for a user is kept in memory after their last request.
     pub inbox_idle_ms: u64,
@@ -121,6 +123,11 @@ impl Sync {
         let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
         let inner = Inner { config, store, rooms, users, clock, hub, sent_members, builders };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How many changes were put into users' inboxes since the start: what following the log and what is volatile costs.
+    pub fn changes_routed(&self) -> u64 {
+        self.inner.hub.state().routed_count()
     }
 
     /// Answers all waiting requests with what there is, and lets no other wait. Ends the task that follows the log.

@@ -39,7 +39,7 @@ pub(crate) async fn build(config: &Config, store: &Store, rooms: &Rooms, users: 
 
 /// Reads who is in which room, and when each room advanced last.
 async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
-    hub.state().clear(view.position());
+    hub.state().clear();
     let mut after = None;
     loop {
         let page = rooms.all_local_members(view, after.as_ref(), LOAD_PAGE_ROWS).await?;
@@ -64,6 +64,7 @@ async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
             break;
         }
     }
+    hub.state().filled(view.position());
     Ok(())
 }
 
@@ -266,6 +267,10 @@ impl Notifier {
 
     async fn tick(&mut self, ticks: u64) {
         self.rooms.typing().expire();
+        let late = self.hub.state().late_typing();
+        for room in late {
+            self.rooms.typing().announce(&room);
+        }
         if self.behind {
             self.rebuild().await;
         }
@@ -311,6 +316,7 @@ fn route_record(
                 old_root: entry.old_root,
                 new_root: entry.new_root,
                 members: &entry.members,
+                encrypted: entry.encrypted,
             };
             state.advance(&change, touched);
         }
@@ -333,7 +339,7 @@ fn route_record(
         ToDeviceQueued::KIND => {
             if let Some(entry) = record.decode::<ToDeviceQueued>()? {
                 for (user, devices) in &entry.to {
-                    state.to_device(user, devices, position, touched);
+                    state.messages_to_devices(user, devices, position, touched);
                 }
             }
         }

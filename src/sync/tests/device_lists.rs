@@ -36,14 +36,31 @@ type Lists = (Users, Users);
 struct Moment {
     token: String,
     step: usize,
-    /// Who shares a room with whom.
-    together: BTreeMap<OwnedUserId, Users>,
+    rooms: RoomsAt,
+}
+
+/// What the rooms are at some time.
+struct RoomsAt {
+    members: BTreeMap<OwnedRoomId, Users>,
+    encrypted: BTreeSet<OwnedRoomId>,
+}
+
+impl RoomsAt {
+    /// The others in those rooms of a user that count.
+    fn around(&self, one: &OwnedUserId, counts: impl Fn(&OwnedRoomId) -> bool) -> Users {
+        let rooms = self.members.iter().filter(|(room, members)| members.contains(one) && counts(room));
+        let mut around: Users = rooms.flat_map(|(_, members)| members).cloned().collect();
+        around.remove(one);
+        around
+    }
 }
 
 struct History {
     world: World,
     far: Far,
     dice: SeededRandom,
+    /// Rooms with more members are large.
+    large: usize,
     rooms: Vec<OwnedRoomId>,
     here_users: Vec<OwnedUserId>,
     far_users: Vec<OwnedUserId>,
@@ -69,7 +86,9 @@ async fn free_room(world: &World, creator: &OwnedUserId) -> OwnedRoomId {
 
 impl History {
     async fn new(seed: u64) -> Self {
-        let world = World::seeded(seed).await;
+        let large = if seed.is_multiple_of(2) { 2 } else { 500 };
+        let config = sync::Config { large_room_members: large, ..sync::Config::default() };
+        let world = World::configured(config, seed).await;
         let far = Far::new(&world.servers, &world.clock, seed).await;
         let here_users: Vec<OwnedUserId> = ["alice", "bob", "carol", "dan"].map(user).to_vec();
         let far_users = vec![far.user("xenia"), far.user("yves")];
@@ -85,6 +104,7 @@ impl History {
             world,
             far,
             dice: SeededRandom::new(seed),
+            large,
             rooms,
             here_users,
             far_users,
@@ -122,13 +142,14 @@ impl History {
         let room = if is_far { self.rooms[0].clone() } else { self.dice.pick(&self.rooms).clone() };
         let own = ("m.room.member", Some(one.as_str()));
         let others = ("m.room.member", Some(other.as_str()));
-        let (key, content) = match self.dice.below(14) {
+        let (key, content) = match self.dice.below(15) {
             0..6 => (own, json!({ "membership": "join", "displayname": text })),
             6..8 => (own, json!({ "membership": "leave" })),
             8 | 9 => (others, json!({ "membership": "leave" })),
             10 => (others, json!({ "membership": "ban" })),
             11 => (others, json!({ "membership": "invite" })),
             12 => (("m.room.topic", Some("")), json!({ "topic": text })),
+            13 => (("m.room.encryption", Some("")), json!({ "algorithm": "m.megolm.v1.aes-sha2" })),
             _ => (("m.room.message", None), json!({ "msgtype": "m.text", "body": text })),
         };
         if is_far {
@@ -180,24 +201,30 @@ impl History {
         self.changed.push((self.step, one));
     }
 
-    /// Who shares a room with whom, as the states of the rooms say.
-    async fn together(&self) -> BTreeMap<OwnedUserId, Users> {
+    /// What the states of the rooms say.
+    async fn rooms_now(&self) -> RoomsAt {
         let view = self.world.store.view();
-        let mut together: BTreeMap<OwnedUserId, Users> = BTreeMap::new();
+        let mut now = RoomsAt { members: BTreeMap::new(), encrypted: BTreeSet::new() };
         for room in &self.rooms {
             let members = self.world.rooms.joined_members(&view, room).await.unwrap();
-            for one in &members {
-                let others = members.iter().filter(|other| *other != one).cloned();
-                together.entry(one.clone()).or_default().extend(others);
+            now.members.insert(room.clone(), members.into_iter().collect());
+            if self.world.rooms.current_event(&view, room, "m.room.encryption", "").await.unwrap().is_some() {
+                now.encrypted.insert(room.clone());
             }
         }
-        together
+        now
     }
 
-    fn expected(&self, one: &OwnedUserId, from: &Moment, to: &Moment) -> Lists {
-        let around = |moment: &Moment| moment.together.get(one).cloned().unwrap_or_default();
-        let (before, now) = (around(from), around(to));
+    /// `last`: the rooms when the question is asked.
+    fn expected(&self, one: &OwnedUserId, from: &Moment, to: &Moment, last: &RoomsAt) -> Lists {
+        let small = |room: &OwnedRoomId| last.members[room].len() <= self.large;
+        let around = |at: &RoomsAt| at.around(one, |room| small(room) || at.encrypted.contains(room));
+        let (before, now) = (around(&from.rooms), around(&to.rooms));
         let mut changed: Users = now.difference(&before).cloned().collect();
+        changed.extend(to.rooms.around(one, |room| {
+            let stayed = from.rooms.members[room].contains(one);
+            stayed && to.rooms.encrypted.contains(room) && !from.rooms.encrypted.contains(room)
+        }));
         for (step, user) in &self.changed {
             if *step > from.step && *step <= to.step && (user == one || now.contains(user)) {
                 changed.insert(user.clone());
@@ -219,14 +246,14 @@ impl History {
         let before = client.clone();
         let told = client.ask(&self.world, 0, false).await;
         let token = text(&told, "next_batch");
-        let to = Moment { token: token.clone(), step: self.step, together: self.together().await };
+        let to = Moment { token: token.clone(), step: self.step, rooms: self.rooms_now().await };
         let Some(since) = since else {
             assert!(told.get("device_lists").is_none(), "{told}");
             self.moments.push(to);
             return;
         };
         let from = self.moments.iter().find(|moment| moment.token == since).unwrap();
-        let expected = self.expected(&one, from, &to);
+        let expected = self.expected(&one, from, &to, &to.rooms);
         let what = format!("for {one} from step {} to {}", from.step, to.step);
         assert_eq!(lists(&told), expected, "from the inbox, {what}");
         let changes = self.world.sync.key_changes(&one, &since, &token).await.unwrap();
@@ -248,7 +275,8 @@ impl History {
         let (from, to) = (&self.moments[i], &self.moments[j]);
         let told = self.world.sync.key_changes(one, &from.token, &to.token).await.unwrap();
         let told: Lists = (told.changed.into_iter().collect(), told.left.into_iter().collect());
-        let expected = if i < j { self.expected(one, from, to) } else { Lists::default() };
+        let last = self.rooms_now().await;
+        let expected = if i < j { self.expected(one, from, to, &last) } else { Lists::default() };
         assert_eq!(told, expected, "by /keys/changes, for {one} between steps {} and {}", from.step, to.step);
     }
 

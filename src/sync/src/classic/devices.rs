@@ -2,6 +2,7 @@
 //!
 //! Specification: client-server API, "End-to-End Encryption", "Extensions to /sync".
 
+use parking_lot::Mutex;
 use store::Position;
 
 use super::{Answer, Paths, Session};
@@ -51,6 +52,9 @@ impl Answer<'_> {
             users: &inner.users,
             view: self.reader.view,
             user: self.reader.viewer.user,
+            number: self.session.number,
+            large_room_members: inner.config.large_room_members as u64,
+            counted: Mutex::default(),
             since: self.since.unwrap_or(Position::ZERO),
             until: self.reader.view.position(),
         };

@@ -23,6 +23,9 @@ use crate::{
 /// Types of state events that the name of a room depends on.
 const NAMING_TYPES: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
 
+/// Users that are told to type in a large room: nobody reads a longer list.
+const TYPING_IN_LARGE_ROOM_MAX: usize = 10;
+
 #[derive(Serialize)]
 struct TypingEvent {
     content: TypingContent,
@@ -269,6 +272,9 @@ impl Answer<'_> {
         if (hints.typing || hints.unknown) && filter.wants_ephemeral(room, "m.typing") {
             let mut user_ids = self.reader.rooms.typing().users(room);
             user_ids.retain(|user| !self.reader.viewer.ignored.contains(user));
+            if self.session.inner.hub.state().is_large(hints.number) {
+                user_ids.truncate(TYPING_IN_LARGE_ROOM_MAX);
+            }
             update.shows_typing = !user_ids.is_empty();
             if update.shows_typing || (hints.typing && self.typing_shown) {
                 let content = TypingContent { user_ids };

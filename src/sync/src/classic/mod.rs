@@ -95,7 +95,7 @@ impl Sync {
         }
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
-        let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms());
+        let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms(), filter.wants_presence());
         let session = Session { inner, request, filter, number };
         // This request sees what was acknowledged to anybody before it, and that its user is there.
         let (typing, presence) = (inner.rooms.typing().sequence(), presence.sequence());

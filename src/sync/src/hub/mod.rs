@@ -3,6 +3,8 @@
 //! The notifier writes it as it follows the log; polls read it. Routing a change costs one step for each local user that it
 //! concerns and who has an inbox, and never touches the disk.
 
+mod routing;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -10,15 +12,15 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use rooms::{EventNum, MemberChange, Membership, snapshot::Root};
-use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use rooms::{EventNum, MemberChange, snapshot::Root};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::{Position, View};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     inbox::{Inbox, Item, Kind},
     memo::Memo,
-    tail::{Advance, Tail, TailRange},
+    tail::{Tail, TailRange},
 };
 
 /// How long a request waits at its start for the notifier to catch up with what was written before.
@@ -52,6 +54,8 @@ pub(crate) struct RoomMove<'a> {
     pub(crate) old_root: Root,
     pub(crate) new_root: Root,
     pub(crate) members: &'a [MemberChange],
+    /// Whether it is encrypted now, if that changed.
+    pub(crate) encrypted: Option<bool>,
 }
 
 /// See the module.
@@ -69,9 +73,13 @@ pub(crate) struct State {
     users: Vec<UserSlot>,
     /// Rooms in which somebody is typing.
     typing: HashSet<u32>,
+    /// Large rooms whose typing is to be routed, with the seconds until then.
+    late_typing: HashMap<u32, usize>,
+    /// Things put into inboxes.
+    routed_count: u64,
     /// What has been routed so far; may be ahead of what is published.
     routed: Routed,
-    /// Where the hub was filled from the tables.
+    /// Where the hub was filled from the tables; beyond everything while it is being filled.
     loaded: Position,
     /// Rooms with more members than this are large.
     large_room_members: usize,
@@ -95,6 +103,10 @@ struct RoomSlot {
     receipts: (Position, Position),
     /// Position of the last change of its state; `None` if nobody has looked and none was routed.
     state_moved: Option<Position>,
+    /// Whether it is encrypted, if that is known.
+    encrypted: Option<bool>,
+    /// Position of the last change of its encryption that was routed.
+    encryption_moved: Position,
     tail: Option<Tail>,
 }
 
@@ -102,6 +114,8 @@ struct UserSlot {
     id: OwnedUserId,
     /// Numbers of the rooms joined, ascending.
     rooms: Vec<u32>,
+    /// Position of the last change of their memberships that was routed.
+    moved: Position,
     inbox: Option<Arc<Inbox>>,
 }
 
@@ -110,7 +124,7 @@ impl Hub {
     pub(crate) fn new(published: Published, large_room_members: usize) -> Self {
         let routed =
             Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
-        let state = State { routed, loaded: routed.position, large_room_members, ..State::default() };
+        let state = State { routed, loaded: Position::MAX, large_room_members, ..State::default() };
         Self {
             state: Mutex::new(state),
             published: watch::Sender::new(Arc::new(published)),
@@ -168,6 +182,8 @@ impl State {
             last: Position::ZERO,
             receipts: (Position::MAX, Position::ZERO),
             state_moved: None,
+            encrypted: None,
+            encryption_moved: Position::ZERO,
             tail: None,
         });
         self.room_numbers.insert(id.to_owned(), number);
@@ -180,24 +196,32 @@ impl State {
             return *number;
         }
         let number = u32::try_from(self.users.len()).unwrap_or(Item::ACCOUNT);
-        self.users.push(UserSlot { id: id.to_owned(), rooms: Vec::new(), inbox: None });
+        self.users.push(UserSlot { id: id.to_owned(), rooms: Vec::new(), moved: Position::ZERO, inbox: None });
         self.user_numbers.insert(id.to_owned(), number);
         number
     }
 
     /// Forgets who is where and what the tails say, but neither numbers nor inboxes. It is to be filled with what the tables
-    /// say at `position`.
-    pub(crate) fn clear(&mut self, position: Position) {
-        self.loaded = position;
+    /// say.
+    pub(crate) fn clear(&mut self) {
+        self.loaded = Position::MAX;
         for slot in &mut self.rooms {
             slot.members.clear();
             slot.tail = None;
             slot.state_moved = None;
+            slot.encrypted = None;
+            slot.encryption_moved = Position::ZERO;
             slot.receipts = (Position::MAX, Position::ZERO);
         }
         for slot in &mut self.users {
             slot.rooms.clear();
+            slot.moved = Position::ZERO;
         }
+    }
+
+    /// Notes that it holds what the tables say at `position`.
+    pub(crate) fn filled(&mut self, position: Position) {
+        self.loaded = position;
     }
 
     /// Notes that a local user is in a room.
@@ -227,216 +251,36 @@ impl State {
         self.rooms[room as usize].last = last;
     }
 
-    /// Routes an advance of a room.
-    pub(crate) fn advance(&mut self, change: &RoomMove<'_>, touched: &mut Vec<Touched>) {
-        let RoomMove { position, event, local, new_root, .. } = *change;
-        let room = self.room(change.room);
-        let slot = &mut self.rooms[room as usize];
-        let last = std::mem::replace(&mut slot.last, position);
-        if change.old_root != new_root {
-            slot.state_moved = Some(position);
-        }
-        // Nothing happened between the last advance and this one.
-        let tail = slot.tail.get_or_insert_with(|| Tail::new(last, change.old_root));
-        tail.push(Advance { position, event, local, root: new_root });
-        // Those who leave hear of it as members, those who come as well.
-        for member in change.members {
-            let user = self.user(&member.user);
-            if member.new == Membership::Join {
-                self.join(change.room, &member.user);
-            } else {
-                self.leave(room, user);
-            }
-            self.notify_user(user, room, Kind::Membership, position, touched);
-        }
-        self.notify_room(room, Kind::Room, position, touched);
-    }
-
-    /// Routes a change of a user's membership that no advance told.
-    pub(crate) fn membership(&mut self, room: &RoomId, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let (room, user) = (self.room(room), self.user(user));
-        self.notify_user(user, room, Kind::Membership, position, touched);
-    }
-
-    /// Routes a receipt: to everybody in the room, or to its owner alone if it is private.
-    pub(crate) fn receipt(
-        &mut self,
-        room: &RoomId,
-        user: &UserId,
-        private: bool,
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let room = self.room(room);
-        let slot = &mut self.rooms[room as usize];
-        slot.receipts.1 = position;
-        if let Some(user) = self.user_numbers.get(user).copied() {
-            self.notify_user(user, room, Kind::OwnReceipt, position, touched);
-        }
-        if !private {
-            self.notify_room(room, Kind::Receipt, position, touched);
-        }
-    }
-
-    /// Routes a change of a user's account data.
-    pub(crate) fn account_data(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::AccountData, position, touched);
-    }
-
-    /// Routes messages to devices of a user.
-    pub(crate) fn to_device(
-        &self,
-        user: &UserId,
-        devices: &[OwnedDeviceId],
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let Some(user) = self.user_numbers.get(user).copied() else {
-            return;
-        };
-        for device in devices {
-            self.notify_user(user, Item::device(device), Kind::ToDevice, position, touched);
-        }
-    }
-
-    /// Routes a change of a local user's keys to them and to everybody who shares a room with them.
-    pub(crate) fn device_keys(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
-        for other in self.sharers(user, usize::MAX) {
-            self.notify_user(other, Item::ACCOUNT, Kind::DeviceLists, position, touched);
-        }
-    }
-
-    /// Routes a change of the keys of a user of another server, who is in these rooms.
-    pub(crate) fn remote_device_keys(&self, rooms: &[OwnedRoomId], position: Position, touched: &mut Vec<Touched>) {
-        let mut told = HashSet::new();
-        for room in rooms {
-            let Some(room) = self.room_number(room) else {
-                continue;
-            };
-            for user in &self.rooms[room as usize].members {
-                if told.insert(*user) {
-                    self.notify_user(*user, Item::ACCOUNT, Kind::DeviceLists, position, touched);
-                }
-            }
-        }
-    }
-
-    /// Routes to a user that one of their devices signed somebody's keys.
-    pub(crate) fn signed_user(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
-    }
-
-    /// Routes a change of how many one-time keys a device has.
-    pub(crate) fn one_time_keys(
-        &mut self,
-        user: &UserId,
-        device: &DeviceId,
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let user = self.user(user);
-        self.notify_user(user, Item::device(device), Kind::OneTimeKeys, position, touched);
-    }
-
-    fn notify_user(&self, user: u32, subject: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
-        let Some(inbox) = &self.users[user as usize].inbox else {
-            return;
-        };
-        inbox.shelves().log.push(subject, kind, position.get());
-        touched.push(Touched { inbox: inbox.clone(), urgent: kind.is_urgent() });
-    }
-
-    fn notify_room(&self, room: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
-        for user in &self.rooms[room as usize].members {
-            self.notify_user(*user, room, kind, position, touched);
-        }
-    }
-
-    /// Routes a change of who is typing in a room; `active` if there still is anybody.
-    pub(crate) fn typing(&mut self, room: &RoomId, active: bool, sequence: u64, touched: &mut Vec<Touched>) {
-        let room = self.room(room);
-        if active {
-            self.typing.insert(room);
-        } else {
-            self.typing.remove(&room);
-        }
-        for user in &self.rooms[room as usize].members {
-            let Some(inbox) = &self.users[*user as usize].inbox else {
-                continue;
-            };
-            inbox.shelves().typing.push(room, Kind::Typing, sequence);
-            touched.push(Touched { inbox: inbox.clone(), urgent: true });
-        }
-    }
-
-    /// Routes a change of a local user's presence to everybody who sees it.
-    pub(crate) fn presence(&self, user: &UserId, sequence: u64, touched: &mut Vec<Touched>) {
-        let Some(subject) = self.user_numbers.get(user).copied() else {
-            return;
-        };
-        for other in self.presence_around(subject) {
-            let Some(inbox) = &self.users[other as usize].inbox else {
-                continue;
-            };
-            inbox.shelves().presence.push(subject, Kind::Presence, sequence);
-            touched.push(Touched { inbox: inbox.clone(), urgent: false });
-        }
-    }
-
-    /// Numbers of the local users whose presence a user sees, and who see theirs: the user, and those who share a room with them
-    /// that isn't large. Ascending.
-    pub(crate) fn presence_around(&self, user: u32) -> Vec<u32> {
-        let mut around = self.sharers(user, self.large_room_members);
-        if let Err(at) = around.binary_search(&user) {
-            around.insert(at, user);
-        }
-        around
-    }
-
-    /// Numbers of the other local users who share a room of at most so many members with a user, ascending.
-    fn sharers(&self, user: u32, members_max: usize) -> Vec<u32> {
-        let mut seen = vec![false; self.users.len()];
-        let mut sharers = Vec::new();
-        seen[user as usize] = true;
-        for room in &self.users[user as usize].rooms {
-            let members = &self.rooms[*room as usize].members;
-            if members.len() > members_max {
-                continue;
-            }
-            for member in members {
-                if !std::mem::replace(&mut seen[*member as usize], true) {
-                    sharers.push(*member);
-                }
-            }
-        }
-        sharers.sort_unstable();
-        sharers
-    }
-
-    /// The user's number and inbox, which is made if there is none.
-    pub(crate) fn inbox(&mut self, user: &UserId, now_ms: u64) -> (u32, Arc<Inbox>) {
+    /// The user's number and inbox, which is made if there is none. `wants_presence`: the poll wants it.
+    pub(crate) fn inbox(&mut self, user: &UserId, now_ms: u64, wants_presence: bool) -> (u32, Arc<Inbox>) {
         let number = self.user(user);
         let Routed { position, typing, presence } = self.routed;
         let slot = &mut self.users[number as usize];
         let fresh = || Arc::new(Inbox::new(position, typing, presence, now_ms));
         let inbox = slot.inbox.get_or_insert_with(fresh).clone();
         inbox.touch(now_ms);
+        if wants_presence {
+            inbox.want_presence(now_ms, presence);
+        }
         (number, inbox)
     }
 
-    /// Removes the inboxes that no poll has used since `before_ms` (Unix ms) and none waits at.
+    /// Removes the inboxes that no poll has used since `before_ms` (Unix ms) and none waits at, and lists presence in those alone
+    /// where it was wanted since then.
     pub(crate) fn drop_idle_inboxes(&mut self, before_ms: u64) {
         for slot in &mut self.users {
-            let idle =
-                slot.inbox.as_ref().is_some_and(|inbox| inbox.used_ms() < before_ms && Arc::strong_count(inbox) == 1);
-            if idle {
+            let Some(inbox) = &slot.inbox else { continue };
+            // One waits no longer than that.
+            inbox.forget_presence(before_ms);
+            if inbox.used_ms() < before_ms && Arc::strong_count(inbox) == 1 {
                 slot.inbox = None;
             }
         }
+    }
+
+    /// How many things were put into inboxes so far.
+    pub(crate) fn routed_count(&self) -> u64 {
+        self.routed_count
     }
 
     /// The inboxes that exist.
@@ -498,6 +342,42 @@ impl State {
         {
             slot.state_moved = slot.state_moved.max(Some(moved));
         }
+    }
+
+    /// Whether a room is encrypted from `at` on, if that is known.
+    pub(crate) fn encrypted_since(&self, room: u32, at: Position) -> Option<bool> {
+        let slot = self.rooms.get(room as usize)?;
+        slot.encrypted.filter(|_| slot.encryption_moved.max(self.loaded) <= at)
+    }
+
+    /// Notes whether a room was encrypted at a position, as a view that reaches there says.
+    pub(crate) fn learn_encrypted(&mut self, room: u32, at: Position, encrypted: bool) {
+        let loaded = self.loaded;
+        if let Some(slot) = self.rooms.get_mut(room as usize)
+            && slot.encryption_moved.max(loaded) <= at
+        {
+            slot.encrypted = Some(encrypted);
+        }
+    }
+
+    /// The rooms that a user is in together with another local user from `at` on, if that is known.
+    pub(crate) fn common_rooms(&self, user: u32, other: &UserId, at: Position) -> Option<Vec<u32>> {
+        let Some(other) = self.user_number(other) else {
+            // They were in no room since the hub was filled.
+            return (self.loaded <= at).then(Vec::new);
+        };
+        let (user, other) = (self.users.get(user as usize)?, self.users.get(other as usize)?);
+        if user.moved.max(other.moved).max(self.loaded) > at {
+            return None;
+        }
+        let (few, many) = if user.rooms.len() < other.rooms.len() { (user, other) } else { (other, user) };
+        Some(few.rooms.iter().copied().filter(|room| many.rooms.binary_search(room).is_ok()).collect())
+    }
+
+    /// The local members of a room.
+    pub(crate) fn members(&self, room: u32) -> Vec<OwnedUserId> {
+        let members = self.rooms.get(room as usize).map_or(&[][..], |room| &room.members);
+        members.iter().map(|user| self.users[*user as usize].id.clone()).collect()
     }
 
     /// Whether a receipt may have moved in a room after `since`.
