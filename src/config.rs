@@ -145,8 +145,8 @@ pub struct Config {
     pub presence_offline_timeout_s: u64,
 
     /// A room with more joined members than this is large. In large rooms users don't see each other's presence unless they are
-    /// in a smaller room together as well, who is typing is told a little late, and changed keys are told only if the room is
-    /// encrypted.
+    /// in a smaller room together as well, who is typing and what others have read is told a little late, and changed keys are told
+    /// only if the room is encrypted.
     pub large_room_members: usize,
 
     /// The TURN servers that clients call through, as URIs such as `turn:turn.example.org?transport=udp`. Without any, calls

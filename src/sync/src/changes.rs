@@ -152,7 +152,10 @@ impl Search<'_> {
     pub(crate) async fn since(&self, since: &Token, listed: Listed) -> Result<Changes, SyncError> {
         let mut changes = Changes { to_device: listed.to_device_left, ..Changes::default() };
         match listed.log {
-            Some(items) => self.add_listed(&items, &mut changes),
+            Some(items) => {
+                self.add_listed(&items, &mut changes);
+                self.add_large_receipts(since.position, &mut changes);
+            }
             None => self.add_from_tables(since.position, &mut changes).await?,
         }
         match listed.typing {
@@ -213,6 +216,17 @@ impl Search<'_> {
             }
             // These are routed to members only. What was routed after `now` says nothing about now.
             hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt) && item.last <= now;
+        }
+    }
+
+    fn add_large_receipts(&self, since: Position, changes: &mut Changes) {
+        let state = self.hub.state();
+        for number in state.large_rooms_with_receipts(self.number, since) {
+            if let Some(room) = state.room_id(number) {
+                let hints = changes.rooms.entry(room.to_owned()).or_default();
+                hints.number = number;
+                hints.receipts = true;
+            }
         }
     }
 

@@ -63,8 +63,8 @@ pub struct Config {
     /// For how long in milliseconds receipts and presence wait for other news before a waiting request is answered.
     pub relaxed_delay_ms: u64,
     /// A room with more members than this is large. It carries no presence: users see that of those with whom they are in a smaller
-    /// room as well. Who types in it is told late, more so the larger it is, and keys that change are told only if it is
-    /// encrypted.
+    /// room as well. Who types in it is told late, more so the larger it is; receipts of others, the newest only, are told with
+    /// other news or when a request's time is over; and keys that change are told only if it is encrypted.
     pub large_room_members: usize,
     /// For how long in milliseconds what changes for a user is kept in memory after their last request.
     pub inbox_idle_ms: u64,

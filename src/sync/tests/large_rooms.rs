@@ -4,6 +4,7 @@ mod world;
 
 use std::time::Duration;
 
+use rooms::{NewReceipt, ReceiptType};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -82,20 +83,31 @@ impl Crowd {
 #[tokio::test]
 async fn what_all_members_do_costs_each_the_same_however_many_they_are() {
     let mut costs = Vec::new();
-    for count in [40, 160] {
+    for count in [60, 160] {
         let mut crowd = Crowd::new(count).await;
+        let event = crowd.world.send(&crowd.clients[0].user, &crowd.room, "hello").await;
+        crowd.sync().await;
         let online = crowd.cost(async |world, _, member| {
             world.users.presence().set(member, "X".into(), PresenceState::Online, None).await.unwrap();
         });
         let online = online.await;
         let typing = crowd.cost(async |world, room, member| world.rooms.typing().start(room, member, 60_000)).await;
         let keys = crowd.cost(async |world, _, member| drop(world.log_in(member, "NEW").await)).await;
-        costs.push([online, typing, keys]);
+        let reading = crowd.cost(async |world, room, member| {
+            let (user, receipt_type) = (member, ReceiptType::Read);
+            let receipt = NewReceipt { user, room, receipt_type, event: &event, thread: None };
+            world.rooms.set_receipt(receipt).await.unwrap();
+        });
+        let reading = reading.await;
+        costs.push([online, typing, keys, reading]);
     }
-    assert_eq!(costs[0], costs[1], "for each member: changes routed and bytes answered, online, typing, with new keys");
+    assert_eq!(
+        costs[0], costs[1],
+        "for each member: changes routed and bytes answered, online, typing, with new keys, reading"
+    );
     // Of oneself; once of all who type; and of oneself again.
     let routed = costs[0].map(|(routed, _)| routed);
-    assert_eq!(routed, [1, 1, 1]);
+    assert_eq!(routed, [1, 1, 1, 1]);
 }
 
 #[tokio::test]
@@ -177,4 +189,35 @@ async fn keys_are_told_in_a_large_room_once_it_is_encrypted() {
     let later = user("later");
     world.join(&later, room).await;
     assert_eq!(changed(&client.sync(world, 0).await), 1);
+}
+
+#[tokio::test]
+async fn receipts_of_others_come_with_other_news() {
+    let mut crowd = Crowd::new(LARGE + 1).await;
+    let (world, room) = (&crowd.world, &crowd.room);
+    let members: Vec<OwnedUserId> = crowd.clients.iter().map(|client| client.user.clone()).collect();
+    let event = world.send(&members[0], room, "hello").await;
+    let read = async |user: &UserId| {
+        let receipt = NewReceipt { user, room, receipt_type: ReceiptType::Read, event: &event, thread: None };
+        world.rooms.set_receipt(receipt).await.unwrap();
+    };
+    let told = |body: &Value| {
+        let events = list(&body["rooms"]["join"][room.as_str()]["ephemeral"]["events"]);
+        events.first().map_or(0, |receipts| object(&receipts["content"][event.as_str()]["m.read"]).len())
+    };
+    let client = &mut crowd.clients[0];
+    client.sync(world, 0).await;
+    read(&members[1]).await;
+    read(&members[2]).await;
+    tokio::time::pause();
+    let begin = Instant::now();
+    assert_eq!(told(&client.sync(world, 30_000).await), 2);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    tokio::time::resume();
+    read(&members[3]).await;
+    world.set(&members[0], &world.room(&members[0]).await, "m.room.topic", json!({ "topic": "else" })).await;
+    assert_eq!(told(&client.sync(world, 30_000).await), 1);
+    assert_eq!(told(&client.sync(world, 0).await), 0);
+    read(&members[0]).await;
+    assert_eq!(told(&client.sync(world, 30_000).await), 1);
 }

@@ -66,6 +66,11 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
         Some(entry.value.clone())
     }
 
+    /// What was last known of `key`, which may be out of date.
+    pub(crate) fn last(&self, key: &K) -> Option<V> {
+        Some(self.state.lock().entries.peek(key)?.value.clone())
+    }
+
     /// Keeps what a view at `loaded` gave.
     pub(crate) fn insert(&self, loaded: Position, group: G, key: K, value: V) {
         let mut state = self.state.lock();
@@ -120,6 +125,7 @@ mod tests {
         cache.insert(at(5), "alice", "a", 1);
         assert_eq!(cache.get(at(5), &"a"), Some(1));
         assert_eq!(cache.get(at(6), &"a"), None);
+        assert_eq!(cache.last(&"a"), Some(1));
         cache.applied(at(6));
         assert_eq!(cache.get(at(6), &"a"), Some(1));
     }

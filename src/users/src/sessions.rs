@@ -83,6 +83,9 @@ impl Users {
         let Some(account) = account.filter(|account| !account.deactivated) else {
             return Err(Error::UnknownToken);
         };
+        let sessions = &self.inner.sessions;
+        // Whenever the log runs ahead of the projection sessions are read again, and that is no reason to write that they were seen.
+        let seen_ms = sessions.last(&key).map_or(0, |known| known.seen_ms.load(Ordering::Relaxed));
         let session = Arc::new(Session {
             user_id: row.user.clone(),
             device_id: row.device,
@@ -91,9 +94,8 @@ impl Users {
             locked: account.locked,
             suspended: account.suspended,
             expires_ms: row.expires_ms,
-            seen_ms: AtomicU64::new(0),
+            seen_ms: AtomicU64::new(seen_ms),
         });
-        let sessions = &self.inner.sessions;
         sessions.insert(view.position(), row.user, key, session.clone());
         Ok(session)
     }
@@ -143,5 +145,47 @@ impl Users {
         // Whether it is written doesn't matter to anybody.
         drop(self.inner.store.submit(batch).await?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use event::{SystemClock, SystemRandom};
+    use ruma::user_id;
+    use store::Store;
+
+    use super::*;
+    use crate::{Config, Login, NewAccount, Origin};
+
+    #[tokio::test]
+    async fn a_session_that_is_read_again_was_seen_before() {
+        let store = Store::in_memory(&[crate::TABLES]).unwrap();
+        let users =
+            Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+        let alice = user_id!("@alice:h");
+        let new = NewAccount {
+            user_id: alice.to_owned(),
+            password: None,
+            kind: Kind::User,
+            admin: false,
+            origin: Origin::Administrator,
+            display_name: None,
+            login: None,
+        };
+        users.create_account(new).await.unwrap();
+        let login = Login { device_id: Some("PHONE".into()), display_name: None, refreshable: false };
+        let token = users.login(alice, &login).await.unwrap().access_token;
+        let first = users.authenticate(&token).await.unwrap();
+        users.touch(&first, Ipv4Addr::LOCALHOST.into()).await.unwrap();
+        let seen = first.seen_ms.load(Ordering::Relaxed);
+        assert_ne!(seen, 0);
+        // As where the projection is behind the view.
+        let (key, view) = (tokens::hash(&token), store.view());
+        let row = users.access_token(&view, key).await.unwrap();
+        let again = users.load_session(&view, key, row).await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &again));
+        assert_eq!(again.seen_ms.load(Ordering::Relaxed), seen);
     }
 }

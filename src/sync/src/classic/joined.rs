@@ -23,6 +23,9 @@ use crate::{
 /// Types of state events that the name of a room depends on.
 const NAMING_TYPES: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
 
+/// Receipts of others that are told in an answer about a large room: the newest.
+const RECEIPTS_IN_LARGE_ROOM_MAX: usize = 50;
+
 /// Users that are told to type in a large room: nobody reads a longer list.
 const TYPING_IN_LARGE_ROOM_MAX: usize = 10;
 
@@ -243,9 +246,17 @@ impl Answer<'_> {
         if !hints.receipts {
             return Ok(Vec::new());
         }
-        let moved = rooms.receipts_since(view, user, room, since, now).await?;
+        let mut moved = rooms.receipts_since(view, user, room, since, now).await?;
         if moved.is_empty() {
             self.session.inner.hub.state().receipts_quiet(hints.number, since, now);
+        }
+        if self.session.inner.hub.state().is_large(hints.number) {
+            // The newest come first.
+            let mut others = 0;
+            moved.retain(|receipt| {
+                others += usize::from(receipt.user != user);
+                receipt.user == user || others <= RECEIPTS_IN_LARGE_ROOM_MAX
+            });
         }
         Ok(self.unignored(moved))
     }

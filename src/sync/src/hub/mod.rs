@@ -114,6 +114,8 @@ struct UserSlot {
     id: OwnedUserId,
     /// Numbers of the rooms joined, ascending.
     rooms: Vec<u32>,
+    /// Those of them that are large, ascending.
+    large: Vec<u32>,
     /// Position of the last change of their memberships that was routed.
     moved: Position,
     inbox: Option<Arc<Inbox>>,
@@ -196,8 +198,10 @@ impl State {
             return *number;
         }
         let number = u32::try_from(self.users.len()).unwrap_or(Item::ACCOUNT);
-        self.users.push(UserSlot { id: id.to_owned(), rooms: Vec::new(), moved: Position::ZERO, inbox: None });
-        self.user_numbers.insert(id.to_owned(), number);
+        let id = id.to_owned();
+        self.user_numbers.insert(id.clone(), number);
+        let (rooms, large, moved) = (Vec::new(), Vec::new(), Position::ZERO);
+        self.users.push(UserSlot { id, rooms, large, moved, inbox: None });
         number
     }
 
@@ -215,6 +219,7 @@ impl State {
         }
         for slot in &mut self.users {
             slot.rooms.clear();
+            slot.large.clear();
             slot.moved = Position::ZERO;
         }
     }
@@ -227,21 +232,37 @@ impl State {
     /// Notes that a local user is in a room.
     pub(crate) fn join(&mut self, room: &RoomId, user: &UserId) {
         let (room, user) = (self.room(room), self.user(user));
-        let rooms = &mut self.users[user as usize].rooms;
-        if let Err(at) = rooms.binary_search(&room) {
-            rooms.insert(at, room);
-            self.rooms[room as usize].members.push(user);
+        let slot = &mut self.users[user as usize];
+        if holds(&slot.rooms, room) {
+            return;
+        }
+        insert(&mut slot.rooms, room);
+        let members = &mut self.rooms[room as usize].members;
+        members.push(user);
+        if members.len() == self.large_room_members + 1 {
+            for member in &*members {
+                insert(&mut self.users[*member as usize].large, room);
+            }
+        } else if members.len() > self.large_room_members {
+            insert(&mut slot.large, room);
         }
     }
 
     fn leave(&mut self, room: u32, user: u32) {
-        let rooms = &mut self.users[user as usize].rooms;
-        if let Ok(at) = rooms.binary_search(&room) {
-            rooms.remove(at);
+        let slot = &mut self.users[user as usize];
+        if !holds(&slot.rooms, room) {
+            return;
         }
+        remove(&mut slot.rooms, room);
+        remove(&mut slot.large, room);
         let members = &mut self.rooms[room as usize].members;
         if let Some(at) = members.iter().position(|number| *number == user) {
             members.swap_remove(at);
+        }
+        if members.len() == self.large_room_members {
+            for member in &*members {
+                remove(&mut self.users[*member as usize].large, room);
+            }
         }
     }
 
@@ -321,7 +342,7 @@ impl State {
     /// The numbers of the user's rooms in which somebody is typing.
     pub(crate) fn typing_in(&self, user: u32) -> Vec<u32> {
         let joined = self.joined(user);
-        self.typing.iter().copied().filter(|room| joined.binary_search(room).is_ok()).collect()
+        self.typing.iter().copied().filter(|room| holds(joined, *room)).collect()
     }
 
     /// Whether a room advanced after `since`.
@@ -371,13 +392,19 @@ impl State {
             return None;
         }
         let (few, many) = if user.rooms.len() < other.rooms.len() { (user, other) } else { (other, user) };
-        Some(few.rooms.iter().copied().filter(|room| many.rooms.binary_search(room).is_ok()).collect())
+        Some(few.rooms.iter().copied().filter(|room| holds(&many.rooms, *room)).collect())
     }
 
     /// The local members of a room.
     pub(crate) fn members(&self, room: u32) -> Vec<OwnedUserId> {
         let members = self.rooms.get(room as usize).map_or(&[][..], |room| &room.members);
         members.iter().map(|user| self.users[*user as usize].id.clone()).collect()
+    }
+
+    /// The numbers of the user's large rooms in which a receipt may have moved after `since`: it was not routed to all of them.
+    pub(crate) fn large_rooms_with_receipts(&self, user: u32, since: Position) -> Vec<u32> {
+        let large = self.users.get(user as usize).map_or(&[][..], |slot| &slot.large);
+        large.iter().copied().filter(|room| self.receipts_since(*room, since)).collect()
     }
 
     /// Whether a receipt may have moved in a room after `since`.
@@ -408,5 +435,24 @@ impl State {
     /// What a room's tail knows of `(since, until]`.
     pub(crate) fn tail(&self, room: u32, since: Position, until: Position) -> Option<TailRange> {
         self.rooms.get(room as usize)?.tail.as_ref()?.range(since, until)
+    }
+}
+
+/// Whether a list of numbers in order holds this one.
+fn holds(numbers: &[u32], number: u32) -> bool {
+    numbers.binary_search(&number).is_ok()
+}
+
+/// Puts a number into a list in order.
+fn insert(numbers: &mut Vec<u32>, number: u32) {
+    if let Err(at) = numbers.binary_search(&number) {
+        numbers.insert(at, number);
+    }
+}
+
+/// Takes a number out of a list in order.
+fn remove(numbers: &mut Vec<u32>, number: u32) {
+    if let Ok(at) = numbers.binary_search(&number) {
+        numbers.remove(at);
     }
 }

@@ -82,7 +82,8 @@ impl State {
         self.notify_user(user, room, Kind::Membership, position, touched);
     }
 
-    /// Routes a receipt: to everybody in the room, or to its owner alone if it is private.
+    /// Routes a receipt: to everybody in the room, or to its owner alone if it is private or the room large. Of those in a large
+    /// room others are told when there is something else to tell ([`State::large_rooms_with_receipts`]).
     pub(crate) fn receipt(
         &mut self,
         room: &RoomId,
@@ -97,7 +98,7 @@ impl State {
         if let Some(user) = self.user_numbers.get(user).copied() {
             self.notify_user(user, room, Kind::OwnReceipt, position, touched);
         }
-        if !private {
+        if !private && !self.is_large(room) {
             self.notify_room(room, Kind::Receipt, position, touched);
         }
     }
