@@ -134,4 +134,23 @@ async fn the_user_directory_finds_those_one_may_know() {
     let found = alice.post("/v3/user_directory/search", search).await;
     assert_eq!(found["results"][0]["user_id"], json!(bob.id), "{found}");
     assert_eq!(found["limited"], false);
+    let found = bob.post("/v3/user_directory/search", json!({ "search_term": "BOB" })).await;
+    assert_eq!(found["results"][0]["user_id"], json!(bob.id), "one finds oneself: {found}");
+}
+
+#[tokio::test]
+async fn names_are_found_as_people_write_them_in_both_directories() {
+    let server = Server::start();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    alice.put(&format!("/v3/profile/{}/displayname", alice.id), json!({ "displayname": "Zoë Straße 🌊" })).await;
+    alice.create_room(json!({ "name": "Café für alle 🌊", "preset": "public_chat", "visibility": "public" })).await;
+    for term in ["zoe", "ZOË", "zoe\u{308}", "strasse", "🌊"] {
+        let found = bob.post("/v3/user_directory/search", json!({ "search_term": term })).await;
+        assert_eq!(found["results"][0]["user_id"], json!(alice.id), "{term}: {found}");
+    }
+    for term in ["cafe", "CAFÉ", "cafe\u{301} alle", "FÜR", "🌊"] {
+        let query = json!({ "filter": { "generic_search_term": term } });
+        let found = bob.post("/v3/publicRooms", query).await;
+        assert_eq!(found["chunk"][0]["name"], "Café für alle 🌊", "{term}: {found}");
+    }
 }

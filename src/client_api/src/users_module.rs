@@ -15,9 +15,10 @@ const LIMIT_MAX: usize = 100;
 pub(crate) async fn search_user_directory(api: ClientApi, caller: Session, req: Request) -> Result<Json<Value>> {
     let view = api.store.view();
     let limit = page_size(Some(req.limit), LIMIT_DEFAULT, LIMIT_MAX);
+    let acquaintances = api.flows.acquaintances(&view, &caller.user).await?;
     let visible = |user: OwnedUserId| {
-        let (api, view, asker) = (&api, &view, &caller.user);
-        async move { Result::Ok(api.config.search_all_users || api.flows.may_know(view, asker, &user).await?) }
+        let (api, acquaintances) = (&api, &acquaintances);
+        async move { Result::Ok(api.config.search_all_users || acquaintances.include(&user).await?) }
     };
     let found = api.users.search_directory(&view, &req.search_term, limit, visible).await?;
     let mut results = Vec::with_capacity(found.matches.len());

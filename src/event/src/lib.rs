@@ -18,6 +18,7 @@ pub mod canonical;
 mod clock;
 mod error;
 mod glob;
+pub mod names;
 mod pdu;
 mod policy;
 pub mod push;

@@ -25,7 +25,7 @@ use store::{Position, Store};
 use tokio::sync::watch;
 use users::Users;
 
-pub use self::{error::FlowsError, read_markers::ReadMarkers, tables::TABLES};
+pub use self::{error::FlowsError, read_markers::ReadMarkers, tables::TABLES, visibility::Acquaintances};
 
 /// How often a change is tried again when others change the same rows.
 const COMMIT_ATTEMPTS_MAX: u32 = 10;

@@ -2,17 +2,22 @@
 //!
 //! Specification: client-server API, "Published room directory".
 
+mod index;
+
 use std::{str::FromStr, sync::Arc};
 
 use event::auth::PowerLevel;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::{Deserialize, Serialize};
-use store::{Batch, NoPrevious, Range, Record, Versioned, View};
+use store::{Batch, NoPrevious, Record, Versioned, View};
 
-use crate::{Rooms, RoomsError, summary::RoomDescription, tables::Directory, timeline::Direction};
+pub(crate) use self::index::DirectoryIndex;
+use crate::{
+    Rooms, RoomsError, log::DirectoryChanged, summary::RoomDescription, tables::Directory, timeline::Direction,
+};
 
 /// Rooms that can be published.
-pub const PUBLISHED_ROOMS_MAX: usize = 10_000;
+pub const PUBLISHED_ROOMS_MAX: usize = 100_000;
 
 /// Rooms in one page of the directory.
 pub const PUBLIC_ROOMS_LIMIT_MAX: usize = 500;
@@ -117,34 +122,6 @@ pub struct PublicRoomsPage {
     pub total: usize,
 }
 
-impl PublicRoomsQuery {
-    fn wants(&self, room: &RoomDescription) -> bool {
-        if let Some(types) = &self.room_types
-            && !types.contains(&room.room_type)
-        {
-            return false;
-        }
-        let Some(search) = &self.search else { return true };
-        if search.is_empty() {
-            return true;
-        }
-        let search = search.to_lowercase();
-        let texts = [&room.name, &room.topic, &room.canonical_alias];
-        texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&search))
-            || room.room_id.as_str() == self.search.as_deref().unwrap_or_default()
-    }
-}
-
-impl Network {
-    fn wants(&self, network: Option<&str>) -> bool {
-        match self {
-            Self::Matrix => network.is_none(),
-            Self::ThirdParty(wanted) => network == Some(wanted),
-            Self::All => true,
-        }
-    }
-}
-
 impl Rooms {
     /// Publishes a room in the directory or withdraws it, for a user who may set the room's canonical alias.
     pub async fn set_published(&self, user: &UserId, room: &RoomId, publish: bool) -> Result<(), RoomsError> {
@@ -205,8 +182,7 @@ impl Rooms {
     }
 
     async fn check_directory_has_room(&self, view: &View) -> Result<(), RoomsError> {
-        let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
-        if view.scan::<Directory>(rows).await?.rows.len() >= PUBLISHED_ROOMS_MAX {
+        if self.directory_size(view).await? >= PUBLISHED_ROOMS_MAX {
             return Err(RoomsError::LimitExceeded("published rooms".to_owned()));
         }
         Ok(())
@@ -231,137 +207,44 @@ impl Rooms {
         Ok(levels.user(user) >= PowerLevel::from(needed))
     }
 
-    /// A page of the directory.
+    /// A page of the directory. Only its rooms are described.
     pub async fn public_rooms(&self, view: &View, query: &PublicRoomsQuery) -> Result<PublicRoomsPage, RoomsError> {
-        let rows = Range::<Directory>::all().limit(PUBLISHED_ROOMS_MAX);
-        let mut rooms = Vec::new();
-        for (room, Record(published)) in view.scan_all::<Directory>(rows).await? {
-            if !query.network.wants(published.network.as_deref()) {
-                continue;
+        let page = self.directory_page(view, query).await?;
+        let mut chunk = Vec::with_capacity(page.rooms.len());
+        for room in &page.rooms {
+            match self.describe(view, room).await {
+                Ok(description) => chunk.push(description),
+                // It came after the view.
+                Err(RoomsError::RoomNotFound) => {}
+                Err(error) => return Err(error),
             }
-            let description = self.describe(view, &room).await?;
-            if query.wants(&description) {
-                rooms.push(description);
-            }
         }
-        rooms.sort_by(|a, b| place(a.num_joined_members, &a.room_id, b.num_joined_members, &b.room_id));
-        Ok(cut(rooms, query))
-    }
-}
-
-/// The order of the directory: most members first, then by id.
-fn place(a: u64, a_room: &RoomId, b: u64, b_room: &RoomId) -> std::cmp::Ordering {
-    b.cmp(&a).then_with(|| a_room.cmp(b_room))
-}
-
-/// The page of all fitting rooms, in order, that the query asks for.
-fn cut(rooms: Vec<Arc<RoomDescription>>, query: &PublicRoomsQuery) -> PublicRoomsPage {
-    let total = rooms.len();
-    let limit = query.limit.unwrap_or(PUBLIC_ROOMS_LIMIT_MAX).clamp(1, PUBLIC_ROOMS_LIMIT_MAX);
-    // The number of rooms before the point that the token names.
-    let before = |token: &DirectoryToken, inclusive: bool| {
-        rooms.partition_point(|room| {
-            let order = place(room.num_joined_members, &room.room_id, token.members, &token.room);
-            order.is_lt() || (inclusive && order.is_eq())
-        })
-    };
-    let (start, end) = match &query.since {
-        None => (0, limit.min(total)),
-        Some(token) if token.direction == Direction::Forward => {
-            let start = before(token, true);
-            (start, (start + limit).min(total))
-        }
-        Some(token) => {
-            let end = before(token, false);
-            (end.saturating_sub(limit), end)
-        }
-    };
-    let token = |direction, room: &Arc<RoomDescription>| DirectoryToken {
-        direction,
-        members: room.num_joined_members,
-        room: room.room_id.clone(),
-    };
-    let chunk = rooms[start..end].to_vec();
-    PublicRoomsPage {
-        next: chunk.last().filter(|_| end < total).map(|room| token(Direction::Forward, room)),
-        prev: chunk.first().filter(|_| start > 0).map(|room| token(Direction::Backward, room)),
-        chunk,
-        total,
+        Ok(PublicRoomsPage { chunk, next: page.next, prev: page.prev, total: page.total })
     }
 }
 
 fn publish_in(batch: &mut Batch, room: &RoomId, by: Option<&UserId>, network: Option<&str>) {
     let published = Published { by: by.map(UserId::to_owned), network: network.map(str::to_owned) };
     batch.put::<Directory>(&room, &Record(published));
+    batch.log(&DirectoryChanged { room: room.to_owned() });
 }
 
 /// Gives a room's place in the directory to another.
 pub(crate) fn move_published_in(batch: &mut Batch, old: &RoomId, new: &RoomId, published: &Published) {
     withdraw_in(batch, old);
     batch.put::<Directory>(&new, &Record(published.clone()));
+    batch.log(&DirectoryChanged { room: new.to_owned() });
 }
 
 /// Takes a room out of the directory.
 pub(crate) fn withdraw_in(batch: &mut Batch, room: &RoomId) {
     batch.delete::<Directory>(&room);
+    batch.log(&DirectoryChanged { room: room.to_owned() });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn room(members: u64, id: &str) -> Arc<RoomDescription> {
-        Arc::new(RoomDescription {
-            room_id: RoomId::parse(id).expect("a room id"),
-            num_joined_members: members,
-            world_readable: false,
-            guest_can_join: false,
-            canonical_alias: None,
-            name: Some(format!("Room {id}")),
-            topic: None,
-            avatar_url: None,
-            join_rule: "public".to_owned(),
-            allowed_room_ids: Vec::new(),
-            room_type: None,
-            encryption: None,
-            room_version: "12".to_owned(),
-        })
-    }
-
-    #[test]
-    fn pages_go_forward_and_back() {
-        let rooms = vec![room(9, "!a:h"), room(5, "!b:h"), room(5, "!c:h"), room(1, "!d:h")];
-        let page = |since: Option<DirectoryToken>| {
-            let query = PublicRoomsQuery { limit: Some(2), since, ..PublicRoomsQuery::default() };
-            cut(rooms.clone(), &query)
-        };
-        let first = page(None);
-        assert_eq!(first.chunk, rooms[..2]);
-        assert!(first.prev.is_none());
-        let next = first.next.expect("a next page").to_string();
-        let second = page(Some(next.parse().expect("a token")));
-        assert_eq!(second.chunk, rooms[2..]);
-        assert!(second.next.is_none());
-        let prev = second.prev.expect("a page before").to_string();
-        assert_eq!(page(Some(prev.parse().expect("a token"))).chunk, rooms[..2]);
-    }
-
-    #[test]
-    fn search_looks_at_words_and_types() {
-        let wants = |search: &str, types: Option<Vec<Option<String>>>| {
-            let query =
-                PublicRoomsQuery { search: Some(search.to_owned()), room_types: types, ..PublicRoomsQuery::default() };
-            query.wants(&room(1, "!a:h"))
-        };
-        assert!(wants("rOOm", None));
-        assert!(!wants("other", None));
-        assert!(wants("!a:h", Some(vec![None])));
-        assert!(!wants("room", Some(vec![Some("m.space".to_owned())])));
-        // To look for nothing is not to look.
-        let query = PublicRoomsQuery { search: Some(String::new()), ..PublicRoomsQuery::default() };
-        let nameless = RoomDescription { name: None, ..(*room(1, "!a:h")).clone() };
-        assert!(query.wants(&nameless));
-    }
 
     #[test]
     fn foreign_tokens_are_refused() {

@@ -77,7 +77,7 @@ pub use self::{
         QUARANTINE_MS, QUARANTINE_ORIGIN_EVENTS_MAX, QUARANTINE_VISITS_MAX, TRANSACTION_EVENTS_MAX,
     },
     keys::OldSigningKey,
-    log::{EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
+    log::{DirectoryChanged, EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
     ports::{
@@ -173,6 +173,7 @@ pub(crate) struct Inner {
     pub(crate) inbox: inbox::Inboxes,
     pub(crate) typing: typing::Typing,
     pub(crate) reads: reads::Reads,
+    pub(crate) directory: directory::DirectoryIndex,
 }
 
 impl Rooms {
@@ -198,6 +199,7 @@ impl Rooms {
             inbox: inbox::Inboxes::load(&store).await?,
             typing: typing::Typing::new(clock.clone()),
             reads: reads::Reads::new(),
+            directory: directory::DirectoryIndex::default(),
             config,
             store,
             clock,

@@ -67,7 +67,15 @@ pub struct ReceiptMoved {
     pub event: OwnedEventId,
 }
 
+/// A room was put into the directory of published rooms, or taken out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryChanged {
+    /// The room.
+    pub room: OwnedRoomId,
+}
+
 log_entry!(RoomAdvanced = 16);
 log_entry!(EventRedacted = 17);
 log_entry!(MembershipMoved = 18);
 log_entry!(ReceiptMoved = 19);
+log_entry!(DirectoryChanged = 24);

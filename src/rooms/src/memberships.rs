@@ -48,6 +48,25 @@ impl Rooms {
         Ok(joined.map(|(room, _)| room).collect())
     }
 
+    /// The rooms among some that a local user is or was in, from the one after `after` on, that they are joined to; and where to go
+    /// on, if there are more.
+    pub async fn joined_rooms_page(
+        &self,
+        view: &View,
+        user: &UserId,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<(Vec<OwnedRoomId>, Option<OwnedRoomId>), RoomsError> {
+        let mut range = Range::<Memberships>::prefix(&(user,)).limit(limit);
+        if let Some(after) = after {
+            range = range.after(&(user, after));
+        }
+        let page = view.scan(range).await?;
+        let next = page.rows.last().filter(|_| page.next.is_some()).map(|((_, room), _)| room.clone().into_inner());
+        let joined = page.rows.into_iter().filter(|(_, row)| membership_row(*row).membership == Membership::Join);
+        Ok((joined.map(|((_, room), _)| room.into_inner()).collect(), next))
+    }
+
     /// The changes of a local user's memberships after `since` and up to `until`, in order.
     pub async fn membership_log(
         &self,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use event::names;
 use ruma::{OwnedUserId, UserId};
 use store::{Batch, Range, Text, View};
 
@@ -60,21 +61,15 @@ fn is_unspaced(c: char) -> bool {
         | '\u{AC00}'..='\u{D7AF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}')
 }
 
-/// The words of a text, in lower case.
-fn words(text: &str) -> Vec<Vec<char>> {
-    let mut words = Vec::new();
-    for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()) {
-        if !word.is_empty() {
-            words.push(word.chars().take(WORD_CHARS_MAX).collect());
-        }
-    }
-    words
+/// The words of a text in the form of [`names::fold`], as far as they are indexed.
+fn words(folded: &str) -> impl Iterator<Item = Vec<char>> {
+    names::words(folded).into_iter().map(|word| word.chars().take(WORD_CHARS_MAX).collect())
 }
 
 /// What is indexed of a text: each word and its tails.
 fn indexed(text: &str) -> BTreeSet<String> {
     let mut rows = BTreeSet::new();
-    for word in words(text) {
+    for word in words(&names::fold(text)) {
         for start in 0..word.len() {
             if rows.len() >= WORDS_PER_NAME_MAX {
                 return rows;
@@ -119,8 +114,8 @@ fn rank(search: &str, wanted: &[String], user: &UserId, display_name: Option<&st
             return None;
         }
     }
-    let name = display_name.unwrap_or_default().to_lowercase();
-    let localpart = user.localpart().to_lowercase();
+    let name = names::fold(display_name.unwrap_or_default());
+    let localpart = names::fold(user.localpart());
     if name == search || localpart == search {
         return Some(0);
     }
@@ -132,7 +127,7 @@ fn rank(search: &str, wanted: &[String], user: &UserId, display_name: Option<&st
 
 /// What to look for in the directory: `@alice:example.org` is as good as `alice`.
 fn search_text(term: &str) -> String {
-    let term = term.trim().to_lowercase();
+    let term = names::fold(term.trim());
     let Some(id) = term.strip_prefix('@') else {
         return term;
     };
@@ -187,8 +182,7 @@ impl Users {
 
     /// Matches with their ranks, and whether the search stopped at a limit.
     async fn directory_candidates(&self, view: &View, search: &str) -> Result<(Vec<(u8, DirectoryMatch)>, bool)> {
-        let wanted: Vec<String> =
-            words(search).into_iter().take(SEARCH_WORDS_MAX).map(|word| word.into_iter().collect()).collect();
+        let wanted: Vec<String> = words(search).take(SEARCH_WORDS_MAX).map(|word| word.into_iter().collect()).collect();
         // The longest word has the fewest rows.
         let Some(driver) = wanted.iter().max_by_key(|word| word.len()) else {
             return Ok((Vec::new(), false));

@@ -46,6 +46,8 @@ async fn people() -> World {
         ("carol", "山田太郎"),
         ("dave", "ÉMILE Zola"),
         ("smithy", "Dave the Smith"),
+        ("frida", "Fri\u{301}da 🌊 Straße"),
+        ("ravi", "रवि हिन्दी"),
     ];
     for (name, display_name) in people {
         let user = world.register(name).await;
@@ -72,6 +74,14 @@ async fn names_are_found_by_parts_without_regard_to_case() {
         ("太郎", vec!["carol"]),
         ("田", vec!["carol"]),
         ("émile", vec!["dave"]),
+        ("emile", vec!["dave"]),
+        ("E\u{301}MILE", vec!["dave"]),
+        ("frída", vec!["frida"]),
+        ("🌊", vec!["frida"]),
+        ("STRASSE 🌊", vec!["frida"]),
+        ("ＡＬＩＣＥ", vec!["alice"]),
+        ("हिन्दी", vec!["ravi"]),
+        ("🔥", vec![]),
         ("alice bob", vec![]),
         ("nobody", vec![]),
         ("", vec![]),
