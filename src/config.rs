@@ -113,11 +113,20 @@ pub struct Config {
     /// Whether guests may register (client-server API, "Guest access").
     pub allow_guest_registration: bool,
 
+    /// New users get their name as display name, so that others don't see a whole user id.
+    pub new_user_displayname: bool,
+
+    /// What follows the name in the display name of new users.
+    pub new_user_displayname_suffix: String,
+
     /// Whether users may log in with a password.
     pub login_with_password: bool,
 
     /// Seconds that an access token lives if its client can refresh it. Clients that can't keep theirs until they log out.
     pub access_token_ttl: u64,
+
+    /// Days after which a device that nobody used is logged out and deleted, with the messages that wait for it; 0 to keep them.
+    pub unused_device_retention_days: u64,
 
     /// How many passwords are hashed or checked at once. Each takes about 19 MiB of memory and one core for some
     /// 20 milliseconds.
@@ -365,8 +374,11 @@ impl Default for Config {
             registration_token: None,
             yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse: false,
             allow_guest_registration: false,
+            new_user_displayname: true,
+            new_user_displayname_suffix: String::new(),
             login_with_password: true,
             access_token_ttl: 7 * 24 * 60 * 60,
+            unused_device_retention_days: 0,
             password_hashes_at_once: 2,
             default_room_version: event::DEFAULT_ROOM_VERSION,
             encryption_enabled_by_default_for_room_type: EncryptionByDefault::Off,

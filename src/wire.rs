@@ -88,6 +88,9 @@ async fn sweep(store: Store, rooms: Rooms, users: Users, media: Media) {
         if let Err(error) = rooms.sweep_txn_ids().await {
             warn!(%error, "can't remove old transaction ids");
         }
+        if let Err(error) = rooms.refresh_directory().await {
+            warn!(%error, "can't bring the room directory up to date");
+        }
         if let Err(error) = users.sweep_expired().await {
             warn!(%error, "can't remove what has expired of users");
         }
@@ -250,6 +253,9 @@ pub(crate) fn users_config(config: &Config) -> users::Config {
     let mut users = users::Config::default();
     users.password.concurrent = config.password_hashes_at_once;
     users.tokens.refreshable_access_token_ms = Some(config.access_token_ttl.saturating_mul(1000));
+    let days = config.unused_device_retention_days;
+    users.device_unused_ms_max = (days > 0).then(|| days.saturating_mul(24 * 60 * 60 * 1000));
+    users.new_user_displayname_suffix = config.new_user_displayname.then(|| config.new_user_displayname_suffix.clone());
     users.presence.enabled = config.allow_local_presence;
     users.presence.idle_ms = config.presence_idle_timeout_s.saturating_mul(1000);
     users.presence.offline_ms = config.presence_offline_timeout_s.saturating_mul(1000);
@@ -367,10 +373,16 @@ pub(crate) fn http_config(config: &Config, descriptors: Descriptors) -> haima_ht
         long_poll_seconds_max: config.client_sync_timeout_max.saturating_add(config.client_request_timeout),
         shutdown_seconds_max: config.client_shutdown_timeout,
         ip_from_forwarded_header: config.ip_from_forwarded_header,
+        info_uri: info_uri(config),
         limits: limits(&config.rate_limit),
         connections_max: defaults.connections_max.min(descriptors.connections),
         ..defaults
     }
+}
+
+/// Where users read about the limits of their accounts: the page with help, else what is at the server's name.
+fn info_uri(config: &Config) -> String {
+    config.well_known.support_page.clone().unwrap_or_else(|| format!("https://{}/", config.server_name))
 }
 
 fn limits(limits: &RateLimits) -> limit::Config {

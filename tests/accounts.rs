@@ -56,27 +56,83 @@ async fn registration_asks_for_the_token_and_gives_a_session() {
 
 /// Web clients ask every two seconds how far a registration is while somebody looks for the token.
 #[tokio::test]
-async fn a_form_that_waits_does_not_use_up_the_limit_of_registration() {
-    let server = Server::start_with("[global.rate_limit]\nregistration = { per_second = 0.001, burst = 2 }");
-    let mut body = json!({ "username": "alice", "password": password("alice") });
-    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
-    assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
-    let session = answer["session"].clone();
-    body["auth"] = json!({ "session": session });
-    for _ in 0..5 {
-        let (status, polled) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
-        assert_eq!((status, &polled), (StatusCode::UNAUTHORIZED, &answer));
+async fn a_sign_up_costs_one_unit_of_the_limit_of_registration() {
+    let server = Server::start_with("[global.rate_limit]\nregistration = { per_second = 0.001, burst = 3 }");
+    let register = async |body: &serde_json::Value| server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    for name in ["alice", "bob"] {
+        let mut body = json!({ "username": name, "password": password(name) });
+        let (status, answer) = register(&body).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+        let session = answer["session"].clone();
+        body["auth"] = json!({ "session": session });
+        for _ in 0..5 {
+            assert_eq!(register(&body).await, (StatusCode::UNAUTHORIZED, answer.clone()));
+        }
+        body["auth"] = json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": session });
+        let (status, answer) = register(&body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
     }
-    body["auth"] = json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": session });
-    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-
-    // Asking after one's session tells nothing about names, and what isn't asking after it counts.
-    body["auth"] = json!({ "session": "none" });
-    let (status, answer) = server.request(Method::POST, REGISTER, Some(body.clone())).await;
+    // Asking after one's session tells nothing about names, and guesses count.
+    let mut body = json!({ "username": "carol", "password": password("carol"), "auth": { "session": "none" } });
+    let (status, answer) = register(&body).await;
     assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_UNKNOWN")));
-    let (status, answer) = server.request(Method::POST, REGISTER, Some(json!({ "username": "bob" }))).await;
-    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::TOO_MANY_REQUESTS, Some("M_LIMIT_EXCEEDED")));
+    body["auth"] = json!({ "type": "m.login.registration_token", "token": "guess" });
+    let (status, answer) = register(&body).await;
+    assert_eq!((status, answer["errcode"].as_str()), (StatusCode::UNAUTHORIZED, Some("M_FORBIDDEN")));
+    for token in ["guess", REGISTRATION_TOKEN] {
+        body["auth"]["token"] = json!(token);
+        let (status, answer) = register(&body).await;
+        assert_eq!((status, answer["errcode"].as_str()), (StatusCode::TOO_MANY_REQUESTS, Some("M_LIMIT_EXCEEDED")));
+    }
+}
+
+#[tokio::test]
+async fn new_users_and_their_devices_have_names() {
+    let server = Server::start_with("new_user_displayname_suffix = \"🌊\"");
+    let alice = server.register("alice").await;
+    assert_eq!(alice.get(&format!("/v3/profile/{}", alice.id)).await, json!({ "displayname": "alice 🌊" }));
+    let body = login_body("alice", &password("alice"));
+    let login = server.raw(Method::POST, LOGIN).header("User-Agent", "matrix-nio/0.25").json(&body);
+    let answer: serde_json::Value = login.send().await.expect("an answer").json().await.expect("JSON");
+    let device = answer["device_id"].as_str().expect("a device");
+    assert_eq!(alice.get(&format!("/v3/devices/{device}")).await["display_name"], "matrix-nio");
+    for device in alice.get("/v3/devices").await["devices"].as_array().expect("devices") {
+        assert!(device["display_name"].is_string(), "{device}");
+    }
+
+    let server = Server::start_with("new_user_displayname = false");
+    let bob = server.register("bob").await;
+    assert_eq!(bob.get(&format!("/v3/profile/{}", bob.id)).await, json!({}));
+}
+
+#[tokio::test]
+async fn a_token_in_whose_place_there_is_another_is_a_soft_logout() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let mut body = login_body("alice", &password("alice"));
+    body["device_id"] = json!(alice.device);
+    body["refresh_token"] = json!(true);
+    let (_, first) = server.request(Method::POST, LOGIN, Some(body)).await;
+    let refresh = json!({ "refresh_token": first["refresh_token"] });
+    let path = "/_matrix/client/v3/refresh";
+    let (status, second) = server.request(Method::POST, path, Some(refresh.clone())).await;
+    assert_eq!(status, StatusCode::OK);
+    let who = async |token: &serde_json::Value| {
+        server.request_as(token.as_str(), Method::GET, "/_matrix/client/v3/account/whoami", None).await
+    };
+    let (status, _) = who(&second["access_token"]).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, answer) = server.request(Method::POST, path, Some(refresh)).await;
+    assert_eq!((status, &answer["soft_logout"]), (StatusCode::UNAUTHORIZED, &json!(true)), "{answer}");
+    for token in [&json!(alice.token), &first["access_token"]] {
+        let (status, answer) = who(token).await;
+        assert_eq!((status, &answer["soft_logout"]), (StatusCode::UNAUTHORIZED, &json!(true)), "{answer}");
+    }
+    server.request_as(second["access_token"].as_str(), Method::POST, "/_matrix/client/v3/logout", None).await;
+    for token in [&json!(alice.token), &first["access_token"], &second["access_token"]] {
+        let (status, answer) = who(token).await;
+        assert_eq!((status, &answer["soft_logout"]), (StatusCode::UNAUTHORIZED, &json!(false)), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn bodies_that_are_not_what_they_should_be() {
         (b"{\"name\": 7}".to_vec(), 400, "M_BAD_JSON"),
         (b"[]".to_vec(), 400, "M_BAD_JSON"),
         (b"{\"invite\": [\"not a user id\"]}".to_vec(), 400, "M_BAD_JSON"),
-        (format!("{{\"topic\": {}}}", String::from_utf8(deep.clone()).expect("ascii")).into_bytes(), 400, "M_NOT_JSON"),
+        (format!("{{\"topic\": {}}}", String::from_utf8(deep.clone()).expect("ascii")).into_bytes(), 400, "M_BAD_JSON"),
     ];
     for (body, status, errcode) in cases {
         let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();

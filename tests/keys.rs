@@ -249,6 +249,7 @@ async fn keys_that_are_not_signed_or_change_are_refused() {
     keys["device_id"] = "OTHER".into();
     refused(json!({ "device_keys": keys }), "M_INVALID_PARAM").await;
     refused(json!({ "device_keys": 5 }), "M_INVALID_PARAM").await;
+    refused(json!({ "device_keys": {} }), "M_BAD_JSON").await;
     refused(json!({ "one_time_keys": [] }), "M_BAD_JSON").await;
     alice.post(UPLOAD, json!({ "device_keys": phone.keys() })).await;
     let stranger = Device::of(&alice);

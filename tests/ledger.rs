@@ -10,6 +10,7 @@ const LEDGER: &str = include_str!("../spec/endpoints.tsv");
 const TESTS: &[(&str, &str)] = &[
     ("accounts", include_str!("accounts.rs")),
     ("bad_input", include_str!("bad_input.rs")),
+    ("bodies", include_str!("bodies.rs")),
     ("command_line", include_str!("command_line.rs")),
     ("device_lists", include_str!("device_lists.rs")),
     ("devices", include_str!("devices.rs")),
@@ -27,16 +28,24 @@ const TESTS: &[(&str, &str)] = &[
     ("to_device", include_str!("to_device.rs")),
 ];
 
-struct Row<'l> {
+/// An endpoint of the specification.
+pub struct Row<'l> {
     api: &'l str,
-    method: &'l str,
-    path: &'l str,
-    operation: &'l str,
+    pub method: &'l str,
+    pub path: &'l str,
+    pub operation: &'l str,
     status: &'l str,
     test: &'l str,
 }
 
-fn rows() -> Vec<Row<'static>> {
+impl Row<'_> {
+    pub fn is_served(&self) -> bool {
+        self.status == "served"
+    }
+}
+
+/// All endpoints.
+pub fn rows() -> Vec<Row<'static>> {
     let lines = LEDGER.lines().filter(|line| !line.starts_with('#')).skip(1);
     lines
         .map(|line| {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod bodies;
 mod build_needs;
 mod command_line;
 mod dehydrated_devices;

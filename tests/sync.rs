@@ -100,6 +100,11 @@ async fn state_after_stands_at_the_end_of_the_timeline() {
     let entry = &answer["rooms"]["join"][&room];
     assert!(entry.get("state").is_none(), "{entry}");
     assert_eq!(entry["state_after"]["events"][0]["content"]["topic"], "two");
+    // As clients ask for it that know it by its flag in `/versions`.
+    let early = alice.get(&format!("/v3/sync?since={since}&org.matrix.msc4222.use_state_after=true")).await;
+    let early = &early["rooms"]["join"][&room];
+    assert_eq!(early["org.matrix.msc4222.state_after"], entry["state_after"]);
+    assert!(early.get("state").is_none() && early.get("state_after").is_none(), "{early}");
     let classic = alice.sync(Some(&since)).await;
     assert_eq!(classic["rooms"]["join"][&room]["state"]["events"].as_array().map_or(0, Vec::len), 0);
     let full = alice.get(&format!("/v3/sync?since={since}&full_state=true")).await;

@@ -1,6 +1,6 @@
 //! Module "Client config".
 
-use haima_http::{ApiError, Session};
+use haima_http::{ApiError, Content, Session};
 use ruma::{
     api::client::config::{
         get_global_account_data as get_global, get_room_account_data as get_room,
@@ -15,7 +15,7 @@ use crate::{ClientApi, error::Result, require_self};
 pub(crate) async fn set_account_data(
     api: ClientApi,
     caller: Session,
-    req: set_global::v3::Request,
+    Content(req): Content<set_global::v3::Request>,
 ) -> Result<set_global::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
@@ -40,7 +40,7 @@ pub(crate) async fn get_account_data(
 pub(crate) async fn set_account_data_per_room(
     api: ClientApi,
     caller: Session,
-    req: set_room::v3::Request,
+    Content(req): Content<set_room::v3::Request>,
 ) -> Result<set_room::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();

@@ -1,28 +1,24 @@
 //! Module "Account deactivation".
 
-use haima_http::{Interactive, Session};
-use ruma::api::client::account::{
-    ThirdPartyIdRemovalStatus,
-    deactivate::v3::{Request, Response},
-};
+use haima_http::{Interactive, JsonBytes, Session};
+use ruma::api::client::account::deactivate::v3::Request;
+use serde_json::json;
 use users::Erasure;
 
-use crate::{
-    ClientApi,
-    error::Result,
-    uia::{Ask, Binding, Stage},
-};
+use crate::{ClientApi, error::Result, uia::Ask};
 
 /// `POST /_matrix/client/v3/account/deactivate`
-pub(crate) async fn deactivate_account(api: ClientApi, caller: Session, req: Interactive<Request>) -> Result<Response> {
-    let ask = Ask {
-        flows: vec![vec![Stage::Password]],
-        binding: Binding::Request(req.fingerprint),
-        user: Some(&caller.user),
+pub(crate) async fn deactivate_account(
+    api: ClientApi,
+    caller: Session,
+    mut req: Interactive<Request>,
+) -> Result<JsonBytes> {
+    api.uia.recall(Some(&caller.user), &mut req);
+    let erasure = if req.request()?.erase { Erasure::Erase } else { Erasure::Keep };
+    let deactivate = |_| async {
+        api.flows.deactivate(&caller.user, erasure).await?;
+        // There are no third-party identifiers that could be bound.
+        Ok(json!({ "id_server_unbind_result": "success" }))
     };
-    api.uia.authorize(&ask, req.request.auth.as_ref()).await?;
-    let erasure = if req.request.erase { Erasure::Erase } else { Erasure::Keep };
-    api.flows.deactivate(&caller.user, erasure).await?;
-    // There are no third-party identifiers that could be bound.
-    Ok(Response::new(ThirdPartyIdRemovalStatus::Success))
+    api.uia.confirm(&Ask::password(&req, &caller.user), deactivate).await
 }

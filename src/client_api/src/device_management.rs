@@ -2,7 +2,7 @@
 
 use std::slice::from_ref;
 
-use haima_http::{ApiError, Guest, Interactive, Json, Session};
+use haima_http::{ApiError, Guest, Interactive, Json, JsonBytes, Session};
 use ruma::{
     OwnedDeviceId,
     api::client::device::{
@@ -11,12 +11,9 @@ use ruma::{
     },
 };
 use serde::Serialize;
+use serde_json::json;
 
-use crate::{
-    ClientApi,
-    error::Result,
-    uia::{Ask, Binding, Stage},
-};
+use crate::{ClientApi, error::Result, uia::Ask};
 
 /// A device; what isn't known of it is null. Clients take all fields for granted: matrix-nio reads no list in which one is missing.
 #[derive(Serialize)]
@@ -60,32 +57,30 @@ pub(crate) async fn update_device(
 pub(crate) async fn delete_device(
     api: ClientApi,
     caller: Session,
-    req: Interactive<delete_one::v3::Request>,
-) -> Result<delete_one::v3::Response> {
-    let ask = Ask {
-        flows: vec![vec![Stage::Password]],
-        binding: Binding::Request(req.fingerprint),
-        user: Some(&caller.user),
+    mut req: Interactive<delete_one::v3::Request>,
+) -> Result<JsonBytes> {
+    api.uia.recall(Some(&caller.user), &mut req);
+    let device = req.request()?.device_id;
+    let delete = |_| async {
+        api.users.delete_devices(&caller.user, from_ref(&device)).await?;
+        Ok(json!({}))
     };
-    api.uia.authorize(&ask, req.request.auth.as_ref()).await?;
-    api.users.delete_devices(&caller.user, from_ref(&req.request.device_id)).await?;
-    Ok(delete_one::v3::Response::new())
+    api.uia.confirm(&Ask::password(&req, &caller.user), delete).await
 }
 
 /// `POST /_matrix/client/v3/delete_devices`
 pub(crate) async fn delete_devices(
     api: ClientApi,
     caller: Session,
-    req: Interactive<delete_many::v3::Request>,
-) -> Result<delete_many::v3::Response> {
-    let ask = Ask {
-        flows: vec![vec![Stage::Password]],
-        binding: Binding::Request(req.fingerprint),
-        user: Some(&caller.user),
+    mut req: Interactive<delete_many::v3::Request>,
+) -> Result<JsonBytes> {
+    api.uia.recall(Some(&caller.user), &mut req);
+    let devices = req.request()?.devices;
+    let delete = |_| async {
+        api.users.delete_devices(&caller.user, &devices).await?;
+        Ok(json!({}))
     };
-    api.uia.authorize(&ask, req.request.auth.as_ref()).await?;
-    api.users.delete_devices(&caller.user, &req.request.devices).await?;
-    Ok(delete_many::v3::Response::new())
+    api.uia.confirm(&Ask::password(&req, &caller.user), delete).await
 }
 
 fn shape(device: users::Device) -> Device {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use haima_http::{ApiError, Guest, Interactive, Json, Session};
+use bytes::Bytes;
+use haima_http::{ApiError, Content, Guest, Interactive, Json, JsonBytes, Session};
 use ruma::{
     OwnedOneTimeKeyId, OwnedUserId, UInt,
     api::client::keys::{claim_keys as claim, get_keys, upload_keys, upload_signatures, upload_signing_keys},
@@ -11,11 +12,7 @@ use ruma::{
 use serde_json::{Value, json, value::RawValue};
 use users::{Confirmation, CrossSigningUpload, KeyClaim, KeyUpload, SignatureFailure, SignedKey};
 
-use crate::{
-    ClientApi,
-    error::Result,
-    uia::{Ask, Binding, Stage},
-};
+use crate::{ClientApi, error::Result, uia::Ask};
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub(crate) async fn upload_keys(
@@ -90,9 +87,10 @@ pub(crate) async fn claim_keys(api: ClientApi, _: Guest, req: claim::v3::Request
 pub(crate) async fn upload_cross_signing_keys(
     api: ClientApi,
     caller: Session,
-    req: Interactive<upload_signing_keys::v3::Request>,
-) -> Result<upload_signing_keys::v3::Response> {
-    let request = req.request;
+    mut req: Interactive<upload_signing_keys::v3::Request>,
+) -> Result<JsonBytes> {
+    api.uia.recall(Some(&caller.user), &mut req);
+    let request = req.request()?;
     let upload = CrossSigningUpload {
         master_key: request.master_key.map(Raw::into_json),
         self_signing_key: request.self_signing_key.map(Raw::into_json),
@@ -100,23 +98,23 @@ pub(crate) async fn upload_cross_signing_keys(
     };
     match api.users.upload_cross_signing(&caller.user, &upload, Confirmation::NotAsked).await {
         Err(users::Error::ConfirmationNeeded) => {}
-        other => return Ok(other.map(|()| upload_signing_keys::v3::Response::new())?),
+        other => {
+            other?;
+            return Ok(JsonBytes(Bytes::from_static(b"{}")));
+        }
     }
-    let ask = Ask {
-        flows: vec![vec![Stage::Password]],
-        binding: Binding::Request(req.fingerprint),
-        user: Some(&caller.user),
+    let replace = |_| async {
+        api.users.upload_cross_signing(&caller.user, &upload, Confirmation::Given).await?;
+        Ok(json!({}))
     };
-    api.uia.authorize(&ask, request.auth.as_ref()).await?;
-    api.users.upload_cross_signing(&caller.user, &upload, Confirmation::Given).await?;
-    Ok(upload_signing_keys::v3::Response::new())
+    api.uia.confirm(&Ask::password(&req, &caller.user), replace).await
 }
 
 /// `POST /_matrix/client/v3/keys/signatures/upload`
 pub(crate) async fn upload_cross_signing_signatures(
     api: ClientApi,
     caller: Session,
-    req: upload_signatures::v3::Request,
+    Content(req): Content<upload_signatures::v3::Request>,
 ) -> Result<Json<Value>> {
     let mut signed = Vec::new();
     for (user, keys) in &req.signed_keys {

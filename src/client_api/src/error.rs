@@ -103,7 +103,8 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::RegistrationTokenTaken | E::MalformedRegistrationToken | E::InvalidDeviceId { .. } | E::DeviceIdInUse => {
             ApiError::invalid_param(message)
         }
-        E::TooManyDevices | E::TooMany(_) => bad_request("M_UNKNOWN", message),
+        E::TooMany(_) => bad_request("M_UNKNOWN", message),
+        E::TooManyDevices | E::UserLimit(_) => ApiError::user_limit_exceeded(StatusCode::BAD_REQUEST, message),
         E::InvalidKey(_) | E::IdentityChanged | E::KeyExists { .. } => ApiError::invalid_param(message),
         E::InvalidSignature(_) => bad_request("M_INVALID_SIGNATURE", message),
         E::MissingMasterKey => ApiError::missing_param(message),
@@ -112,7 +113,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::ProfileKeyTooLarge => bad_request("M_KEY_TOO_LARGE", message),
         E::ProfileTooLarge => bad_request("M_PROFILE_TOO_LARGE", message),
         E::ServerManagedType => ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message),
-        E::NotAnObject => ApiError::bad_json(message),
+        E::NotAnObject | E::MissingKeyField(_) => ApiError::bad_json(message),
         E::TooLarge { .. } => ApiError::too_large(message),
         E::InvalidTagOrder | E::InvalidPushRuleId | E::DefaultPushRule | E::ContradictoryPushRuleOrder => {
             ApiError::invalid_param(message)
@@ -209,7 +210,8 @@ impl From<media::Error> for Failure {
             E::NotFound | E::Quarantined => ApiError::not_found(message),
             E::NotYetUploaded => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED", message),
             E::AlreadyUploaded => ApiError::new(StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA", message),
-            E::NotYours | E::QuotaExceeded { .. } | E::PreviewNotAllowed => ApiError::forbidden(message),
+            E::NotYours | E::PreviewNotAllowed => ApiError::forbidden(message),
+            E::QuotaExceeded { .. } => ApiError::user_limit_exceeded(StatusCode::FORBIDDEN, message),
             E::PreviewFailed => ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
             E::TooLarge { .. } | E::ImageTooLarge => ApiError::too_large(message),
             E::NotAnImage => ApiError::bad_request(message),

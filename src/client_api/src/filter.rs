@@ -16,6 +16,7 @@ pub(crate) struct Definition(WithBody<create::v3::Request>);
 
 impl Incoming for Definition {
     const METHOD: Method = <create::v3::Request as Incoming>::METHOD;
+    const BODY_IS_CONTENT: bool = true;
 
     fn paths() -> Vec<&'static str> {
         <create::v3::Request as Incoming>::paths()

@@ -2,7 +2,7 @@
 
 mod stream;
 
-use haima_http::{ApiError, Json, JsonStream, Session};
+use haima_http::{ApiError, Content, Json, JsonStream, Session};
 use ruma::{
     OwnedRoomId,
     api::client::backup::{
@@ -81,7 +81,7 @@ impl From<BackedUpKey> for KeyData {
 pub(crate) async fn post_room_keys_version(
     api: ClientApi,
     caller: Session,
-    req: create::v3::Request,
+    Content(req): Content<create::v3::Request>,
 ) -> Result<create::v3::Response> {
     let described: Described = parse(&req.algorithm)?;
     let version = api.users.create_key_backup(&caller.user, &described.algorithm, &described.auth_data).await?;
@@ -122,7 +122,7 @@ async fn info(api: &ClientApi, caller: &Session, version: u64) -> Result<Json<In
 pub(crate) async fn put_room_keys_version(
     api: ClientApi,
     caller: Session,
-    req: update::v3::Request,
+    Content(req): Content<update::v3::Request>,
 ) -> Result<update::v3::Response> {
     let Described { algorithm, auth_data, version } = parse(&req.algorithm)?;
     if version.is_some_and(|version| version != req.version) {
@@ -147,7 +147,7 @@ pub(crate) async fn delete_room_keys_version(
 pub(crate) async fn put_room_key_by_session_id(
     api: ClientApi,
     caller: Session,
-    req: put_one::v3::Request,
+    Content(req): Content<put_one::v3::Request>,
 ) -> Result<Json<Contents>> {
     let key = backup_key(&req.room_id, req.session_id, &req.session_data)?;
     put(&api, &caller, &req.version, &[key]).await
@@ -157,7 +157,7 @@ pub(crate) async fn put_room_key_by_session_id(
 pub(crate) async fn put_room_keys_by_room_id(
     api: ClientApi,
     caller: Session,
-    req: put_room::v3::Request,
+    Content(req): Content<put_room::v3::Request>,
 ) -> Result<Json<Contents>> {
     let mut keys = Vec::with_capacity(req.sessions.len());
     for (session, data) in req.sessions {
@@ -170,7 +170,7 @@ pub(crate) async fn put_room_keys_by_room_id(
 pub(crate) async fn put_room_keys(
     api: ClientApi,
     caller: Session,
-    req: put_all::v3::Request,
+    Content(req): Content<put_all::v3::Request>,
 ) -> Result<Json<Contents>> {
     let mut keys = Vec::new();
     for (room, RoomKeyBackup { sessions, .. }) in req.rooms {

@@ -13,6 +13,7 @@ mod content_repo;
 mod create_room;
 mod dehydrated_devices;
 mod device_management;
+mod device_names;
 mod directory;
 mod end_to_end_encryption;
 mod error;

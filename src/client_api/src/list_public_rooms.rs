@@ -49,6 +49,8 @@ pub(crate) struct SetVisibility(set_visibility::v3::Request);
 
 impl Incoming for SetVisibility {
     const METHOD: Method = <set_visibility::v3::Request as Incoming>::METHOD;
+    // Not a private room is to be listed publicly for want of a body.
+    const BODY_IS_CONTENT: bool = true;
 
     fn paths() -> Vec<&'static str> {
         <set_visibility::v3::Request as Incoming>::paths()

@@ -22,7 +22,7 @@ use ruma::{
 };
 use users::{Error, Login};
 
-use crate::{ClientApi, error::Result};
+use crate::{ClientApi, device_names::device_name, error::Result};
 
 /// `GET /_matrix/client/v3/login`
 pub(crate) async fn get_login_flows(
@@ -59,7 +59,7 @@ impl Incoming for LoginRequest {
 }
 
 /// `POST /_matrix/client/v3/login`
-pub(crate) async fn login(api: ClientApi, _: Anyone, req: LoginRequest) -> Result<login::v3::Response> {
+pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> Result<login::v3::Response> {
     let LoginRequest(req) = req;
     let user = match &req.login_info {
         LoginInfo::Password(password) => by_password(&api, password).await?,
@@ -71,7 +71,7 @@ pub(crate) async fn login(api: ClientApi, _: Anyone, req: LoginRequest) -> Resul
     };
     let login = Login {
         device_id: req.device_id,
-        display_name: req.initial_device_display_name,
+        display_name: Some(device_name(req.initial_device_display_name, &caller.origin)),
         refreshable: req.refresh_token,
     };
     let issued = api.users.login(&user, &login).await?;

@@ -27,6 +27,7 @@ pub(crate) struct SetField {
 
 impl Incoming for SetField {
     const METHOD: Method = Method::PUT;
+    const BODY_IS_CONTENT: bool = true;
 
     fn paths() -> Vec<&'static str> {
         <set::v3::Request as Incoming>::paths()

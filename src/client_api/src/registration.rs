@@ -1,14 +1,11 @@
 //! Module "Account registration".
 
-use haima_http::{Anyone, ApiError, Class, Interactive, Json, StatusCode};
+use haima_http::{Anyone, ApiError, Class, Interactive, JsonBytes, StatusCode};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
-    api::client::{
-        account::{
-            get_username_availability as available,
-            register::{self, RegistrationKind},
-        },
-        uiaa::AuthData,
+    api::client::account::{
+        get_username_availability as available,
+        register::{self, RegistrationKind},
     },
 };
 use serde::Serialize;
@@ -16,61 +13,75 @@ use users::{Created, Kind, Login, NewAccount, Origin, user_id_for};
 
 use crate::{
     ClientApi, Registration,
+    device_names::device_name,
     error::Result,
-    uia::{Ask, Binding, Passed, Stage},
+    uia::{Ask, Passed, Stage},
 };
 
 /// Characters of a name that the server picks for somebody who names none.
 const PICKED_NAME_CHARS: usize = 12;
 
 /// `POST /_matrix/client/v3/register`
+///
+/// Counts as registration where an account is made and where a step goes wrong, and not for every request of a form.
 pub(crate) async fn register(
     api: ClientApi,
     caller: Anyone,
-    req: Interactive<register::v3::Request>,
-) -> Result<Json<Registered>> {
-    let Interactive { request, fingerprint } = req;
-    let is_poll = matches!(request.auth, Some(AuthData::FallbackAcknowledgement(_)));
-    if !is_poll {
-        api.gate.limits().check_address(Class::Registration, caller.origin.address)?;
-    }
+    mut req: Interactive<register::v3::Request>,
+) -> Result<JsonBytes> {
+    let count = || api.gate.limits().check_address(Class::Registration, caller.origin.address);
+    api.uia.recall(None, &mut req);
+    let request = req.request()?;
     match request.kind {
         RegistrationKind::User => {}
-        RegistrationKind::Guest => return register_guest(&api, request).await,
+        RegistrationKind::Guest => {
+            count()?;
+            return register_guest(&api, &caller, request).await;
+        }
         _ => return Err(ApiError::invalid_param("Unknown kind of account").into()),
     }
-    let ask = Ask { flows: flows(&api).await?, binding: Binding::Operation(fingerprint.operation), user: None };
-    if is_poll {
+    let ask = Ask::stranger(&req, flows(&api).await?, &count);
+    if let Some(answer) = api.uia.answered(&ask).await? {
+        return Ok(answer);
+    }
+    if ask.is_question() {
         // Clients ask every other second whether a step was done elsewhere, as long as somebody looks at their form.
         // They are only told what is left to do: no step can be done elsewhere. No name is looked at before.
-        api.uia.authorize(&ask, request.auth.as_ref()).await?;
+        api.uia.challenge(&ask).await?;
     }
-    let guest = request.guest_access_token.clone();
-    let user_id = match &guest {
+    let user_id = match &request.guest_access_token {
         Some(token) => name_of_guest(&api, token, request.username.as_deref()).await?,
         None => wanted_name(&api, request.username.as_deref()).await?,
     };
     match &request.password {
         Some(password) => api.users.check_new_password(password)?,
         // Who only asks for the flows needs none; a step that is done is not to be lost for want of it.
-        None if request.auth.is_some() => return Err(ApiError::missing_param("Missing password").into()),
+        None if req.auth.is_some() => return Err(ApiError::missing_param("Missing password").into()),
         None => {}
     }
-    let passed = api.uia.authorize(&ask, request.auth.as_ref()).await?;
-    let new = new_account(user_id, request, passed)?;
-    let created =
-        if guest.is_some() { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
-    Ok(shape(created?))
+    let create = |passed| async {
+        count()?;
+        let is_guest = request.guest_access_token.is_some();
+        let new = new_account(&caller, user_id, request, passed)?;
+        let created = if is_guest { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
+        Ok(shape(created?))
+    };
+    api.uia.confirm(&ask, create).await
 }
 
 /// The account that a completed request asks for.
-fn new_account(user_id: OwnedUserId, request: register::v3::Request, passed: Passed) -> Result<NewAccount> {
+fn new_account(
+    caller: &Anyone,
+    user_id: OwnedUserId,
+    request: register::v3::Request,
+    passed: Passed,
+) -> Result<NewAccount> {
     let Some(password) = request.password else {
         return Err(ApiError::missing_param("Missing password").into());
     };
     let login = Login {
         device_id: request.device_id,
-        display_name: request.initial_device_display_name,
+        display_name: Some(device_name(request.initial_device_display_name, &caller.origin)),
         refreshable: request.refresh_token,
     };
     Ok(NewAccount {
@@ -95,12 +106,13 @@ pub(crate) async fn check_username_availability(
     Ok(available::v3::Response::new(true))
 }
 
-async fn register_guest(api: &ClientApi, req: register::v3::Request) -> Result<Json<Registered>> {
+async fn register_guest(api: &ClientApi, caller: &Anyone, req: register::v3::Request) -> Result<JsonBytes> {
     if !api.config.guests {
         return Err(ApiError::forbidden("Guests are not allowed on this server").into());
     }
-    let created = api.users.create_guest(&api.config.server_name, req.initial_device_display_name).await?;
-    Ok(shape(created))
+    let device_name = device_name(req.initial_device_display_name, &caller.origin);
+    let created = api.users.create_guest(&api.config.server_name, Some(device_name)).await?;
+    Ok(JsonBytes(serde_json::to_vec(&shape(created))?.into()))
 }
 
 /// What is asked of somebody who registers.
@@ -148,7 +160,7 @@ async fn name_of_guest(api: &ClientApi, token: &str, username: Option<&str>) -> 
 
 /// The answer to a registration. Without a session its fields are left out.
 #[derive(Serialize)]
-pub(crate) struct Registered {
+struct Registered {
     user_id: OwnedUserId,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_token: Option<String>,
@@ -160,7 +172,7 @@ pub(crate) struct Registered {
     expires_in_ms: Option<u64>,
 }
 
-fn shape(created: Created) -> Json<Registered> {
+fn shape(created: Created) -> Registered {
     let mut registered = Registered {
         user_id: created.user_id,
         access_token: None,
@@ -174,5 +186,5 @@ fn shape(created: Created) -> Json<Registered> {
         registered.refresh_token = session.refresh_token;
         registered.expires_in_ms = session.expires_in_ms;
     }
-    Json(registered)
+    registered
 }

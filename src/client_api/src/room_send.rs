@@ -1,13 +1,17 @@
 //! Module "Sending events to a room": messages.
 
-use haima_http::{Guest, Unsuspended};
+use haima_http::{Content, Guest, Unsuspended};
 use rooms::{SendOptions, Sender};
 use ruma::api::client::message::send_message_event::v3::{Request, Response};
 
 use crate::{ClientApi, error::Result};
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
-pub(crate) async fn send_message(api: ClientApi, caller: Unsuspended<Guest>, req: Request) -> Result<Response> {
+pub(crate) async fn send_message(
+    api: ClientApi,
+    caller: Unsuspended<Guest>,
+    Content(req): Content<Request>,
+) -> Result<Response> {
     let sender = Sender { user: &caller.user, device: Some(&caller.device), txn_id: Some(req.txn_id.as_str()) };
     let event_type = req.event_type.to_string();
     let content = req.body.into_json();

@@ -1,6 +1,6 @@
 //! Module "Sending events to a room": state.
 
-use haima_http::{Guest, Unsuspended};
+use haima_http::{Content, Guest, Unsuspended};
 use rooms::{SendOptions, Sender};
 use ruma::api::client::state::send_state_event::v3::{Request, Response};
 
@@ -10,7 +10,7 @@ use crate::{ClientApi, error::Result};
 pub(crate) async fn set_room_state_with_key(
     api: ClientApi,
     caller: Unsuspended<Guest>,
-    req: Request,
+    Content(req): Content<Request>,
 ) -> Result<Response> {
     let event_type = req.event_type.to_string();
     let (key, content) = ((&*event_type, &*req.state_key), req.body.into_json());

@@ -9,10 +9,14 @@ use users::PresenceState;
 
 use crate::{ClientApi, error::Result};
 
-/// The filter as it was sent, since not every field of it is in the request's type.
+/// What the request's type doesn't hold, or not whole.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Query {
+    /// The filter as it was sent, since not every field of it is in the request's type.
     filter: Option<String>,
+    /// `use_state_after` as clients from before Matrix 1.16 ask for it (MSC4222).
+    #[serde(rename = "org.matrix.msc4222.use_state_after", default)]
+    msc4222_use_state_after: bool,
 }
 
 /// `GET /_matrix/client/v3/sync`
@@ -27,9 +31,17 @@ pub(crate) async fn sync(api: ClientApi, caller: Guest, req: WithQuery<Request, 
         full_state: request.full_state,
         set_presence: presence_state(&request.set_presence),
         timeout_ms: timeout_ms.min(api.config.sync_timeout_ms_max),
-        use_state_after: request.use_state_after,
+        use_state_after: request.use_state_after || query.msc4222_use_state_after,
     });
-    Ok(JsonBytes(Bytes::from(response.await?.to_json()?)))
+    let mut session = api.users.watch_session(&caller.user, &caller.device);
+    let mut response = tokio::select! {
+        response = response => response?,
+        why = session.end() => return Err(why.into()),
+    };
+    if query.msc4222_use_state_after {
+        response.name_state_after_as_msc4222();
+    }
+    Ok(JsonBytes(Bytes::from(response.to_json()?)))
 }
 
 /// Presence as `users` knows it; unknown kinds count as online.

@@ -5,7 +5,7 @@ use ruma::{
     api::client::discovery::get_supported_versions,
     exports::http::{Method, Request},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{ClientApi, error::Result};
 
@@ -15,9 +15,29 @@ const VERSIONS: [&str; 22] = [
     "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
+/// What clients ask for by names from before the specification had it, or from the time between: a client that looks for its
+/// flag alone does without the feature otherwise, whatever the versions above say. Only what is served under the names that the flag
+/// stands for.
+const UNSTABLE_FEATURES: [&str; 13] = [
+    "fi.mau.msc2246.stable",
+    "org.matrix.e2e_cross_signing",
+    "org.matrix.msc2285.stable",
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3771",
+    "org.matrix.msc3773",
+    "org.matrix.msc3814",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc3916.stable",
+    "org.matrix.msc4222",
+    "org.matrix.msc4380.stable",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    "uk.tcpip.msc4133.stable",
+];
+
 /// `GET /_matrix/client/versions`
 pub(crate) async fn get_versions(_: ClientApi, _: Anyone, _: get_supported_versions::Request) -> Result<Json<Value>> {
-    Ok(Json(json!({ "versions": VERSIONS, "unstable_features": { "org.matrix.msc3814": true } })))
+    let features: Map<String, Value> = UNSTABLE_FEATURES.iter().map(|&name| (name.to_owned(), true.into())).collect();
+    Ok(Json(json!({ "versions": VERSIONS, "unstable_features": features })))
 }
 
 /// Asks whether the server is well.

@@ -1,4 +1,4 @@
-//! Reading a request's body within its limits, and checking JSON before it is parsed.
+//! Reading a request's body within its limits.
 
 use std::time::Duration;
 
@@ -11,10 +11,6 @@ use crate::ApiError;
 
 /// Longest time that a client may take to send the body of a request.
 const BODY_SECONDS_MAX: u64 = 60;
-
-/// Greatest nesting of objects and arrays in a request. Below the depth at which the JSON parser gives up, which it
-/// doesn't do for parts that are kept as raw text.
-pub const JSON_DEPTH_MAX: usize = 100;
 
 /// The whole body.
 ///
@@ -38,40 +34,4 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> R
 
 fn too_large(bytes_max: usize) -> ApiError {
     ApiError::too_large(format!("The request's body is larger than {bytes_max} bytes"))
-}
-
-/// Checks what can be told about JSON before parsing: it is UTF-8 and not nested more than [`JSON_DEPTH_MAX`] deep.
-///
-/// # Errors
-/// `M_NOT_JSON`.
-pub fn check_json(bytes: &[u8]) -> Result<(), ApiError> {
-    if std::str::from_utf8(bytes).is_err() {
-        return Err(ApiError::not_json("The request's body is not UTF-8"));
-    }
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    for &byte in bytes {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return Err(ApiError::not_json(format!("JSON nested deeper than {JSON_DEPTH_MAX}")));
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -26,6 +26,8 @@ pub struct Config {
     pub compression: bool,
     /// Take a client's address from the last entry of `X-Forwarded-For`: only with a reverse proxy that sets it.
     pub ip_from_forwarded_header: bool,
+    /// Where users read about the limits of their accounts.
+    pub info_uri: String,
     /// Rate limits.
     pub limits: limit::Config,
 }
@@ -41,6 +43,7 @@ impl Default for Config {
             shutdown_seconds_max: 20,
             compression: true,
             ip_from_forwarded_header: false,
+            info_uri: String::new(),
             limits: limit::Config::default(),
         }
     }

@@ -11,6 +11,8 @@ pub use ruma::exports::http::StatusCode;
 
 use crate::reply::json_response;
 
+const USER_LIMIT_EXCEEDED: &str = "M_USER_LIMIT_EXCEEDED";
+
 /// What handlers give.
 pub type ApiResult<T> = Result<T, ApiError>;
 
@@ -155,6 +157,17 @@ impl ApiError {
             .with("retry_after_ms", millis);
         error.0.retry_after = Some(retry_after);
         error
+    }
+
+    /// `M_USER_LIMIT_EXCEEDED`: a limit of this user's account. Where the user reads about it ([`Config::info_uri`](crate::Config)) is
+    /// added when it is answered.
+    pub fn user_limit_exceeded(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(status, USER_LIMIT_EXCEEDED, message)
+    }
+
+    /// Adds the URI that the specification requires with `M_USER_LIMIT_EXCEEDED`.
+    pub(crate) fn with_info(self, info_uri: &str) -> Self {
+        if self.errcode() == USER_LIMIT_EXCEEDED { self.with("info_uri", info_uri) } else { self }
     }
 
     /// The HTTP status.

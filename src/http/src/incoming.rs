@@ -8,13 +8,12 @@ use ruma::{
         error::{DeserializationError, FromHttpRequestError},
         path_builder::PathBuilder,
     },
-    exports::http::{Method, Request},
+    exports::http::{Method, Request, request::Parts},
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, value::RawValue};
-use sha2::{Digest, Sha256};
 
-use crate::{ApiError, StatusCode, body::check_json};
+use crate::{ApiError, StatusCode, json::check_json};
 
 /// A request type: which method and paths it has, and how to read it.
 ///
@@ -23,14 +22,43 @@ pub trait Incoming: Sized + Send + 'static {
     /// Its method.
     const METHOD: Method;
 
+    /// Whether the body is the content that is stored or sent, and so must be there: see [`Content`].
+    const BODY_IS_CONTENT: bool = false;
+
     /// Its paths in every version, with `{name}` for arguments.
     fn paths() -> Vec<&'static str>;
 
     /// Reads it from a request whose body is complete, and the path's arguments in order.
     ///
+    /// The body is JSON that passed [`check_json`](crate::check_json); that of an upload is empty.
+    ///
     /// # Errors
-    /// `M_NOT_JSON`, `M_BAD_JSON`, `M_MISSING_PARAM` or `M_INVALID_PARAM`.
+    /// `M_BAD_JSON`, `M_MISSING_PARAM` or `M_INVALID_PARAM`.
     fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError>;
+}
+
+/// Reads a request with its body, if it has one: the place that decides what a body may be, and when there needn't be one.
+///
+/// Without a body every field is left out, as in `{}`. Where a field is required, or where the body is the content itself, it
+/// must be there.
+///
+/// # Errors
+/// As [`Incoming::read`], and `M_NOT_JSON`.
+pub(crate) fn read<T: Incoming>(parts: Parts, body: &[u8], path_args: &[&str]) -> Result<T, ApiError> {
+    // A body that a GET request carries means nothing (RFC 9110, section 9.3.1).
+    if T::METHOD == Method::GET {
+        return T::read(Request::from_parts(parts, &[]), path_args);
+    }
+    if !body.is_empty() {
+        check_json(body)?;
+        return T::read(Request::from_parts(parts, body), path_args);
+    }
+    let missing = || ApiError::not_json("The request has no body");
+    if T::BODY_IS_CONTENT {
+        return Err(missing());
+    }
+    let read = T::read(Request::from_parts(parts, b"{}"), path_args);
+    read.map_err(|error| if error.errcode() == "M_BAD_JSON" { missing() } else { error })
 }
 
 impl<T: IncomingRequest + Send + 'static> Incoming for T {
@@ -40,25 +68,30 @@ impl<T: IncomingRequest + Send + 'static> Incoming for T {
         T::PATH_BUILDER.all_paths().collect()
     }
 
-    fn read(mut request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
-        // A body that a GET request carries means nothing (RFC 9110, section 9.3.1).
-        if Self::METHOD == Method::GET {
-            *request.body_mut() = &[];
-        }
-        let bytes = *request.body();
-        if is_json(bytes) {
-            check_json(bytes)?;
-        }
-        T::try_from_http_request(request, path_args).map_err(|error| read_error(error, bytes))
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
+        T::try_from_http_request(request, path_args).map_err(read_error)
     }
 }
 
-/// Whether a body is meant as JSON at all; media uploads, which aren't, have types of their own.
-fn is_json(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
+/// A request whose body is the content that is stored or sent as it is. An empty one, where a client forgot it or a proxy lost
+/// it, must not be taken for empty content.
+#[derive(Clone, Debug)]
+pub struct Content<T>(pub T);
+
+impl<T: Incoming> Incoming for Content<T> {
+    const METHOD: Method = T::METHOD;
+    const BODY_IS_CONTENT: bool = true;
+
+    fn paths() -> Vec<&'static str> {
+        T::paths()
+    }
+
+    fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
+        T::read(request, path_args).map(Self)
+    }
 }
 
-fn read_error(error: FromHttpRequestError, bytes: &[u8]) -> ApiError {
+fn read_error(error: FromHttpRequestError) -> ApiError {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
         FromHttpRequestError::MethodMismatch { .. } => {
@@ -68,23 +101,10 @@ fn read_error(error: FromHttpRequestError, bytes: &[u8]) -> ApiError {
     };
     match error {
         DeserializationError::Utf8(_) => ApiError::not_json("The request's body is not UTF-8"),
-        DeserializationError::Json(error) => json_error(&error, bytes),
+        DeserializationError::Json(error) => ApiError::bad_json(error.to_string()),
         DeserializationError::Query(error) => param_error(&error.to_string()),
         DeserializationError::Ident(error) => ApiError::invalid_param(error.to_string()),
         other => ApiError::invalid_param(other.to_string()),
-    }
-}
-
-fn json_error(error: &serde_json::Error, bytes: &[u8]) -> ApiError {
-    // A missing body is read as an empty object where a request needs no fields; what needs more than that finds nothing.
-    if bytes.is_empty() && !error.is_data() {
-        return ApiError::not_json("The request has no body");
-    }
-    // A type error may have been met before a syntax error further on.
-    let whole = if bytes.is_empty() { Ok(IgnoredAny) } else { serde_json::from_slice::<IgnoredAny>(bytes) };
-    match whole {
-        Err(syntax) => ApiError::not_json(format!("The request's body is not JSON: {syntax}")),
-        Ok(_) => ApiError::bad_json(error.to_string()),
     }
 }
 
@@ -116,8 +136,6 @@ pub fn read_with_default<T: Incoming>(
     (name, value): (&str, Value),
 ) -> Result<T, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = if body.is_empty() { b"{}" } else { body };
-    check_json(body)?;
     let mut bytes = body.to_vec();
     // What is no JSON object is refused by the type itself.
     if let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) {
@@ -130,10 +148,9 @@ pub fn read_with_default<T: Incoming>(
 /// A body as an object whose values stay as they were sent.
 ///
 /// # Errors
-/// `M_NOT_JSON` or `M_BAD_JSON`.
+/// `M_BAD_JSON`.
 pub fn json_object(body: &[u8]) -> Result<BTreeMap<String, Box<RawValue>>, ApiError> {
-    check_json(body)?;
-    serde_json::from_slice(body).map_err(|error| json_error(&error, body))
+    serde_json::from_slice(body).map_err(|error| ApiError::bad_json(error.to_string()))
 }
 
 /// A request together with its body as it was sent, for what is stored as it is.
@@ -153,9 +170,7 @@ impl<T: IncomingRequest + Send + 'static> Incoming for WithBody<T> {
     }
 
     fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
-        let bytes = *request.body();
-        check_json(bytes)?;
-        let body = serde_json::from_slice(bytes).map_err(|error| json_error(&error, bytes))?;
+        let body = serde_json::from_slice(request.body()).map_err(|error| ApiError::bad_json(error.to_string()))?;
         Ok(Self { request: T::read(request, path_args)?, body })
     }
 }
@@ -185,64 +200,4 @@ where
         let query = serde_html_form::from_str(query).map_err(|error| param_error(&error.to_string()))?;
         Ok(Self { request: T::read(request, path_args)?, query })
     }
-}
-
-/// Names an operation with all its parameters but `auth`: what a user-interactive authentication session is bound to.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Fingerprint {
-    /// Method and path.
-    pub operation: [u8; 32],
-    /// The body without `auth`.
-    pub parameters: [u8; 32],
-}
-
-/// A request of an endpoint with user-interactive authentication.
-#[derive(Clone, Debug)]
-pub struct Interactive<T> {
-    /// The request.
-    pub request: T,
-    /// What it asks for.
-    pub fingerprint: Fingerprint,
-}
-
-impl<T: IncomingRequest + Send + 'static> Incoming for Interactive<T> {
-    const METHOD: Method = T::METHOD;
-
-    fn paths() -> Vec<&'static str> {
-        T::PATH_BUILDER.all_paths().collect()
-    }
-
-    fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
-        check_json(request.body())?;
-        let fingerprint = fingerprint(&T::METHOD, &T::paths(), path_args, request.body())?;
-        let request = T::read(request, path_args)?;
-        Ok(Self { request, fingerprint })
-    }
-}
-
-fn fingerprint(method: &Method, paths: &[&str], args: &[&str], body: &[u8]) -> Result<Fingerprint, ApiError> {
-    let mut operation = Sha256::new();
-    operation.update(method.as_str());
-    // The first of the paths stands for all, so that a session begun under one version goes on under another.
-    let parts = paths.first().copied().into_iter().chain(args.iter().copied());
-    for part in parts {
-        operation.update((part.len() as u64).to_be_bytes());
-        operation.update(part);
-    }
-    let mut parameters = Sha256::new();
-    let fields: BTreeMap<String, &RawValue> = if body.is_empty() {
-        BTreeMap::new()
-    } else {
-        serde_json::from_slice(body).map_err(|error| json_error(&error, body))?
-    };
-    for (name, value) in &fields {
-        if name == "auth" {
-            continue;
-        }
-        for part in [name.as_str(), value.get()] {
-            parameters.update((part.len() as u64).to_be_bytes());
-            parameters.update(part);
-        }
-    }
-    Ok(Fingerprint { operation: operation.finalize().into(), parameters: parameters.finalize().into() })
 }

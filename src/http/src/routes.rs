@@ -12,7 +12,9 @@ use axum::{
 use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
-use crate::{ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody, body};
+use crate::{
+    ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody, body, incoming,
+};
 
 /// Greatest length of an identifier with a sigil, in bytes (appendices, "Common Identifier Format").
 const IDENTIFIER_BYTES_MAX: usize = 255;
@@ -129,9 +131,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
                 let span = debug_span!("request", id = id.0, operation);
                 async move {
                     let time_max = gate.time_max(class);
-                    let answer = tokio::time::timeout(time_max, call(state, gate, request)).await;
+                    let answer = tokio::time::timeout(time_max, call(state, gate.clone(), request)).await;
                     let answer = answer.unwrap_or_else(|_late| Err(too_late()));
-                    answer.unwrap_or_else(|error| refuse(error, id, operation))
+                    answer.unwrap_or_else(|error| refuse(error.with_info(&gate.config.info_uri), id, operation))
                 }
                 .instrument(span)
             };
@@ -166,7 +168,7 @@ where
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
     let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
-    let req = Req::read(http::Request::from_parts(parts, &bytes[..]), &args)?;
+    let req = incoming::read(parts, &bytes, &args)?;
     finish(gate, &Req::METHOD, handler(caller, req)).await
 }
 

@@ -6,16 +6,19 @@ use axum::body::Body;
 use futures_util::future::BoxFuture;
 use governor::clock::FakeRelativeClock;
 use haima_http::{
-    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Guest,
-    Interactive, Json, Origin, Routes, Session, Unsuspended,
+    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Content, Front, Gate,
+    Guest, Interactive, Json, Origin, Routes, Session, Unsuspended,
     limit::{self, Limits, Rate},
 };
 use http_body_util::BodyExt;
 use ruma::{
-    api::client::{account::whoami, membership::join_room_by_id, profile::get_display_name, state::send_state_event},
+    api::client::{
+        account::whoami, membership::join_room_by_id, message::send_message_event, profile::get_display_name,
+        state::send_state_event, typing::create_typing_event,
+    },
     device_id,
     exports::http::{Method, Request, StatusCode},
-    user_id,
+    owned_event_id, user_id,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -55,7 +58,23 @@ async fn join(
 }
 
 async fn state(_: (), _: Session, req: Interactive<send_state_event::v3::Request>) -> ApiResult<Json<Value>> {
-    Ok(Json(json!({ "key": req.request.state_key, "print": req.fingerprint.parameters.to_vec() })))
+    Ok(Json(json!({ "key": req.request()?.state_key, "print": req.fingerprint().parameters.to_vec() })))
+}
+
+async fn message(
+    _: (),
+    _: Session,
+    Content(_): Content<send_message_event::v3::Request>,
+) -> ApiResult<send_message_event::v3::Response> {
+    Ok(send_message_event::v3::Response::new(owned_event_id!("$a")))
+}
+
+async fn typing(
+    _: (),
+    _: Session,
+    _: create_typing_event::v3::Request,
+) -> ApiResult<create_typing_event::v3::Response> {
+    Ok(create_typing_event::v3::Response::new())
 }
 
 async fn fail(
@@ -74,6 +93,8 @@ fn front(limits: limit::Config) -> Front {
         .on("getDisplayName", Class::Read, display_name)
         .on("joinRoomById", Class::Join, join)
         .on("setRoomStateWithKey", Class::Message, state)
+        .on("sendMessage", Class::Message, message)
+        .on("setTyping", Class::Write, typing)
         .on("getVersions", Class::Free, fail);
     let (router, _) = routes.finish();
     Front::new(&gate, router)
@@ -136,13 +157,23 @@ async fn bodies_are_checked() {
     ] {
         check(send(&front, Method::POST, JOIN, Some("alice"), body).await, status, errcode);
     }
-    let state = format!("{STATE}x");
-    check(send(&front, Method::PUT, &state, Some("alice"), "").await, 400, "M_NOT_JSON");
     let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
     let deep = format!("{{\"x\":{deep}}}");
-    check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_NOT_JSON");
+    check(send(&front, Method::POST, JOIN, Some("alice"), &deep).await, 400, "M_BAD_JSON");
     let large = format!("{{\"reason\": \"{}\"}}", "x".repeat(2_000));
     check(send(&front, Method::POST, JOIN, Some("alice"), &large).await, 413, "M_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn a_body_may_be_missing_where_it_is_not_the_content_and_no_field_is_required() {
+    let front = front(limit::Config::off());
+    check(send(&front, Method::POST, JOIN, Some("alice"), "").await, 200, "");
+    let name = "/_matrix/client/v3/rooms/!a:example.org/send/m.room.message/1";
+    check(send(&front, Method::PUT, name, Some("alice"), "").await, 400, "M_NOT_JSON");
+    check(send(&front, Method::PUT, name, Some("alice"), "{}").await, 200, "");
+    let typing = "/_matrix/client/v3/rooms/!a:example.org/typing/@alice:example.org";
+    check(send(&front, Method::PUT, typing, Some("alice"), "").await, 400, "M_NOT_JSON");
+    check(send(&front, Method::PUT, typing, Some("alice"), "{}").await, 400, "M_BAD_JSON");
 }
 
 #[tokio::test]

@@ -51,6 +51,17 @@ impl SyncResponse {
             && !self.key_counts_changed
     }
 
+    /// Names the state after the timeline as MSC4222 did, for clients that ask by its names.
+    pub fn name_state_after_as_msc4222(&mut self) {
+        let RoomUpdates { join, leave, .. } = &mut self.rooms;
+        let joined = join.iter_mut().map(|(_, room)| &mut room.state);
+        for state in joined.chain(leave.iter_mut().map(|(_, room)| &mut room.state)) {
+            if let StateUpdate::After(events) = state {
+                *state = StateUpdate::AfterAsMsc4222(std::mem::take(events));
+            }
+        }
+    }
+
     /// The body as JSON.
     ///
     /// # Errors
@@ -209,6 +220,9 @@ pub enum StateUpdate {
     /// Up to the end of the timeline (`use_state_after`).
     #[serde(rename = "state_after")]
     After(Events),
+    /// The same under the name that it had in MSC4222.
+    #[serde(rename = "org.matrix.msc4222.state_after")]
+    AfterAsMsc4222(Events),
 }
 
 impl Default for StateUpdate {
@@ -221,7 +235,7 @@ impl StateUpdate {
     /// The events.
     pub fn events(&self) -> &[ClientEvent] {
         match self {
-            Self::Before(state) | Self::After(state) => &state.events,
+            Self::Before(state) | Self::After(state) | Self::AfterAsMsc4222(state) => &state.events,
         }
     }
 

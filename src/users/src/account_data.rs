@@ -62,7 +62,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::ServerManagedType`], [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`],
+    /// [`Error::ServerManagedType`], [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::UserLimit`],
     /// [`Error::Contended`].
     pub async fn set_account_data(
         &self,
@@ -90,7 +90,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`].
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::UserLimit`].
     pub async fn prepare_account_data(
         &self,
         view: &View,
@@ -111,7 +111,7 @@ impl Users {
                 let rows = view.get::<tables::AccountDataCounts>(&user).await?;
                 let count = rows.unwrap_or(0);
                 if count >= ACCOUNT_DATA_ROWS_MAX {
-                    return Err(Error::TooMany("kinds of account data"));
+                    return Err(Error::UserLimit("kinds of account data"));
                 }
                 batch.expect::<tables::AccountDataCounts>(&user, rows.as_ref());
                 batch.put::<tables::AccountDataCounts>(&user, &(count + 1));
@@ -123,7 +123,7 @@ impl Users {
             let total = view.get::<tables::AccountDataBytes>(&user).await?;
             let left = total.unwrap_or(0).saturating_sub(old_size);
             if size > old_size && left + size > ACCOUNT_DATA_TOTAL_BYTES_MAX {
-                return Err(Error::TooMany("bytes of account data"));
+                return Err(Error::UserLimit("bytes of account data"));
             }
             batch.expect::<tables::AccountDataBytes>(&user, total.as_ref());
             batch.put::<tables::AccountDataBytes>(&user, &(left + size));

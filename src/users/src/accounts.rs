@@ -3,6 +3,8 @@
 //! Specification: client-server API, "Account registration" and "Account management"; appendices, "User
 //! Identifiers".
 
+use std::sync::Arc;
+
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use store::{Batch, Range, Record, Text, Versioned, View};
@@ -73,7 +75,7 @@ pub enum Origin {
     /// Anyone, through registration that is open or guarded otherwise.
     Registration,
     /// Someone with a registration token, which is used up in the same batch.
-    Token(Reservation),
+    Token(Arc<Reservation>),
     /// An administrator: reserved names are allowed.
     Administrator,
     /// The application service of that id: reserved names are allowed.
@@ -357,7 +359,11 @@ impl Users {
         if account.kind == Kind::User {
             directory::index(batch, user, None);
         }
-        if let Some(name) = &new.display_name {
+        let default = match &new.display_name {
+            None if account.kind == Kind::User && account.appservice.is_none() => self.default_name(view, user).await?,
+            _ => None,
+        };
+        if let Some(name) = new.display_name.as_ref().or(default.as_ref()) {
             let change = ProfileChange::display_name(name);
             self.prepare_profile_change(view, batch, user, &change).await?;
         }
@@ -366,6 +372,15 @@ impl Users {
             None => None,
         };
         Ok(Created { user_id: new.user_id.clone(), admin: account.admin, session })
+    }
+
+    /// The display name of a new user who says none: people should see a name and not a whole user id.
+    async fn default_name(&self, view: &View, user: &UserId) -> Result<Option<String>> {
+        let Some(suffix) = &self.inner.config.new_user_displayname_suffix else { return Ok(None) };
+        if self.profile(view, user).await?.display_name().is_some() {
+            return Ok(None);
+        }
+        Ok(Some(format!("{} {suffix}", user.localpart()).trim_end().to_owned()))
     }
 
     /// Notes that there is an account now, in the batch of the first one only.

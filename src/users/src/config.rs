@@ -17,6 +17,11 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Localparts that nobody may register. An administrator and application services still can.
     pub reserved_localparts: Vec<String>,
+    /// After how long without use, in milliseconds, a device is deleted; without a value none is.
+    pub device_unused_ms_max: Option<u64>,
+    /// What follows the localpart in the display name that new users get; without it they get none. Those of application services
+    /// and guests get none.
+    pub new_user_displayname_suffix: Option<String>,
     /// How many sessions, rulesets and ignore lists are kept in memory, each.
     pub cache_entries: usize,
     /// The most bytes of the keys in all key backups of a user.
@@ -30,6 +35,8 @@ impl Default for Config {
             tokens: TokenConfig::default(),
             presence: PresenceConfig::default(),
             reserved_localparts: vec!["haima".to_owned(), "server".to_owned()],
+            device_unused_ms_max: None,
+            new_user_displayname_suffix: None,
             cache_entries: 20_000,
             key_backup_bytes_max: 1024 * 1024 * 1024,
         }

@@ -54,6 +54,13 @@ pub struct Device {
     pub last_seen_ip: Option<String>,
 }
 
+impl Device {
+    /// When it was last seen or, if it never was, made, in Unix milliseconds.
+    pub(crate) fn last_used_ms(&self) -> u64 {
+        self.last_seen_ms.unwrap_or(0).max(self.created_ms)
+    }
+}
+
 /// Whether a device was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutDevice {
@@ -79,7 +86,7 @@ fn check_device_name(name: Option<&str>) -> Result<()> {
 
 impl Users {
     /// Logs a user in, without asking for a proof of who they are: on the device given, whose tokens are
-    /// replaced, or on a new one.
+    /// replaced, or on a new one. A device too many takes the place of the one that was used least recently.
     ///
     /// # Errors
     ///
@@ -118,8 +125,7 @@ impl Users {
             if dehydrated::is_dehydrated(view, user, &device).await? {
                 return Err(Error::DeviceIdInUse);
             }
-            tokens::delete_device_tokens(view, batch, user, device.as_str()).await?;
-            batch.delete_prefix::<tables::DeviceTokens>(&(user, device.as_str()));
+            self.supersede(view, batch, (user, device.as_str()), |_| true).await?;
         }
         let changed = vec![device.clone()];
         let deleted = Vec::new();
@@ -153,11 +159,25 @@ impl Users {
         }
         let range = Range::<tables::Devices>::prefix(&(user,)).limit(DEVICES_PER_USER_MAX);
         if view.scan(range).await?.rows.len() >= DEVICES_PER_USER_MAX {
-            return Err(Error::TooManyDevices);
+            // Some clients log in anew each time they start. Who can't log in can't delete any of their devices either.
+            let oldest = self.least_recently_used(view, user).await?.ok_or(Error::TooManyDevices)?;
+            self.prepare_delete_device(view, batch, user, oldest.as_str()).await?;
         }
         let row = DeviceRow { display_name: display_name.map(str::to_owned), created_ms: self.now_ms() };
         batch.put::<tables::Devices>(&key, &Record(row));
         Ok(PutDevice::Created)
+    }
+
+    /// The device that was seen least recently, or made if it never was. Not the dehydrated one, which waits to be used.
+    async fn least_recently_used(&self, view: &View, user: &UserId) -> Result<Option<OwnedDeviceId>> {
+        let mut devices = self.devices(view, user).await?;
+        devices.sort_by_key(Device::last_used_ms);
+        for device in devices {
+            if !dehydrated::is_dehydrated(view, user, &device.device_id).await? {
+                return Ok(Some(device.device_id));
+            }
+        }
+        Ok(None)
     }
 
     /// All devices of a user.

@@ -53,7 +53,8 @@ pub enum Error {
     /// The token was never issued, was revoked or was used up: the session is gone (hard logout).
     #[error("the token is not known")]
     UnknownToken,
-    /// The token expired but its device still exists: the client may log in again (soft logout).
+    /// The token expired, or there is another in its place, but its device still exists: the client may log in again (soft
+    /// logout).
     #[error("the token has expired")]
     ExpiredToken,
     /// The registration token isn't valid (unknown, expired or used up).
@@ -88,6 +89,9 @@ pub enum Error {
     /// A public key isn't what it must be.
     #[error("the key is not valid: {0}")]
     InvalidKey(&'static str),
+    /// A public key lacks a field that it must have.
+    #[error("the key has no field `{0}`")]
+    MissingKeyField(&'static str),
     /// A signature of a key is missing or wrong.
     #[error("{0}")]
     InvalidSignature(&'static str),
@@ -137,9 +141,12 @@ pub enum Error {
         /// The greatest number of bytes.
         max: usize,
     },
-    /// The user stores more things of a kind than one may.
-    #[error("the user has too many {0}")]
+    /// There is more of a kind in one request than there may be.
+    #[error("there are too many {0}")]
     TooMany(&'static str),
+    /// The user stores as much of a kind as one may.
+    #[error("the user has too many {0}")]
+    UserLimit(&'static str),
     /// The `order` of a tag isn't a number from 0 to 1.
     #[error("the order of a tag must be a number from 0 to 1")]
     InvalidTagOrder,

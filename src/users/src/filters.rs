@@ -8,18 +8,27 @@ use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use store::{Batch, Fixed, View};
+use store::{Batch, Fixed, Range, View};
 
 use crate::{Error, Result, Users, tables};
 
 /// The greatest number of bytes of a filter definition.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
-/// The greatest number of different filters of a user.
-pub const FILTERS_PER_USER_MAX: u64 = 250;
+/// The greatest number of different filters of a user; those that were not used for longest make room for others.
+pub const FILTERS_PER_USER_MAX: usize = 250;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Definitions by user and id.
 pub(crate) struct FilterCache {
-    entries: Mutex<LruCache<(OwnedUserId, u64), Arc<RawValue>>>,
+    entries: Mutex<LruCache<(OwnedUserId, u64), Known>>,
+}
+
+/// A definition, and the day for which its use was noted.
+#[derive(Clone)]
+struct Known {
+    definition: Arc<RawValue>,
+    noted_day: u64,
 }
 
 impl FilterCache {
@@ -35,7 +44,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::Contended`].
     pub async fn create_filter(&self, user: &UserId, definition: &RawValue) -> Result<String> {
         let json = definition.get();
         if json.len() > FILTER_BYTES_MAX {
@@ -50,24 +59,24 @@ impl Users {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             if let Some(id) = view.get::<tables::FilterIds>(&(user, digest)).await? {
+                self.note_filter_use(view, user, id).await?;
                 return Ok(id.to_string());
             }
-            let last = view.get::<tables::FilterCounts>(&user).await?;
+            let last = view.get::<tables::FilterLast>(&user).await?;
             let id = last.unwrap_or(0) + 1;
-            if id > FILTERS_PER_USER_MAX {
-                return Err(Error::TooMany("filters"));
-            }
-            batch.expect::<tables::FilterCounts>(&user, last.as_ref());
-            batch.put::<tables::FilterCounts>(&user, &id);
+            batch.expect::<tables::FilterLast>(&user, last.as_ref());
+            batch.put::<tables::FilterLast>(&user, &id);
             batch.put::<tables::FilterIds>(&(user, digest), &id);
+            batch.put::<tables::FilterUses>(&(user, id), &(self.today(), digest));
             batch.put::<tables::Filters>(&(user, id), &json.to_owned());
+            prepare_room_for_filter(view, batch, user).await?;
             if attempt.commit().await? {
                 return Ok(id.to_string());
             }
         }
     }
 
-    /// The definition of a filter.
+    /// The definition of a filter, which is used by this.
     ///
     /// # Errors
     ///
@@ -77,21 +86,68 @@ impl Users {
             return Ok(None);
         };
         let key = (user.to_owned(), id);
-        if let Some(known) = self.inner.filters.entries.lock().get(&key) {
-            return Ok(Some(known.clone()));
+        let known = self.inner.filters.entries.lock().get(&key).cloned();
+        if let Some(known) = known.as_ref().filter(|known| known.noted_day == self.today()) {
+            return Ok(Some(known.definition.clone()));
         }
-        let Some(json) = view.get::<tables::Filters>(&(user, id)).await? else {
-            return Ok(None);
+        let definition = match known {
+            Some(known) => known.definition,
+            None => {
+                let Some(json) = view.get::<tables::Filters>(&(user, id)).await? else { return Ok(None) };
+                let raw = RawValue::from_string(json).map_err(|source| Error::Damaged { what: "a filter", source })?;
+                raw.into()
+            }
         };
-        let raw = RawValue::from_string(json).map_err(|source| Error::Damaged { what: "a filter", source })?;
-        let raw: Arc<RawValue> = raw.into();
-        self.inner.filters.entries.lock().put(key, raw.clone());
-        Ok(Some(raw))
+        self.note_filter_use(view, user, id).await?;
+        let known = Known { definition: definition.clone(), noted_day: self.today() };
+        self.inner.filters.entries.lock().put(key, known);
+        Ok(Some(definition))
+    }
+
+    /// Notes that a filter was used today, without waiting for the disk, if it isn't noted yet.
+    async fn note_filter_use(&self, view: &View, user: &UserId, id: u64) -> Result<()> {
+        let key = (user, id);
+        let Some(noted) = view.get::<tables::FilterUses>(&key).await? else { return Ok(()) };
+        let (day, digest) = noted;
+        if day == self.today() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.relaxed();
+        batch.expect::<tables::FilterUses>(&key, Some(&noted));
+        batch.put::<tables::FilterUses>(&key, &(self.today(), digest));
+        // If it isn't written, the next use is noted.
+        drop(self.inner.store.submit(batch).await?);
+        Ok(())
+    }
+
+    fn today(&self) -> u64 {
+        self.now_ms() / DAY_MS
     }
 
     pub(crate) fn prepare_delete_filters(&self, batch: &mut Batch, user: &UserId) {
         batch.delete_prefix::<tables::Filters>(&(user,));
         batch.delete_prefix::<tables::FilterIds>(&(user,));
-        batch.delete::<tables::FilterCounts>(&user);
+        batch.delete_prefix::<tables::FilterUses>(&(user,));
+        batch.delete::<tables::FilterLast>(&user);
     }
+}
+
+/// Deletes those filters that were not used for longest, so many that there is room for one more.
+async fn prepare_room_for_filter(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
+    let mut uses = view.scan_all(Range::<tables::FilterUses>::prefix(&(user,))).await?;
+    if uses.len() < FILTERS_PER_USER_MAX {
+        return Ok(());
+    }
+    uses.sort_by_key(|((_, id), (day, _))| (*day, *id));
+    let surplus = uses.len() + 1 - FILTERS_PER_USER_MAX;
+    for ((_, id), used) in uses.into_iter().take(surplus) {
+        // Not if it is used just now.
+        batch.expect::<tables::FilterUses>(&(user, id), Some(&used));
+        let (_, digest) = used;
+        batch.delete::<tables::Filters>(&(user, id));
+        batch.delete::<tables::FilterIds>(&(user, digest));
+        batch.delete::<tables::FilterUses>(&(user, id));
+    }
+    Ok(())
 }

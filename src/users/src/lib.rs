@@ -34,6 +34,8 @@ mod tables;
 mod tags;
 mod to_device;
 mod tokens;
+mod unused_devices;
+mod watch;
 
 use std::{
     sync::{Arc, Weak},
@@ -83,10 +85,11 @@ pub use tags::{TAG_BYTES_MAX, check_tag};
 pub use to_device::{
     TO_DEVICE_BYTES_PER_REQUEST_MAX, TO_DEVICE_MESSAGE_BYTES_MAX, TO_DEVICE_MESSAGES_PER_REQUEST_MAX,
     TO_DEVICE_NAME_BYTES_MAX, TO_DEVICE_PER_SYNC_MAX, TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES,
-    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage, ToDeviceQueued, ToDeviceRequest,
-    ToDeviceSent,
+    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_SENDER_TOTAL_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage,
+    ToDeviceQueued, ToDeviceRequest, ToDeviceSent,
 };
 pub use tokens::{IssuedSession, Login};
+pub use watch::SessionWatch;
 
 /// How often a change is tried again when others change the same rows.
 const COMMIT_ATTEMPTS_MAX: u32 = 10;
@@ -116,6 +119,8 @@ struct Inner {
     queues: to_device::Queues,
     reservations: registration_tokens::Reservations,
     key_turns: keys::Turns,
+    unused_devices: unused_devices::Cursor,
+    watchers: watch::Watchers,
     presence: Presence,
 }
 
@@ -141,6 +146,8 @@ impl Users {
             queues: to_device::Queues::new(entries),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             key_turns: keys::Turns::default(),
+            unused_devices: unused_devices::Cursor::default(),
+            watchers: watch::Watchers::default(),
             presence: Presence::new(config.presence, store.clone(), clock.clone()),
             config,
             store,
@@ -162,13 +169,15 @@ impl Users {
         &self.inner.config
     }
 
-    /// Forgets transaction ids and tokens that have expired. To be called now and then; returns how many went.
+    /// Forgets transaction ids and tokens that have expired, and devices that are no longer used. To be called now and then; returns how many went.
     ///
     /// # Errors
     ///
     /// Fails only if the store does.
     pub async fn sweep_expired(&self) -> Result<usize> {
-        Ok(self.sweep_to_device_txns().await? + self.sweep_openid_tokens().await? + self.sweep_login_tokens().await?)
+        let expired =
+            self.sweep_to_device_txns().await? + self.sweep_openid_tokens().await? + self.sweep_login_tokens().await?;
+        Ok(expired + self.sweep_unused_devices().await?)
     }
 
     fn now_ms(&self) -> u64 {
@@ -300,12 +309,16 @@ impl Inner {
                     self.presence.deactivated(&user);
                     self.erased.changed();
                 }
+                self.watchers.changed(&user);
                 self.sessions.changed(position, user.clone());
                 self.rules.users.changed(position, user.clone());
                 self.ignored.changed(position, user);
             }
             Change::Sessions => self.sessions.changed(position, user),
             Change::Devices { deleted, .. } => {
+                if !deleted.is_empty() {
+                    self.watchers.changed(&user);
+                }
                 for device in deleted {
                     self.queues.forget(&(user.clone(), device.clone()));
                 }
@@ -332,6 +345,7 @@ impl Inner {
         self.rules.users.clear(position);
         self.ignored.clear(position);
         self.queues.clear();
+        self.watchers.all_changed();
         self.erased.changed();
     }
 }

@@ -50,7 +50,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`] (hard logout), [`Error::ExpiredToken`] (soft logout).
+    /// [`Error::UnknownToken`] (hard logout), [`Error::ExpiredToken`] (soft logout), also for a token in whose place there is
+    /// another.
     pub async fn authenticate(&self, access_token: &str) -> Result<Arc<Session>> {
         let key = tokens::hash(access_token);
         let mut view = self.inner.store.view();
@@ -74,8 +75,10 @@ impl Users {
 
     async fn access_token(&self, view: &View, key: TokenHash) -> Result<tokens::AccessTokenRow> {
         let row = view.get::<tables::AccessTokens>(&Fixed(key)).await?;
-        let Record(row) = row.ok_or(Error::UnknownToken)?;
-        Ok(row)
+        match row {
+            Some(Record(row)) => Ok(row),
+            None => Err(tokens::why_unknown(view, key).await?),
+        }
     }
 
     async fn load_session(&self, view: &View, key: TokenHash, row: tokens::AccessTokenRow) -> Result<Arc<Session>> {

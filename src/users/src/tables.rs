@@ -29,8 +29,8 @@ store::table! { /// Access token by SHA-256.
 pub(crate) AccessTokens = 133, Points: Fixed<32> => Record<AccessTokenRow> }
 store::table! { /// Refresh token by SHA-256.
 pub(crate) RefreshTokens = 134, Points: Fixed<32> => Record<RefreshTokenRow> }
-store::table! { /// Hashes of the tokens of a device, with the kind of token.
-pub(crate) DeviceTokens = 135, Ranges: (Text<OwnedUserId>, String, Fixed<32>) => u8 }
+store::table! { /// Hashes of the tokens of a device, with the kind of token and when others took its place (Unix ms; 0 for those that hold).
+pub(crate) DeviceTokens = 135, Ranges: (Text<OwnedUserId>, String, Fixed<32>) => (u8, u64) }
 store::table! { /// Single-use login token by SHA-256: user and expiry (Unix ms).
 pub(crate) LoginTokens = 136, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
 store::table! { /// Login tokens by expiry, to find those to forget.
@@ -53,8 +53,10 @@ store::table! { /// Filter definition as JSON.
 pub(crate) Filters = 144, Points: (Text<OwnedUserId>, u64) => String }
 store::table! { /// Filter id by SHA-256 of the definition.
 pub(crate) FilterIds = 145, Points: (Text<OwnedUserId>, Fixed<32>) => u64 }
-store::table! { /// Number of a user's filters.
-pub(crate) FilterCounts = 146, Points: Text<OwnedUserId> => u64 }
+store::table! { /// The last id that a filter of a user got.
+pub(crate) FilterLast = 146, Points: Text<OwnedUserId> => u64 }
+store::table! { /// When a user's filter was last used (Unix days), and the SHA-256 of its definition.
+pub(crate) FilterUses = 156, Ranges: (Text<OwnedUserId>, u64) => (u64, Fixed<32>) }
 store::table! { /// The user directory: words of names and the users who bear them.
 pub(crate) DirectoryWords = 147, Ranges: (String, Text<OwnedUserId>) => () }
 store::table! { /// Last status message of a user.
@@ -71,6 +73,8 @@ store::table! { /// Cross-signing keys by usage: the public key as unpadded base
 pub(crate) CrossSigningKeys = 153, Ranges: (Text<OwnedUserId>, u8) => (String, String) }
 store::table! { /// What a user (first) signed of another: master key, user-signing key (both unpadded base64), signature.
 pub(crate) UserSignatures = 154, Ranges: (Text<OwnedUserId>, Text<OwnedUserId>) => (String, String, String) }
+store::table! { /// Device of a token in whose place there is another, by SHA-256.
+pub(crate) SupersededTokens = 155, Points: Fixed<32> => (Text<OwnedUserId>, String) }
 
 store::table! { /// Where a user's keys, as others see them, changed last; users of any server.
 pub(crate) DeviceListPositions = 158, Points: Text<OwnedUserId> => Position }
@@ -119,6 +123,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<AccessTokens>(),
     TableInfo::of::<RefreshTokens>(),
     TableInfo::of::<DeviceTokens>(),
+    TableInfo::of::<SupersededTokens>(),
     TableInfo::of::<LoginTokens>(),
     TableInfo::of::<LoginTokenExpiry>(),
     TableInfo::of::<RegistrationTokens>(),
@@ -130,7 +135,8 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<AccountDataBytes>(),
     TableInfo::of::<Filters>(),
     TableInfo::of::<FilterIds>(),
-    TableInfo::of::<FilterCounts>(),
+    TableInfo::of::<FilterLast>(),
+    TableInfo::of::<FilterUses>(),
     TableInfo::of::<DirectoryWords>(),
     TableInfo::of::<PresenceStatus>(),
     TableInfo::of::<Erased>(),

@@ -2,13 +2,16 @@
 //!
 //! Specification: client-server API, "Refreshing access tokens": the old refresh token stays valid until a
 //! token of the new pair is used. So the old refresh token remembers the pair that it was last exchanged
-//! for, the new access token remembers the refresh token that it came from, and its first use deletes the
+//! for, the new access token remembers the refresh token that it came from, and its first use revokes the
 //! old pair.
+//!
+//! A token in whose place there is another is remembered while its device is there: a client that comes with it is told
+//! to log in again, and not that its session is gone, upon which it would throw its encryption keys away ("Soft logout").
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use store::{Batch, Fixed, Range, Record, Versioned, View};
+use store::{Batch, Fixed, Range, Record, Text, Versioned, View};
 
 use crate::{Change, Error, Result, Users, bump_version, log, tables};
 
@@ -17,8 +20,13 @@ const TOKEN_RANDOM_CHARS: usize = 43;
 /// Expired login tokens that are forgotten when a new one is made.
 const EXPIRED_LOGIN_TOKENS_PER_SWEEP: usize = 10;
 
+/// Tokens of a device that are remembered after others took their place. So few that those of all devices of a user can be deleted in
+/// one batch.
+const SUPERSEDED_PER_DEVICE_MAX: usize = 4;
+
 const ACCESS: u8 = 1;
 const REFRESH: u8 = 2;
+const SUPERSEDED: u8 = 3;
 
 pub(crate) type TokenHash = [u8; 32];
 
@@ -141,7 +149,7 @@ impl Users {
         };
         batch.put::<tables::AccessTokens>(&Fixed(access), &Record(row));
         let device = issue.device.as_str();
-        batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(access)), &ACCESS);
+        batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(access)), &(ACCESS, 0));
         if let Some(refresh) = refresh {
             let row = RefreshTokenRow {
                 user: issue.user.to_owned(),
@@ -152,7 +160,7 @@ impl Users {
                 next: None,
             };
             batch.put::<tables::RefreshTokens>(&Fixed(refresh), &Record(row));
-            batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(refresh)), &REFRESH);
+            batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(refresh)), &(REFRESH, 0));
         }
         let session = IssuedSession {
             user_id: issue.user.to_owned(),
@@ -168,8 +176,8 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`]; [`Error::ExpiredToken`]; [`Error::Locked`] if the account is locked;
-    /// [`Error::Contended`].
+    /// [`Error::UnknownToken`]; [`Error::ExpiredToken`], also for a token in whose place there is another; [`Error::Locked`] if
+    /// the account is locked; [`Error::Contended`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedSession> {
         let old = hash(refresh_token);
         let mut attempts = self.attempts();
@@ -185,15 +193,16 @@ impl Users {
 
     async fn prepare_refresh(&self, view: &View, batch: &mut Batch, old: TokenHash) -> Result<IssuedSession> {
         let row = view.get::<tables::RefreshTokens>(&Fixed(old)).await?;
-        let Record(mut row) = row.ok_or(Error::UnknownToken)?;
+        let Some(Record(mut row)) = row else { return Err(why_unknown(view, old).await?) };
         if row.expires_ms.is_some_and(|at| at <= self.now_ms()) {
             return Err(Error::ExpiredToken);
         }
         self.usable_account(view, &row.user).await?;
         bump_version(view, batch, &row.user).await?;
         // Using the refresh token shows that the client has this pair, so the pair before it goes.
+        let mut superseded = Vec::new();
         if let Some(before) = row.replaces.take() {
-            delete_pair_of(view, batch, &row.user, row.device.as_str(), before).await?;
+            superseded.extend(pair_of(view, before).await?);
             let access = view.get::<tables::AccessTokens>(&Fixed(row.access)).await?;
             if let Some(Record(mut access)) = access {
                 access.replaces = None;
@@ -202,9 +211,9 @@ impl Users {
         }
         // An answer that the client never got is void.
         if let Some((access, refresh)) = row.next.take() {
-            delete_access(batch, &row.user, row.device.as_str(), access);
-            delete_refresh(batch, &row.user, row.device.as_str(), refresh);
+            superseded.extend([access, refresh]);
         }
+        self.supersede(view, batch, (&row.user, row.device.as_str()), |token| superseded.contains(token)).await?;
         let issue = Issue { user: &row.user, device: &row.device, refreshable: true, replaces: Some(old) };
         let (session, pair) = self.issue(batch, &issue);
         row.next = pair;
@@ -228,7 +237,8 @@ impl Users {
                 return Ok(());
             };
             bump_version(view, batch, &row.user).await?;
-            delete_pair_of(view, batch, &row.user, row.device.as_str(), before).await?;
+            let pair = pair_of(view, before).await?;
+            self.supersede(view, batch, (&row.user, row.device.as_str()), |token| pair.contains(token)).await?;
             if let Some(refresh) = row.refresh {
                 let own = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await?;
                 if let Some(Record(mut own)) = own {
@@ -242,6 +252,38 @@ impl Users {
                 return Ok(());
             }
         }
+    }
+
+    /// Revokes those tokens of a device for which `is_superseded` says so, and remembers them.
+    pub(crate) async fn supersede(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        (user, device): (&UserId, &str),
+        is_superseded: impl Fn(&TokenHash) -> bool,
+    ) -> Result<()> {
+        // A clock that is wrong must not make a token hold.
+        let now = self.now_ms().max(1);
+        let mut added = 0;
+        let mut remembered = Vec::new();
+        for ((_, _, token), (kind, since_ms)) in
+            view.scan_all(Range::<tables::DeviceTokens>::prefix(&(user, device))).await?
+        {
+            if kind == SUPERSEDED {
+                remembered.push((since_ms, token));
+            } else if is_superseded(&token.0) {
+                delete_token(batch, kind, token);
+                batch.put::<tables::SupersededTokens>(&token, &(Text(user.to_owned()), device.to_owned()));
+                batch.put::<tables::DeviceTokens>(&(user, device, token), &(SUPERSEDED, now));
+                added += 1;
+            }
+        }
+        remembered.sort_unstable_by_key(|&(since_ms, _)| std::cmp::Reverse(since_ms));
+        for (_, token) in remembered.into_iter().skip(SUPERSEDED_PER_DEVICE_MAX.saturating_sub(added)) {
+            delete_token(batch, SUPERSEDED, token);
+            batch.delete::<tables::DeviceTokens>(&(user, device, token));
+        }
+        Ok(())
     }
 
     /// A single-use token with which another client can log in as `user`, and its lifetime in milliseconds.
@@ -320,33 +362,32 @@ impl Users {
     }
 }
 
+/// What is wrong with a token that isn't among those that hold.
+pub(crate) async fn why_unknown(view: &View, token: TokenHash) -> Result<Error> {
+    let superseded = view.contains::<tables::SupersededTokens>(&Fixed(token)).await?;
+    Ok(if superseded { Error::ExpiredToken } else { Error::UnknownToken })
+}
+
 /// Deletes all tokens of a device, but for the device's rows of them, [`tables::DeviceTokens`].
 pub(crate) async fn delete_device_tokens(view: &View, batch: &mut Batch, user: &UserId, device: &str) -> Result<()> {
     let range = Range::<tables::DeviceTokens>::prefix(&(user, device));
-    for ((_, _, token), kind) in view.scan_all(range).await? {
-        match kind {
-            REFRESH => batch.delete::<tables::RefreshTokens>(&token),
-            _ => batch.delete::<tables::AccessTokens>(&token),
-        }
+    for ((_, _, token), (kind, _)) in view.scan_all(range).await? {
+        delete_token(batch, kind, token);
     }
     Ok(())
 }
 
-/// Deletes a refresh token and the access token that was issued with it.
-async fn delete_pair_of(view: &View, batch: &mut Batch, user: &UserId, device: &str, refresh: TokenHash) -> Result<()> {
-    if let Some(Record(row)) = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await? {
-        delete_access(batch, user, device, row.access);
+/// A refresh token and the access token that was issued with it.
+async fn pair_of(view: &View, refresh: TokenHash) -> Result<Vec<TokenHash>> {
+    let row = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await?;
+    Ok(row.map(|Record(row)| row.access).into_iter().chain([refresh]).collect())
+}
+
+/// Deletes the row by which a token is found.
+fn delete_token(batch: &mut Batch, kind: u8, token: Fixed<32>) {
+    match kind {
+        REFRESH => batch.delete::<tables::RefreshTokens>(&token),
+        SUPERSEDED => batch.delete::<tables::SupersededTokens>(&token),
+        _ => batch.delete::<tables::AccessTokens>(&token),
     }
-    delete_refresh(batch, user, device, refresh);
-    Ok(())
-}
-
-fn delete_access(batch: &mut Batch, user: &UserId, device: &str, token: TokenHash) {
-    batch.delete::<tables::AccessTokens>(&Fixed(token));
-    batch.delete::<tables::DeviceTokens>(&(user, device, Fixed(token)));
-}
-
-fn delete_refresh(batch: &mut Batch, user: &UserId, device: &str, token: TokenHash) {
-    batch.delete::<tables::RefreshTokens>(&Fixed(token));
-    batch.delete::<tables::DeviceTokens>(&(user, device, Fixed(token)));
 }

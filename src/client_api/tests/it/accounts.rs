@@ -192,14 +192,53 @@ async fn a_registration_is_whole_or_refused() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_of_a_device_is_left_out() {
+async fn what_is_unknown_of_a_device_is_null() {
     let world = World::new().await;
     let alice = world.register("alice").await;
     let (status, session) = world.ask(None, Method::POST, "/v3/login", Some(login("alice"))).await;
     assert_eq!(status, 200, "{session}");
     let device = session["device_id"].as_str().unwrap();
     let path = format!("/v3/devices/{device}");
-    assert_eq!(alice.get(&path).await, json!({ "device_id": device }));
+    let expected = json!({
+        "device_id": device, "display_name": "Unknown client", "last_seen_ip": null, "last_seen_ts": null,
+    });
+    assert_eq!(alice.get(&path).await, expected);
     let all = alice.get("/v3/devices").await;
-    assert!(all["devices"].as_array().unwrap().contains(&json!({ "device_id": device })), "{all}");
+    assert!(all["devices"].as_array().unwrap().contains(&expected), "{all}");
+}
+
+#[tokio::test]
+async fn a_poll_ends_with_its_session() {
+    let world = World::new().await;
+    let admin = users::NewAccount {
+        user_id: ruma::owned_user_id!("@admin:example.org"),
+        password: None,
+        kind: users::Kind::User,
+        admin: true,
+        origin: users::Origin::Administrator,
+        display_name: None,
+        login: None,
+    };
+    let admin = world.users.create_account(admin).await.unwrap().user_id;
+    for (name, expected) in
+        [("locked", "M_USER_LOCKED"), ("deactivated", "M_UNKNOWN_TOKEN"), ("logged-out", "M_UNKNOWN_TOKEN")]
+    {
+        let user = world.register(name).await;
+        let id = ruma::UserId::parse(&user.id).unwrap();
+        let since = user.get("/v3/sync?timeout=0").await["next_batch"].as_str().unwrap().to_owned();
+        // Longer than any test waits.
+        let path = format!("/v3/sync?timeout=250000&since={since}");
+        let poll = user.fails(Method::GET, &path, None, (401, expected));
+        let end = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            match name {
+                "locked" => world.users.set_flag(&admin, &id, users::AccountFlag::Locked, true).await.unwrap(),
+                "deactivated" => world.flows.deactivate(&id, users::Erasure::Keep).await.unwrap(),
+                _ => world.users.delete_devices(&id, &["FIRST".into()]).await.unwrap(),
+            }
+        };
+        tokio::join!(poll, end);
+    }
 }

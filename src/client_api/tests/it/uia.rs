@@ -27,7 +27,8 @@ async fn a_request_without_auth_is_told_the_flows() {
         ])
     );
     assert_eq!(answer["params"], json!({}));
-    assert!(answer["session"].is_string() && answer.get("errcode").is_none() && answer.get("completed").is_none());
+    assert!(answer["session"].is_string() && answer.get("errcode").is_none());
+    assert_eq!(answer["completed"], json!([]));
     // Once there is an account no token is worth anything here, and nobody is asked for one.
     world.register("alice").await;
     let (_, answer) = world.ask(None, Method::POST, "/v3/register", Some(json!({ "username": "b" }))).await;
@@ -69,10 +70,135 @@ async fn a_session_is_for_one_request_of_one_user() {
     let same = json!({ "devices": ["A"], "auth": auth });
     let (status, answer) = alice.ask(Method::POST, "/r0/delete_devices", Some(same.clone())).await;
     assert_eq!(status, 200, "{answer}");
-    // A session that was used up asks again.
+    // Who didn't get the answer asks again, and gets it.
     let (status, answer) = alice.ask(Method::POST, path, Some(same)).await;
-    assert_eq!(status, 401);
-    assert_ne!(answer["session"], first["session"]);
+    assert_eq!((status, answer), (200, json!({})));
+    let (status, answer) =
+        alice.ask(Method::POST, path, Some(json!({ "auth": { "session": first["session"] } }))).await;
+    assert_eq!((status, answer), (200, json!({})));
+}
+
+#[tokio::test]
+async fn a_login_token_is_made_once_however_often_it_is_asked_for() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let path = "/v1/login/get_token";
+    let body = json!({ "auth": by_password("alice", &password("alice"), &Value::Null) });
+    let (_, first) = alice.ask(Method::POST, path, Some(json!({}))).await;
+    let again = json!({ "auth": by_password("alice", &password("alice"), &first["session"]) });
+    let token = alice.post(path, again.clone()).await;
+    assert!(token["login_token"].is_string() && token["expires_in_ms"].is_u64());
+    assert_eq!(alice.post(path, again).await, token);
+    assert_ne!(alice.post(path, body).await, token);
+}
+
+#[tokio::test]
+async fn what_was_said_first_need_not_be_repeated() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let path = "/v3/delete_devices";
+    let (_, first) = alice.ask(Method::POST, path, Some(json!({ "devices": ["FIRST"] }))).await;
+    let auth = by_password("alice", &password("alice"), &first["session"]);
+    alice.fails(Method::POST, path, Some(json!({ "devices": ["A"], "auth": auth })), (403, "M_FORBIDDEN")).await;
+    alice.post(path, json!({ "auth": auth })).await;
+    alice.fails(Method::GET, "/v3/account/whoami", None, (401, "M_UNKNOWN_TOKEN")).await;
+    // Nobody else gets to say it.
+    let bob = world.register("bob").await;
+    bob.fails(Method::POST, path, Some(json!({ "auth": auth })), (400, "M_BAD_JSON")).await;
+
+    let form = json!({ "username": "carol", "password": password("carol"), "device_id": "PHONE" });
+    let (_, first) = world.ask(None, Method::POST, "/v3/register", Some(form)).await;
+    let rest = json!({ "auth": { "type": "m.login.dummy", "session": first["session"] } });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(rest)).await;
+    assert_eq!(
+        (status, &answer["user_id"], &answer["device_id"]),
+        (200, &json!("@carol:example.org"), &json!("PHONE"))
+    );
+}
+
+#[tokio::test]
+async fn a_registration_whose_answer_was_lost_can_be_repeated() {
+    let world = World::new().await;
+    let form = json!({ "username": "alice", "password": password("alice") });
+    let (_, first) = world.ask(None, Method::POST, "/v3/register", Some(form.clone())).await;
+    let mut done = form.clone();
+    done["auth"] = json!({ "type": "m.login.dummy", "session": first["session"] });
+    let (status, lost) = world.ask(None, Method::POST, "/v3/register", Some(done.clone())).await;
+    assert_eq!(status, 200, "{lost}");
+    let (status, got) = world.ask(None, Method::POST, "/v3/register", Some(done.clone())).await;
+    assert_eq!((status, &got), (200, &lost));
+    let token = got["access_token"].as_str();
+    let (status, _) = world.ask(token, Method::GET, "/v3/account/whoami", None).await;
+    assert_eq!(status, 200);
+    // It is the answer to this form alone.
+    for (field, value) in [("username", "mallory"), ("password", "something else")] {
+        let mut other = done.clone();
+        other[field] = json!(value);
+        let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(other)).await;
+        assert_eq!((status, answer["errcode"].as_str()), (401, Some("M_UNKNOWN")), "{field}");
+        assert!(answer.get("access_token").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_is_wrong_is_mended_without_another_step() {
+    let world = World::with(|config| config.registration = Registration::Token).await;
+    let new = users::NewRegistrationToken { token: Some("once".to_owned()), uses_allowed: Some(1), expires_ms: None };
+    world.users.create_registration_token(new).await.unwrap();
+    world
+        .users
+        .create_registration_token(users::NewRegistrationToken {
+            token: Some("other".to_owned()),
+            uses_allowed: None,
+            expires_ms: None,
+        })
+        .await
+        .unwrap();
+    let auth = |session: &Value, token: &str| json!({ "type": "m.login.registration_token", "token": token, "session": session });
+    let form = |name: &str| json!({ "username": name, "password": password(name) });
+    let (_, of_a) = world.ask(None, Method::POST, "/v3/register", Some(form("a"))).await;
+    let (_, of_b) = world.ask(None, Method::POST, "/v3/register", Some(form("a"))).await;
+    let mut body = form("a");
+    body["auth"] = auth(&of_a["session"], "once");
+    let (status, _) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
+    assert_eq!(status, 200);
+    // Somebody else was faster.
+    let mut body = form("a");
+    body["auth"] = auth(&of_b["session"], "other");
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_USER_IN_USE")));
+    let mut body = form("b");
+    body["auth"] = auth(&of_b["session"], "other");
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(body)).await;
+    assert_eq!((status, &answer["user_id"]), (200, &json!("@b:example.org")));
+}
+
+#[tokio::test]
+async fn a_step_that_cannot_be_read_is_told_the_flows() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let path = "/v3/devices/FIRST";
+    let secret = password("alice");
+    let identifier = |value: Value| json!({ "type": "m.login.password", "identifier": value, "password": secret });
+    for auth in [
+        json!("nonsense"),
+        json!({ "type": 7 }),
+        json!({ "type": "m.login.nonsense" }),
+        json!({ "type": "m.login.password" }),
+        json!({ "type": "m.login.password", "password": 7, "user": "alice" }),
+        identifier(json!("alice")),
+        identifier(json!({ "type": "m.id.phone", "country": "GB", "phone": "1" })),
+        identifier(json!({ "type": "m.id.user", "user": "no such user \u{0}" })),
+    ] {
+        let (status, answer) = alice.ask(Method::DELETE, path, Some(json!({ "auth": auth }))).await;
+        assert_eq!(status, 401, "{auth}: {answer}");
+        assert_eq!(answer["flows"], json!([{ "stages": ["m.login.password"] }]), "{auth}");
+        assert!(answer["session"].is_string());
+    }
+    // As clients wrote it before there were identifiers.
+    let old = json!({ "type": "m.login.password", "user": "alice", "password": secret });
+    let (status, answer) = alice.ask(Method::DELETE, path, Some(json!({ "auth": old }))).await;
+    assert_eq!((status, answer), (200, json!({})));
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::UnknownKeyBackup`] if the user has no backup; [`Error::WrongKeyBackup`] if it isn't the newest;
-    /// [`Error::NotAnObject`], [`Error::TooLarge`] for a key or all that the user stores, [`Error::TooMany`], [`Error::Contended`].
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::UserLimit`], [`Error::Contended`].
     pub async fn put_backup_keys(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
         for key in keys {
             check(key)?;
@@ -134,14 +134,14 @@ impl Users {
                 new.etag = self.number_after(old.etag);
             }
             if new.count > KEY_BACKUP_KEYS_MAX {
-                return Err(Error::TooMany("keys in the backup"));
+                return Err(Error::UserLimit("keys in the backup"));
             }
             if new == old {
                 return Ok(old);
             }
             let max = self.inner.config.key_backup_bytes_max;
             if bytes > stored.of_version && stored.of_others + bytes > max {
-                return Err(Error::TooLarge { what: "the key backups of the user", max: max as usize });
+                return Err(Error::UserLimit("bytes of backed up keys"));
             }
             // A newer backup that is made meanwhile is the one to write to.
             let last = view.get::<tables::KeyBackupLast>(&user).await?;

@@ -56,7 +56,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::UnknownUser`], [`Error::Deactivated`],
+    /// [`Error::NotAnObject`], [`Error::TooLarge`], [`Error::UserLimit`], [`Error::UnknownUser`], [`Error::Deactivated`],
     /// [`Error::Contended`].
     pub async fn create_key_backup(&self, user: &UserId, algorithm: &str, auth_data: &RawValue) -> Result<u64> {
         check(algorithm, auth_data)?;
@@ -68,7 +68,7 @@ impl Users {
             expect_version(view, batch, user).await?;
             let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).limit(KEY_BACKUPS_PER_USER_MAX);
             if view.scan(range).await?.rows.len() >= KEY_BACKUPS_PER_USER_MAX {
-                return Err(Error::TooMany("key backups"));
+                return Err(Error::UserLimit("key backups"));
             }
             let last = view.get::<tables::KeyBackupLast>(&user).await?;
             let version = self.number_after(last.unwrap_or(0));

@@ -43,6 +43,9 @@ impl Usage {
     }
 }
 
+/// The fields of a cross-signing key (client-server API, `CrossSigningKey`).
+const REQUIRED: [&str; 3] = ["keys", "usage", "user_id"];
+
 /// A cross-signing key.
 #[derive(Clone, Debug)]
 pub(super) struct CrossKey {
@@ -52,7 +55,7 @@ pub(super) struct CrossKey {
 
 impl CrossKey {
     fn parse(user: &UserId, usage: Usage, json: &RawValue) -> Result<Self> {
-        let object = SignedObject::parse("the cross-signing key", json, CROSS_SIGNING_KEY_BYTES_MAX)?;
+        let object = SignedObject::parse("the cross-signing key", json, CROSS_SIGNING_KEY_BYTES_MAX, &REQUIRED)?;
         if object.text("user_id") != Some(user.as_str()) {
             return Err(Error::InvalidKey("user_id must be the user who uploads it"));
         }
@@ -154,7 +157,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::ConfirmationNeeded`] if keys would be replaced or added; [`Error::MissingMasterKey`],
-    /// [`Error::InvalidKey`], [`Error::InvalidSignature`], [`Error::KeyIdInUse`], [`Error::TooLarge`],
+    /// [`Error::InvalidKey`], [`Error::MissingKeyField`], [`Error::InvalidSignature`], [`Error::KeyIdInUse`], [`Error::TooLarge`],
     /// [`Error::Contended`].
     pub async fn upload_cross_signing(
         &self,

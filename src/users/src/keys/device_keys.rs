@@ -19,6 +19,9 @@ use crate::{Error, Result, bump_version, device_lists, tables};
 /// The greatest number of bytes of a device's identity keys with the object around them.
 pub const DEVICE_KEYS_BYTES_MAX: usize = 8 * 1024;
 
+/// The fields of device keys (client-server API, `DeviceKeys`).
+const REQUIRED: [&str; 5] = ["algorithms", "device_id", "keys", "signatures", "user_id"];
+
 /// The identity keys of a device, signed by it.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
@@ -31,9 +34,9 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidKey`], [`Error::InvalidSignature`], [`Error::TooLarge`].
+    /// [`Error::InvalidKey`], [`Error::MissingKeyField`], [`Error::InvalidSignature`], [`Error::TooLarge`].
     pub(super) fn parse(user: &UserId, device: &DeviceId, json: &RawValue) -> Result<Self> {
-        let object = SignedObject::parse("the device keys", json, DEVICE_KEYS_BYTES_MAX)?;
+        let object = SignedObject::parse("the device keys", json, DEVICE_KEYS_BYTES_MAX, &REQUIRED)?;
         if object.text("user_id") != Some(user.as_str()) {
             return Err(Error::InvalidKey("user_id must be the user who uploads it"));
         }

@@ -154,10 +154,26 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the turn of a device. Nobody holds two.
+    /// Waits for the turn of a device.
     pub(super) async fn take(&self, user: &UserId, device: &DeviceId) -> MutexGuard<'_, ()> {
-        let place = self.hasher.hash_one((user, device)) as usize % self.locks.len();
-        self.locks[place].lock().await
+        self.locks[self.place(user, device)].lock().await
+    }
+
+    /// Waits for the turns of several devices. All who hold more than one take them in the same order.
+    pub(super) async fn take_all<'d>(
+        &self,
+        devices: impl Iterator<Item = (&'d UserId, &'d DeviceId)>,
+    ) -> Vec<MutexGuard<'_, ()>> {
+        let places: BTreeSet<usize> = devices.map(|(user, device)| self.place(user, device)).collect();
+        let mut turns = Vec::with_capacity(places.len());
+        for place in places {
+            turns.push(self.locks[place].lock().await);
+        }
+        turns
+    }
+
+    fn place(&self, user: &UserId, device: &DeviceId) -> usize {
+        self.hasher.hash_one((user, device)) as usize % self.locks.len()
     }
 }
 

@@ -195,7 +195,7 @@ async fn check_other(view: &View, signer: &UserId, own: &CrossSigning, key: &Sig
 
 /// Reads a signed object, which must say the same as the stored one.
 fn parse(key: &SignedKey, stored: &SignedObject) -> std::result::Result<SignedObject, SignatureFailure> {
-    let object = SignedObject::parse("the signed key", &key.json, SIGNED_KEY_BYTES_MAX);
+    let object = SignedObject::parse("the signed key", &key.json, SIGNED_KEY_BYTES_MAX, &[]);
     let object = object.map_err(|error| SignatureFailure::Malformed(error.to_string()))?;
     if !object.says_the_same(stored) {
         return Err(SignatureFailure::Mismatch);

@@ -21,28 +21,38 @@ pub(super) struct SignedObject {
 }
 
 impl SignedObject {
-    /// Reads what somebody uploaded.
+    /// Reads what somebody uploaded, which must have these fields.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidKey`], [`Error::TooLarge`].
-    pub(super) fn parse(what: &'static str, json: &RawValue, bytes_max: usize) -> Result<Self> {
+    /// [`Error::InvalidKey`], [`Error::MissingKeyField`], [`Error::TooLarge`].
+    pub(super) fn parse(
+        what: &'static str,
+        json: &RawValue,
+        bytes_max: usize,
+        required: &[&'static str],
+    ) -> Result<Self> {
         if json.get().len() > bytes_max {
             return Err(Error::TooLarge { what, max: bytes_max });
         }
-        Self::read(json.get()).ok_or(Error::InvalidKey("it must be an object in canonical JSON"))
+        let object = canonical::parse_object(json.get().as_bytes(), Numbers::Strict).ok();
+        let object = object.ok_or(Error::InvalidKey("it must be an object in canonical JSON"))?;
+        if let Some(missing) = required.iter().find(|&&field| !object.contains_key(field)) {
+            return Err(Error::MissingKeyField(missing));
+        }
+        Self::of(object).ok_or(Error::InvalidKey("signatures must be an object"))
     }
 
     /// Reads what this crate wrote.
     pub(super) fn stored(json: &str) -> Result<Self> {
-        Self::read(json).ok_or_else(|| {
+        let object = canonical::parse_object(json.as_bytes(), Numbers::Strict).ok();
+        object.and_then(Self::of).ok_or_else(|| {
             let source = serde::de::Error::custom("not a signed object");
             Error::Damaged { what: "a public key", source }
         })
     }
 
-    fn read(json: &str) -> Option<Self> {
-        let mut object = canonical::parse_object(json.as_bytes(), Numbers::Strict).ok()?;
+    fn of(mut object: CanonicalJsonObject) -> Option<Self> {
         object.remove("unsigned");
         let signatures = match object.remove("signatures") {
             Some(CanonicalJsonValue::Object(signatures)) => signatures,

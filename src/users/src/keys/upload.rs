@@ -93,7 +93,7 @@ fn parse_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Box<RawValue>>) -> Result<Vec<U
 }
 
 fn parse_signed_curve25519(json: &RawValue) -> Result<String> {
-    let object = SignedObject::parse("a one-time key", json, ONE_TIME_KEY_BYTES_MAX)?;
+    let object = SignedObject::parse("a one-time key", json, ONE_TIME_KEY_BYTES_MAX, &["key", "signatures"])?;
     let key = object.text("key").and_then(public_key_bytes);
     key.ok_or(Error::InvalidKey("a signed_curve25519 key must be 32 bytes in unpadded base64"))?;
     Ok(object.to_json())
@@ -119,8 +119,9 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownDevice`], [`Error::InvalidKey`], [`Error::InvalidSignature`], [`Error::IdentityChanged`],
-    /// [`Error::KeyExists`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::Contended`].
+    /// [`Error::UnknownDevice`], [`Error::InvalidKey`], [`Error::MissingKeyField`], [`Error::InvalidSignature`], [`Error::IdentityChanged`],
+    /// [`Error::KeyExists`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::UserLimit`],
+    /// [`Error::Contended`].
     pub async fn upload_keys(
         &self,
         user: &UserId,
@@ -287,7 +288,7 @@ impl Changes {
             }
             count += 1;
             if count > ONE_TIME_KEYS_PER_DEVICE_MAX {
-                return Err(Error::TooMany("one-time keys"));
+                return Err(Error::UserLimit("one-time keys"));
             }
             self.add(Kind::OneTime, key);
         }
@@ -309,7 +310,7 @@ impl Changes {
                 None => count += 1,
             }
             if count > FALLBACK_KEYS_PER_DEVICE_MAX {
-                return Err(Error::TooMany("fallback keys"));
+                return Err(Error::UserLimit("fallback keys"));
             }
             self.add(Kind::Fallback, key);
         }

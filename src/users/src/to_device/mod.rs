@@ -10,6 +10,7 @@
 //! A batch expects that the destinations' devices are as they were read, so no message outlives its device.
 
 mod queues;
+mod senders;
 mod txns;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use self::{
 };
 pub use self::{
     queues::{TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES, TO_DEVICE_SENDER_BYTES_MAX},
+    senders::TO_DEVICE_SENDER_TOTAL_BYTES_MAX,
     txns::TO_DEVICE_TXN_KEPT_MS,
 };
 
@@ -213,6 +215,9 @@ impl Users {
 
     async fn without_full_queues(&self, view: &View, targets: &mut Targets<'_>) -> Result<()> {
         let (queues, sender) = (&self.inner.queues, targets.sender);
+        if queues.must_measure_all(sender, self.now_ms()) {
+            queues.all_measured(queues.measure_all(view).await?);
+        }
         let mut refused = Vec::new();
         for key in targets.messages.keys() {
             let (user, device) = key;
@@ -224,6 +229,7 @@ impl Users {
                 let why = match refusal {
                     Refusal::Full => "its queue is full",
                     Refusal::Share => "it has the sender's whole share of its queue",
+                    Refusal::Total => "the sender has as much in all queues together as one may",
                 };
                 tracing::warn!(%user, %device, %sender, "messages to a device are dropped until its client comes: {why}");
             }

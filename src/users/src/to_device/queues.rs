@@ -15,6 +15,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 use store::{Position, Range, View};
 
+use super::senders::Senders;
 use crate::{Error, Result, tables};
 
 /// The most bytes that wait for one device, each message counted with [`TO_DEVICE_ROW_BYTES`]: enough for the keys of a phone that was
@@ -36,6 +37,7 @@ type Key = (OwnedUserId, OwnedDeviceId);
 pub(crate) struct Queues {
     hasher: RandomState,
     known: Mutex<Known>,
+    senders: Senders,
 }
 
 struct Known {
@@ -57,13 +59,15 @@ struct Queue {
     told_full: bool,
     /// The log says that a sender used up their share.
     told_share: bool,
+    /// The log says that a sender used up what they may have in all queues.
+    told_total: bool,
 }
 
 /// How much waits, in all and of each sender (by a keyed hash).
 #[derive(Default)]
 pub(crate) struct Load {
-    bytes: u64,
-    senders: HashMap<u64, u64>,
+    pub(super) bytes: u64,
+    pub(super) senders: HashMap<u64, u64>,
 }
 
 /// Why a queue doesn't take a message.
@@ -73,6 +77,8 @@ pub(crate) enum Refusal {
     Full,
     /// As much waits of this sender as may.
     Share,
+    /// As much waits of this sender as may for all devices together.
+    Total,
 }
 
 /// What of a stored message says who sent it.
@@ -89,7 +95,21 @@ impl Queues {
     pub(crate) fn new(capacity: usize) -> Self {
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
         let known = Known { devices: LruCache::new(capacity), loads: LruCache::new(LOADS_KEPT) };
-        Self { hasher: RandomState::new(), known: Mutex::new(known) }
+        Self { hasher: RandomState::new(), known: Mutex::new(known), senders: Senders::new(capacity) }
+    }
+
+    fn sender(&self, sender: &UserId) -> u64 {
+        self.hasher.hash_one(sender.as_str())
+    }
+
+    /// Whether the caller is to measure all queues before more of a sender is queued: see [`Senders`].
+    pub(super) fn must_measure_all(&self, sender: &UserId, now_ms: u64) -> bool {
+        self.senders.must_measure(self.sender(sender), now_ms)
+    }
+
+    /// All queues were measured.
+    pub(super) fn all_measured(&self, all: Load) {
+        self.senders.measured(all);
     }
 
     /// Counts a stored message.
@@ -109,19 +129,21 @@ impl Queues {
         });
         if let Some(load) = self.known.lock().loads.get_mut(key) {
             load.bytes += weight(event);
-            *load.senders.entry(self.hasher.hash_one(sender.as_str())).or_default() += weight(event);
+            *load.senders.entry(self.sender(sender)).or_default() += weight(event);
         }
+        self.senders.queued(self.sender(sender), weight(event));
     }
 
     /// A message was not queued after all.
     pub(crate) fn not_queued(&self, key: &Key, sender: &UserId, event: &str) {
         let mut load = Load { bytes: weight(event), ..Load::default() };
-        load.senders.insert(self.hasher.hash_one(sender.as_str()), weight(event));
+        load.senders.insert(self.sender(sender), weight(event));
         self.released(key, &load);
     }
 
     /// Messages were taken from the queue. Returns whether it is thought to be empty now.
     pub(crate) fn released(&self, key: &Key, freed: &Load) -> bool {
+        self.senders.released(freed);
         let mut known = self.known.lock();
         let Some(queue) = known.devices.get_mut(key) else {
             known.loads.pop(key);
@@ -174,13 +196,15 @@ impl Queues {
     pub(crate) fn refuses(&self, key: &Key, sender: &UserId) -> Option<(Refusal, bool)> {
         let mut known = self.known.lock();
         let (bytes, of_sender) = match known.loads.get(key) {
-            Some(load) => (load.bytes, load.senders.get(&self.hasher.hash_one(sender.as_str())).copied().unwrap_or(0)),
-            None => (known.devices.get(key)?.bytes, 0),
+            Some(load) => (load.bytes, load.senders.get(&self.sender(sender)).copied().unwrap_or(0)),
+            None => (known.devices.get(key).map_or(0, |queue| queue.bytes), 0),
         };
         let refusal = if bytes >= TO_DEVICE_QUEUE_BYTES_MAX {
             Refusal::Full
         } else if of_sender >= TO_DEVICE_SENDER_BYTES_MAX {
             Refusal::Share
+        } else if self.senders.is_full(self.sender(sender)) {
+            Refusal::Total
         } else {
             return None;
         };
@@ -188,6 +212,7 @@ impl Queues {
         let told = match refusal {
             Refusal::Full => &mut queue.told_full,
             Refusal::Share => &mut queue.told_share,
+            Refusal::Total => &mut queue.told_total,
         };
         Some((refusal, !std::mem::replace(told, true)))
     }
@@ -211,7 +236,7 @@ impl Queues {
     /// Nothing is there any more up to a position.
     pub(crate) fn acknowledged(&self, key: &Key, up_to: Position) {
         self.change(key, |queue| {
-            (queue.told_full, queue.told_share) = (false, false);
+            (queue.told_full, queue.told_share, queue.told_total) = (false, false, false);
             if queue.delivered.is_none_or(|delivered| delivered <= up_to) {
                 queue.delivered = Some(Position::ZERO);
             }
@@ -313,6 +338,7 @@ mod tests {
                     assert_eq!(queues.refuses(&key(), sender), Some((Refusal::Share, false)), "told once");
                 }
                 Refusal::Full => fulls += 1,
+                Refusal::Total => panic!("nobody has that much"),
             }
         }
         assert!((TO_DEVICE_QUEUE_BYTES_MAX..TO_DEVICE_QUEUE_BYTES_MAX + EVENT_BYTES * 2).contains(&sum), "{sum}");

@@ -227,7 +227,7 @@ async fn all_contents_together_are_bounded() {
     for number in 0..fit {
         set(Some(room()), &format!("org.{number}"), large).await.unwrap();
     }
-    assert!(matches!(set(None, "org.more", large).await, Err(Error::TooMany(_))));
+    assert!(matches!(set(None, "org.more", large).await, Err(Error::UserLimit(_))));
     // What shrinks, or takes no more than before, always fits.
     set(Some(room()), "org.0", large).await.unwrap();
     set(Some(room()), "org.0", 10).await.unwrap();

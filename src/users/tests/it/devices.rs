@@ -1,9 +1,11 @@
 //! Devices.
 
-use ruma::OwnedDeviceId;
-use users::{Change, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Erasure, Error, Login, PutDevice, UserChanged};
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::world::{World, user, world};
+use ruma::OwnedDeviceId;
+use users::{Change, Config, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Erasure, Error, Login, PutDevice, UserChanged};
+
+use crate::world::{World, another, config, user, world, world_with};
 
 async fn names(world: &World, who: &ruma::UserId) -> Vec<(String, Option<String>)> {
     let devices = world.users.devices(&world.view(), who).await.unwrap();
@@ -19,7 +21,7 @@ async fn a_login_creates_a_device_or_takes_one_over() {
     let first = world.users.login(&alice, &named("Phone")).await.unwrap();
     let second = world.users.login(&alice, &named("Other name")).await.unwrap();
     assert_eq!(names(&world, &alice).await, [("PHONE".to_owned(), Some("Phone".to_owned()))]);
-    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::ExpiredToken)));
     assert!(world.users.authenticate(&second.access_token).await.is_ok());
 
     let new = world.users.login(&alice, &Login::default()).await.unwrap();
@@ -102,15 +104,25 @@ async fn a_device_is_deleted_however_many_unknown_ones_are_named_with_it() {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_devices_and_can_delete_them_at_once() {
+async fn a_device_too_many_takes_the_place_of_the_one_used_least_recently() {
     let world = world();
     let alice = world.register("alice").await;
+    let mut sessions = Vec::new();
     for number in 0..DEVICES_PER_USER_MAX {
-        world.login_refreshable(&alice, &format!("DEVICE{number}")).await;
+        world.pass_ms(1);
+        sessions.push(world.login_refreshable(&alice, &format!("DEVICE{number}")).await);
     }
-    let more = world.users.login(&alice, &Login::default()).await;
-    assert!(matches!(more, Err(Error::TooManyDevices)));
-    world.login(&alice, "DEVICE7").await;
+    let seen = world.users.authenticate(&sessions[0].access_token).await.unwrap();
+    world.pass_ms(1);
+    world.users.touch(&seen, IpAddr::V4(Ipv4Addr::LOCALHOST)).await.unwrap();
+    // A later commit is answered after the one that nobody waits for.
+    world.users.rename_device(&alice, "DEVICE0".into(), Some("Used")).await.unwrap();
+    let more = world.users.login(&alice, &Login::default()).await.unwrap();
+    assert_eq!(names(&world, &alice).await.len(), DEVICES_PER_USER_MAX);
+    for session in [&sessions[0], &sessions[2], &more] {
+        assert!(world.users.authenticate(&session.access_token).await.is_ok());
+    }
+    assert!(matches!(world.users.authenticate(&sessions[1].access_token).await, Err(Error::UnknownToken)));
     world.users.delete_all_devices(&alice).await.unwrap();
     assert!(names(&world, &alice).await.is_empty());
 }
@@ -122,10 +134,38 @@ async fn who_has_many_devices_with_long_names_can_be_deactivated() {
     let alice = world.register(&"alice".repeat(45)).await;
     for number in 0..DEVICES_PER_USER_MAX {
         let width = DEVICE_ID_BYTES_MAX;
-        world.login_refreshable(&alice, &format!("{number:0width$}")).await;
+        // With tokens in whose place there are others.
+        for _ in 0..3 {
+            world.login_refreshable(&alice, &format!("{number:0width$}")).await;
+        }
     }
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
     assert!(names(&world, &alice).await.is_empty());
+}
+
+#[tokio::test]
+async fn devices_that_nobody_uses_go_after_the_configured_time() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let world = world_with(Config { device_unused_ms_max: Some(30 * DAY_MS), ..config() });
+    let alice = world.register("alice").await;
+    let used = world.login(&alice, "USED").await;
+    world.login(&alice, "UNUSED").await;
+    world.users.put_device(&alice, "PUT".into(), None).await.unwrap();
+    let session = world.users.authenticate(&used.access_token).await.unwrap();
+    world.pass_ms(20 * DAY_MS);
+    world.users.touch(&session, IpAddr::V4(Ipv4Addr::LOCALHOST)).await.unwrap();
+    world.login(&alice, "NEW").await;
+    world.users.sweep_expired().await.unwrap();
+    assert_eq!(names(&world, &alice).await.len(), 4);
+    world.pass_ms(11 * DAY_MS);
+    world.users.sweep_expired().await.unwrap();
+    let left: Vec<String> = names(&world, &alice).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(left, ["NEW", "USED"]);
+    // Nothing goes where nothing is configured.
+    let elsewhere = another(&world.store, &world.clock, config());
+    world.pass_ms(1000 * DAY_MS);
+    elsewhere.sweep_expired().await.unwrap();
+    assert_eq!(names(&world, &alice).await.len(), 2);
 }
 
 #[tokio::test]

@@ -223,7 +223,7 @@ async fn limits_hold() {
         create(&world, &alice).await;
     }
     let error = world.users.create_key_backup(&alice, ALGORITHM, &raw("{}")).await.unwrap_err();
-    assert!(matches!(error, Error::TooMany(_)));
+    assert!(matches!(error, Error::UserLimit(_)));
     world.users.delete_key_backup(&alice, 1).await.unwrap();
     create(&world, &alice).await;
 }
@@ -237,7 +237,7 @@ async fn what_all_backups_of_a_user_take_is_bounded() {
         let keys = [key("!a:x", session, (0, 0, true), data)];
         world.users.put_backup_keys(user, version, &keys).await
     };
-    let is_full = |result: Result<BackupContents, Error>| matches!(result, Err(Error::TooLarge { .. }));
+    let is_full = |result: Result<BackupContents, Error>| matches!(result, Err(Error::UserLimit(_)));
     let old = create(&world, &alice).await;
     put(&alice, old, "1", &large).await.unwrap();
     let new = create(&world, &alice).await;
@@ -342,7 +342,7 @@ proptest! {
                         }
                         let put = world.users.put_backup_keys(&alice, version, &list).await;
                         if bytes(&model) > bytes(&before).max(max) {
-                            assert!(matches!(put, Err(Error::TooLarge { .. })), "{put:?}");
+                            assert!(matches!(put, Err(Error::UserLimit(_))), "{put:?}");
                             model = before;
                             continue;
                         }

@@ -194,6 +194,10 @@ async fn what_is_not_signed_by_the_device_is_refused() {
     is_key(refused(&|keys| keys["algorithms"] = json!("x")).await);
     is_key(refused(&|keys| keys["more"] = json!(1.5)).await);
     is_key(refused(&|keys| *keys = json!([])).await);
+    for field in ["algorithms", "device_id", "keys", "signatures", "user_id"] {
+        let error = refused(&|keys| drop(keys.as_object_mut().unwrap().remove(field))).await;
+        assert!(matches!(error, Error::MissingKeyField(missing) if missing == field), "{error:?}");
+    }
     // Lengths at which a careless reader of base64 trips.
     for text in ["", "AAAA", &"A".repeat(44), &format!("{}=", "A".repeat(42)), &format!("{}==", "A".repeat(42))] {
         is_key(refused(&|keys| keys["keys"][phone.key_id()] = text.into()).await);

@@ -175,9 +175,15 @@ async fn keys_that_the_device_did_not_sign_are_refused() {
     let key = good.values_mut().next().unwrap();
     key["fallback"] = true.into();
     assert!(matches!(phone.upload(&world, &one_time(&good)).await, Err(Error::InvalidSignature(_))));
-    for bad in [json!("text"), json!({}), json!({ "key": "AAAA" }), json!({ "key": 5 }), json!(null), json!([])] {
+    let short = json!({ "key": "AAAA", "signatures": {} });
+    let number = json!({ "key": 5, "signatures": {} });
+    for bad in [json!("text"), short, number, json!(null), json!([])] {
         let keys = [("signed_curve25519:A".to_owned(), bad)].into();
         assert!(matches!(phone.upload(&world, &one_time(&keys)).await, Err(Error::InvalidKey(_))));
+    }
+    for bad in [json!({}), json!({ "key": "AAAA" }), json!({ "signatures": {} })] {
+        let keys = [("signed_curve25519:A".to_owned(), bad)].into();
+        assert!(matches!(phone.upload(&world, &one_time(&keys)).await, Err(Error::MissingKeyField(_))));
     }
     assert_eq!(counts(&world, &phone).await, (0, false));
 }
@@ -224,7 +230,7 @@ async fn keys_are_bounded() {
     let max = ONE_TIME_KEYS_PER_DEVICE_MAX;
     assert!(matches!(phone.upload(&world, &one_time(&many(0, max + 1))).await, Err(Error::TooMany(_))));
     phone.upload(&world, &one_time(&many(0, max))).await.unwrap();
-    assert!(matches!(phone.upload(&world, &one_time(&many(max, 1))).await, Err(Error::TooMany(_))));
+    assert!(matches!(phone.upload(&world, &one_time(&many(max, 1))).await, Err(Error::UserLimit(_))));
     phone.upload(&world, &one_time(&many(0, max))).await.unwrap();
     let large = [("x:l".to_owned(), json!("x".repeat(ONE_TIME_KEY_BYTES_MAX)))].into();
     assert!(matches!(phone.upload(&world, &one_time(&large)).await, Err(Error::TooLarge { .. })));
@@ -362,13 +368,20 @@ async fn upload_everywhere(world: &World, phone: &Device, json: Box<RawValue>) {
         let refused = phone.upload(world, &upload).await;
         assert!(matches!(
             refused,
-            Err(Error::InvalidKey(_) | Error::InvalidSignature(_) | Error::IdentityChanged | Error::TooLarge { .. })
+            Err(Error::InvalidKey(_)
+                | Error::MissingKeyField(_)
+                | Error::InvalidSignature(_)
+                | Error::IdentityChanged
+                | Error::TooLarge { .. })
         ));
     }
     let some = || Some(json.clone());
     let upload = CrossSigningUpload { master_key: some(), self_signing_key: some(), user_signing_key: some() };
     let refused = world.users.upload_cross_signing(alice, &upload, users::Confirmation::Given).await;
-    assert!(matches!(refused, Err(Error::InvalidKey(_) | Error::InvalidSignature(_) | Error::TooLarge { .. })));
+    assert!(matches!(
+        refused,
+        Err(Error::InvalidKey(_) | Error::MissingKeyField(_) | Error::InvalidSignature(_) | Error::TooLarge { .. })
+    ));
     let key = |key: &str| SignedKey { user: alice.to_owned(), key: key.to_owned(), json: json.clone() };
     let failures = world.users.upload_signatures(alice, &[key("PHONE"), key("GONE"), key("")]).await.unwrap();
     assert_eq!(failures[alice].len(), 3);

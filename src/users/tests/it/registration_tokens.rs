@@ -10,7 +10,7 @@ async fn create(world: &World, token: &str, uses_allowed: Option<u64>, expires_m
 }
 
 async fn register(world: &World, name: &str, reservation: Reservation) -> Result<Created> {
-    let new = NewAccount { origin: Origin::Token(reservation), ..new_account(name) };
+    let new = NewAccount { origin: Origin::Token(reservation.into()), ..new_account(name) };
     world.users.create_account(new).await
 }
 

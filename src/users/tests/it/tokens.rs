@@ -68,8 +68,8 @@ async fn the_first_use_of_the_new_access_token_revokes_the_old_pair() {
     assert!(world.users.authenticate(&first.access_token).await.is_ok(), "not used yet");
 
     assert!(world.users.authenticate(&second.access_token).await.is_ok());
-    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::UnknownToken)));
-    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::ExpiredToken)));
+    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::ExpiredToken)));
     let third = world.users.refresh(&second.refresh_token.unwrap()).await.unwrap();
     assert!(world.users.authenticate(&third.access_token).await.is_ok());
 }
@@ -82,10 +82,10 @@ async fn a_lost_answer_can_be_asked_for_again() {
     let old_refresh = first.refresh_token.unwrap();
     let lost = world.users.refresh(&old_refresh).await.unwrap();
     let got = world.users.refresh(&old_refresh).await.unwrap();
-    assert!(matches!(world.users.authenticate(&lost.access_token).await, Err(Error::UnknownToken)));
-    assert!(matches!(world.users.refresh(&lost.refresh_token.unwrap()).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.authenticate(&lost.access_token).await, Err(Error::ExpiredToken)));
+    assert!(matches!(world.users.refresh(&lost.refresh_token.unwrap()).await, Err(Error::ExpiredToken)));
     assert!(world.users.authenticate(&got.access_token).await.is_ok());
-    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::ExpiredToken)));
 }
 
 #[tokio::test]
@@ -96,11 +96,62 @@ async fn the_first_use_of_the_new_refresh_token_revokes_the_old_pair() {
     let old_refresh = first.refresh_token.unwrap();
     let second = world.users.refresh(&old_refresh).await.unwrap();
     let third = world.users.refresh(second.refresh_token.as_deref().unwrap()).await.unwrap();
-    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::UnknownToken)));
-    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.authenticate(&first.access_token).await, Err(Error::ExpiredToken)));
+    assert!(matches!(world.users.refresh(&old_refresh).await, Err(Error::ExpiredToken)));
     assert!(world.users.authenticate(&second.access_token).await.is_ok());
     assert!(world.users.authenticate(&third.access_token).await.is_ok());
-    assert!(matches!(world.users.authenticate(&second.access_token).await, Err(Error::UnknownToken)));
+    assert!(matches!(world.users.authenticate(&second.access_token).await, Err(Error::ExpiredToken)));
+}
+
+#[tokio::test]
+async fn a_token_in_whose_place_there_is_another_ends_no_session() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let first = world.login_refreshable(&alice, "PHONE").await;
+    let second = world.login_refreshable(&alice, "PHONE").await;
+    let third = world.users.refresh(second.refresh_token.as_deref().unwrap()).await.unwrap();
+    assert!(world.users.authenticate(&third.access_token).await.is_ok());
+    let old = [&first.access_token, &second.access_token];
+    let old_refresh = [first.refresh_token.as_ref().unwrap(), second.refresh_token.as_ref().unwrap()];
+    // Also for who keeps nothing in memory.
+    let elsewhere = another(&world.store, &world.clock, config());
+    for users in [&world.users, &elsewhere] {
+        for token in old {
+            assert!(matches!(users.authenticate(token).await, Err(Error::ExpiredToken)));
+        }
+        for token in old_refresh {
+            assert!(matches!(users.refresh(token).await, Err(Error::ExpiredToken)));
+        }
+    }
+    // Once the session is gone, so is what was remembered.
+    world.users.delete_devices(&alice, &["PHONE".into()]).await.unwrap();
+    for token in old {
+        assert!(matches!(world.users.authenticate(token).await, Err(Error::UnknownToken)));
+    }
+    for token in old_refresh {
+        assert!(matches!(world.users.refresh(token).await, Err(Error::UnknownToken)));
+    }
+}
+
+#[tokio::test]
+async fn of_the_tokens_of_a_device_only_the_last_are_remembered() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let mut tokens = Vec::new();
+    for _ in 0..40 {
+        world.pass_ms(1);
+        tokens.push(world.login(&alice, "PHONE").await.access_token);
+    }
+    let mut remembered = Vec::new();
+    for token in &tokens {
+        remembered.push(match world.users.authenticate(token).await {
+            Err(Error::UnknownToken) => 'u',
+            Err(Error::ExpiredToken) => 'e',
+            other => other.map(|_| '+').unwrap(),
+        });
+    }
+    let remembered: String = remembered.into_iter().collect();
+    assert_eq!(remembered, format!("{}{}+", "u".repeat(35), "e".repeat(4)));
 }
 
 #[tokio::test]
