@@ -5,7 +5,7 @@
 # The system is made with debootstrap in a temporary directory, which needs root. How packages are reached it takes over from this
 # machine: the mirror and proxies of apt, cargo's configuration, the certificates that are trusted.
 #
-#   --only-deps      end when what the build needs is installed
+#   --only-deps      end when what the build needs is installed and downloaded
 #   --crates DIR     a registry directory of cargo's, such as ~/.cargo/registry, whose downloads are used
 #   --rocksdb DIR    a directory with librocksdb.a and its mark, such as target/rocksdb, for a trial: the times don't count then
 #   --directory DIR  make the system there (it must not exist), and keep it
@@ -197,6 +197,8 @@ mount_system
 ! inside .ci/has-libclang || fail "the new system has libclang before it was installed"
 timed "make deps" inside make deps
 inside .ci/has-libclang || fail "make deps did not install what bindgen loads"
+# What the first command would do anyway, by itself, so that the network's time is told apart.
+timed "cargo fetch" inside cargo fetch --locked --quiet
 if [ -z "$only_deps" ]; then
     timed "make run, until the server listens" start_server
     talk
