@@ -25,6 +25,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::S
 use serde_json::value::RawValue;
 use store::{Range, View};
 
+use self::authority::ASKED_ELSEWHERE_MAX;
 pub(crate) use self::merge::Prepared;
 pub use self::outcome::Received;
 use crate::{
@@ -102,6 +103,14 @@ impl<'a> Intake<'a> {
         }
         Ok(&*self.rooms.inner.ports.remote)
     }
+
+    /// Whether others than the server that an event came from may still be asked for its sake.
+    fn may_ask_elsewhere(&self) -> Result<bool, RoomsError> {
+        if self.reach == Reach::AtHand {
+            return Err(RoomsError::NotAtHand);
+        }
+        Ok(self.elsewhere.fetch_add(1, Ordering::Relaxed) < ASKED_ELSEWHERE_MAX)
+    }
 }
 
 impl Rooms {
@@ -128,7 +137,7 @@ impl Rooms {
     ) -> Result<Received, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
         let intake = Intake::new(self, room, rules, origin, reach);
-        let pdu = match intake.verify(json).await? {
+        let pdu = match intake.verify_passed_on(json).await? {
             Ok(pdu) => pdu,
             Err(reason) => return Ok(Received::Dropped(reason)),
         };

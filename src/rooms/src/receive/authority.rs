@@ -37,7 +37,7 @@ const FETCHED_AT_ONCE_MAX: usize = 5;
 const SERVERS_ASKED_MAX: usize = 3;
 
 /// Questions to others than the server that an event came from, so that nobody lets us flood them with questions.
-const ASKED_ELSEWHERE_MAX: usize = 10;
+pub(super) const ASKED_ELSEWHERE_MAX: usize = 10;
 
 /// Outliers stored in one batch, beside its limit of bytes.
 const OUTLIERS_AT_ONCE_MAX: usize = 200;
@@ -136,7 +136,7 @@ impl Intake<'_> {
         let ids: Vec<OwnedEventId> = received.iter().map(|event| event.unverified().owned_event_id()).collect();
         for (id, checked) in ids.into_iter().zip(self.verify_all(received).await?) {
             match checked {
-                Checked::Right(pdu) => {
+                Checked::Right(pdu) | Checked::Altered(pdu) => {
                     gathered.authority.extend(pdu.all_auth_events(self.rules));
                     gathered.right.insert(id, pdu);
                 }
@@ -153,7 +153,7 @@ impl Intake<'_> {
             return Err(RemoteError::NotReachable(self.origin.to_owned()).into());
         };
         match self.verify_all(vec![answer?]).await?.pop() {
-            Some(Checked::Right(pdu)) => Ok(pdu),
+            Some(Checked::Right(pdu) | Checked::Altered(pdu)) => Ok(pdu),
             Some(Checked::Unknown(server)) => Err(RemoteError::NotReachable(server).into()),
             Some(Checked::Wrong(reason)) => Err(RemoteError::BadAnswer(reason).into()),
             None => Err(RemoteError::BadAnswer("no event".to_owned()).into()),

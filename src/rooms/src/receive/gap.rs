@@ -122,7 +122,8 @@ impl Intake<'_> {
         let prev = |pdu: &Pdu| pdu.prev_events().map(ToOwned::to_owned).collect::<Vec<_>>();
         let leading = reachable(prev(pdu), GAP_EVENTS_MAX, |id| told.get(id).map(|event| prev(event.unverified())));
         told.retain(|id, _| leading.contains(id));
-        let events = self.right_ones(told.into_values().collect()).await?;
+        let checked = self.verify_all(told.into_values().collect()).await?;
+        let events = self.right_ones(self.made_whole(checked).await?);
         let history = self.history_of(&events).await?;
         for event in sorted(events, prev) {
             let id = event.owned_event_id();

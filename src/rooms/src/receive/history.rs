@@ -31,7 +31,7 @@ const HISTORY_EVENTS_MAX: usize = 100;
 const SERVERS_ASKED_MAX: usize = 3;
 
 /// How long one server may take to fill a hole, with all that has to be asked for it.
-const FILLED_WITHIN: Duration = Duration::from_secs(20);
+const FILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// States that are asked for to place the events of one answer.
 const STATES_ASKED_MAX: usize = 5;
@@ -82,7 +82,7 @@ impl Intake<'_> {
         let not_held: HashSet<OwnedEventId> = self.not_held(&self.view(), ids).await?.into_iter().collect();
         // Nothing is checked, and no server asked for its keys, for what doesn't lead to the hole.
         told.retain(|id, _| not_held.contains(id));
-        let mut right = self.right_ones(told.into_values().collect()).await?;
+        let mut right = self.right_ones(self.verify_all(told.into_values().collect()).await?);
         // What lies behind an event that can't be checked is history all the same.
         let mut history = Vec::with_capacity(leading.len());
         for pdu in leading {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use event::{Pdu, PublicKeyMap, ReceivedPdu, VerifyError};
+use event::{Pdu, PublicKeyMap, ReceivedPdu, Verified, VerifyError};
 use ruma::{OwnedEventId, OwnedServerName};
 use serde_json::value::RawValue;
 
@@ -26,8 +26,10 @@ pub(super) type Told<'j> = HashMap<OwnedEventId, &'j RawValue>;
 
 /// What the checks of an event's text found.
 pub(super) enum Checked {
-    /// Its format, signatures and hash are right, or it was redacted because its hash is wrong.
+    /// Its format, signatures and hash are right.
     Right(Pdu),
+    /// Its hash is wrong, so it was redacted.
+    Altered(Pdu),
     /// It is to be dropped; why.
     Wrong(String),
     /// The keys of this server can't be had now, so nobody can say.
@@ -49,10 +51,60 @@ impl Intake<'_> {
             Err(reason) => return Ok(Err(reason)),
         };
         match self.verify_all(vec![received]).await?.pop() {
-            Some(Checked::Right(pdu)) => Ok(Ok(pdu)),
-            Some(Checked::Wrong(reason)) => Ok(Err(reason)),
-            Some(Checked::Unknown(server)) => Err(self.keys_unknown(server)),
+            Some(checked) => self.verdict(checked),
             None => Ok(Err("nothing to check".to_owned())),
+        }
+    }
+
+    /// As [`Intake::verify`], for what a server may have altered that passes it on.
+    pub(super) async fn verify_passed_on(&self, json: &RawValue) -> Result<Result<Pdu, String>, RoomsError> {
+        let received = match self.parse(json) {
+            Ok(received) => received,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match self.made_whole(self.verify_all(vec![received]).await?).await?.pop() {
+            Some(checked) => self.verdict(checked),
+            None => Ok(Err("nothing to check".to_owned())),
+        }
+    }
+
+    fn verdict(&self, checked: Checked) -> Result<Result<Pdu, String>, RoomsError> {
+        match checked {
+            Checked::Right(pdu) | Checked::Altered(pdu) => Ok(Ok(pdu)),
+            Checked::Wrong(reason) => Ok(Err(reason)),
+            Checked::Unknown(server) => Err(self.keys_unknown(server)),
+        }
+    }
+
+    /// Asks the servers of altered events for their own copies, as far as somebody else passed them on. What is stored first stays, so
+    /// nobody must be able to take the content of others' events away by being faster than them.
+    pub(super) async fn made_whole(&self, checked: Vec<Checked>) -> Result<Vec<Checked>, RoomsError> {
+        let mut whole = Vec::with_capacity(checked.len());
+        for checked in checked {
+            whole.push(match checked {
+                Checked::Altered(pdu) => match self.own_copy(&pdu).await? {
+                    Some(own) => Checked::Right(own),
+                    None => Checked::Altered(pdu),
+                },
+                other => other,
+            });
+        }
+        Ok(whole)
+    }
+
+    async fn own_copy(&self, pdu: &Pdu) -> Result<Option<Pdu>, RoomsError> {
+        let server = pdu.sender().server_name();
+        if server == self.origin || server == self.rooms.server_name() || !self.may_ask_elsewhere()? {
+            return Ok(None);
+        }
+        let Ok(json) = self.remote()?.event(server, self.room, pdu.event_id()).await else { return Ok(None) };
+        let Ok(copy) = self.parse(&json) else { return Ok(None) };
+        if copy.unverified().event_id() != pdu.event_id() {
+            return Ok(None);
+        }
+        match self.verify_all(vec![copy]).await?.pop() {
+            Some(Checked::Right(own)) => Ok(Some(own)),
+            _ => Ok(None),
         }
     }
 
@@ -100,14 +152,11 @@ impl Intake<'_> {
 
     /// Those of these events that are right, by id. What is wrong, or can't be checked now, is left out: one event of a server that
     /// is gone is no reason to do without all others.
-    pub(super) async fn right_ones(
-        &self,
-        received: Vec<ReceivedPdu>,
-    ) -> Result<HashMap<OwnedEventId, Pdu>, RoomsError> {
-        let mut right = HashMap::with_capacity(received.len());
-        for checked in self.verify_all(received).await? {
+    pub(super) fn right_ones(&self, checked: Vec<Checked>) -> HashMap<OwnedEventId, Pdu> {
+        let mut right = HashMap::with_capacity(checked.len());
+        for checked in checked {
             match checked {
-                Checked::Right(pdu) => {
+                Checked::Right(pdu) | Checked::Altered(pdu) => {
                     right.insert(pdu.owned_event_id(), pdu);
                 }
                 Checked::Wrong(reason) => tracing::debug!(room.id = %self.room, "left out an event: {reason}"),
@@ -116,7 +165,7 @@ impl Intake<'_> {
                 }
             }
         }
-        Ok(right)
+        right
     }
 
     /// Checks signatures and hashes of many events, with one question for the keys of many.
@@ -209,7 +258,8 @@ fn check(ready: Ready) -> Checked {
     match ready {
         Ready::Known(checked) => checked,
         Ready::Checks(event, keys) => match event.verify(&keys) {
-            Ok(verified) => Checked::Right(verified.into_pdu()),
+            Ok(Verified::Valid(pdu)) => Checked::Right(pdu),
+            Ok(Verified::RedactedHashMismatch(pdu)) => Checked::Altered(pdu),
             Err(VerifyError::Signature(reason)) => Checked::Wrong(format!("signature: {reason}")),
             Err(error) => Checked::Wrong(error.to_string()),
         },

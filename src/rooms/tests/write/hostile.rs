@@ -274,3 +274,34 @@ async fn what_is_known_is_not_taken_again() {
     send(&here, &there, &room, &said).await;
     assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 0);
 }
+
+#[tokio::test]
+async fn who_passes_events_on_takes_nothing_of_them_away() {
+    let [here, third, there] = worlds(["here", "third", "there"]).await;
+    let (alice, bob, carol) = (here.user("alice"), there.user("bob"), third.user("carol"));
+    let room = here.public_room(&alice).await;
+    there.join_from(&here, &room, &bob).await;
+    third.join_from(&here, &room, &carol).await;
+    let altered = async |event: &EventId| {
+        let mut json: Value = serde_json::from_str(here.event(event).await.get()).expect("JSON");
+        json["content"]["body"] = "other words".into();
+        crate::world::raw(json)
+    };
+    let body = async |event: &EventId| {
+        let event = there.rooms.event_by_id(&there.view(), event).await.expect("a read").expect("an event");
+        event.pdu.as_received().content_as::<Value>().expect("JSON")["body"].clone()
+    };
+    // Faster than the server that it is of.
+    let said = here.say(&alice, &room, "true words").await.expect("said");
+    let pdu = altered(&said).await;
+    there.rooms.receive(&third.name, &room, &[pdu]).await.expect("received");
+    there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(body(&said).await, "true words");
+    // If that one can't be asked, what signatures cover is all there is.
+    let said = here.say(&alice, &room, "true words").await.expect("said");
+    let pdu = altered(&said).await;
+    here.others.down.lock().expect("not poisoned").insert(here.name.clone());
+    there.rooms.receive(&third.name, &room, &[pdu]).await.expect("received");
+    there.rooms.work_inbox(&room).await.expect("worked");
+    assert_eq!(body(&said).await, Value::Null);
+}
