@@ -132,18 +132,6 @@ impl Rooms {
         Ok(())
     }
 
-    /// Moves the aliases of a room on this server, and its place in the directory, to the room that replaces it.
-    pub(crate) async fn prepare_move_names(
-        &self,
-        view: &View,
-        batch: &mut Batch,
-        old: &RoomId,
-        new: &RoomId,
-    ) -> Result<(), RoomsError> {
-        self.names_to_move(view, old).await?.put(batch, old, new);
-        Ok(())
-    }
-
     /// What a room is found by on this server.
     pub(crate) async fn names_to_move(&self, view: &View, room: &RoomId) -> Result<Names, RoomsError> {
         let mut names = Names { aliases: Vec::new(), published: self.published(view, room).await? };

@@ -303,7 +303,6 @@ impl RoomInfo {
             version,
             creator: create.pdu.sender().to_owned(),
             create: create.num,
-            room_type: content.get("type").and_then(Value::as_str).map(str::to_owned),
             federate: content.get("m.federate").and_then(Value::as_bool).unwrap_or(true),
         })
     }

@@ -16,9 +16,6 @@ pub struct RoomInfo {
     pub creator: OwnedUserId,
     /// The create event.
     pub create: EventNum,
-    /// `type` of the create event's content: `m.space`, for example.
-    #[serde(default)]
-    pub room_type: Option<String>,
     /// Whether users of other servers may take part (`m.federate`).
     #[serde(default = "default_federate")]
     pub federate: bool,

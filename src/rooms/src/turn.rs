@@ -337,7 +337,9 @@ impl Turn {
         for (key, entry) in keys.into_iter().zip(entries) {
             let Some(entry) = entry else { continue };
             let event = self.event(entry.event).await?;
-            let pdu = match LEFT_WHOLE_FOR_AUTH.contains(&event.pdu.event_type()) {
+            let kind = event.pdu.event_type();
+            let create = kind == "m.room.create" && self.rules.redaction.keep_room_create_content;
+            let pdu = match create || LEFT_WHOLE_FOR_AUTH.contains(&kind) {
                 true => event.pdu.as_received().clone(),
                 false => self.shown(&event).await?.into_pdu(),
             };

@@ -125,14 +125,28 @@ impl Rooms {
             set_predecessor(&mut create, &room, Some(tombstone.pdu.event_id()))?;
         }
         let new = self.create(&create).await?;
-        self.carry_bans(&turn, &new, &request.user).await?;
-        if create.room_id.is_none() {
-            turn.append(&tombstone(&request.user, &new)?).await?;
+        if let Err(error) = self.end((turn, root), &new, &request.user, create.room_id.is_some()).await {
+            self.abandon(&new, &request.user).await;
+            return Err(error);
         }
-        let closing = [
-            self.unnamed(&view, &room, root, &request.user).await?,
-            self.closed(&view, &room, root, &request.user).await?,
-        ];
+        Ok(new)
+    }
+
+    /// Carries the bans over, and ends the old room, whose state was `root`, in one batch. `told`: its turn has the tombstone
+    /// already.
+    async fn end(
+        &self,
+        (mut turn, root): (Turn, Root),
+        new: &RoomId,
+        user: &UserId,
+        told: bool,
+    ) -> Result<(), RoomsError> {
+        let (view, room) = (turn.view.clone(), turn.room.clone());
+        self.carry_bans(&view, (&room, root), new, user).await?;
+        if !told {
+            turn.append(&tombstone(user, new)?).await?;
+        }
+        let closing = [self.unnamed(&view, &room, root, user).await?, self.closed(&view, &room, root, user).await?];
         for draft in closing.iter().flatten() {
             match turn.append(draft).await {
                 Ok(_) => {}
@@ -140,9 +154,16 @@ impl Rooms {
                 Err(error) => return Err(error),
             }
         }
-        self.prepare_move_names(&view, &mut turn.batch, &room, &new).await?;
+        self.names_to_move(&view, &room).await?.put(&mut turn.batch, &room, new);
         turn.submit(false).await?.await?;
-        Ok(new)
+        Ok(())
+    }
+
+    /// Leaves a new room that is to replace nothing after all.
+    async fn abandon(&self, new: &RoomId, user: &UserId) {
+        if let Err(error) = self.leave(user, new, None).await {
+            tracing::warn!(room.id = %new, %user, "a room that replaces nothing stays: {error}");
+        }
     }
 
     /// The upgrade of a room with a policy server, which is asked outside of any turn: each event is a batch, and the door is
@@ -170,7 +191,7 @@ impl Rooms {
         let new = self.create(&create).await?;
         let turn = self.quiet_turn(&room).await?;
         self.check_upgrade(&turn, user).await?;
-        self.carry_bans(&turn, &new, user).await?;
+        self.carry_bans(&view, (&room, root), &new, user).await?;
         let signed = match signed {
             Some(signed) => {
                 drop(turn);
@@ -211,9 +232,14 @@ impl Rooms {
     }
 
     /// Bans in the new room whom the old one bans, while nobody else knows of it.
-    async fn carry_bans(&self, old: &Turn, new: &RoomId, user: &UserId) -> Result<(), RoomsError> {
-        let Turn { view, room, head, .. } = old;
-        let mut bans = self.members_in(view, room, head.root, Membership::Ban).await?;
+    async fn carry_bans(
+        &self,
+        view: &View,
+        (room, root): (&RoomId, Root),
+        new: &RoomId,
+        user: &UserId,
+    ) -> Result<(), RoomsError> {
+        let mut bans = self.members_in(view, room, root, Membership::Ban).await?;
         bans.truncate(BANS_CARRIED_MAX);
         for chunk in bans.chunks(BANS_PER_BATCH) {
             let nums: Vec<EventNum> = chunk.iter().map(|(_, num)| *num).collect();

@@ -81,8 +81,8 @@ async fn everything_asked_for_is_in_the_new_room() {
     assert_eq!(row.membership, Membership::Invite);
     let head = world.rooms.head(&view, &room).await.expect("a read").expect("a head");
     assert_eq!((head.joined_count, head.invited_count), (1, 1));
-    let info = world.rooms.info(&view, &room).await.expect("a read").expect("info");
-    assert_eq!(info.room_type.as_deref(), Some("m.space"));
+    let description = world.rooms.describe(&world.view(), &room).await.expect("described");
+    assert_eq!(description.room_type.as_deref(), Some("m.space"));
     assert!(world.rooms.is_published(&view, &room).await.expect("a read"));
 
     request.invites.clear();
