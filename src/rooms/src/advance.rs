@@ -1,16 +1,19 @@
 //! Moving a room's head, and every row that follows from it.
 //!
 //! Memberships, counts of members, joined servers and the log entry derive from the difference of the old and the new
-//! current state, never from the event: a resolution may change more than the event did, or something else.
+//! current state, never from the event: a resolution may change more than the event did, or something else. If it changes
+//! more than a batch should write, the current state follows it in steps, each an advance with a log entry of its own.
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, UserId};
-use store::{Json, Position, Stamp};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use store::{CommitError, Json, Position, Stamp};
 
 use crate::{
-    RoomsError,
+    Rooms, RoomsError,
+    append::ATTEMPTS_MAX,
     directory::withdraw_in,
+    extremities::Front,
     log::RoomAdvanced,
     snapshot::{Entry, Root, StateChange},
     tables::{
@@ -18,7 +21,7 @@ use crate::{
         StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
-    types::{EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, EventNum, EventStatus, MemberChange, Membership, StoredEvent, TimelineIndex},
     unread::notable,
 };
 
@@ -28,6 +31,9 @@ pub(crate) const MEMBER: &str = "m.room.member";
 /// The type of the event that makes a room encrypted.
 const ENCRYPTION: &str = "m.room.encryption";
 
+/// Keys of the state that one advance changes.
+const CHANGES_PER_ADVANCE_MAX: usize = 500;
+
 /// A membership that differs between two states.
 struct Moved {
     user: OwnedUserId,
@@ -35,6 +41,16 @@ struct Moved {
     new: Membership,
     /// The member event of the new state.
     event: Option<EventNum>,
+}
+
+/// What comes before an event, as far as the head is concerned.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Follows {
+    /// The events that it names: their states are part of the state before it, or it is where this server enters the room.
+    Named,
+    /// Nothing. Another server told the state before it and may have left out what it likes: the states after the events that it
+    /// names go on counting, and those that we lack are news when they come.
+    Nothing,
 }
 
 /// A new event with its place in the room.
@@ -51,19 +67,36 @@ pub(crate) struct Placed {
     pub(crate) redacted_by: Option<EventNum>,
     /// Events before it of which only the state is known: a hole in the timeline.
     pub(crate) gap: Vec<OwnedEventId>,
+    pub(crate) follows: Follows,
+}
+
+impl Rooms {
+    /// Lets a room's current state, and the rows that derive from it, follow the resolved state to the end.
+    pub(crate) async fn catch_up(&self, room: &RoomId) -> Result<(), RoomsError> {
+        let mut failed = 0;
+        while failed < ATTEMPTS_MAX {
+            let mut turn = self.turn(room).await?;
+            let resolved = turn.head.resolved;
+            if turn.head.root == resolved {
+                return Ok(());
+            }
+            turn.move_root(None, resolved).await?;
+            match turn.submit(true).await?.await {
+                Ok(_) => {}
+                Err(CommitError::Conflict) => failed += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomsError::Busy)
+    }
 }
 
 impl Turn {
-    /// Puts an event of this turn into the room and moves the head to `extremities` and `root`.
-    pub(crate) async fn place(
-        &mut self,
-        placed: &Placed,
-        extremities: Vec<Extremity>,
-        root: Root,
-    ) -> Result<(), RoomsError> {
+    /// Puts an event of this turn into the room and moves the head to `front`, whose states resolve to `resolved`.
+    pub(crate) async fn place(&mut self, placed: &Placed, front: Front, resolved: Root) -> Result<(), RoomsError> {
         let event = &placed.event;
         crate::events::put_body(&mut self.batch, event);
-        let stamp = self.move_root(Some(event), root).await?;
+        let stamp = self.move_root(Some(event), resolved).await?;
 
         let index = TimelineIndex::live(stamp.into());
         let meta = EventMeta {
@@ -80,7 +113,7 @@ impl Turn {
         if !placed.gap.is_empty() {
             self.batch.put::<Gaps>(&(&self.room, index), &Json(placed.gap.clone()));
             for (num, meta) in event.prev.iter().zip(self.rooms.metas(&self.view, &event.prev).await?) {
-                if meta.after.is_empty() {
+                if placed.follows == Follows::Named && meta.after.is_empty() {
                     self.batch.put::<Holes>(num, &());
                 }
             }
@@ -89,8 +122,7 @@ impl Turn {
         self.batch.put::<Timeline>(&(&self.room, index), &event.num);
         self.batch.put::<Timestamps>(&(&self.room, event.pdu.origin_server_ts(), index), &event.num);
 
-        self.head.depth = extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(0);
-        self.head.extremities = extremities;
+        self.set_front(front, resolved);
         if placed.redacted_by.is_none() {
             self.relate(event, index).await?;
             let is_local = self.rooms.is_local(event.pdu.sender());
@@ -99,14 +131,15 @@ impl Turn {
         self.redact_target(event, placed.before).await
     }
 
-    /// Makes `root` the current state, with the log entry and the rows that derive from the change.
+    /// Makes `resolved` the current state, or what is a step on the way to it, with the log entry and the rows that derive from
+    /// the change.
     pub(crate) async fn move_root(
         &mut self,
         event: Option<&Arc<StoredEvent>>,
-        root: Root,
+        resolved: Root,
     ) -> Result<Stamp, RoomsError> {
         let old_root = self.head.root;
-        let changes = if root == old_root { Vec::new() } else { self.diff(old_root, root).await? };
+        let (root, changes) = self.next_state(event, resolved).await?;
         let moved = self.moved_members(&changes).await?;
         let gone = moved.iter().filter(|change| change.old == Membership::Join && change.new != Membership::Join);
         self.gone.extend(gone.map(|change| change.user.clone()));
@@ -126,6 +159,7 @@ impl Turn {
         };
         let stamp = self.batch.log(&entry);
         self.last_stamp = Some(stamp);
+        self.head.resolved = resolved;
         if root != old_root {
             self.batch.put::<Roots>(&(&self.room, stamp), &root);
             self.write_members(&moved, stamp);
@@ -133,6 +167,37 @@ impl Turn {
             self.head.root = root;
         }
         Ok(stamp)
+    }
+
+    /// The state that follows the current one, with what changes: `resolved`, if one batch can hold what derives from that.
+    async fn next_state(
+        &mut self,
+        event: Option<&Arc<StoredEvent>>,
+        resolved: Root,
+    ) -> Result<(Root, Vec<StateChange>), RoomsError> {
+        let root = self.head.root;
+        if root == resolved {
+            return Ok((root, Vec::new()));
+        }
+        let (mut changes, all) = self.diff(root, resolved, CHANGES_PER_ADVANCE_MAX).await?;
+        if all {
+            return Ok((resolved, changes));
+        }
+        // A room is none without its create event, and who reads an event looks for it in the state.
+        let mut wanted = vec![("m.room.create", "")];
+        if let Some(event) = event
+            && let Some(state_key) = event.pdu.state_key()
+        {
+            wanted.push((event.pdu.event_type(), state_key));
+        }
+        let (olds, news) = (self.entries(root, &wanted).await?, self.entries(resolved, &wanted).await?);
+        for ((key, old), new) in wanted.into_iter().zip(olds).zip(news) {
+            if old != new && !changes.iter().any(|change| change.key.as_key() == key) {
+                changes.push(StateChange { key: key.into(), old, new });
+            }
+        }
+        let applied: Vec<_> = changes.iter().map(|change| (change.key.as_key(), change.new)).collect();
+        Ok((self.apply(root, &applied).await?, changes))
     }
 
     async fn moved_members(&self, changes: &[StateChange]) -> Result<Vec<Moved>, RoomsError> {

@@ -34,7 +34,17 @@ impl Turn {
         let Some((parent, key)) = annotated(&draft.event_type, &draft.content) else { return Ok(None) };
         let Some(parent) = self.rooms.num(&self.view, &parent).await? else { return Ok(None) };
         let annotation = Annotation { parent, key };
-        let row = annotation.row(&draft.sender);
+        self.claim_annotation(&annotation, &draft.sender).await?;
+        Ok(Some(annotation))
+    }
+
+    /// Refuses an annotation that its sender has made already and not redacted, now or until the batch is written.
+    pub(crate) async fn claim_annotation(
+        &mut self,
+        annotation: &Annotation,
+        sender: &UserId,
+    ) -> Result<(), RoomsError> {
+        let row = annotation.row(sender);
         let earlier = self.view.get::<Annotations>(&row).await?;
         if let Some(earlier) = earlier
             && self.meta(earlier).await?.redacted_by.is_none()
@@ -42,7 +52,7 @@ impl Turn {
             return Err(RoomsError::DuplicateAnnotation);
         }
         self.batch.expect::<Annotations>(&row, earlier.as_ref());
-        Ok(Some(annotation))
+        Ok(())
     }
 
     /// Notes the event that an annotation became.

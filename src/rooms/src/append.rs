@@ -10,13 +10,15 @@ use serde_json::value::RawValue;
 use store::{Batch, CommitError, Position};
 
 use crate::{
-    PREV_EVENTS_CITED_MAX, Rooms, RoomsError,
-    advance::Placed,
+    Rooms, RoomsError,
+    advance::{Follows, Placed},
+    annotations::Annotation,
     head::NextAnswer,
+    resolve::{Ahead, Fork},
     snapshot::{Entry, Root},
     turn::{AuthState, Turn},
     txn_ids::{Answered, TxnKey},
-    types::{EventNum, Extremity, StoredEvent},
+    types::{Extremity, StoredEvent},
 };
 
 /// How often an operation is built again because another change was faster.
@@ -85,6 +87,11 @@ impl Draft {
         }
     }
 
+    /// What decides which state events authorise it.
+    fn auth_key(&self) -> (&str, &UserId, Option<&str>, &RawValue) {
+        (&self.event_type, &self.sender, self.state_key.as_deref(), &self.content)
+    }
+
     pub(crate) fn state(sender: &UserId, event_type: &str, state_key: &str, content: Box<RawValue>) -> Self {
         Self { state_key: Some(state_key.to_owned()), ..Self::message(sender, event_type, content) }
     }
@@ -95,8 +102,20 @@ enum Step {
     Queued(crate::turn::InFlight, OwnedEventId),
     Wait(NextAnswer),
     /// The room's policy server has to sign the event first.
-    Ask(PolicyServer, Pdu),
+    Ask(PolicyServer, Own),
+    /// States have to be resolved for it.
+    Resolve(Fork),
+    /// It is merged as one from elsewhere would be.
+    Merge(Own),
     Answered(Answered),
+}
+
+/// An event of one of this server's users that is built before it has its place.
+pub(crate) struct Own {
+    pub(crate) pdu: Pdu,
+    /// The client's transaction that it answers.
+    pub(crate) answers: Option<TxnKey>,
+    pub(crate) annotation: Option<Annotation>,
 }
 
 impl Rooms {
@@ -108,19 +127,33 @@ impl Rooms {
         txn: Option<&TxnKey>,
         extra: Extra<'_>,
     ) -> Result<Sent, RoomsError> {
+        let mut ahead = Ahead::default();
         for _ in 0..ATTEMPTS_MAX {
-            match self.append_step(room, draft, txn, extra).await? {
+            let own = match self.append_step(room, draft, txn, extra, &ahead).await? {
                 Step::Answered(answered) => return Ok(answered.sent),
-                Step::Wait(answer) => answer.wait().await,
-                Step::Ask(policy, pdu) => {
-                    let signed = self.ask_policy_server(room, &policy, pdu).await?;
-                    return self.place_own(room, signed, txn.cloned(), extra).await;
+                Step::Wait(answer) => {
+                    answer.wait().await;
+                    continue;
+                }
+                Step::Resolve(fork) => {
+                    self.resolve_ahead(fork, &mut ahead).await?;
+                    continue;
                 }
                 Step::Queued(in_flight, event_id) => match in_flight.await {
                     Ok(position) => return Ok(Sent { event_id, position }),
-                    Err(CommitError::Conflict) => {}
+                    Err(CommitError::Conflict) => continue,
                     Err(error) => return Err(error.into()),
                 },
+                Step::Ask(policy, own) => {
+                    let pdu = self.ask_policy_server(room, &policy, own.pdu).await?;
+                    Own { pdu, ..own }
+                }
+                Step::Merge(own) => own,
+            };
+            match self.place_own(room, own, extra).await {
+                // What it follows was not written after all.
+                Err(RoomsError::Commit(CommitError::Conflict)) => {}
+                placed => return placed,
             }
         }
         Err(RoomsError::Busy)
@@ -132,6 +165,7 @@ impl Rooms {
         draft: &Draft,
         txn: Option<&TxnKey>,
         extra: Extra<'_>,
+        ahead: &Ahead,
     ) -> Result<Step, RoomsError> {
         let mut turn = self.turn(room).await?;
         if let Some(txn) = txn {
@@ -146,10 +180,20 @@ impl Rooms {
             return Ok(Step::Wait(turn.next_answer()));
         }
         let annotation = turn.check_annotation(draft).await?;
-        if let Some(policy) = turn.policy_server().await?
-            && !(draft.event_type == "m.room.policy" && draft.state_key.as_deref() == Some(""))
-        {
-            return Ok(Step::Ask(policy, turn.draft_only(draft).await?));
+        let policy = turn
+            .policy_server()
+            .await?
+            .filter(|_| !(draft.event_type == "m.room.policy" && draft.state_key.as_deref() == Some("")));
+        if policy.is_some() || turn.head.sidelined.is_some() {
+            let pdu = match turn.draft_only(draft, ahead).await? {
+                Drafted::Built(pdu) => pdu,
+                Drafted::Resolve(fork) => return Ok(Step::Resolve(fork)),
+            };
+            let own = Own { pdu, answers: txn.cloned(), annotation };
+            return Ok(match policy {
+                Some(policy) => Step::Ask(policy, own),
+                None => Step::Merge(own),
+            });
         }
         let event = turn.append(draft).await?;
         if let Some(annotation) = &annotation {
@@ -164,7 +208,26 @@ impl Rooms {
     }
 }
 
+/// What came of building an event without placing it.
+pub(crate) enum Drafted {
+    Built(Pdu),
+    /// States have to be resolved before.
+    Resolve(Fork),
+}
+
 impl Rooms {
+    /// Builds and authorises an event without placing it: it is sent elsewhere first.
+    pub(crate) async fn draft_only(&self, room: &RoomId, draft: &Draft) -> Result<Pdu, RoomsError> {
+        let mut ahead = Ahead::default();
+        for _ in 0..ATTEMPTS_MAX {
+            match self.turn(room).await?.draft_only(draft, &ahead).await? {
+                Drafted::Built(pdu) => return Ok(pdu),
+                Drafted::Resolve(fork) => self.resolve_ahead(fork, &mut ahead).await?,
+            }
+        }
+        Err(RoomsError::Busy)
+    }
+
     /// An event with the signature of the room's policy server, which is asked outside of any turn.
     pub(crate) async fn ask_policy_server(
         &self,
@@ -192,57 +255,63 @@ impl Turn {
     }
 
     /// Builds, authorises and places an event of one of this server's users.
+    ///
+    /// While extremities are sidelined this resolves states within the turn, so only who must have several events in one batch does
+    /// it then.
     pub(crate) async fn append(&mut self, draft: &Draft) -> Result<Arc<StoredEvent>, RoomsError> {
-        let cited = self.cited();
-        let before = self.state_before(&cited).await?;
-        let (event_type, state_key) = (&*draft.event_type, draft.state_key.as_deref());
-        let key = (event_type, &*draft.sender, state_key, &*draft.content);
-        let auth = self.auth_state(before, key).await?;
-        let event = self.build(draft, &cited, &auth).await?;
-        self.authorise(&event, &auth)?;
-        if before != self.head.root {
-            // Not all extremities are cited: it must be allowed by the whole current state too.
-            let current = self.auth_state(self.head.root, key).await?;
-            self.authorise(&event, &current)?;
-        }
+        let before = if self.head.sidelined.is_none() {
+            self.head.resolved
+        } else {
+            self.resolve(&self.head.cited_roots()).await?
+        };
+        let event = self.build_on(before, draft).await?;
         let after = self.state_after(before, &event).await?;
-        self.place_on_head(Placed {
+        self.add_event(&event);
+        let front = self.front_after(Extremity::of(&event, after), &event.prev.iter().copied().collect()).await?;
+        // It names all extremities, so nearly always it is the only one then.
+        let resolved = match &*front.roots() {
+            [root] => *root,
+            roots => self.resolve(roots).await?,
+        };
+        let placed = Placed {
             event: event.clone(),
             before,
             after,
             had: None,
             redacted_by: None,
             gap: Vec::new(),
-        })
-        .await?;
+            follows: Follows::Named,
+        };
+        self.place(&placed, front, resolved).await?;
         Ok(event)
     }
 
-    /// Builds and authorises an event without placing it: it is sent elsewhere first.
-    pub(crate) async fn draft_only(mut self, draft: &Draft) -> Result<Pdu, RoomsError> {
-        let cited = self.cited();
-        let before = self.state_before(&cited).await?;
-        let key = (&*draft.event_type, &*draft.sender, draft.state_key.as_deref(), &*draft.content);
-        let auth = self.auth_state(before, key).await?;
-        let event = self.build(draft, &cited, &auth).await?;
+    /// An event that names all extremities of the head, whose states resolve to `before`, authorised.
+    async fn build_on(&mut self, before: Root, draft: &Draft) -> Result<Arc<StoredEvent>, RoomsError> {
+        let auth = self.auth_state(before, draft.auth_key()).await?;
+        let event = self.build(draft, &auth).await?;
         self.authorise(&event, &auth)?;
-        Ok(event.pdu.as_received().clone())
-    }
-
-    /// The extremities that the next event names: the deepest.
-    fn cited(&self) -> Vec<Extremity> {
-        let mut cited = self.head.extremities.clone();
-        cited.sort_by(|a, b| b.depth.cmp(&a.depth).then_with(|| a.event_id.cmp(&b.event_id)));
-        cited.truncate(PREV_EVENTS_CITED_MAX);
-        cited
-    }
-
-    async fn state_before(&mut self, cited: &[Extremity]) -> Result<Root, RoomsError> {
-        if cited.len() == self.head.extremities.len() {
-            return Ok(self.head.root);
+        if before != self.head.resolved {
+            // Not all extremities are named: it must be allowed by the whole current state too.
+            let current = self.auth_state(self.head.resolved, draft.auth_key()).await?;
+            self.authorise(&event, &current)?;
         }
-        let roots: Vec<Root> = cited.iter().map(|extremity| extremity.after).collect();
-        self.resolve(&roots).await
+        Ok(event)
+    }
+
+    /// Builds and authorises an event without placing it.
+    async fn draft_only(mut self, draft: &Draft, ahead: &Ahead) -> Result<Drafted, RoomsError> {
+        let before = if self.head.sidelined.is_none() {
+            self.head.resolved
+        } else {
+            let roots = self.head.cited_roots();
+            match self.resolved(&roots, ahead) {
+                Some(before) => before,
+                None => return Ok(Drafted::Resolve(self.fork(roots))),
+            }
+        };
+        let event = self.build_on(before, draft).await?;
+        Ok(Drafted::Built(event.pdu.as_received().clone()))
     }
 
     /// The state after an event, given the state before it.
@@ -253,40 +322,17 @@ impl Turn {
         self.apply(before, &[((&event_type, state_key), Some(entry))]).await
     }
 
-    /// Places an event that follows the current extremities that it names.
-    pub(crate) async fn place_on_head(&mut self, placed: Placed) -> Result<(), RoomsError> {
-        let behind = placed.event.prev.iter().copied().collect();
-        self.place_after(placed, &behind).await
-    }
-
-    /// Places an event that comes after the events `behind`, which are extremities no more.
-    pub(crate) async fn place_after(&mut self, placed: Placed, behind: &HashSet<EventNum>) -> Result<(), RoomsError> {
+    /// Places the first event of a room.
+    pub(crate) async fn place_first(&mut self, placed: Placed) -> Result<(), RoomsError> {
         let event = &placed.event;
-        // The resolution below reads it already.
         self.add_event(event);
-        let mut extremities = self.head.extremities.clone();
-        extremities.retain(|extremity| !behind.contains(&extremity.num));
-        extremities.push(Extremity {
-            num: event.num,
-            event_id: event.pdu.owned_event_id(),
-            depth: event.pdu.depth(),
-            after: placed.after,
-        });
-        if extremities.len() > crate::EXTREMITIES_MAX {
-            extremities.sort_by(|a, b| b.depth.cmp(&a.depth).then_with(|| a.event_id.cmp(&b.event_id)));
-            extremities.truncate(crate::EXTREMITIES_MAX);
-        }
-        let roots: Vec<Root> = extremities.iter().map(|extremity| extremity.after).collect();
-        let root = self.resolve(&roots).await?;
-        self.place(&placed, extremities, root).await
+        let front = self.front_after(Extremity::of(event, placed.after), &HashSet::new()).await?;
+        self.place(&placed, front, placed.after).await
     }
 
-    async fn build(
-        &mut self,
-        draft: &Draft,
-        cited: &[Extremity],
-        auth: &AuthState,
-    ) -> Result<Arc<StoredEvent>, RoomsError> {
+    /// An event that names all extremities of the head.
+    async fn build(&mut self, draft: &Draft, auth: &AuthState) -> Result<Arc<StoredEvent>, RoomsError> {
+        let cited = self.head.extremities.clone();
         let mut builder = PduBuilder::new(draft.sender.clone(), draft.event_type.clone(), draft.content.clone());
         builder.room_id = Some(self.room.clone());
         builder.state_key.clone_from(&draft.state_key);
@@ -301,7 +347,7 @@ impl Turn {
         builder.origin_server_ts = draft.timestamp_ms.unwrap_or_else(|| self.rooms.inner.clock.now_ms());
         if self.rules.events_reference_format == EventsReferenceFormatVersion::V1 {
             let mut named: Vec<Arc<StoredEvent>> = authorising.iter().map(|event| (*event).clone()).collect();
-            for extremity in cited {
+            for extremity in &cited {
                 named.push(self.event(extremity.num).await?);
             }
             for event in named {

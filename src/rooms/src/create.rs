@@ -12,7 +12,7 @@ use store::{Batch, CommitError, Record};
 
 use crate::{
     Rooms, RoomsError,
-    advance::{MEMBER, Placed},
+    advance::{Follows, MEMBER, Placed},
     append::{ATTEMPTS_MAX, Draft},
     membership::member_content,
     room::RoomInfo,
@@ -251,8 +251,16 @@ impl Rooms {
         turn.name(create.pdu.event_id(), create.num);
         let before = Root::EMPTY;
         let after = turn.state_after(before, &create).await?;
-        turn.place_on_head(Placed { event: create, before, after, had: None, redacted_by: None, gap: Vec::new() })
-            .await?;
+        let placed = Placed {
+            event: create,
+            before,
+            after,
+            had: None,
+            redacted_by: None,
+            gap: Vec::new(),
+            follows: Follows::Named,
+        };
+        turn.place_first(placed).await?;
         for draft in drafts {
             turn.append(draft).await?;
         }

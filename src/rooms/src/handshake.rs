@@ -12,11 +12,12 @@ use store::CommitError;
 
 use crate::{
     Rooms, RoomsError,
-    advance::{MEMBER, Placed},
+    advance::{Follows, MEMBER, Placed},
     append::{ATTEMPTS_MAX, Draft, Sent},
     create::raw,
     membership::member_content,
     ports::RemoteError,
+    resolve::{Ahead, Fork},
     serve::Asker,
     snapshot::Root,
     tables::Metas,
@@ -76,7 +77,7 @@ impl Rooms {
             content.insert("join_authorised_via_users_server".to_owned(), authoriser.as_str().into());
         }
         let draft = Draft::state(user, MEMBER, user.as_str(), raw(&content)?);
-        let pdu = self.turn(room).await?.draft_only(&draft).await?;
+        let pdu = self.draft_only(room, &draft).await?;
         let mut object: Map<String, Value> = serde_json::from_str(pdu.json().get())
             .map_err(|error| RoomsError::corrupt(format!("a template: {error}")))?;
         for field in ["event_id", "hashes", "signatures"] {
@@ -191,6 +192,7 @@ impl Rooms {
             return Err(bad("the room is too large"));
         }
         let entrance = self.take_room_in(origin, room, rules, answer).await?;
+        let mut ahead = Ahead::default();
         for _ in 0..ATTEMPTS_MAX {
             let turn = match self.head(&self.inner.store.view(), room).await? {
                 Some(_) => self.turn(room).await?,
@@ -206,14 +208,18 @@ impl Rooms {
             if turn.info.create != entrance.create.num {
                 return Err(bad("the room begins with another event"));
             }
-            let Some(in_flight) = turn.enter(&entrance).await? else { break };
-            match in_flight.await {
-                Ok(_) => break,
-                // Another user entered at the same time, or the room went on.
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+            match turn.enter(&entrance, &ahead).await? {
+                Entering::Known => break,
+                Entering::Resolve(fork) => self.resolve_ahead(fork, &mut ahead).await?,
+                Entering::Queued(in_flight) => match in_flight.await {
+                    Ok(_) => break,
+                    // Another user entered at the same time, or the room went on.
+                    Err(CommitError::Conflict) => {}
+                    Err(error) => return Err(error.into()),
+                },
             }
         }
+        self.catch_up(room).await?;
         let status = self.meta(&self.inner.store.view(), entrance.event.num).await?.status;
         self.sent(status, entrance.event.pdu.as_received()).await
     }
@@ -230,15 +236,24 @@ pub(crate) struct Entrance {
     pub(crate) gap: Vec<OwnedEventId>,
 }
 
+/// What came of a turn that was to let a join in.
+enum Entering {
+    /// It has its place already.
+    Known,
+    /// States have to be resolved before.
+    Resolve(Fork),
+    Queued(InFlight),
+}
+
 impl Turn {
-    /// Gives a join that another server let in its place, and queues it; nothing is to be waited for if it has its place already.
+    /// Gives a join that another server let in its place, and queues it.
     ///
     /// Nobody asks the current state here whether it allows the join: the others in the room have it.
-    async fn enter(mut self, entrance: &Entrance) -> Result<Option<InFlight>, RoomsError> {
+    async fn enter(mut self, entrance: &Entrance, ahead: &Ahead) -> Result<Entering, RoomsError> {
         let event = &entrance.event;
         match self.meta(event.num).await?.status {
             EventStatus::Missing | EventStatus::Outlier | EventStatus::SoftFailed => {}
-            EventStatus::Accepted => return Ok(None),
+            EventStatus::Accepted => return Ok(Entering::Known),
             EventStatus::Rejected(reason) => return Err(RoomsError::Forbidden(reason)),
         }
         let had = self.view.get::<Metas>(&event.num).await?;
@@ -246,7 +261,12 @@ impl Turn {
         let behind = self.behind(event).await?;
         if self.joined_of(self.rooms.server_name()).await? == 0 {
             self.head.extremities = self.untold(entrance).await?;
+            self.forget_sidelined();
         }
+        self.add_event(event);
+        let front = self.front_after(Extremity::of(event, entrance.after), &behind).await?;
+        let roots = front.roots();
+        let Some(resolved) = self.resolved(&roots, ahead) else { return Ok(Entering::Resolve(self.fork(roots))) };
         let placed = Placed {
             event: event.clone(),
             before: entrance.before,
@@ -254,9 +274,10 @@ impl Turn {
             had: Some(had),
             redacted_by,
             gap: entrance.gap.clone(),
+            follows: Follows::Named,
         };
-        self.place_after(placed, &behind).await?;
-        self.submit(false).await.map(Some)
+        self.place(&placed, front, resolved).await?;
+        self.submit(false).await.map(Entering::Queued)
     }
 
     /// Those of the head's extremities that are state set by this server's users which the told state knows nothing of, like a leave

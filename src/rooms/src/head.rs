@@ -44,6 +44,11 @@ impl<K: Eq + Hash, V> Queued<K, V> {
         self.0.get(key).map(|(_, value)| value)
     }
 
+    /// All that is here, settled or not.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(key, (_, value))| (key, value))
+    }
+
     pub(crate) fn insert(&mut self, flight: u64, key: K, value: V) {
         self.0.insert(key, (flight, value));
     }
@@ -72,6 +77,8 @@ pub(crate) struct PendingRoom {
     pub(crate) nums: Queued<OwnedEventId, EventNum>,
     pub(crate) metas: Queued<EventNum, EventMeta>,
     pub(crate) servers: Queued<OwnedServerName, u64>,
+    /// Extremities that are sidelined, or are it no more.
+    pub(crate) sidelined: Queued<EventNum, bool>,
     pub(crate) txns: Queued<TxnKey, ()>,
 }
 
@@ -88,6 +95,7 @@ impl PendingRoom {
             nums: Queued::new(),
             metas: Queued::new(),
             servers: Queued::new(),
+            sidelined: Queued::new(),
             txns: Queued::new(),
         }
     }
@@ -143,6 +151,7 @@ impl PendingRoom {
         self.nums.clean(settled);
         self.metas.clean(settled);
         self.servers.clean(settled);
+        self.sidelined.clean(settled);
         self.txns.clean(settled);
     }
 }

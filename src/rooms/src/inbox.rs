@@ -241,6 +241,12 @@ impl Rooms {
 
     /// Works on a room's inbox until nothing is left that can be done now, asking other servers one after another.
     pub async fn work_inbox(&self, room: &RoomId) -> Result<InboxProgress, RoomsError> {
+        if let Some(head) = self.head(&self.inner.store.view(), room).await?
+            && head.root != head.resolved
+        {
+            // The program ended in the middle of a great change of the state.
+            self.catch_up(room).await?;
+        }
         let mut progress = InboxProgress::default();
         self.look_at_quarantine(Some(room)).await?;
         self.inner.inbox.lock().make_all_ready(room, self.inner.clock.now_ms());

@@ -54,7 +54,7 @@ impl Rooms {
         let view = self.inner.store.view();
         let info = self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let draft = Draft::state(sender, MEMBER, target.as_str(), content);
-        let pdu = self.turn(room).await?.draft_only(&draft).await?;
+        let pdu = self.draft_only(room, &draft).await?;
         let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let mut stripped = self.stripped_events(&view, room, head.root).await?;
         if let Some(member) = self.state_event(&view, room, head.root, MEMBER, sender.as_str()).await? {

@@ -14,10 +14,12 @@ mod aliases;
 mod annotations;
 mod append;
 mod context;
+mod cpu;
 mod create;
 mod directory;
 mod error;
 mod events;
+mod extremities;
 mod filter;
 mod format;
 mod handshake;
@@ -65,6 +67,7 @@ use store::Store;
 pub use self::{
     append::{Extra, Sender, Sent},
     context::{CONTEXT_LIMIT_MAX, Context},
+    cpu::{Cpu, CpuShare},
     create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     error::RoomsError,
@@ -100,7 +103,7 @@ pub use self::{
     txn_ids::TXN_KEPT_MS,
     types::{
         EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow,
-        RoomHead, StoredEvent, TimelineIndex,
+        RoomHead, Sidelined, StoredEvent, TimelineIndex,
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
     unread::{Count, NewEvents, UnreadCounts},
@@ -110,11 +113,9 @@ pub use self::{
 use self::{events::EventStore, head::Heads, resolve::Resolutions, snapshot::StateTree};
 pub use event::visibility::Visibility;
 
-/// Forward extremities kept of a room. Beyond it the least deep are forgotten until another event names them.
-pub const EXTREMITIES_MAX: usize = 64;
-
-/// Prev events that an event of this server names.
-pub const PREV_EVENTS_CITED_MAX: usize = 10;
+/// Forward extremities in a room's head: as many as an event may name (room versions, "Event format": `prev_events`), so that each
+/// event of this server names them all and leaves one.
+pub const EXTREMITIES_MAX: usize = event::PREV_EVENTS_MAX;
 
 /// What the name of the server's identity is in the store.
 const IDENTITY: &str = "server_name";
@@ -137,6 +138,8 @@ pub struct Config {
     pub event_cache_bytes: u64,
     /// Memory for nodes of state trees, in bytes.
     pub node_cache_bytes: u64,
+    /// Who may compute for long, resolving states: the bound may be shared with others.
+    pub cpu: Cpu,
 }
 
 impl Config {
@@ -149,6 +152,7 @@ impl Config {
             federate_by_default: true,
             event_cache_bytes: 32 << 20,
             node_cache_bytes: 32 << 20,
+            cpu: Cpu::default(),
         }
     }
 }

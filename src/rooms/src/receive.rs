@@ -23,21 +23,20 @@ use std::{
 use event::{Pdu, RoomVersionRules, auth};
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::StateEventType};
 use serde_json::value::RawValue;
-use store::{Range, View};
+use store::{CommitError, Range, View};
 
 use self::authority::ASKED_ELSEWHERE_MAX;
 pub(crate) use self::merge::Prepared;
 pub use self::outcome::Received;
 use crate::{
     Rooms, RoomsError,
-    advance::MEMBER,
-    append::{Extra, Sent},
+    advance::{Follows, MEMBER},
+    append::{Extra, Own, Sent},
     handshake::{Entrance, ROOM_EVENTS_MAX, RoomState},
     ports::{Reach, RemoteError, RemoteRooms},
     snapshot::{Entry, Overlay, Root},
     state::source,
     tables::{Holes, JoinedServers},
-    txn_ids::TxnKey,
     types::{EventNum, EventStatus, Membership, StoredEvent},
 };
 
@@ -157,26 +156,44 @@ impl Rooms {
         taken.await.map_err(|_| RemoteError::NotReachable(origin.to_owned()))?
     }
 
-    /// Places an event of one of this server's users that was signed before it had its place.
-    pub(crate) async fn place_own(
-        &self,
-        room: &RoomId,
-        pdu: Pdu,
-        answers: Option<TxnKey>,
-        extra: Extra<'_>,
-    ) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
-        let rules = self.rules(&view, room).await?;
+    /// Places an event of one of this server's users that was built before it has its place. Fails with a conflict if an event that
+    /// it follows was never written.
+    pub(crate) async fn place_own(&self, room: &RoomId, own: Own, extra: Extra<'_>) -> Result<Sent, RoomsError> {
+        self.wait_until_written(room, &own.pdu).await?;
+        let rules = self.rules(&self.inner.store.view(), room).await?;
         let intake = Intake::new(self, room, rules, self.server_name(), Reach::AtHand);
-        let event = intake.name_event(pdu.clone()).await?;
+        let event = intake.name_event(own.pdu.clone()).await?;
         let mut overlay = Overlay::new();
         let view = self.inner.store.view();
-        let before = intake.state_before(&view, &event, &mut overlay).await?;
-        let before = before.ok_or_else(|| RoomsError::corrupt("an event of ours follows unknown ones"))?;
+        let before = intake.state_before(&view, &event, &mut overlay).await?.ok_or(CommitError::Conflict)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
-        let prepared = Prepared { event, before, after, overlay, gap: Vec::new(), inbox: None, answers };
+        self.store_large(room, &mut overlay).await?;
+        let prepared = Prepared {
+            event,
+            before,
+            after,
+            overlay,
+            gap: Vec::new(),
+            inbox: None,
+            follows: Follows::Named,
+            answers: own.answers,
+            annotation: own.annotation,
+        };
         let status = self.merge(room, &prepared, false, extra).await?;
-        self.sent(status, &pdu).await
+        self.sent(status, &own.pdu).await
+    }
+
+    /// Waits while events that `pdu` names are in batches on their way to the store.
+    async fn wait_until_written(&self, room: &RoomId, pdu: &Pdu) -> Result<(), RoomsError> {
+        loop {
+            let turn = self.turn(room).await?;
+            if !pdu.prev_events().any(|id| turn.is_queued(id)) {
+                return Ok(());
+            }
+            let answer = turn.next_answer();
+            drop(turn);
+            answer.wait().await;
+        }
     }
 
     /// An event of `origin`, if its format, signatures and hash are right.
@@ -240,7 +257,7 @@ impl Rooms {
             .await?
             .map_err(RemoteError::BadAnswer)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
-        intake.store_nodes(&mut overlay).await?;
+        self.store_nodes(room, &mut overlay).await?;
         let view = intake.view();
         let create = self.state_event(&view, room, before, "m.room.create", "").await?;
         let create = create.ok_or_else(|| RemoteError::BadAnswer("the state has no create event".to_owned()))?;
@@ -294,19 +311,19 @@ impl Intake<'_> {
         let event = self.name_event(pdu).await?;
         let mut overlay = Overlay::new();
         let view = self.view();
-        let known = match bridged.before {
+        let (known, follows) = match bridged.before {
             Some((before, nodes)) => {
                 overlay = nodes;
-                Some(before)
+                (Some(before), Follows::Nothing)
             }
-            None => self.state_before(&view, &event, &mut overlay).await?,
+            None => (self.state_before(&view, &event, &mut overlay).await?, Follows::Named),
         };
         let before = match known {
             Some(before) => before,
             None => {
                 // Only one that fails by its own auth events comes here: its state stays unknown.
                 let reason = by_own.err().unwrap_or_else(|| "the events before it are unknown".to_owned());
-                return self.store_rejected(&event, Root::EMPTY, reason, &Overlay::new(), inbox).await;
+                return self.store_rejected(&event, Root::EMPTY, reason, Overlay::new(), inbox).await;
             }
         };
         let verdict = match by_own {
@@ -314,13 +331,24 @@ impl Intake<'_> {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = verdict {
-            return self.store_rejected(&event, before, reason, &overlay, inbox).await;
+            return self.store_rejected(&event, before, reason, overlay, inbox).await;
         }
         let after = self.apply(&view, before, &event, &mut overlay).await?;
         if place == Place::History || self.is_history(&view, &event).await? {
             return self.store_behind(event, (before, after), EventStatus::Accepted, overlay, inbox).await;
         }
-        self.merge(Prepared { event, before, after, overlay, gap: bridged.missing, inbox, answers: None }).await
+        self.merge(Prepared {
+            event,
+            before,
+            after,
+            overlay,
+            gap: bridged.missing,
+            inbox,
+            follows,
+            answers: None,
+            annotation: None,
+        })
+        .await
     }
 
     /// The status of an event that has its place already.

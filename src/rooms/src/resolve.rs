@@ -4,6 +4,9 @@
 //! keys, every key of the common state that authorising the full conflicted set reads, and the auth difference that the
 //! state trees know how to find. Of the answer only the conflicted keys count, where absence is an answer too; the rest is
 //! what all forks have in common.
+//!
+//! No room's turn waits for a resolution: who needs one gives the turn back, has it made [ahead](Rooms::resolve_ahead), and
+//! comes again. If the states to resolve are others by then, it is made once more.
 
 use std::{
     cell::RefCell,
@@ -16,39 +19,73 @@ use event::{
     resolve::{EventIdSet, resolve},
 };
 use quick_cache::sync::Cache;
-use ruma::{EventId, OwnedEventId, events::StateEventType};
-use tokio::sync::Semaphore;
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::StateEventType};
+use store::{Batch, View};
 
 use crate::{
     Rooms, RoomsError,
-    snapshot::{AuthEdges, Conflict, Entry, EventEdges, Overlay, OwnedStateKey, Root, Source, auth_difference},
+    cpu::{Cpu, CpuShare},
+    snapshot::{
+        AuthDiffError, AuthEdges, Conflict, Entry, EventEdges, Overlay, OwnedStateKey, Root, Source, auth_difference,
+    },
     types::{EventNum, StoredEvent},
 };
 
 /// Resolutions whose outcome is remembered.
 const CACHED_MAX: usize = 1_000;
 
-/// Resolutions of large sets that compute at the same time.
-const COMPUTING_MAX: usize = 2;
-
-/// Full conflicted sets up to this size are resolved on the spot, larger ones on a thread of their own.
+/// Full conflicted sets up to this size are resolved on the spot, larger ones on a thread of their own, a few at a time.
 const INLINE_EVENTS_MAX: usize = 200;
 
 /// How often the algorithm may ask for more events than were loaded beforehand.
 const LOAD_ROUNDS_MAX: usize = 100;
 
-/// What to change in the first of several states (in the order of their roots) to get their resolution.
-type Outcome = Arc<Vec<(OwnedStateKey, Option<Entry>)>>;
+/// Events of a full conflicted set beyond which states are not resolved.
+const CONFLICTED_EVENTS_MAX: usize = 200_000;
+
+/// Events read before other tasks get their turn.
+const READS_PER_TURN: usize = 256;
+
+/// Nodes of state trees in one batch, in bytes.
+const CHUNK_BYTES_MAX: usize = 512 * 1024;
+
+/// How to get the resolution of several states from one of them: the one that needs the fewest changes.
+struct Changes {
+    base: Root,
+    changes: Vec<(OwnedStateKey, Option<Entry>)>,
+}
+
+type Outcome = Arc<Changes>;
+
+/// States to resolve outside of a room's turn, with what queued batches hold of them.
+pub(crate) struct Fork {
+    pub(crate) room: OwnedRoomId,
+    pub(crate) rules: &'static RoomVersionRules,
+    pub(crate) view: View,
+    /// Each once, in order.
+    pub(crate) roots: Vec<Root>,
+    pub(crate) overlays: Vec<Arc<Overlay>>,
+    pub(crate) events: HashMap<EventNum, Arc<StoredEvent>>,
+}
+
+/// Resolutions made for one operation, whose nodes are stored.
+#[derive(Default)]
+pub(crate) struct Ahead(Vec<(Vec<Root>, Root)>);
+
+impl Ahead {
+    pub(crate) fn get(&self, roots: &[Root]) -> Option<Root> {
+        self.0.iter().find(|(forks, _)| forks == roots).map(|(_, resolved)| *resolved)
+    }
+}
 
 /// Outcomes by the set of roots. They are changes and not a root, because whether a root's nodes are stored is another question.
 pub(crate) struct Resolutions {
     outcomes: Cache<Box<[Root]>, Outcome>,
-    computing: Semaphore,
 }
 
 impl Resolutions {
     pub(crate) fn new() -> Self {
-        Self { outcomes: Cache::new(CACHED_MAX), computing: Semaphore::new(COMPUTING_MAX) }
+        Self { outcomes: Cache::new(CACHED_MAX) }
     }
 }
 
@@ -86,6 +123,17 @@ impl AuthEdges for Reader<'_> {
             edges.push(EventEdges { generation: event.generation, auth: event.auth.clone(), key });
         }
         Ok(edges)
+    }
+}
+
+impl From<AuthDiffError<RoomsError>> for RoomsError {
+    fn from(error: AuthDiffError<RoomsError>) -> Self {
+        match error {
+            AuthDiffError::Store(error) => error.into(),
+            AuthDiffError::Edges(error) => error,
+            AuthDiffError::TooManyForks(count) => Self::TooLarge(format!("{count} states to resolve")),
+            AuthDiffError::EdgesCount { .. } => Self::corrupt(error.to_string()),
+        }
     }
 }
 
@@ -141,8 +189,37 @@ impl Rooms {
                 outcome
             }
         };
-        let changes: Vec<_> = outcome.iter().map(|(key, entry)| (key.as_key(), *entry)).collect();
-        Ok(self.inner.tree.apply(source, first, &changes, overlay).await?)
+        let changes: Vec<_> = outcome.changes.iter().map(|(key, entry)| (key.as_key(), *entry)).collect();
+        Ok(self.inner.tree.apply(source, outcome.base, &changes, overlay).await?)
+    }
+
+    /// Resolves states outside of any turn, stores the nodes of the outcome, and adds it to `ahead`.
+    pub(crate) async fn resolve_ahead(&self, fork: Fork, ahead: &mut Ahead) -> Result<(), RoomsError> {
+        let mut overlay = Overlay::new();
+        let resolved = {
+            let overlays: Vec<&Overlay> = fork.overlays.iter().map(|overlay| &**overlay).collect();
+            let source = Source { room: &fork.room, view: &fork.view, overlays: &overlays };
+            let queued = |num: EventNum| fork.events.get(&num).cloned();
+            self.resolve(&source, &queued, fork.rules, &fork.roots, &mut overlay).await?
+        };
+        self.store_nodes(&fork.room, &mut overlay).await?;
+        ahead.0.push((fork.roots, resolved));
+        Ok(())
+    }
+
+    /// Stores nodes of a state before the batch that makes something point to it, in chunks: they may be too many for one batch. Until
+    /// then nothing reaches them, and what is left of an operation that failed is [swept](crate::snapshot::StateTree::sweep_page) with the rest.
+    pub(crate) async fn store_nodes(&self, room: &RoomId, overlay: &mut Overlay) -> Result<(), RoomsError> {
+        while overlay.bytes_left() > 0 {
+            let mut chunk = Batch::new();
+            overlay.write_chunk(&mut chunk, room, CHUNK_BYTES_MAX);
+            chunk.relaxed();
+            if let Err(error) = self.inner.store.commit(chunk).await {
+                overlay.restart_chunks();
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     async fn resolve_forks(
@@ -150,22 +227,28 @@ impl Rooms {
         reader: &Reader<'_>,
         rules: &'static RoomVersionRules,
         forks: &[Root],
-    ) -> Result<Vec<(OwnedStateKey, Option<Entry>)>, RoomsError> {
-        let difference = auth_difference(&self.inner.tree, reader.source, forks, reader)
-            .await
-            .map_err(|error| RoomsError::corrupt(error.to_string()))?;
+    ) -> Result<Changes, RoomsError> {
+        let difference = auth_difference(&self.inner.tree, reader.source, forks, reader).await?;
         let conflicts = difference.conflicts;
+        let size = conflicts.len() + difference.events.len();
+        if size > CONFLICTED_EVENTS_MAX {
+            return Err(RoomsError::TooLarge(format!("{size} events to resolve")));
+        }
+        // Taken before the events are read, so that those of a few only are in memory.
+        let share = if size > INLINE_EVENTS_MAX { Some(self.inner.config.cpu.share().await) } else { None };
         let mut full: BTreeMap<EventNum, Arc<StoredEvent>> = BTreeMap::new();
         let mut conflicted = Vec::new();
         let entries: Vec<Entry> = conflicts.iter().flat_map(|conflict| &conflict.entries).flatten().copied().collect();
-        for entry in entries {
+        for (read, entry) in entries.into_iter().enumerate() {
+            give_way(read).await;
             if let btree_map::Entry::Vacant(place) = full.entry(entry.event) {
                 place.insert(reader.event(entry.event).await?);
                 conflicted.push(entry.event);
             }
         }
         let mut in_difference = EventIdSet::new();
-        for reached in &difference.events {
+        for (read, reached) in difference.events.iter().enumerate() {
+            give_way(read).await;
             let event = reader.event(reached.event).await?;
             in_difference.insert(event.pdu.owned_event_id());
             full.insert(reached.event, event);
@@ -183,8 +266,9 @@ impl Rooms {
         // In the chain of one fork and not of the others: that is all the algorithm asks of a chain.
         auth_chains[0] = in_difference;
         let problem = Problem { rules, forks: states, auth_chains, subgraph, events };
-        let resolved = self.run_resolution(reader, problem, full.len()).await?;
-        outcome_of(&conflicts, &full, &resolved)
+        let resolved = self.run_resolution(reader, problem, share.as_ref()).await?;
+        drop(share);
+        changes_of(forks, &conflicts, &full, &resolved)
     }
 
     /// The forks' states at the conflicted keys and at those that authorising the full conflicted set reads.
@@ -237,20 +321,18 @@ impl Rooms {
         &self,
         reader: &Reader<'_>,
         mut problem: Problem,
-        size: usize,
+        share: Option<&CpuShare>,
     ) -> Result<StateMap, RoomsError> {
         for _ in 0..LOAD_ROUNDS_MAX {
             let (result, missed);
-            if size <= INLINE_EVENTS_MAX {
-                (result, missed) = problem.run();
-            } else {
-                let _permit = self.inner.resolutions.computing.acquire().await;
-                let task = tokio::task::spawn_blocking(move || {
+            if let Some(share) = share {
+                let ran = Cpu::run(share, move || {
                     let ran = problem.run();
                     (problem, ran)
                 });
-                let ran = task.await.map_err(|error| ResolveError::Failed(error.to_string()))?;
-                (problem, (result, missed)) = ran;
+                (problem, (result, missed)) = ran.await.map_err(ResolveError::Failed)?;
+            } else {
+                (result, missed) = problem.run();
             }
             let mut found = false;
             for id in missed {
@@ -287,6 +369,7 @@ async fn conflicted_subgraph(
             if found.contains_key(ancestor) {
                 continue;
             }
+            give_way(found.len()).await;
             let event = reader.event(*ancestor).await?;
             if event.generation >= lowest {
                 found.insert(*ancestor, event);
@@ -326,6 +409,7 @@ async fn load_authority(
         if loaded.contains_key(&num) {
             continue;
         }
+        give_way(loaded.len()).await;
         let event = reader.event(num).await?;
         if is_power_levels(&event) {
             open.extend(event.auth.iter());
@@ -339,15 +423,24 @@ fn is_power_levels(event: &StoredEvent) -> bool {
     event.pdu.event_type() == "m.room.power_levels"
 }
 
-/// What the resolved state has at the conflicted keys.
-fn outcome_of(
+/// Lets other tasks run now and then: what is cached is read without any waiting.
+async fn give_way(done: usize) {
+    if done % READS_PER_TURN == READS_PER_TURN - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The changes to one of the forks that give the resolved state.
+fn changes_of(
+    forks: &[Root],
     conflicts: &[Conflict],
     full: &BTreeMap<EventNum, Arc<StoredEvent>>,
     resolved: &StateMap,
-) -> Result<Vec<(OwnedStateKey, Option<Entry>)>, RoomsError> {
+) -> Result<Changes, RoomsError> {
     let by_id: HashMap<OwnedEventId, &Arc<StoredEvent>> =
         full.values().map(|event| (event.pdu.owned_event_id(), event)).collect();
     let mut outcome = Vec::with_capacity(conflicts.len());
+    let mut differing = vec![0_usize; forks.len()];
     for conflict in conflicts {
         let (kind, state_key) = conflict.key.as_key();
         let entry = match resolved.get(&(StateEventType::from(kind), state_key.to_owned())) {
@@ -359,7 +452,17 @@ fn outcome_of(
                 Some(Entry { event: event.num, generation: event.generation })
             }
         };
-        outcome.push((conflict.key.clone(), entry));
+        for (differing, has) in differing.iter_mut().zip(&conflict.entries) {
+            *differing += usize::from(*has != entry);
+        }
+        outcome.push(entry);
     }
-    Ok(outcome)
+    let base = (0..forks.len()).min_by_key(|fork| differing[*fork]).unwrap_or(0);
+    let mut changes = Vec::with_capacity(differing[base]);
+    for (conflict, entry) in conflicts.iter().zip(outcome) {
+        if conflict.entries[base] != entry {
+            changes.push((conflict.key.clone(), entry));
+        }
+    }
+    Ok(Changes { base: forks[base], changes })
 }

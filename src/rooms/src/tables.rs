@@ -158,6 +158,11 @@ table! {
 }
 
 table! {
+    /// Forward extremities for which the room's head has no place, by the server that sent them: the state after the event.
+    pub(crate) SidelinedExtremities = 56, Ranges: (Room, Text<OwnedServerName>, EventNum) => Root
+}
+
+table! {
     /// Events that an event of the graph names as predecessors and that have no place in the graph themselves: when they come,
     /// they are history and not news.
     pub(crate) Holes = 60, Points: EventNum => ()
@@ -207,6 +212,7 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Secrets>(),
     TableInfo::of::<Quarantine>(),
     TableInfo::of::<Edges>(),
+    TableInfo::of::<SidelinedExtremities>(),
     TableInfo::of::<Holes>(),
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),

@@ -15,9 +15,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     Rooms, RoomsError,
+    advance::MEMBER,
+    extremities::Front,
     head::{NextAnswer, Outcome, PendingRoom, RoomSlot},
+    resolve::{Ahead, Fork},
     room::RoomInfo,
-    snapshot::{Entry, Overlay, Root, Source},
+    snapshot::{Entry, Overlay, Root, Source, StateChange},
     tables::{EventNums, Heads, LastPositions, Metas},
     txn_ids::TxnKey,
     types::{EventMeta, EventNum, EventStatus, RoomHead, StoredEvent},
@@ -68,6 +71,7 @@ pub(crate) struct Turn {
     /// Changed metas of events that were there before: as read, and as they shall be.
     metas: HashMap<EventNum, (Option<EventMeta>, EventMeta)>,
     pub(crate) servers: HashMap<OwnedServerName, u64>,
+    pub(crate) sidelined: HashMap<EventNum, bool>,
     txn: Option<TxnKey>,
 }
 
@@ -154,11 +158,12 @@ impl Turn {
             new_nums: HashMap::new(),
             metas: HashMap::new(),
             servers: HashMap::new(),
+            sidelined: HashMap::new(),
             txn: None,
         })
     }
 
-    /// Reads the room's trees: `read` gets a source that sees this turn's nodes and those of queued batches.
+    /// The nodes of this turn and of queued batches, to read the room's trees with.
     fn overlays(&self) -> Vec<&Overlay> {
         let mut overlays: Vec<&Overlay> = self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
         overlays.push(&self.overlay);
@@ -196,29 +201,66 @@ impl Turn {
         Ok(self.rooms.inner.tree.apply(&source, root, changes, &mut self.overlay).await?)
     }
 
-    /// What differs between two states.
-    pub(crate) async fn diff(&self, old: Root, new: Root) -> Result<Vec<crate::snapshot::StateChange>, RoomsError> {
+    /// The first differences of two states, members last, and whether that is all.
+    pub(crate) async fn diff(
+        &self,
+        old: Root,
+        new: Root,
+        limit: usize,
+    ) -> Result<(Vec<StateChange>, bool), RoomsError> {
         let overlays = self.overlays();
         let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
-        Ok(self.rooms.inner.tree.diff(&source, old, new).await?)
+        let tree = &self.rooms.inner.tree;
+        let page = tree.diff_page(&source, old, new, ("", ""), limit).await?;
+        if page.next.is_none() {
+            return Ok((page.changes, true));
+        }
+        Ok(tree.diff_type_last(&source, old, new, MEMBER, limit).await?)
     }
 
-    /// The resolution of several states; one state is itself.
-    pub(crate) async fn resolve(&mut self, roots: &[Root]) -> Result<Root, RoomsError> {
-        if roots.iter().all(|root| *root == roots[0]) {
-            return Ok(roots.first().copied().unwrap_or(Root::EMPTY));
+    /// The resolution of these states (each once, in order), if that is known without resolving any.
+    pub(crate) fn resolved(&self, roots: &[Root], ahead: &Ahead) -> Option<Root> {
+        match roots {
+            [] => Some(Root::EMPTY),
+            [root] => Some(*root),
+            _ => ahead.get(roots),
         }
-        let mut overlay = std::mem::take(&mut self.overlay);
-        let result = {
-            let mut overlays: Vec<&Overlay> = self.pending.overlays.iter().map(|(_, overlay)| &**overlay).collect();
-            let before = overlay.clone();
-            overlays.push(&before);
+    }
+
+    /// The resolution of the states of what the head shall become, if that is known without resolving any.
+    pub(crate) fn resolved_front(&self, front: &Front, ahead: &Ahead) -> Option<Root> {
+        let roots = front.roots();
+        // While extremities are sidelined, the current state may owe something to states that count no more; what this server's
+        // events follow may not.
+        let reusable = self.head.sidelined.is_none() || front.sidelined.is_some();
+        if reusable && roots == self.head.roots() {
+            return Some(self.head.resolved);
+        }
+        self.resolved(&roots, ahead)
+    }
+
+    /// Resolves states within the turn. All senders to the room wait for that: only for who was overtaken too often.
+    pub(crate) async fn resolve(&mut self, roots: &[Root]) -> Result<Root, RoomsError> {
+        let mut overlay = self.overlay.clone();
+        let resolved = {
+            let overlays = self.overlays();
             let source = Source { room: &self.room, view: &self.view, overlays: &overlays };
             let queued = |num: EventNum| self.new_events.get(&num).or_else(|| self.pending.events.get(&num)).cloned();
-            self.rooms.resolve(&source, &queued, self.rules, roots, &mut overlay).await
+            self.rooms.resolve(&source, &queued, self.rules, roots, &mut overlay).await?
         };
         self.overlay = overlay;
-        result
+        Ok(resolved)
+    }
+
+    /// What is needed to resolve these states outside of the turn.
+    pub(crate) fn fork(&self, roots: Vec<Root>) -> Fork {
+        let mut overlays: Vec<Arc<Overlay>> =
+            self.pending.overlays.iter().map(|(_, overlay)| overlay.clone()).collect();
+        overlays.push(Arc::new(self.overlay.clone()));
+        let mut events: HashMap<EventNum, Arc<StoredEvent>> =
+            self.pending.events.iter().map(|(num, event)| (*num, event.clone())).collect();
+        events.extend(self.new_events.iter().map(|(num, event)| (*num, event.clone())));
+        Fork { room: self.room.clone(), rules: self.rules, view: self.view.clone(), roots, overlays, events }
     }
 
     /// A stored event, also one of a queued batch or of this turn.
@@ -228,6 +270,24 @@ impl Turn {
         }
         let event = self.rooms.event(&self.view, num).await?;
         event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))
+    }
+
+    /// As [`Turn::event`]; `None` if only the event's id is known.
+    pub(crate) async fn known_event(&self, num: EventNum) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        if let Some(event) = self.new_events.get(&num).or_else(|| self.pending.events.get(&num)) {
+            return Ok(Some(event.clone()));
+        }
+        self.rooms.event(&self.view, num).await
+    }
+
+    /// Whether a queued batch, or this one, makes an extremity sidelined or no longer so; `None` if none touches it.
+    pub(crate) fn pending_sidelined(&self, num: EventNum) -> Option<bool> {
+        self.sidelined.get(&num).or_else(|| self.pending.sidelined.get(&num)).copied()
+    }
+
+    /// All extremities that queued batches sidelined.
+    pub(crate) fn pending_sidelined_nums(&self) -> Vec<EventNum> {
+        self.pending.sidelined.iter().map(|(num, _)| *num).collect()
     }
 
     /// Whether an event is in a queued batch that isn't published yet.
@@ -360,6 +420,9 @@ impl Turn {
             self.batch.expect::<Metas>(num, read.as_ref());
             self.batch.put::<Metas>(num, meta);
         }
+        if self.overlay.bytes_left() + self.batch.bytes() > store::BATCH_BYTES_MAX / 2 {
+            self.rooms.store_nodes(&self.room, &mut self.overlay).await?;
+        }
         self.overlay.write(&mut self.batch, &self.room);
         if relaxed {
             self.batch.relaxed();
@@ -384,6 +447,9 @@ impl Turn {
         }
         for (server, count) in self.servers {
             pending.servers.insert(flight, server, count);
+        }
+        for (num, sidelined) in self.sidelined {
+            pending.sidelined.insert(flight, num, sidelined);
         }
         if let Some(txn) = self.txn {
             pending.txns.insert(flight, txn, ());

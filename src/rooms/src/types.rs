@@ -158,10 +158,26 @@ pub struct EventMeta {
     pub has_relations: bool,
 }
 
+impl Extremity {
+    /// An event with the state after it.
+    pub(crate) fn of(event: &StoredEvent, after: Root) -> Self {
+        Self { num: event.num, event_id: event.pdu.owned_event_id(), depth: event.pdu.depth(), after }
+    }
+}
+
 impl RoomHead {
     /// The head of a room without events.
     pub(crate) fn before_creation() -> Self {
-        Self { version: 0, root: Root::EMPTY, depth: 0, extremities: Vec::new(), joined_count: 0, invited_count: 0 }
+        Self {
+            version: 0,
+            root: Root::EMPTY,
+            resolved: Root::EMPTY,
+            depth: 0,
+            extremities: Vec::new(),
+            sidelined: None,
+            joined_count: 0,
+            invited_count: 0,
+        }
     }
 }
 
@@ -288,17 +304,32 @@ pub struct Extremity {
     pub after: Root,
 }
 
+/// Forward extremities for which the head has no place. They are rows of a table, and come back when there is one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sidelined {
+    /// How many there are.
+    pub count: u64,
+    /// The states that count in the resolution on their account, until the last of them has come back.
+    pub roots: Vec<Root>,
+    /// The server of the one that came back last: next is another's turn. Empty at first.
+    pub served: String,
+}
+
 /// What a room currently is: its forward extremities and resolved state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomHead {
     /// Counts every advance; what a writer expects.
     pub version: u64,
-    /// The resolved current state.
+    /// The current state, as members and everybody who reads the room have it.
     pub root: Root,
+    /// The resolution of the states after all extremities. Where it is far from `root`, that follows in steps.
+    pub resolved: Root,
     /// Highest depth among the extremities.
     pub depth: u64,
     /// Forward extremities, bounded by [`crate::EXTREMITIES_MAX`].
     pub extremities: Vec<Extremity>,
+    /// Those beyond the bound.
+    pub sidelined: Option<Sidelined>,
     /// Number of joined members in `root`.
     pub joined_count: u64,
     /// Number of invited members in `root`.
@@ -375,9 +406,19 @@ impl Value for RoomHead {
         Encode::<u8>::encode(&CODING, w);
         Encode::<u64>::encode(&self.version, w);
         Encode::<Root>::encode(&self.root, w);
+        Encode::<Root>::encode(&self.resolved, w);
         Encode::<u64>::encode(&self.depth, w);
         Encode::<u64>::encode(&self.joined_count, w);
         Encode::<u64>::encode(&self.invited_count, w);
+        Encode::<bool>::encode(&self.sidelined.is_some(), w);
+        if let Some(sidelined) = &self.sidelined {
+            Encode::<u64>::encode(&sidelined.count, w);
+            Encode::<String>::encode(&sidelined.served, w);
+            Encode::<u64>::encode(&(sidelined.roots.len() as u64), w);
+            for root in &sidelined.roots {
+                Encode::<Root>::encode(root, w);
+            }
+        }
         for extremity in &self.extremities {
             Encode::<EventNum>::encode(&extremity.num, w);
             Encode::<Text<OwnedEventId>>::encode(&extremity.event_id, w);
@@ -392,11 +433,21 @@ impl Value for RoomHead {
         let mut head = Self {
             version: u64::decode(r)?,
             root: Root::decode(r)?,
+            resolved: Root::decode(r)?,
             depth: u64::decode(r)?,
             joined_count: u64::decode(r)?,
             invited_count: u64::decode(r)?,
             extremities: Vec::new(),
+            sidelined: None,
         };
+        if bool::decode(r)? {
+            let (count, served) = (u64::decode(r)?, String::decode(r)?);
+            let mut roots = Vec::new();
+            for _ in 0..u64::decode(r)? {
+                roots.push(Root::decode(r)?);
+            }
+            head.sidelined = Some(Sidelined { count, roots, served });
+        }
         while r.finish().is_err() {
             head.extremities.push(Extremity {
                 num: EventNum::decode(r)?,
@@ -425,9 +476,10 @@ mod tests {
         assert_eq!(EventMeta::decode_value(&bytes).unwrap(), meta);
         assert!(EventMeta::decode_value(&bytes[..bytes.len() - 1]).is_err());
 
-        let head = RoomHead {
+        let mut head = RoomHead {
             version: 3,
             root: Root::EMPTY,
+            resolved: Root::EMPTY,
             depth: 4,
             extremities: vec![Extremity {
                 num: EventNum(1),
@@ -435,11 +487,15 @@ mod tests {
                 depth: 4,
                 after: Root::EMPTY,
             }],
+            sidelined: None,
             joined_count: 5,
             invited_count: 6,
         };
-        let bytes = encode_value_to_vec(&head);
-        assert_eq!(RoomHead::decode_value(&bytes).unwrap(), head);
-        assert!(RoomHead::decode_value(&bytes[..bytes.len() - 1]).is_err());
+        for sidelined in [None, Some(Sidelined { count: 7, roots: vec![Root::EMPTY; 2], served: "a.org".to_owned() })] {
+            head.sidelined = sidelined;
+            let bytes = encode_value_to_vec(&head);
+            assert_eq!(RoomHead::decode_value(&bytes).unwrap(), head);
+            assert!(RoomHead::decode_value(&bytes[..bytes.len() - 1]).is_err());
+        }
     }
 }

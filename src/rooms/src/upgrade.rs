@@ -14,7 +14,7 @@ use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
     aliases::CANONICAL_ALIAS,
-    append::{Draft, nothing},
+    append::{Draft, Own, nothing},
     create::{CREATOR_LEVEL, CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, object, raw},
     shown::Shown,
     snapshot::Root,
@@ -181,7 +181,8 @@ impl Rooms {
         create.room_id = self.id_of_replacement(request)?;
         let mut signed = None;
         if let Some(new) = &create.room_id {
-            let draft = turn.draft_only(&tombstone(user, new)?).await?;
+            drop(turn);
+            let draft = self.draft_only(&room, &tombstone(user, new)?).await?;
             let tombstone = self.ask_policy_server(&room, policy, draft).await?;
             set_predecessor(&mut create, &room, Some(tombstone.event_id()))?;
             signed = Some(tombstone);
@@ -198,7 +199,8 @@ impl Rooms {
                 signed
             }
             None => {
-                let draft = turn.draft_only(&tombstone(user, &new)?).await?;
+                drop(turn);
+                let draft = self.draft_only(&room, &tombstone(user, &new)?).await?;
                 self.ask_policy_server(&room, policy, draft).await?
             }
         };
@@ -206,7 +208,8 @@ impl Rooms {
             self.append_if_allowed(&room, &draft).await?;
         }
         let names = self.names_to_move(&self.inner.store.view(), &room).await?;
-        self.place_own(&room, signed, None, &|batch| names.put(batch, &room, &new)).await?;
+        let own = Own { pdu: signed, answers: None, annotation: None };
+        self.place_own(&room, own, &|batch| names.put(batch, &room, &new)).await?;
         if let Some(draft) = self.unnamed(&view, &room, root, user).await? {
             self.append_if_allowed(&room, &draft).await?;
         }

@@ -43,9 +43,6 @@ const LOST_MAX: usize = 10;
 /// Events read at once.
 const READ_AT_ONCE_MAX: usize = 1_000;
 
-/// Nodes of state trees in one batch, in bytes.
-const CHUNK_BYTES_MAX: usize = 512 * 1024;
-
 /// How a gap before an event was bridged.
 #[derive(Default)]
 pub(super) struct Bridged {
@@ -197,7 +194,7 @@ impl Intake<'_> {
         }
         let mut overlay = Overlay::new();
         let before = self.state_of(&ids.state, &mut overlay).await?;
-        self.store_nodes(&mut overlay).await?;
+        self.rooms.store_nodes(self.room, &mut overlay).await?;
         self.check_create(before).await?;
         Ok((before, overlay))
     }
@@ -268,7 +265,7 @@ impl Intake<'_> {
         mut overlay: Overlay,
         inbox: Option<u64>,
     ) -> Result<EventStatus, RoomsError> {
-        self.store_nodes(&mut overlay).await?;
+        self.rooms.store_nodes(self.room, &mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
             let view = self.view();
             let read = view.get::<Metas>(&event.num).await?;
@@ -306,18 +303,5 @@ impl Intake<'_> {
             }
         }
         Err(RoomsError::Busy)
-    }
-
-    /// Stores the nodes of a state that may be too large for one batch.
-    pub(super) async fn store_nodes(&self, overlay: &mut Overlay) -> Result<(), RoomsError> {
-        loop {
-            let mut chunk = Batch::new();
-            let done = overlay.write_chunk(&mut chunk, self.room, CHUNK_BYTES_MAX);
-            chunk.relaxed();
-            self.rooms.inner.store.commit(chunk).await?;
-            if done {
-                return Ok(());
-            }
-        }
     }
 }

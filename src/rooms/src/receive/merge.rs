@@ -12,18 +12,28 @@ use store::{Batch, CommitError};
 use super::Intake;
 use crate::{
     Rooms, RoomsError,
-    advance::Placed,
+    advance::{Follows, Placed},
+    annotations::Annotation,
     append::{ATTEMPTS_MAX, Extra, nothing},
     events::put_body,
+    extremities::Front,
+    resolve::Ahead,
     snapshot::{Overlay, Root},
     tables::{Inbox, Metas},
     turn::Turn,
     txn_ids::TxnKey,
-    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+    types::{EventMeta, EventNum, EventStatus, Extremity, StoredEvent},
 };
+
+/// Nodes of the states around an event that go into its batch, in bytes.
+const NODES_WITH_EVENT_BYTES_MAX: usize = 128 * 1024;
 
 /// Soft-failed and rejected events that are followed back to find what a new event comes after.
 const FOLLOWED_BACK_MAX: usize = 1_000;
+
+/// How often what a merge needs resolved is resolved outside of the room's turn, while others change the room, before it is done
+/// within.
+const RESOLVED_AHEAD_MAX: usize = 6;
 
 /// An event with its place in the graph, ready for the room's turn.
 pub(crate) struct Prepared {
@@ -36,8 +46,11 @@ pub(crate) struct Prepared {
     pub(crate) gap: Vec<OwnedEventId>,
     /// The inbox row that it came from.
     pub(crate) inbox: Option<u64>,
+    pub(crate) follows: Follows,
     /// The client's transaction that it answers.
     pub(crate) answers: Option<TxnKey>,
+    /// What it annotates, if it is one of our users' that does.
+    pub(crate) annotation: Option<Annotation>,
 }
 
 /// What the turn makes of a prepared event.
@@ -49,7 +62,8 @@ enum Verdict {
 
 impl Intake<'_> {
     /// Gives an authorised event its place.
-    pub(super) async fn merge(&self, prepared: Prepared) -> Result<EventStatus, RoomsError> {
+    pub(super) async fn merge(&self, mut prepared: Prepared) -> Result<EventStatus, RoomsError> {
+        self.rooms.store_large(self.room, &mut prepared.overlay).await?;
         let relaxed = prepared.inbox.is_some();
         self.rooms.merge(self.room, &prepared, relaxed, &nothing).await
     }
@@ -60,11 +74,12 @@ impl Intake<'_> {
         event: &Arc<StoredEvent>,
         before: Root,
         reason: String,
-        overlay: &Overlay,
+        mut overlay: Overlay,
         inbox: Option<u64>,
     ) -> Result<EventStatus, RoomsError> {
         tracing::info!(room.id = %self.room, event.id = %event.pdu.event_id(), "rejected {reason}");
         let status = EventStatus::Rejected(reason);
+        self.rooms.store_large(self.room, &mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
             let read = self.view().get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
@@ -103,7 +118,8 @@ impl Rooms {
         relaxed: bool,
         extra: Extra<'_>,
     ) -> Result<EventStatus, RoomsError> {
-        for _ in 0..ATTEMPTS_MAX {
+        let mut ahead = Ahead::default();
+        for attempt in 0..ATTEMPTS_MAX {
             let mut turn = self.turn(room).await?;
             turn.overlay = prepared.overlay.clone();
             let status = match turn.judge(prepared).await? {
@@ -114,10 +130,19 @@ impl Rooms {
                     EventStatus::SoftFailed
                 }
                 Verdict::Accepted => {
-                    turn.merge(prepared).await?;
-                    if let Some(txn) = &prepared.answers {
-                        turn.store_answer(txn, prepared.event.num).await?;
-                    }
+                    let front = turn.front_of(prepared).await?;
+                    let roots = front.roots();
+                    let resolved = match turn.resolved_front(&front, &ahead) {
+                        Some(resolved) => resolved,
+                        None if attempt < RESOLVED_AHEAD_MAX => {
+                            let fork = turn.fork(roots);
+                            drop(turn);
+                            self.resolve_ahead(fork, &mut ahead).await?;
+                            continue;
+                        }
+                        None => turn.resolve(&roots).await?,
+                    };
+                    turn.merge(prepared, front, resolved).await?;
                     extra(&mut turn.batch);
                     EventStatus::Accepted
                 }
@@ -125,13 +150,24 @@ impl Rooms {
             if let Some(sequence) = prepared.inbox {
                 turn.batch.delete::<Inbox>(&(room, sequence));
             }
+            let is_behind = turn.head.root != turn.head.resolved;
             match turn.submit(relaxed).await?.await {
+                Ok(_) if is_behind => return self.catch_up(room).await.map(|()| status),
                 Ok(_) => return Ok(status),
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Err(RoomsError::Busy)
+    }
+
+    /// Stores nodes ahead of the batch that points to them if they are too many to go with it.
+    pub(super) async fn store_large(&self, room: &ruma::RoomId, overlay: &mut Overlay) -> Result<(), RoomsError> {
+        if overlay.bytes_left() > NODES_WITH_EVENT_BYTES_MAX {
+            self.store_nodes(room, overlay).await?;
+            *overlay = Overlay::new();
+        }
+        Ok(())
     }
 }
 
@@ -145,10 +181,10 @@ impl Turn {
                 return Ok(Verdict::Known(meta.status));
             }
         }
-        if prepared.before != self.head.root {
+        if prepared.before != self.head.resolved {
             let pdu = event.pdu.as_received();
             let key = (pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content());
-            let current = self.auth_state(self.head.root, key).await?;
+            let current = self.auth_state(self.head.resolved, key).await?;
             let verdict = auth::check_state_dependent(self.rules, pdu, |kind, key| current.get(kind, key));
             if let Err(error) = verdict {
                 return Ok(Verdict::SoftFailed(format!("by the current state: {error}")));
@@ -174,7 +210,7 @@ impl Turn {
 
     /// The policy server that the room uses now: named by its state, and joined.
     pub(crate) async fn policy_server(&self) -> Result<Option<PolicyServer>, RoomsError> {
-        let Some(event) = self.state_event(self.head.root, "m.room.policy", "").await? else { return Ok(None) };
+        let Some(event) = self.state_event(self.head.resolved, "m.room.policy", "").await? else { return Ok(None) };
         let Some(policy) = PolicyServer::of(&*self.shown(&event).await?) else { return Ok(None) };
         Ok((self.joined_of(policy.server_name()).await? > 0).then_some(policy))
     }
@@ -192,11 +228,27 @@ impl Turn {
         .await
     }
 
-    async fn merge(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
+    /// What the extremities become with the event.
+    async fn front_of(&mut self, prepared: &Prepared) -> Result<Front, RoomsError> {
+        let event = &prepared.event;
+        // The resolution reads it already.
+        self.add_event(event);
+        let behind = match prepared.follows {
+            Follows::Named => self.behind(event).await?,
+            Follows::Nothing => HashSet::new(),
+        };
+        self.front_after(Extremity::of(event, prepared.after), &behind).await
+    }
+
+    async fn merge(&mut self, prepared: &Prepared, front: Front, resolved: Root) -> Result<(), RoomsError> {
         let event = prepared.event.clone();
-        let had = self.view.get::<Metas>(&event.num).await?;
+        let num = event.num;
+        if let Some(annotation) = &prepared.annotation {
+            self.claim_annotation(annotation, event.pdu.sender()).await?;
+            self.store_annotation(annotation, event.pdu.sender(), num);
+        }
+        let had = self.view.get::<Metas>(&num).await?;
         let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
-        let behind = self.behind(&event).await?;
         let placed = Placed {
             event,
             before: prepared.before,
@@ -204,8 +256,13 @@ impl Turn {
             had: Some(had),
             redacted_by,
             gap: prepared.gap.clone(),
+            follows: prepared.follows,
         };
-        self.place_after(placed, &behind).await
+        self.place(&placed, front, resolved).await?;
+        if let Some(txn) = &prepared.answers {
+            self.store_answer(txn, num).await?;
+        }
+        Ok(())
     }
 
     /// What a new event comes after: its prev events, and through those that no event may name (soft-failed, rejected) what these come

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::Intake;
 use crate::{
     RoomsError,
+    cpu::Cpu,
     ports::{KeyAnswer, NeededKeys, Reach, RemoteError},
 };
 
@@ -178,8 +179,9 @@ impl Intake<'_> {
                 checked.extend(ready.into_iter().map(check));
                 continue;
             }
-            let task = tokio::task::spawn_blocking(move || ready.into_iter().map(check).collect::<Vec<_>>());
-            checked.extend(task.await.map_err(|_| RoomsError::Busy)?);
+            let share = self.rooms.inner.config.cpu.share().await;
+            let ran = Cpu::run(&share, move || ready.into_iter().map(check).collect::<Vec<_>>()).await;
+            checked.extend(ran.map_err(|_| RoomsError::Busy)?);
         }
         Ok(checked)
     }

@@ -65,6 +65,30 @@ impl StateTree {
         Ok(self.diff_span(src, a, b, span, usize::MAX).await?.changes)
     }
 
+    /// At most `limit` differences, those of one event type after all others, and whether there are no more.
+    pub async fn diff_type_last(
+        &self,
+        src: &Source<'_>,
+        a: Root,
+        b: Root,
+        event_type: &str,
+        limit: usize,
+    ) -> Result<(Vec<StateChange>, bool), StoreError> {
+        let after = type_after(event_type);
+        let of_type = Span { from: (event_type, ""), before: Some((&after, "")) };
+        let below = Span { from: ("", ""), before: Some((event_type, "")) };
+        let above = Span { from: (&after, ""), before: None };
+        let mut changes = Vec::new();
+        for span in [below, above, of_type] {
+            let page = self.diff_span(src, a, b, span, limit - changes.len()).await?;
+            changes.extend(page.changes);
+            if page.next.is_some() {
+                return Ok((changes, false));
+            }
+        }
+        Ok((changes, true))
+    }
+
     /// At most `limit` differences, from the key `start` on (`("", "")` for the first page).
     pub async fn diff_page(
         &self,

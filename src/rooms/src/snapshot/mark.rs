@@ -5,7 +5,8 @@
 //!
 //! Names follow content, so a change to the room may make again a node that is about to be swept. While a page is
 //! swept (from its view to its commit) nothing else may write nodes of the room, and the roots that came since the
-//! marking, those of pending batches included, are added with [`Marker::add_roots`] and walked before.
+//! marking, those of pending batches included, are added with [`Marker::add_roots`] and walked before. Nodes are also written ahead
+//! of the batch that points to them (`Rooms::store_nodes`): what does so ends, or has its roots added, before a page is swept.
 
 use std::collections::HashSet;
 

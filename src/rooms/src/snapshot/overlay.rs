@@ -14,8 +14,12 @@ pub struct Overlay {
     nodes: HashMap<Root, Arc<Node>>,
     order: Vec<Root>,
     chunked: usize,
+    chunked_bytes: usize,
     bytes: usize,
 }
+
+/// What a node's key takes beside its stored form, in bytes: the room's id and the root.
+const KEY_BYTES: usize = 300;
 
 impl Overlay {
     /// An overlay without nodes.
@@ -38,6 +42,11 @@ impl Overlay {
         self.bytes
     }
 
+    /// About the size of what [`Overlay::write`] would put into a batch, in bytes.
+    pub fn bytes_left(&self) -> usize {
+        self.bytes - self.chunked_bytes + (self.order.len() - self.chunked) * KEY_BYTES
+    }
+
     /// Puts all nodes that [`Overlay::write_chunk`] has not handed out into `batch`. May be repeated when a batch has to be built again.
     pub fn write(&self, batch: &mut Batch, room: &RoomId) {
         for root in &self.order[self.chunked..] {
@@ -49,8 +58,10 @@ impl Overlay {
     /// nothing is left. For states too big for one batch: their roots may be stored only with or after the last chunk.
     pub fn write_chunk(&mut self, batch: &mut Batch, room: &RoomId, bytes_max: usize) -> bool {
         while self.chunked < self.order.len() && batch.bytes() < bytes_max {
-            self.put(batch, room, self.order[self.chunked]);
+            let root = self.order[self.chunked];
+            self.put(batch, room, root);
             self.chunked += 1;
+            self.chunked_bytes += self.nodes.get(&root).map_or(0, |node| node.encoded_bytes());
         }
         self.chunked == self.order.len()
     }
@@ -58,6 +69,7 @@ impl Overlay {
     /// Forgets which chunks were handed out, for when their batches failed.
     pub fn restart_chunks(&mut self) {
         self.chunked = 0;
+        self.chunked_bytes = 0;
     }
 
     pub(super) fn get(&self, root: &Root) -> Option<&Arc<Node>> {

@@ -1,10 +1,12 @@
 //! Several servers share a room over a network that loses, doubles, delays and reorders, and falls into parts. When it is whole again,
 //! all servers in the room agree about every event: whether it was rejected, and the state before and after it. Each state that was
-//! resolved is what resolution gives on whole states and whole auth chains.
+//! resolved is what resolution gives on whole states and whole auth chains. Some of them send events that follow any others and lie
+//! about depth, or a flood of these; some die. Whatever they do, no event that a server accepted ever falls out of its graph.
 //!
 //! `HAIMA_SEED=n` replays one seed; `HAIMA_SEEDS=n` runs that many instead of a few hundred.
 
 mod agreement;
+mod front;
 mod play;
 mod whole;
 #[path = "../write/world.rs"]

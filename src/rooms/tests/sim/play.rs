@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use event::Pdu;
 use rooms::{CreateRoom, Membership, Preset, RoomsError, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::json;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use testkit::{Delivery, Faults, ManualClock, Network, SeededRandom};
 
 use crate::{
-    agreement, whole,
+    agreement, front, whole,
     world::{Others, World},
 };
 
@@ -19,6 +20,9 @@ const ACTIONS: usize = 42;
 
 /// Times that everybody speaks after the network is mended.
 const CLOSING_ROUNDS: usize = 3;
+
+/// The greatest depth that an event can claim.
+const DEPTH_MAX: u64 = (1 << 53) - 1;
 
 /// Longer than any wait before another attempt, in milliseconds.
 const LONG_MS: u64 = 700_000;
@@ -35,6 +39,10 @@ pub struct Game {
     pub events: BTreeSet<OwnedEventId>,
     creator: OwnedUserId,
     users: Vec<(usize, OwnedUserId)>,
+    /// A server that nobody hears of any more.
+    dead: Option<usize>,
+    /// Servers that were in the room before they entered it: what they knew of it from then may not be what the others know.
+    entered_again: BTreeSet<usize>,
     network: Network<Vec<OwnedEventId>>,
     /// Where the databases are that are on disk. Dropped after their servers.
     _directories: Vec<TempDir>,
@@ -61,6 +69,9 @@ pub async fn play(seed: u64, storage: Storage) {
         if game.random.chance(12) {
             game.mend();
         }
+        if game.random.chance(1) {
+            game.kill();
+        }
         game.act().await;
         if game.random.chance(60) {
             game.step().await;
@@ -81,8 +92,12 @@ pub async fn play(seed: u64, storage: Storage) {
     game.settle().await;
     agreement::check(&game, last.as_deref()).await;
     let mut resolved = 0;
-    for world in &game.worlds {
+    for (index, world) in game.worlds.iter().enumerate() {
         resolved += whole::check(seed, world, &game.room, game.events.iter()).await;
+        front::check_state(seed, world, &game.room).await;
+        if !game.entered_again.contains(&index) {
+            front::check_events(seed, world, &game.room, game.events.iter()).await;
+        }
     }
     if std::env::var("HAIMA_SIM_STATS").is_ok() {
         println!("{}, resolved {resolved}", agreement::statistics(&game).await);
@@ -137,6 +152,8 @@ impl Game {
             events: BTreeSet::new(),
             creator,
             users,
+            dead: None,
+            entered_again: BTreeSet::new(),
             network,
         };
         for (number, user) in game.users.clone().into_iter().skip(1) {
@@ -179,6 +196,15 @@ impl Game {
         }
     }
 
+    /// Ends a server, but not that of the room's creator.
+    fn kill(&mut self) {
+        let dead = self.random.below(self.worlds.len());
+        if dead > 0 && self.dead.is_none() {
+            self.dead = Some(dead);
+            self.worlds[0].others.down.lock().expect("not poisoned").insert(self.worlds[dead].name.clone());
+        }
+    }
+
     /// A server's new event goes to the servers that it sees in the room.
     async fn tell(&mut self, from: usize, event: OwnedEventId) {
         let world = &self.worlds[from];
@@ -193,6 +219,9 @@ impl Game {
 
     async fn step(&mut self) {
         for Delivery { from, to, message } in self.network.step() {
+            if self.dead == Some(to) || self.dead == Some(from) {
+                continue;
+            }
             let mut pdus = Vec::new();
             for event in &message {
                 pdus.push(self.worlds[from].event(event).await);
@@ -209,12 +238,17 @@ impl Game {
             self.step().await;
         }
         self.worlds[0].clock.advance(LONG_MS);
-        for world in &self.worlds {
-            world.rooms.work_inbox(&self.room).await.expect("worked");
+        for (index, world) in self.worlds.iter().enumerate() {
+            if self.dead != Some(index) {
+                world.rooms.work_inbox(&self.room).await.expect("worked");
+            }
         }
     }
 
     async fn say(&mut self, at: usize, user: &OwnedUserId) -> Option<OwnedEventId> {
+        if self.dead == Some(at) {
+            return None;
+        }
         let said = self.worlds[at].say(user, &self.room, "hello").await;
         self.done(at, said).await
     }
@@ -248,16 +282,24 @@ impl Game {
             return;
         }
         let reachable: Vec<usize> =
-            (0..self.worlds.len()).filter(|other| *other != at && self.network.connects(at, *other)).collect();
+            (0..self.worlds.len()).filter(|other| *other != at && self.reaches(at, *other)).collect();
         if reachable.is_empty() {
             return;
         }
         let resident = *self.random.pick(&reachable);
+        let world = &self.worlds[at];
+        if world.rooms.head(&world.view(), &self.room).await.expect("a read").is_some() {
+            self.entered_again.insert(at);
+        }
         let joined = self.join_through(at, resident, user).await;
         if let Some(event) = self.done(at, joined).await {
             // The resident server tells the others.
             self.tell(resident, event).await;
         }
+    }
+
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        self.dead != Some(to) && self.dead != Some(from) && self.network.connects(from, to)
     }
 
     async fn join_through(&self, at: usize, resident: usize, user: &OwnedUserId) -> Result<OwnedEventId, RoomsError> {
@@ -278,9 +320,12 @@ impl Game {
     async fn act(&mut self) {
         self.worlds[0].clock.advance(u64::try_from(self.random.below(3)).expect("small"));
         let (at, user) = self.random.pick(&self.users).clone();
+        if self.dead == Some(at) {
+            return;
+        }
         let target = self.random.pick(&self.users).1.clone();
         let room = self.room.clone();
-        let kind = self.random.below(112);
+        let kind = self.random.below(113);
         let rooms = self.worlds[at].rooms.clone();
         let result = match kind {
             0..20 => self.worlds[at].say(&user, &room, "something").await,
@@ -319,7 +364,8 @@ impl Game {
                 let rule = *self.random.pick(&["public", "invite"]);
                 self.worlds[at].set(&user, &room, ("m.room.join_rules", ""), json!({ "join_rule": rule })).await
             }
-            100.. => return self.cheat(at, &user, &target).await,
+            100..112 => return self.cheat(at, &user, &target).await,
+            112.. => return self.flood(at, &user).await,
             _ => {
                 let known: Vec<OwnedEventId> = self.events.iter().cloned().collect();
                 let event = self.random.pick(&known).clone();
@@ -343,15 +389,39 @@ impl Game {
             ("m.room.join_rules", Some(String::new()), json!({ "join_rule": "public" })),
         ];
         let (event_type, state_key, content) = self.random.pick(&kinds).clone();
+        let depth = self.random.chance(30).then_some(DEPTH_MAX);
         let world = &self.worlds[at];
-        let event = world.forge(&self.room, user, (event_type, state_key), content, (&prev, &authority)).await;
+        let at_events = (&*prev, &*authority);
+        let event = world.forge_at_depth(&self.room, user, (event_type, state_key), content, at_events, depth).await;
+        self.spread(at, event).await;
+    }
+
+    /// A server sends more forks than anybody can keep apart: events that all follow old ones, and claim to be the newest.
+    async fn flood(&mut self, at: usize, user: &OwnedUserId) {
+        for number in 0..15 + self.random.below(50) {
+            let known: Vec<OwnedEventId> = self.events.iter().cloned().collect();
+            let prev = self.random.pick(&known).clone();
+            let (key, content) = if self.random.chance(50) {
+                (("m.room.message", None), json!({ "body": number }))
+            } else {
+                let content = json!({ "membership": "join", "displayname": number.to_string() });
+                (("m.room.member", Some(user.to_string())), content)
+            };
+            let depth = self.random.chance(80).then_some(DEPTH_MAX);
+            let event = self.worlds[at].forge_at_depth(&self.room, user, key, content, (&prev, &prev), depth).await;
+            self.spread(at, event).await;
+        }
+    }
+
+    /// An event that a server made up goes to all that it reaches, itself included.
+    async fn spread(&mut self, at: usize, event: Option<Pdu>) {
         let Some(event) = event else { return };
         self.events.insert(event.event_id().to_owned());
-        for (to, other) in self.worlds.iter().enumerate() {
-            if to == at || self.network.connects(at, to) {
-                let pdus = [event.json().to_owned()];
-                other.rooms.receive(&self.worlds[at].name, &self.room, &pdus).await.expect("received");
-                other.rooms.work_inbox(&self.room).await.expect("worked");
+        for to in 0..self.worlds.len() {
+            if to == at || self.reaches(at, to) {
+                let (from, rooms) = (&self.worlds[at].name, &self.worlds[to].rooms);
+                rooms.receive(from, &self.room, &[event.json().to_owned()]).await.expect("received");
+                rooms.work_inbox(&self.room).await.expect("worked");
             }
         }
     }
@@ -360,8 +430,8 @@ impl Game {
     pub async fn present(&self) -> Vec<&World> {
         let first = &self.worlds[0];
         let mut present = Vec::new();
-        for world in &self.worlds {
-            let mut joined = true;
+        for (index, world) in self.worlds.iter().enumerate() {
+            let mut joined = self.dead != Some(index);
             for eyes in [first, world] {
                 let view = eyes.view();
                 joined &= eyes.rooms.is_server_joined(&view, &self.room, &world.name).await.expect("a read");

@@ -15,10 +15,10 @@ use crate::world::World;
 /// Checks the state before every event of a server that has several different states before it; gives how many there were.
 pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterator<Item = &OwnedEventId>) -> usize {
     let view = world.view();
-    let Ok(rules) = world.rooms.rules(&view, room).await else {
+    if world.rooms.head(&view, room).await.expect("a read").is_none() {
         // It never came in.
         return 0;
-    };
+    }
     let mut checked = 0;
     for id in events {
         let Some(event) = world.rooms.event_by_id(&view, id).await.expect("a read") else { continue };
@@ -36,31 +36,38 @@ pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterato
         if roots.len() < 2 || roots[0].is_empty() {
             continue;
         }
-        let mut forks = Vec::new();
-        for root in roots {
-            forks.push(whole_state(world, &view, room, root).await);
-        }
-        let events = all_events(world, &view, &forks).await;
-        let fetch = |id: &EventId| events.get(id).cloned();
-        let mut chains = Vec::new();
-        for fork in &forks {
-            // An event of the state itself is in its chain as well, see `snapshot::auth_difference`.
-            let mut chain = auth_chain(fork.values(), fetch).expect("a chain");
-            for id in fork.values() {
-                chain.insert(id.clone());
-            }
-            chains.push(chain);
-        }
-        let subgraph = |conflicted: &_| conflicted_subgraph(conflicted, fetch).ok();
-        let resolved = resolve(rules, &forks, chains, fetch, subgraph).expect("resolved");
-        let found = whole_state(world, &view, room, meta.before).await;
-        let sorted = |state: &StateMap| -> BTreeMap<String, OwnedEventId> {
-            state.iter().map(|(key, id)| (format!("{key:?}"), id.clone())).collect()
-        };
-        assert_eq!(sorted(&resolved), sorted(&found), "seed {seed}: {} before {id}", world.name);
+        check_resolution(seed, world, room, roots, meta.before).await;
         checked += 1;
     }
     checked
+}
+
+/// Checks that a state of a server is what several states of it resolve to.
+pub async fn check_resolution(seed: u64, world: &World, room: &RoomId, roots: Vec<Root>, resolved: Root) {
+    let view = world.view();
+    let rules = world.rooms.rules(&view, room).await.expect("rules");
+    let mut forks = Vec::new();
+    for root in roots {
+        forks.push(whole_state(world, &view, room, root).await);
+    }
+    let events = all_events(world, &view, &forks).await;
+    let fetch = |id: &EventId| events.get(id).cloned();
+    let mut chains = Vec::new();
+    for fork in &forks {
+        // An event of the state itself is in its chain as well, see `snapshot::auth_difference`.
+        let mut chain = auth_chain(fork.values(), fetch).expect("a chain");
+        for id in fork.values() {
+            chain.insert(id.clone());
+        }
+        chains.push(chain);
+    }
+    let subgraph = |conflicted: &_| conflicted_subgraph(conflicted, fetch).ok();
+    let expected = resolve(rules, &forks, chains, fetch, subgraph).expect("resolved");
+    let found = whole_state(world, &view, room, resolved).await;
+    let sorted = |state: &StateMap| -> BTreeMap<String, OwnedEventId> {
+        state.iter().map(|(key, id)| (format!("{key:?}"), id.clone())).collect()
+    };
+    assert_eq!(sorted(&expected), sorted(&found), "seed {seed}: a state of {}", world.name);
 }
 
 async fn whole_state(world: &World, view: &View, room: &RoomId, root: Root) -> StateMap {

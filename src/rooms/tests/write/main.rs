@@ -3,6 +3,7 @@
 mod appending;
 mod creating;
 mod entering;
+mod forks;
 mod history;
 mod hostile;
 mod members;

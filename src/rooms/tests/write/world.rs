@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use event::Clock;
 use rooms::{
-    Asker, Config, CreateRoom, KeyAnswer, MissingEvents, NeededKeys, PolicySigner, Ports, Preset, PublishedKey, Reach,
-    RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents, StateIds, TABLES,
+    Asker, Config, Cpu, CreateRoom, KeyAnswer, MissingEvents, NeededKeys, PolicySigner, Ports, Preset, PublishedKey,
+    Reach, RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents, StateIds, TABLES,
 };
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -48,6 +48,10 @@ pub struct Others {
     pub given_up: Counted,
     /// How often what was asked.
     pub asked: Mutex<BTreeMap<&'static str, usize>>,
+    /// Events that nobody gives, nor tells about.
+    pub hidden: Mutex<BTreeSet<OwnedEventId>>,
+    /// What is told of the state before some events, instead of what it is.
+    pub told: Mutex<BTreeMap<OwnedEventId, StateIds>>,
     /// Pairs of servers that don't reach each other.
     pub cut: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
 }
@@ -118,6 +122,14 @@ impl Port {
     }
 }
 
+impl Port {
+    fn unless_hidden(&self, event: &EventId) -> Result<(), RemoteError> {
+        let others = self.others.upgrade().expect("the world goes on");
+        let hidden = others.hidden.lock().expect("not poisoned");
+        if hidden.contains(event) { Err(RemoteError::Refused("hidden".to_owned())) } else { Ok(()) }
+    }
+}
+
 fn refused(error: RoomsError) -> RemoteError {
     RemoteError::Refused(error.to_string())
 }
@@ -125,6 +137,7 @@ fn refused(error: RoomsError) -> RemoteError {
 #[async_trait]
 impl RemoteRooms for Port {
     async fn event(&self, from: &ServerName, _: &RoomId, event: &EventId) -> Result<Box<RawValue>, RemoteError> {
+        self.unless_hidden(event)?;
         self.ask(from, "event").await?.serve_event(&Asker::new(&self.own), event).await.map_err(refused)
     }
 
@@ -134,6 +147,10 @@ impl RemoteRooms for Port {
         room: &RoomId,
         request: MissingEvents,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
+        let others = self.others.upgrade().expect("the world goes on");
+        if !others.hidden.lock().expect("not poisoned").is_empty() {
+            return Ok(Vec::new());
+        }
         self.ask(from, "missing_events")
             .await?
             .serve_missing_events(&Asker::new(&self.own), room, &request)
@@ -142,6 +159,11 @@ impl RemoteRooms for Port {
     }
 
     async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError> {
+        self.unless_hidden(event)?;
+        let others = self.others.upgrade().expect("the world goes on");
+        if let Some(told) = others.told.lock().expect("not poisoned").get(event) {
+            return Ok(told.clone());
+        }
         self.ask(from, "state_ids").await?.serve_state_ids(&Asker::new(&self.own), room, event).await.map_err(refused)
     }
 
@@ -224,6 +246,8 @@ pub struct World {
     pub store: Store,
     pub clock: Arc<ManualClock>,
     pub others: Arc<Others>,
+    /// Who may compute for long here.
+    pub cpu: Cpu,
 }
 
 impl World {
@@ -249,12 +273,13 @@ impl World {
         let port = || Port { own: name.clone(), others: Arc::downgrade(&others) };
         let ports = Ports { remote: Arc::new(port()), keys: Arc::new(port()), policy: Arc::new(port()) };
         let random = Arc::new(SeededRandom::new(seed));
+        let cpu = config.cpu.clone();
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random, ports).await;
         let rooms = rooms.expect("rooms open");
         let key = rooms.signing_key();
         let public = (rooms.clone(), key.id().to_owned(), Base64::new(key.public_key().to_vec()));
         others.servers.lock().expect("not poisoned").insert(name.clone(), public);
-        Self { name, rooms, store, clock, others }
+        Self { name, rooms, store, clock, others, cpu }
     }
 
     pub fn view(&self) -> View {
@@ -347,6 +372,19 @@ impl World {
         content: Value,
         at: (&EventId, &EventId),
     ) -> Option<event::Pdu> {
+        self.forge_at_depth(room, sender, key, content, at, None).await
+    }
+
+    /// As [`World::forge`], with a depth of its own choice.
+    pub async fn forge_at_depth(
+        &self,
+        room: &RoomId,
+        sender: &UserId,
+        key: (&str, Option<String>),
+        content: Value,
+        at: (&EventId, &EventId),
+        depth: Option<u64>,
+    ) -> Option<event::Pdu> {
         let view = self.view();
         let rules = self.rooms.rules(&view, room).await.ok()?;
         let (event_type, state_key) = key;
@@ -358,7 +396,7 @@ impl World {
         builder.room_id = Some(room.to_owned());
         builder.state_key = state_key;
         builder.prev_events = vec![prev.pdu.owned_event_id()];
-        builder.depth = prev.pdu.depth() + 1;
+        builder.depth = depth.unwrap_or(prev.pdu.depth() + 1);
         builder.origin_server_ts = self.now_ms();
         let hash = |pdu: &event::Pdu| event::reference_hash(pdu, rules).expect("a hash");
         builder.reference_hashes.insert(prev.pdu.owned_event_id(), hash(prev.pdu.as_received()));

@@ -1,0 +1,57 @@
+//! Extremities: everything that a server accepted is behind one of them, and their states make the current one.
+
+use std::collections::{BTreeSet, HashSet};
+
+use rooms::{EventNum, EventStatus, Root};
+use ruma::{OwnedEventId, RoomId};
+
+use crate::{whole, world::World};
+
+/// Checks the current state of a server.
+pub async fn check_state(seed: u64, world: &World, room: &RoomId) {
+    let Some(head) = world.rooms.head(&world.view(), room).await.expect("a read") else { return };
+    let name = &world.name;
+    assert!(head.extremities.len() <= rooms::EXTREMITIES_MAX, "seed {seed}: {name} has too many extremities");
+    assert_eq!(head.root, head.resolved, "seed {seed}: {name} is behind");
+    if head.sidelined.is_none() {
+        let roots: BTreeSet<Root> = head.extremities.iter().map(|extremity| extremity.after).collect();
+        whole::check_resolution(seed, world, room, roots.into_iter().collect(), head.root).await;
+    }
+}
+
+/// Checks that no event of a server got lost.
+pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl Iterator<Item = &OwnedEventId>) {
+    let view = world.view();
+    let Some(head) = world.rooms.head(&view, room).await.expect("a read") else { return };
+    let mut reached: HashSet<EventNum> = head.extremities.iter().map(|extremity| extremity.num).collect();
+    walk_back(world, &mut reached).await;
+    let mut outside: BTreeSet<EventNum> = BTreeSet::new();
+    for id in events {
+        let Some(num) = world.rooms.num(&view, id).await.expect("a read") else { continue };
+        let meta = world.rooms.meta(&view, num).await.expect("a read");
+        // One without an index was bridged: it never was at the head.
+        if meta.status == EventStatus::Accepted && meta.index.is_some() && !reached.contains(&num) {
+            outside.insert(num);
+        }
+    }
+    let mut followed = HashSet::new();
+    for num in &outside {
+        let event = world.rooms.event(&view, *num).await.expect("a read").expect("an event");
+        let mut before: HashSet<EventNum> = event.prev.iter().copied().collect();
+        walk_back(world, &mut before).await;
+        followed.extend(before);
+    }
+    let sidelined = outside.iter().filter(|num| !followed.contains(num)).count();
+    let counted = head.sidelined.as_ref().map_or(0, |sidelined| sidelined.count);
+    assert_eq!(counted, sidelined as u64, "seed {seed}: {} lost sight of events", world.name);
+}
+
+/// Adds what comes before the events.
+async fn walk_back(world: &World, reached: &mut HashSet<EventNum>) {
+    let view = world.view();
+    let mut open: Vec<EventNum> = reached.iter().copied().collect();
+    while let Some(num) = open.pop() {
+        let Some(event) = world.rooms.event(&view, num).await.expect("a read") else { continue };
+        open.extend(event.prev.iter().filter(|prev| reached.insert(**prev)));
+    }
+}
