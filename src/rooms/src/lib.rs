@@ -87,7 +87,7 @@ pub use self::{
         KeyAnswer, MissingEvents, NeededKeys, NoFederation, PolicySigner, Ports, PublishedKey, Reach, RemoteError,
         RemoteRooms, ServerKeys, StateEvents, StateIds,
     },
-    receipts::{NewReceipt, Receipt, ReceiptType, receipt_events},
+    receipts::{NewReceipt, ROOM_RECEIPTS_MAX, Receipt, ReceiptType, receipt_events},
     receive::Received,
     relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     room::RoomInfo,

@@ -211,23 +211,26 @@ impl Rooms {
     }
 
     /// The receipts of a room that moved after `since` and not after `until`, as far as `viewer` may know.
-    /// If more than [`ROOM_RECEIPTS_MAX`] did, the newest.
+    /// If more than `limit` did (or [`ROOM_RECEIPTS_MAX`]), the newest. `None` if none at all moved, whoever may know.
     pub async fn receipts_since(
         &self,
         view: &View,
         viewer: &UserId,
         room: &RoomId,
-        since: Position,
-        until: Position,
-    ) -> Result<Vec<Receipt>, RoomsError> {
+        (since, until): (Position, Position),
+        limit: usize,
+    ) -> Result<Option<Vec<Receipt>>, RoomsError> {
         let rows = Range::<ReceiptLog>::prefix(&(room,))
             .after(&(room, since))
             .through(&(room, until))
             .reverse()
-            .limit(ROOM_RECEIPTS_MAX);
+            .limit(limit.min(ROOM_RECEIPTS_MAX));
         let mut receipts = self.moved(view, room, rows).await?;
+        if receipts.is_empty() {
+            return Ok(None);
+        }
         receipts.retain(|receipt| receipt.user == viewer || receipt.receipt_type == ReceiptType::Read);
-        Ok(receipts)
+        Ok(Some(receipts))
     }
 
     /// The receipts that rows of the log of receipts speak of.

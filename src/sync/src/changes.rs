@@ -268,15 +268,9 @@ impl Search<'_> {
         changes: &mut Changes,
         mark: impl Fn(&State, &mut Hints) + Send,
     ) -> Result<(), SyncError> {
-        let memberships = self.rooms.memberships(&self.published.view, self.user).await?;
+        let joined = self.joined().await?;
         let state = self.hub.state();
-        for (room, row) in memberships {
-            let Some(number) = state.room_number(&room) else {
-                continue;
-            };
-            if row.membership != Membership::Join {
-                continue;
-            }
+        for (number, room) in joined {
             let mut hints = Hints { number, joined: true, ..Hints::default() };
             mark(&state, &mut hints);
             let Hints { timeline, receipts, typing, full, .. } = hints;
@@ -294,6 +288,31 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The rooms that the user is in at the end of the range. Read only if they may have come or gone since.
+    async fn joined(&self) -> Result<Vec<(u32, OwnedRoomId)>, SyncError> {
+        let view = &self.published.view;
+        let mut joined = Vec::new();
+        {
+            let state = self.hub.state();
+            if let Some(numbers) = state.joined_since(self.number, view.position()) {
+                for number in numbers {
+                    joined.extend(state.room_id(*number).map(|room| (*number, room.to_owned())));
+                }
+                return Ok(joined);
+            }
+        }
+        let memberships = self.rooms.memberships(view, self.user).await?;
+        let state = self.hub.state();
+        for (room, row) in memberships {
+            if let Some(number) = state.room_number(&room)
+                && row.membership == Membership::Join
+            {
+                joined.push((number, room));
+            }
+        }
+        Ok(joined)
     }
 
     fn add_active_typing(&self, state: &State, changes: &mut Changes) {

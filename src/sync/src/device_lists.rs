@@ -396,6 +396,9 @@ impl DeviceListReader<'_> {
         if at == Position::ZERO {
             return Ok(BTreeSet::new());
         }
+        if let Some(rooms) = self.rooms_in_memory(user, at) {
+            return Ok(rooms);
+        }
         let now = self.view.position();
         let mut rooms: BTreeSet<OwnedRoomId> = self.rooms.joined_rooms(self.view, user).await?.into_iter().collect();
         if at >= now {
@@ -413,6 +416,12 @@ impl DeviceListReader<'_> {
             }
         }
         Ok(rooms)
+    }
+
+    fn rooms_in_memory(&self, user: &UserId, at: Position) -> Option<BTreeSet<OwnedRoomId>> {
+        let state = self.hub.state();
+        let numbers = state.joined_since(state.user_number(user)?, at)?;
+        Some(numbers.iter().filter_map(|number| state.room_id(*number)).map(ToOwned::to_owned).collect())
     }
 
     async fn was_joined(&self, user: &UserId, room: &RoomId, at: Position) -> Result<bool, SyncError> {

@@ -153,3 +153,51 @@ async fn of_who_is_ignored_nothing_comes() {
     assert_eq!(told(&body), [online(&bob)]);
     assert_eq!(told(&Client::new(&bob, "B").sync(&world, 0).await), [online(&bob), online(&eve)]);
 }
+
+#[tokio::test]
+async fn presence_is_routed_to_those_who_want_it_and_told_to_those_who_want_it_again() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let mut client = Client::new(&bob, "B");
+    client.sync(&world, 0).await;
+    let mut deaf = Client::new(&bob, "B2").with_filter(json!({ "presence": { "types": [] } }));
+    let config = sync::Config::default();
+    world.clock.advance(config.inbox_idle_ms + 1);
+    deaf.sync(&world, 0).await;
+    // Until somebody looks who wants nothing any more.
+    tokio::time::pause();
+    tokio::time::sleep(std::time::Duration::from_secs(61)).await;
+    let routed = world.sync.changes_routed();
+    come_online(&world, &alice).await;
+    deaf.sync(&world, 0).await;
+    assert_eq!(world.sync.changes_routed(), routed);
+    assert_eq!(told(&client.sync(&world, 0).await), [online(&alice)]);
+    assert!(told(&client.sync(&world, 0).await).is_empty());
+    world.users.presence().set(&alice, "PHONE".into(), PresenceState::Unavailable, None).await.unwrap();
+    assert_eq!(told(&client.sync(&world, 0).await).len(), 1);
+    assert_eq!(world.sync.changes_routed(), routed + 1);
+}
+
+#[tokio::test]
+async fn a_private_receipt_is_told_though_others_looked_in_vain_after_a_restart() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let event = world.send(&alice, &room, "hello").await;
+    let mut clients = [&alice, &bob].map(|user| Client::new(user, "X"));
+    for client in &mut clients {
+        client.sync(&world, 0).await;
+    }
+    let receipt_type = ReceiptType::ReadPrivate;
+    let receipt = NewReceipt { user: &bob, room: &room, receipt_type, event: &event, thread: None };
+    world.rooms.set_receipt(receipt).await.unwrap();
+    let world = world.restart().await;
+    let [of_alice, of_bob] = &mut clients;
+    assert!(of_alice.sync(&world, 0).await.get("rooms").is_none());
+    let body = of_bob.sync(&world, 0).await;
+    let events = list(&body["rooms"]["join"][room.as_str()]["ephemeral"]["events"]);
+    assert!(events[0]["content"][event.as_str()]["m.read.private"][bob.as_str()]["ts"].is_u64(), "{body}");
+}

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rooms::{
-    ClientEvent, Count, EventNum, MemberSummary, NewEvents, Receipt, TimelineIndex, receipt_events, snapshot::Root,
+    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, receipt_events,
+    snapshot::Root,
 };
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
@@ -246,17 +247,18 @@ impl Answer<'_> {
         if !hints.receipts {
             return Ok(Vec::new());
         }
-        let mut moved = rooms.receipts_since(view, user, room, since, now).await?;
-        if moved.is_empty() {
+        let is_large = self.session.inner.hub.state().is_large(hints.number);
+        let others_max = if is_large { RECEIPTS_IN_LARGE_ROOM_MAX } else { ROOM_RECEIPTS_MAX - 1 };
+        let Some(mut moved) = rooms.receipts_since(view, user, room, (since, now), others_max + 1).await? else {
             self.session.inner.hub.state().receipts_quiet(hints.number, since, now);
-        }
-        if self.session.inner.hub.state().is_large(hints.number) {
-            // The newest come first.
-            let mut others = 0;
-            moved.retain(|receipt| {
-                others += usize::from(receipt.user != user);
-                receipt.user == user || others <= RECEIPTS_IN_LARGE_ROOM_MAX
-            });
+            return Ok(Vec::new());
+        };
+        if moved.len() > others_max {
+            // The newest come first, and the user's own may be older.
+            moved.retain(|receipt| receipt.user != user);
+            moved.truncate(others_max);
+            let own = rooms.receipts_of(view, user, room).await?;
+            moved.extend(own.into_iter().filter(|receipt| since < receipt.position && receipt.position <= now));
         }
         Ok(self.unignored(moved))
     }

@@ -381,6 +381,12 @@ impl State {
         }
     }
 
+    /// The rooms that a user is in from `at` on, if that is known.
+    pub(crate) fn joined_since(&self, user: u32, at: Position) -> Option<&[u32]> {
+        let slot = self.users.get(user as usize)?;
+        (slot.moved.max(self.loaded) <= at).then_some(&*slot.rooms)
+    }
+
     /// The rooms that a user is in together with another local user from `at` on, if that is known.
     pub(crate) fn common_rooms(&self, user: u32, other: &UserId, at: Position) -> Option<Vec<u32>> {
         let Some(other) = self.user_number(other) else {
@@ -454,5 +460,52 @@ fn insert(numbers: &mut Vec<u32>, number: u32) {
 fn remove(numbers: &mut Vec<u32>, number: u32) {
     if let Ok(at) = numbers.binary_search(&number) {
         numbers.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LARGE: usize = 3;
+
+    proptest! {
+        /// Whoever comes and goes, it is known of each user in which rooms they are and which of these are large.
+        #[test]
+        fn each_user_knows_their_large_rooms(moves in prop::collection::vec((0..4_u8, 0..8_u8, any::<bool>()), 0..200)) {
+            let mut state = State { large_room_members: LARGE, ..State::default() };
+            let mut members = std::collections::BTreeMap::<u8, std::collections::BTreeSet<u8>>::new();
+            for (room, user, joins) in moves {
+                let (room_id, user_id) = (format!("!{room}:h"), format!("@{user}:h"));
+                let (room_id, user_id) = (RoomId::parse(room_id).unwrap(), UserId::parse(user_id).unwrap());
+                if joins {
+                    state.join(&room_id, &user_id);
+                    members.entry(room).or_default().insert(user);
+                } else {
+                    let numbers = (state.room(&room_id), state.user(&user_id));
+                    state.leave(numbers.0, numbers.1);
+                    members.entry(room).or_default().remove(&user);
+                }
+                for user in 0..8 {
+                    let user_id = UserId::parse(format!("@{user}:h")).unwrap();
+                    let Some(number) = state.user_number(&user_id) else { continue };
+                    let is_in = |room: &u8| members.get(room).is_some_and(|members| members.contains(&user));
+                    let is_large = |room: &u8| members[room].len() > LARGE;
+                    let numbers = |rooms: Vec<u8>| {
+                        let number = |room: u8| state.room_number(&RoomId::parse(format!("!{room}:h")).unwrap()).unwrap();
+                        let mut numbers: Vec<u32> = rooms.into_iter().map(number).collect();
+                        numbers.sort_unstable();
+                        numbers
+                    };
+                    let joined: Vec<u8> = (0..4).filter(is_in).collect();
+                    let large: Vec<u8> = joined.iter().copied().filter(is_large).collect();
+                    let slot = &state.users[number as usize];
+                    prop_assert_eq!(&slot.rooms, &numbers(joined));
+                    prop_assert_eq!(&slot.large, &numbers(large));
+                }
+            }
+        }
     }
 }
