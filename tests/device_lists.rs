@@ -163,3 +163,37 @@ async fn changes_need_tokens_of_this_server() {
         alice.fails(Method::GET, &format!("/v3/keys/changes?{query}"), None, 400, errcode).await;
     }
 }
+
+#[tokio::test]
+async fn a_device_without_keys_is_told_to_the_users_other_devices_alone() {
+    let server = Server::start();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await;
+    let (mut of_alice, mut of_bob) = (token(&alice).await, token(&bob).await);
+    let login = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" },
+        "password": crate::support::password("alice"), "device_id": "PLAIN",
+    });
+    let (status, session) = server.request(Method::POST, "/_matrix/client/v3/login", Some(login)).await;
+    assert_eq!(status, 200, "{session}");
+    let plain = session["access_token"].as_str();
+    for what in ["came", "was renamed", "went"] {
+        match what {
+            "came" => {}
+            "was renamed" => drop(alice.put("/v3/devices/PLAIN", json!({ "display_name": "Plain" })).await),
+            _ => {
+                let (status, _) = server.request_as(plain, Method::POST, "/_matrix/client/v3/logout", None).await;
+                assert_eq!(status, 200);
+            }
+        }
+        let answer = alice.sync(Some(&of_alice)).await;
+        assert_eq!(changed(&answer), &json!([alice.id]), "{what}: {answer}");
+        let told = bob.sync(Some(&of_bob)).await;
+        assert!(told.get("device_lists").is_none(), "{what}: {told}");
+        let next = |answer: &Value| answer["next_batch"].as_str().expect("next_batch").to_owned();
+        (of_alice, of_bob) = (next(&answer), next(&told));
+        let listed = alice.get("/v3/devices").await["devices"].as_array().map_or(0, Vec::len);
+        assert_eq!(listed, if what == "went" { 1 } else { 2 });
+    }
+}

@@ -385,3 +385,18 @@ async fn keys_go_with_the_device() {
     assert_eq!(query(&bob, &alice.id).await["device_keys"], json!({ &alice.id: {} }));
     assert!(claim(&bob, &phone).await.is_null());
 }
+
+#[tokio::test]
+async fn a_claim_of_many_devices_counts_as_many_requests() {
+    let server = Server::start_with("[global.rate_limit]\nwrite = { per_second = 0.001, burst = 10 }");
+    let alice = server.register("alice").await;
+    let claim = |devices: usize| {
+        let of_alice: serde_json::Map<String, Value> =
+            (0..devices).map(|device| (format!("D{device}"), json!("signed_curve25519"))).collect();
+        json!({ "one_time_keys": { &alice.id: of_alice } })
+    };
+    // One request, and one unit for every twenty devices.
+    assert_eq!(alice.post(CLAIM, claim(100)).await["one_time_keys"], json!({}));
+    alice.post(CLAIM, claim(19)).await;
+    alice.fails(Method::POST, CLAIM, Some(claim(100)), 429, "M_LIMIT_EXCEEDED").await;
+}

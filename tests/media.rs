@@ -144,13 +144,16 @@ async fn the_size_of_uploads_is_told_and_enforced() {
     let send = async |body: reqwest::Body| {
         let request = server.raw(Method::POST, "/_matrix/media/v3/upload").bearer_auth(&alice.token);
         let answer = request.body(body).send().await.expect("an answer");
-        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON")["errcode"].clone())
+        let status = answer.status().as_u16();
+        let answer: Value = answer.json().await.expect("JSON");
+        (status, answer["errcode"].clone(), answer["info_uri"].clone())
     };
-    assert_eq!(send(content(200_001).into()).await, (413, json!("M_TOO_LARGE")));
+    assert_eq!(send(content(200_001).into()).await, (413, json!("M_TOO_LARGE"), Value::Null));
     for at in 0..5_u8 {
-        assert_eq!(send(vec![at; 200_000].into()).await, (200, Value::Null));
+        assert_eq!(send(vec![at; 200_000].into()).await, (200, Value::Null, Value::Null));
     }
-    assert_eq!(send(vec![9; 200_000].into()).await, (403, json!("M_FORBIDDEN")));
+    let exceeded = (403, json!("M_USER_LIMIT_EXCEEDED"), json!("https://localhost/"));
+    assert_eq!(send(vec![9; 200_000].into()).await, exceeded);
     assert_eq!(server.request(Method::POST, "/_matrix/media/v3/upload", None).await.0, StatusCode::UNAUTHORIZED);
 }
 

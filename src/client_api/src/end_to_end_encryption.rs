@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use haima_http::{ApiError, Content, Guest, Interactive, Json, JsonBytes, Session};
+use haima_http::{ApiError, Class, Content, Guest, Interactive, Json, JsonBytes, Session};
 use ruma::{
     OwnedOneTimeKeyId, OwnedUserId, UInt,
     api::client::keys::{claim_keys as claim, get_keys, upload_keys, upload_signatures, upload_signing_keys},
@@ -59,8 +59,17 @@ pub(crate) async fn query_keys(
     Ok(answer)
 }
 
-/// `POST /_matrix/client/v3/keys/claim`
-pub(crate) async fn claim_keys(api: ClientApi, _: Guest, req: claim::v3::Request) -> Result<claim::v3::Response> {
+/// Devices of which a claim of keys counts like one request more.
+const CLAIMS_PER_UNIT: usize = 20;
+/// The most that one claim counts: half of what may come at once by default.
+const CLAIM_UNITS_MAX: usize = 100;
+
+/// `POST /_matrix/client/v3/keys/claim`. Each device costs a write, so many of them count as many requests.
+pub(crate) async fn claim_keys(api: ClientApi, caller: Guest, req: claim::v3::Request) -> Result<claim::v3::Response> {
+    let devices: usize = req.one_time_keys.values().map(|devices| devices.len()).sum();
+    for _ in 0..(devices / CLAIMS_PER_UNIT).min(CLAIM_UNITS_MAX) {
+        api.gate.limits().check_user(Class::Write, &caller.user)?;
+    }
     let mut failures = BTreeMap::new();
     let mut claims = Vec::new();
     for (user, devices) in req.one_time_keys {

@@ -35,9 +35,12 @@ pub(crate) async fn sync(api: ClientApi, caller: Guest, req: WithQuery<Request, 
     });
     let mut session = api.users.watch_session(&caller.user, &caller.device);
     let mut response = tokio::select! {
+        // What is there is answered without another look at the session.
+        biased;
         response = response => response?,
         why = session.end() => return Err(why.into()),
     };
+    session.check_after_wait().await?;
     if query.msc4222_use_state_after {
         response.name_state_after_as_msc4222();
     }

@@ -35,6 +35,11 @@ pub(crate) async fn mark_signed(view: &View, batch: &mut Batch, signer: &UserId,
     Ok(())
 }
 
+/// Notes that a device without keys came, went or was renamed: a change that nobody but the user sees, on their other devices.
+pub(crate) async fn mark_own(view: &View, batch: &mut Batch, user: &UserId) -> Result<()> {
+    mark_signed(view, batch, user, user).await
+}
+
 /// Forgets whom a user signed: nobody is left who would be told.
 pub(crate) fn prepare_delete_signed(batch: &mut Batch, signer: &UserId) {
     batch.delete_prefix::<tables::SignedUserPositions>(&(signer,));
@@ -122,7 +127,8 @@ impl Users {
         Ok(view.get_many::<tables::DeviceListPositions>(users).await?)
     }
 
-    /// The users whose master keys `signer` signed last after `since` and up to `until`.
+    /// The users whose master keys `signer` signed last after `since` and up to `until`; `signer` among them also where a device
+    /// of theirs without keys changed.
     ///
     /// # Errors
     ///

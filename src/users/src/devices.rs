@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::{Batch, Encode, Prefix, Range, Record, Table, Text, Versioned, View};
 
 use crate::{
-    Change, Error, Result, Users, bump_version, dehydrated, keys, log, tables, to_device,
+    Change, Error, Result, Users, bump_version, dehydrated, device_lists, keys, log, tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
 
@@ -161,7 +161,10 @@ impl Users {
         if view.scan(range).await?.rows.len() >= DEVICES_PER_USER_MAX {
             // Some clients log in anew each time they start. Who can't log in can't delete any of their devices either.
             let oldest = self.least_recently_used(view, user).await?.ok_or(Error::TooManyDevices)?;
+            // Says to the user's other devices that their list changed.
             self.prepare_delete_device(view, batch, user, oldest.as_str()).await?;
+        } else {
+            device_lists::mark_own(view, batch, user).await?;
         }
         let row = DeviceRow { display_name: display_name.map(str::to_owned), created_ms: self.now_ms() };
         batch.put::<tables::Devices>(&key, &Record(row));

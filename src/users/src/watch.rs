@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedUserId, UserId};
 use tokio::sync::watch;
 
-use crate::{Error, Result, Users};
+use crate::{Error, Result, Users, tables};
 
 /// Those who wait, by user.
 #[derive(Default)]
@@ -36,11 +36,13 @@ pub struct SessionWatch<'a> {
     user: &'a UserId,
     device: &'a DeviceId,
     changes: watch::Receiver<()>,
+    has_waited: bool,
 }
 
 impl SessionWatch<'_> {
     /// Ends when the session does, with why it ended: the account was locked or deactivated, or the device deleted.
     pub async fn end(&mut self) -> Error {
+        self.has_waited = true;
         loop {
             if let Err(error) = self.check().await {
                 return error;
@@ -52,15 +54,24 @@ impl SessionWatch<'_> {
         }
     }
 
+    /// Whether the session still is, where [`SessionWatch::end`] was waited for: what ended it may be news that ended the wait.
+    ///
+    /// # Errors
+    ///
+    /// Why it ended.
+    pub async fn check_after_wait(&self) -> Result<()> {
+        if self.has_waited { self.check().await } else { Ok(()) }
+    }
+
     async fn check(&self) -> Result<()> {
         let view = self.users.inner.store.view();
         match self.users.usable_account(&view, self.user).await {
             Err(Error::UnknownUser | Error::Deactivated) => return Err(Error::UnknownToken),
             account => account?,
         };
-        match self.users.device(&view, self.user, self.device).await? {
-            Some(_) => Ok(()),
-            None => Err(Error::UnknownToken),
+        match view.contains::<tables::Devices>(&(self.user, self.device.as_str())).await? {
+            true => Ok(()),
+            false => Err(Error::UnknownToken),
         }
     }
 }
@@ -79,6 +90,6 @@ impl Users {
     pub fn watch_session<'a>(&'a self, user: &'a UserId, device: &'a DeviceId) -> SessionWatch<'a> {
         let mut by_user = self.inner.watchers.by_user.lock();
         let sender = by_user.entry(user.to_owned()).or_insert_with(|| watch::Sender::new(()));
-        SessionWatch { users: self, user, device, changes: sender.subscribe() }
+        SessionWatch { users: self, user, device, changes: sender.subscribe(), has_waited: false }
     }
 }

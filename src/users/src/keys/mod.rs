@@ -49,6 +49,8 @@ pub(crate) async fn prepare_delete_device_keys(
     let had_keys = view.get_many::<tables::DeviceKeys>(&keys).await?;
     if had_keys.iter().any(Option::is_some) {
         device_lists::mark_changed(view, batch, user).await?;
+    } else {
+        device_lists::mark_own(view, batch, user).await?;
     }
     for run in runs {
         run.delete_rows::<tables::DeviceKeys>(batch, user);
@@ -76,7 +78,8 @@ pub(crate) async fn prepare_delete_cross_signing(view: &View, batch: &mut Batch,
 /// Says to those who see a device's keys that its display name changed.
 pub(crate) async fn prepare_renamed(view: &View, batch: &mut Batch, user: &UserId, device: &str) -> Result<()> {
     if view.contains::<tables::DeviceKeys>(&(user, device)).await? {
-        device_lists::mark_changed(view, batch, user).await?;
+        device_lists::mark_changed(view, batch, user).await
+    } else {
+        device_lists::mark_own(view, batch, user).await
     }
-    Ok(())
 }
