@@ -15,7 +15,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    sync::mpsc,
     task::JoinSet,
 };
 use tracing::{debug, warn};
@@ -120,15 +121,9 @@ async fn serve(stream: UnixStream, config: &Config, parts: &Parts) -> anyhow::Re
     tokio::time::timeout(REQUEST_PATIENCE, reading.read_line(&mut line)).await??;
     let ended = match serde_json::from_str(&line) {
         Ok(request) => {
-            let (output, mut lines) = Output::new();
+            let (output, lines) = Output::new();
             let work = execute(config, parts, request, output);
-            let tell = async {
-                while let Some(line) = lines.recv().await {
-                    send(&mut writing, &Answer::Line(line)).await?;
-                }
-                anyhow::Ok(())
-            };
-            let (done, told) = tokio::join!(work, tell);
+            let (done, told) = tokio::join!(work, tell(lines, &mut writing));
             told?;
             done
         }
@@ -141,7 +136,15 @@ async fn serve(stream: UnixStream, config: &Config, parts: &Parts) -> anyhow::Re
     send(&mut writing, &answer).await
 }
 
-async fn send(writing: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> anyhow::Result<()> {
+/// Sends lines as they come. Whoever makes them sees that nobody reads them when this has failed.
+async fn tell(mut lines: mpsc::Receiver<String>, writing: &mut OwnedWriteHalf) -> anyhow::Result<()> {
+    while let Some(line) = lines.recv().await {
+        send(writing, &Answer::Line(line)).await?;
+    }
+    Ok(())
+}
+
+async fn send(writing: &mut OwnedWriteHalf, answer: &Answer) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     Ok(writing.write_all(&line).await?)

@@ -134,12 +134,12 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
 
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let signals = Signals::new().context("can't wait for signals")?;
+    let commands = take_commands(config, parts);
     for address in listeners.addresses() {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(stop_on_signal(signals, shutdown, sync));
     let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
-    let commands = take_commands(config, parts);
     listeners.run(front).await;
     sweeping.abort();
     if let Some(commands) = commands {

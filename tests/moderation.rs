@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     media::{get, upload},
-    support::{Server, encode, password},
+    support::{SERVER_PATIENCE, Server, encode, password},
 };
 
 /// What a command printed, if it succeeded; else what it said on standard error.
@@ -262,6 +262,37 @@ async fn commands_go_to_the_running_server_alone() {
     assert!(error.contains("no running server answers"), "{error}");
     server.stop();
     assert!(!socket.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn who_goes_away_in_the_middle_of_an_answer_keeps_nobody_waiting() {
+    use std::{io::Read, os::unix::net::UnixStream};
+
+    let server = Server::start();
+    let ask = |command: serde_json::Value| {
+        let mut stream = UnixStream::connect(server.database_path().join("admin.sock")).expect("connected");
+        stream.set_read_timeout(Some(SERVER_PATIENCE)).expect("set");
+        let request = json!({ "command": command, "password": null }).to_string() + "\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        stream
+    };
+    let answer = |mut stream: UnixStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer in time");
+        answer
+    };
+    // More lines than wait for a reader.
+    const TOKENS: usize = 300;
+    for number in 0..TOKENS {
+        let made =
+            answer(ask(json!({ "create-token": { "token": format!("t{number}"), "uses": null, "days": null } })));
+        assert!(made.contains("done"), "{made}");
+    }
+    for _ in 0..20 {
+        drop(ask(json!("list-tokens")));
+    }
+    assert_eq!(answer(ask(json!("list-tokens"))).lines().count(), TOKENS + 1);
 }
 
 #[test]

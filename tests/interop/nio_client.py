@@ -5,6 +5,7 @@ import os
 import sys
 
 import nio
+from nio.responses import PublicRoomsResponse
 
 URL = os.environ["HAIMA_URL"]
 PASSWORD = "correct horse battery"
@@ -50,7 +51,7 @@ async def main():
         visibility=nio.RoomVisibility.public, preset=nio.RoomPreset.public_chat, alias="nio-reef", name="Reef", topic="Fish"
     )
     public = step("create a public room", public, nio.RoomCreateResponse).room_id
-    rooms = step("list public rooms", await bob.list_public_rooms(), nio.PublicRoomsResponse).public_rooms
+    rooms = step("list public rooms", await bob.list_public_rooms(), PublicRoomsResponse).public_rooms
     assert any(room.room_id == public for room in rooms), rooms
     step("join by alias", await bob.join("#nio-reef:localhost"), nio.JoinResponse)
     step("leave", await bob.room_leave(public), nio.RoomLeaveResponse)

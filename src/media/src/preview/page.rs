@@ -18,6 +18,8 @@ use html5ever::{
 
 /// Properties that are kept.
 const PROPERTIES_MAX: usize = 40;
+/// Bytes that the names and values of all of them may have.
+const PROPERTIES_BYTES_MAX: usize = 16 * 1_024;
 /// Longest name of one, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 /// Longest value of one, in bytes.
@@ -130,6 +132,8 @@ enum Reading {
 #[derive(Default)]
 struct Found {
     page: Page,
+    /// What its properties take, in bytes.
+    bytes: usize,
     /// Values that stand in for missing ones, by the property's name.
     fallback: BTreeMap<&'static str, String>,
     fallback_image: Option<String>,
@@ -205,8 +209,11 @@ impl Found {
             _ => {
                 let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
                 let kept = name.starts_with("og:") && !name.starts_with("og:image") && name.bytes().all(plain);
-                if kept && name.len() <= NAME_BYTES_MAX && self.page.properties.len() < PROPERTIES_MAX {
-                    self.page.properties.entry(name).or_insert(value);
+                let bytes = self.bytes + name.len() + value.len();
+                let fits = self.page.properties.len() < PROPERTIES_MAX && bytes <= PROPERTIES_BYTES_MAX;
+                if kept && fits && name.len() <= NAME_BYTES_MAX && !self.page.properties.contains_key(&name) {
+                    self.bytes = bytes;
+                    self.page.properties.insert(name, value);
                 }
             }
         }
@@ -351,8 +358,10 @@ mod tests {
         assert_eq!(property(&read(deep.as_bytes(), ""), "og:title"), Some("deep"));
         let many: String = (0..500).map(|n| format!("<meta property=og:x{n} content={}>", "y".repeat(3_000))).collect();
         let page = read(many.as_bytes(), "");
-        assert_eq!(page.properties.len(), PROPERTIES_MAX);
+        assert_eq!(page.properties.len(), PROPERTIES_BYTES_MAX / (VALUE_BYTES_MAX + "og:x0".len()));
         assert!(page.properties.values().all(|value| value.len() == VALUE_BYTES_MAX));
+        let short: String = (0..500).map(|n| format!("<meta property=og:x{n} content=y>")).collect();
+        assert_eq!(read(short.as_bytes(), "").properties.len(), PROPERTIES_MAX);
     }
 
     #[test]
