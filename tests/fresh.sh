@@ -152,6 +152,7 @@ field() {
 
 # Starts the server as README says, and waits until it listens.
 start_server() {
+    : >"$directory/run.log"
     set -m
     inside CONDUIT_PORT="$port" make run >"$directory/run.log" 2>&1 &
     server=$!

@@ -45,6 +45,7 @@ port = 0
 allow_registration = true
 yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse = true
 TOML
+: >"$work/log"
 "$server" --config "$work/conduit.toml" 2>"$work/log" &
 pid=$!
 for ((look = 0; look < looks_max; look++)); do
