@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 120;
 
 #[tokio::test]
 async fn the_soft_limit_of_descriptors_is_raised_and_a_low_hard_one_is_told() {
-    let server = Server::start_in(Some("ulimit -Sn 64; ulimit -Hn 600"), "log = \"warn\"");
+    let server = Server::start_in(Some("ulimit -Sn 64; ulimit -Hn 600"), "");
     let mut open = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut connection = TcpStream::connect(server.address()).await.expect("connected");
