@@ -29,8 +29,8 @@ pub struct Config {
     /// The directory of the database. It is made where it is missing.
     pub database_path: PathBuf,
 
-    /// Memory in MiB that the database's caches and buffers and the caches of events and room states share. Decoding images for
-    /// thumbnails takes twice as much besides at most; an image that needs more gets no thumbnail.
+    /// Memory in MiB that the database's caches and buffers and all other caches of the server share. Decoding images for
+    /// thumbnails takes as much besides at most; an image that needs more gets no thumbnail.
     pub db_cache_capacity_mb: u64,
 
     /// The addresses to listen on: one, or a list.
@@ -348,7 +348,7 @@ impl Default for Config {
         Self {
             server_name: OwnedServerName::try_from("localhost").expect("a valid name"),
             database_path: "haima-data".into(),
-            db_cache_capacity_mb: 64,
+            db_cache_capacity_mb: 128,
             address: OneOrMany::Many(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]),
             port: OneOrMany::Many(vec![8008]),
             max_request_size: 20 * 1024 * 1024,

@@ -37,7 +37,7 @@ pub(crate) struct Parts {
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What decoding images takes at most, as a multiple of the memory budget.
-const DECODING_PART: u64 = 2;
+const DECODING_PART: u64 = 1;
 
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
 const LOG_ENTRIES_KEPT: u64 = 1_000_000;
@@ -68,13 +68,15 @@ async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyh
         .await
         .with_context(|| format!("server_name can't be changed to {name:?}"))?;
 
-    let caches = store.budget().callers_bytes as u64;
+    let caches = Caches::of(store.budget().callers_bytes as u64);
     let mut rooms_config = rooms_config(config);
-    rooms_config.event_cache_bytes = caches / 2;
-    rooms_config.node_cache_bytes = caches / 4;
+    rooms_config.event_cache_bytes = caches.events;
+    rooms_config.node_cache_bytes = caches.nodes;
+    rooms_config.derived_cache_bytes = caches.derived;
     let ports = rooms::Ports::no_federation();
     let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
-    let users = Users::new(users_config(config), store.clone(), clock.clone(), random.clone())?;
+    let users_config = users::Config { cache_bytes: caches.users, ..users_config(config) };
+    let users = Users::new(users_config, store.clone(), clock.clone(), random.clone())?;
     let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
     let media = Media::open(media_config(config)?, store.clone(), clock.clone(), random.clone()).await?;
     Ok(Parts { descriptors, store: store.clone(), rooms, users, flows, media, clock, random })
@@ -119,7 +121,9 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
     let gate = Arc::new(Gate::new(http_config(config, parts.descriptors), Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
     let Parts { store, rooms, users, media, clock, .. } = parts;
-    let sync = Sync::start(sync_config(config), store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
+    let cache_bytes = Caches::of(store.budget().callers_bytes as u64).sync;
+    let sync_config = sync::Config { cache_bytes, ..sync_config(config) };
+    let sync = Sync::start(sync_config, store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
     let domains = Domains {
         store: parts.store.clone(),
         users: parts.users.clone(),
@@ -247,6 +251,29 @@ pub(crate) fn rooms_config(config: &Config) -> rooms::Config {
     rooms.encryption_by_default = config.encryption_enabled_by_default_for_room_type;
     rooms.federate_by_default = config.allow_federation;
     rooms
+}
+
+/// How the crates' caches share what the store leaves of the memory budget, in bytes.
+struct Caches {
+    events: u64,
+    nodes: u64,
+    /// What is worked out from events and nodes.
+    derived: u64,
+    users: u64,
+    sync: u64,
+}
+
+impl Caches {
+    fn of(bytes: u64) -> Self {
+        let percent = bytes / 100;
+        Self {
+            events: 25 * percent,
+            nodes: 15 * percent,
+            derived: 30 * percent,
+            users: 25 * percent,
+            sync: 5 * percent,
+        }
+    }
 }
 
 pub(crate) fn users_config(config: &Config) -> users::Config {

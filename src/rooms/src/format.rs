@@ -31,11 +31,8 @@ pub type ClientEvent = Arc<RawValue>;
 /// How old a shared rendering may be, so how far `age` may be off, in milliseconds.
 pub const AGE_SHARED_MS: u64 = 100;
 
-/// Memory for what is kept of formatted events, in bytes.
-const FORMATTED_BYTES_MAX: u64 = 16 << 20;
-
 /// What a kept event weighs beside its renderings, in bytes.
-const FORMATTED_OVERHEAD_BYTES: u64 = 300;
+const FORMATTED_OVERHEAD_BYTES: u64 = 700;
 
 /// Which form of events an answer has.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
@@ -142,15 +139,15 @@ struct FormattedWeight;
 
 impl Weighter<(EventNum, Option<EventNum>), Arc<Formatted>> for FormattedWeight {
     fn weight(&self, _: &(EventNum, Option<EventNum>), formatted: &Arc<Formatted>) -> u64 {
-        // The event itself is shared with the cache of events; a rendering is about as long.
-        formatted.pdu.json().get().len() as u64 + FORMATTED_OVERHEAD_BYTES
+        // The event, whose JSON is held whole and its content once more, may be in no other cache; a rendering is about as long.
+        3 * formatted.pdu.json().get().len() as u64 + FORMATTED_OVERHEAD_BYTES
     }
 }
 
 impl FormatCache {
-    pub(crate) fn new() -> Self {
-        let items = usize::try_from(FORMATTED_BYTES_MAX / (3 * FORMATTED_OVERHEAD_BYTES));
-        Self(Cache::with_weighter(items.unwrap_or(usize::MAX), FORMATTED_BYTES_MAX, FormattedWeight))
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes / (3 * FORMATTED_OVERHEAD_BYTES)).unwrap_or(usize::MAX).max(16);
+        Self(Cache::with_weighter(items, cache_bytes, FormattedWeight))
     }
 }
 

@@ -140,6 +140,8 @@ pub struct Config {
     pub node_cache_bytes: u64,
     /// Who may compute for long, resolving states: the bound may be shared with others.
     pub cpu: Cpu,
+    /// Memory for what is worked out from both, in bytes: events as clients get them, unread counts, descriptions, resolutions.
+    pub derived_cache_bytes: u64,
 }
 
 impl Config {
@@ -153,6 +155,7 @@ impl Config {
             event_cache_bytes: 32 << 20,
             node_cache_bytes: 32 << 20,
             cpu: Cpu::default(),
+            derived_cache_bytes: 32 << 20,
         }
     }
 }
@@ -199,10 +202,10 @@ impl Rooms {
             tree: StateTree::new(secret, config.node_cache_bytes),
             events: EventStore::new(counter, config.event_cache_bytes),
             heads: Heads::new(),
-            resolutions: Resolutions::new(),
+            resolutions: Resolutions::new(config.derived_cache_bytes / 20),
             inbox: inbox::Inboxes::load(&store).await?,
             typing: typing::Typing::new(clock.clone()),
-            reads: reads::Reads::new(),
+            reads: reads::Reads::new(config.derived_cache_bytes / 20 * 19),
             directory: directory::DirectoryIndex::default(),
             config,
             store,

@@ -48,11 +48,13 @@ impl Drop for Filling<'_> {
 }
 
 impl Reads {
-    pub(crate) fn new() -> Self {
+    /// What is kept takes about `cache_bytes` bytes.
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        let sixth = cache_bytes / 6;
         Self {
-            formats: FormatCache::new(),
-            heroes: HeroCache::new(),
-            tallies: TallyCache::new(),
+            formats: FormatCache::new(3 * sixth),
+            heroes: HeroCache::new(sixth),
+            tallies: TallyCache::new(2 * sixth),
             filling: Mutex::default(),
             upgrading: Mutex::default(),
         }

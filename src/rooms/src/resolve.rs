@@ -18,7 +18,7 @@ use event::{
     Pdu, ResolveError, RoomVersionRules, StateMap, auth,
     resolve::{EventIdSet, resolve},
 };
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::StateEventType};
 use store::{Batch, View};
 
@@ -30,9 +30,6 @@ use crate::{
     },
     types::{EventNum, StoredEvent},
 };
-
-/// Resolutions whose outcome is remembered.
-const CACHED_MAX: usize = 1_000;
 
 /// Full conflicted sets up to this size are resolved on the spot, larger ones on a thread of their own, a few at a time.
 const INLINE_EVENTS_MAX: usize = 200;
@@ -78,14 +75,31 @@ impl Ahead {
     }
 }
 
+/// What an outcome takes besides its changes, and each of these besides its key, in bytes.
+const OUTCOME_OVERHEAD_BYTES: u64 = 100;
+
+/// Weighs an outcome by its memory, in bytes.
+#[derive(Clone)]
+struct OutcomeWeight;
+
+impl Weighter<Box<[Root]>, Outcome> for OutcomeWeight {
+    fn weight(&self, roots: &Box<[Root]>, outcome: &Outcome) -> u64 {
+        let key_bytes = |(key, _): &(OwnedStateKey, Option<Entry>)| key.event_type.len() + key.state_key.len();
+        let keys: usize = outcome.changes.iter().map(key_bytes).sum();
+        OUTCOME_OVERHEAD_BYTES * (1 + outcome.changes.len() as u64) + (keys + std::mem::size_of_val(&**roots)) as u64
+    }
+}
+
 /// Outcomes by the set of roots. They are changes and not a root, because whether a root's nodes are stored is another question.
 pub(crate) struct Resolutions {
-    outcomes: Cache<Box<[Root]>, Outcome>,
+    outcomes: Cache<Box<[Root]>, Outcome, OutcomeWeight>,
 }
 
 impl Resolutions {
-    pub(crate) fn new() -> Self {
-        Self { outcomes: Cache::new(CACHED_MAX) }
+    /// What is remembered takes about `cache_bytes` bytes.
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes / (4 * OUTCOME_OVERHEAD_BYTES)).unwrap_or(usize::MAX).max(16);
+        Self { outcomes: Cache::with_weighter(items, cache_bytes, OutcomeWeight) }
     }
 }
 

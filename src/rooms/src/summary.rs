@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use event::{Pdu, visibility::history_visibility};
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -26,12 +26,6 @@ pub const HEROES_MAX: usize = 5;
 
 /// Members among which heroes are looked for. In a larger room without a name they are among the first by id.
 const HERO_CANDIDATES_MAX: usize = 100;
-
-/// States whose heroes are remembered.
-const HERO_STATES_MAX: usize = 4_096;
-
-/// States whose description is remembered.
-const DESCRIBED_STATES_MAX: usize = 8_192;
 
 /// Rooms that a restricted room can name as those that let in.
 const ALLOWED_ROOMS_MAX: usize = 100;
@@ -99,10 +93,36 @@ struct Heroes {
     gone: Vec<OwnedUserId>,
 }
 
+/// What a state takes in a cache besides ids and texts.
+const STATE_OVERHEAD_BYTES: u64 = 300;
+/// What an id takes besides its text.
+const ID_OVERHEAD_BYTES: u64 = 32;
+
 /// What was found out about states, which never change.
 pub(crate) struct HeroCache {
-    heroes: Cache<Root, Arc<Heroes>>,
-    descriptions: Cache<(OwnedRoomId, Root), Arc<Described>>,
+    heroes: Cache<Root, Arc<Heroes>, StateWeight>,
+    descriptions: Cache<(OwnedRoomId, Root), Arc<Described>, StateWeight>,
+}
+
+/// Weighs what was found out about a state by its memory, in bytes.
+#[derive(Clone)]
+struct StateWeight;
+
+impl Weighter<Root, Arc<Heroes>> for StateWeight {
+    fn weight(&self, _: &Root, heroes: &Arc<Heroes>) -> u64 {
+        let ids = heroes.present.iter().chain(&heroes.gone);
+        STATE_OVERHEAD_BYTES + ids.map(|id| id.as_str().len() as u64 + ID_OVERHEAD_BYTES).sum::<u64>()
+    }
+}
+
+impl Weighter<(OwnedRoomId, Root), Arc<Described>> for StateWeight {
+    fn weight(&self, (room, _): &(OwnedRoomId, Root), described: &Arc<Described>) -> u64 {
+        let about = &*described.description;
+        let texts = [&about.canonical_alias, &about.name, &about.topic, &about.avatar_url, &about.room_type];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        let allowed: u64 = about.allowed_room_ids.iter().map(|id| id.as_str().len() as u64 + ID_OVERHEAD_BYTES).sum();
+        2 * STATE_OVERHEAD_BYTES + (2 * room.as_str().len() + texts) as u64 + allowed
+    }
 }
 
 /// A description with the events that it is made of, and which of them were redacted then: that alone can change about a state.
@@ -113,8 +133,13 @@ struct Described {
 }
 
 impl HeroCache {
-    pub(crate) fn new() -> Self {
-        Self { heroes: Cache::new(HERO_STATES_MAX), descriptions: Cache::new(DESCRIBED_STATES_MAX) }
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        let bytes = cache_bytes / 2;
+        let items = usize::try_from(bytes / (2 * STATE_OVERHEAD_BYTES)).unwrap_or(usize::MAX).max(16);
+        Self {
+            heroes: Cache::with_weighter(items, bytes, StateWeight),
+            descriptions: Cache::with_weighter(items, bytes, StateWeight),
+        }
     }
 }
 

@@ -47,8 +47,8 @@ impl Budget {
     /// Divides `total_bytes`.
     pub const fn of(total_bytes: usize) -> Budget {
         let total = if total_bytes < MEMORY_BUDGET_BYTES_MIN { MEMORY_BUDGET_BYTES_MIN } else { total_bytes };
-        let block_cache_bytes = total / 100 * 40;
-        let memtable_bytes = total / 100 * 22;
+        let block_cache_bytes = total / 100 * 30;
+        let memtable_bytes = total / 100 * 15;
         let log_tail_bytes = total / 100 * 3;
         Budget {
             block_cache_bytes,

@@ -68,6 +68,15 @@ pub struct Config {
     pub large_room_members: usize,
     /// For how long in milliseconds what changes for a user is kept in memory after their last request.
     pub inbox_idle_ms: u64,
+    /// Memory for the newest events of rooms and for what devices were sent of members, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl Config {
+    /// What either of the two caches may take.
+    fn half_of_cache(&self) -> usize {
+        usize::try_from(self.cache_bytes / 2).unwrap_or(usize::MAX)
+    }
 }
 
 impl Default for Config {
@@ -79,6 +88,7 @@ impl Default for Config {
             relaxed_delay_ms: 800,
             large_room_members: 500,
             inbox_idle_ms: 10 * 60 * 1000,
+            cache_bytes: 4 << 20,
         }
     }
 }
@@ -118,7 +128,7 @@ impl Sync {
         let notifier =
             Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
         tokio::spawn(notifier.run());
-        let sent_members = SentMembers::new();
+        let sent_members = SentMembers::new(config.half_of_cache());
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
         let inner = Inner { config, store, rooms, users, clock, hub, sent_members, builders };

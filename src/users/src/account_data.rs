@@ -28,6 +28,9 @@ const DIRECT_TYPE: &str = "m.direct";
 const INVITE_PERMISSION_TYPE: &str = "m.invite_permission_config";
 const EVENT_TYPE_BYTES_MAX: usize = 255;
 
+/// What an ignored user takes in memory besides the id.
+const IGNORED_OVERHEAD_BYTES: usize = 48;
+
 pub(crate) type IgnoredCache = Projection<OwnedUserId, OwnedUserId, Arc<HashSet<OwnedUserId>>>;
 
 /// One content of a user's account data.
@@ -325,7 +328,8 @@ impl Users {
         }
         let ignored = Arc::new(ignored);
         let cache = &self.inner.ignored;
-        cache.insert(view.position(), key.clone(), key, ignored.clone());
+        let ids: usize = ignored.iter().map(|user| user.as_str().len() + IGNORED_OVERHEAD_BYTES).sum();
+        cache.insert(view.position(), key.clone(), key, ignored.clone(), 2 * user.as_str().len() + ids);
         Ok(ignored)
     }
 

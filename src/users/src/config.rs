@@ -22,8 +22,8 @@ pub struct Config {
     /// What follows the localpart in the display name that new users get; without it they get none. Those of application services
     /// and guests get none.
     pub new_user_displayname_suffix: Option<String>,
-    /// How many sessions, rulesets and ignore lists are kept in memory, each.
-    pub cache_entries: usize,
+    /// Memory for sessions, push rules, ignore lists, filters and what is known of devices' queues, in bytes.
+    pub cache_bytes: u64,
     /// The most bytes of the keys in all key backups of a user.
     pub key_backup_bytes_max: u64,
 }
@@ -37,7 +37,7 @@ impl Default for Config {
             reserved_localparts: vec!["haima".to_owned(), "server".to_owned()],
             device_unused_ms_max: None,
             new_user_displayname_suffix: None,
-            cache_entries: 20_000,
+            cache_bytes: 16 << 20,
             key_backup_bytes_max: 1024 * 1024 * 1024,
         }
     }

@@ -1,9 +1,7 @@
 //! Filters: definitions that clients upload once and name by id. They never change.
 
-use std::num::NonZeroUsize;
-
-use lru::LruCache;
 use parking_lot::Mutex;
+use quick_cache::{Weighter, unsync::Cache};
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -19,9 +17,12 @@ pub const FILTERS_PER_USER_MAX: usize = 250;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// What a filter takes in memory besides its definition and the user's id.
+const FILTER_OVERHEAD_BYTES: u64 = 150;
+
 /// Definitions by user and id.
 pub(crate) struct FilterCache {
-    entries: Mutex<LruCache<(OwnedUserId, u64), Known>>,
+    entries: Mutex<Cache<(OwnedUserId, u64), Known, FilterWeight>>,
 }
 
 /// A definition, and the day for which its use was noted.
@@ -31,10 +32,19 @@ struct Known {
     noted_day: u64,
 }
 
+#[derive(Clone)]
+struct FilterWeight;
+
+impl Weighter<(OwnedUserId, u64), Known> for FilterWeight {
+    fn weight(&self, (user, _): &(OwnedUserId, u64), known: &Known) -> u64 {
+        (user.as_str().len() + known.definition.get().len()) as u64 + FILTER_OVERHEAD_BYTES
+    }
+}
+
 impl FilterCache {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
-        Self { entries: Mutex::new(LruCache::new(capacity)) }
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let items = usize::try_from(bytes_max / (2 * FILTER_OVERHEAD_BYTES)).unwrap_or(usize::MAX).max(1);
+        Self { entries: Mutex::new(Cache::with_weighter(items, bytes_max, FilterWeight)) }
     }
 }
 
@@ -100,7 +110,7 @@ impl Users {
         };
         self.note_filter_use(view, user, id).await?;
         let known = Known { definition: definition.clone(), noted_day: self.today() };
-        self.inner.filters.entries.lock().put(key, known);
+        self.inner.filters.entries.lock().insert(key, known);
         Ok(Some(definition))
     }
 

@@ -135,15 +135,15 @@ impl Users {
     /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range.
     pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let from = store.published();
-        let entries = config.cache_entries;
+        let fifth = config.cache_bytes / 5;
         let inner = Arc::new(Inner {
             passwords: password::Passwords::new(&config.password, random.clone())?,
-            sessions: projection::Projection::new(entries, from),
-            rules: push_rules::RulesCache::new(entries, from),
-            ignored: projection::Projection::new(entries, from),
+            sessions: projection::Projection::new(fifth, from),
+            rules: push_rules::RulesCache::new(fifth, from),
+            ignored: projection::Projection::new(fifth, from),
             erased: erased::ErasedCache::default(),
-            filters: filters::FilterCache::new(entries),
-            queues: to_device::Queues::new(entries),
+            filters: filters::FilterCache::new(fifth),
+            queues: to_device::Queues::new(fifth),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             key_turns: keys::Turns::default(),
             unused_devices: unused_devices::Cursor::default(),

@@ -5,11 +5,14 @@
 //! is never older than that view; otherwise the caller reads the tables. Nothing has to be invalidated by
 //! those who write.
 
-use std::{collections::HashMap, hash::Hash, num::NonZeroUsize};
+use std::{collections::HashMap, hash::Hash};
 
-use lru::LruCache;
 use parking_lot::Mutex;
+use quick_cache::{Weighter, unsync::Cache};
 use store::Position;
+
+/// What an entry takes besides what its owner says, in bytes: keys, ids of groups, tables.
+pub(crate) const ENTRY_OVERHEAD_BYTES: u64 = 250;
 
 pub(crate) struct Projection<G, K, V> {
     state: Mutex<State<G, K, V>>,
@@ -22,27 +25,37 @@ struct State<G, K, V> {
     cleared: Position,
     /// Last change per group since `cleared`; bounded by clearing everything.
     changes: HashMap<G, Position>,
-    entries: LruCache<K, Entry<G, V>>,
-    capacity: usize,
+    changes_max: usize,
+    entries: Cache<K, Entry<G, V>, EntryWeight>,
 }
 
 struct Entry<G, V> {
     group: G,
     loaded: Position,
     value: V,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+struct EntryWeight;
+
+impl<G, K, V> Weighter<K, Entry<G, V>> for EntryWeight {
+    fn weight(&self, _: &K, entry: &Entry<G, V>) -> u64 {
+        entry.bytes + ENTRY_OVERHEAD_BYTES
+    }
 }
 
 impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
-    /// A projection of at most `capacity` entries that has seen the log up to `from`.
-    pub(crate) fn new(capacity: usize, from: Position) -> Self {
-        let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
+    /// A projection of about `bytes_max` bytes that has seen the log up to `from`.
+    pub(crate) fn new(bytes_max: u64, from: Position) -> Self {
+        let entries_max = usize::try_from(bytes_max / ENTRY_OVERHEAD_BYTES).unwrap_or(usize::MAX).max(1);
         Self {
             state: Mutex::new(State {
                 applied: from,
                 cleared: from,
                 changes: HashMap::new(),
-                entries: LruCache::new(capacity),
-                capacity: capacity.get(),
+                changes_max: entries_max,
+                entries: Cache::with_weighter(entries_max, bytes_max, EntryWeight),
             }),
         }
     }
@@ -60,7 +73,7 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
         }
         let stale = changes.get(&entry.group).is_some_and(|changed| *changed > entry.loaded);
         if stale {
-            entries.pop(key);
+            entries.remove(key);
             return None;
         }
         Some(entry.value.clone())
@@ -71,21 +84,21 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
         Some(self.state.lock().entries.peek(key)?.value.clone())
     }
 
-    /// Keeps what a view at `loaded` gave.
-    pub(crate) fn insert(&self, loaded: Position, group: G, key: K, value: V) {
+    /// Keeps what a view at `loaded` gave, which takes `bytes`.
+    pub(crate) fn insert(&self, loaded: Position, group: G, key: K, value: V, bytes: usize) {
         let mut state = self.state.lock();
         let stale = state.changes.get(&group).is_some_and(|changed| *changed > loaded);
         if stale || loaded < state.cleared {
             return;
         }
-        let entry = Entry { group, loaded, value };
-        state.entries.put(key, entry);
+        let entry = Entry { group, loaded, value, bytes: bytes as u64 };
+        state.entries.insert(key, entry);
     }
 
     /// The group changed at `position`, which is above all positions applied so far.
     pub(crate) fn changed(&self, position: Position, group: G) {
         let mut state = self.state.lock();
-        if state.changes.len() >= state.capacity {
+        if state.changes.len() >= state.changes_max {
             state.entries.clear();
             state.changes.clear();
             state.cleared = position;
@@ -121,8 +134,8 @@ mod tests {
 
     #[test]
     fn nothing_is_told_to_who_reads_from_a_newer_view_than_was_followed() {
-        let cache = Projection::new(10, at(5));
-        cache.insert(at(5), "alice", "a", 1);
+        let cache = Projection::new(10 * ENTRY_OVERHEAD_BYTES, at(5));
+        cache.insert(at(5), "alice", "a", 1, 0);
         assert_eq!(cache.get(at(5), &"a"), Some(1));
         assert_eq!(cache.get(at(6), &"a"), None);
         assert_eq!(cache.last(&"a"), Some(1));
@@ -132,8 +145,8 @@ mod tests {
 
     #[test]
     fn nothing_is_told_to_who_reads_from_an_older_view_than_was_loaded_from() {
-        let cache = Projection::new(10, at(7));
-        cache.insert(at(8), "alice", "a", 1);
+        let cache = Projection::new(10 * ENTRY_OVERHEAD_BYTES, at(7));
+        cache.insert(at(8), "alice", "a", 1, 0);
         cache.applied(at(9));
         assert_eq!(cache.get(at(7), &"a"), None);
         assert_eq!(cache.get(at(9), &"a"), Some(1));
@@ -141,26 +154,36 @@ mod tests {
 
     #[test]
     fn what_was_loaded_before_a_change_is_not_kept_however_late_it_comes() {
-        let cache = Projection::new(10, at(5));
-        cache.insert(at(5), "alice", "before", 1);
+        let cache = Projection::new(10 * ENTRY_OVERHEAD_BYTES, at(5));
+        cache.insert(at(5), "alice", "before", 1, 0);
         cache.changed(at(6), "alice");
         cache.applied(at(6));
-        cache.insert(at(5), "alice", "late", 2);
-        cache.insert(at(6), "alice", "after", 3);
-        cache.insert(at(5), "bob", "other", 4);
+        cache.insert(at(5), "alice", "late", 2, 0);
+        cache.insert(at(6), "alice", "after", 3, 0);
+        cache.insert(at(5), "bob", "other", 4, 0);
         let seen = ["before", "late", "after", "other"].map(|key| cache.get(at(6), &key));
         assert_eq!(seen, [None, None, Some(3), Some(4)]);
     }
 
     #[test]
     fn it_forgets_what_it_missed() {
-        let cache = Projection::new(10, at(5));
-        cache.insert(at(5), "alice", "a", 1);
+        let cache = Projection::new(10 * ENTRY_OVERHEAD_BYTES, at(5));
+        cache.insert(at(5), "alice", "a", 1, 0);
         cache.clear(at(9));
-        cache.insert(at(8), "alice", "late", 2);
-        cache.insert(at(9), "alice", "new", 3);
+        cache.insert(at(8), "alice", "late", 2, 0);
+        cache.insert(at(9), "alice", "new", 3, 0);
         let seen = ["a", "late", "new"].map(|key| cache.get(at(9), &key));
         assert_eq!(seen, [None, None, Some(3)]);
+    }
+
+    #[test]
+    fn it_is_bounded_by_bytes() {
+        let cache = Projection::new(100_000, at(0));
+        for key in 0..1_000 {
+            cache.insert(at(0), key, key, key, 9_000);
+        }
+        let kept = (0..1_000).filter(|key| cache.get(at(0), key).is_some()).count();
+        assert!((5..=11).contains(&kept), "{kept}");
     }
 
     /// A step of the model: a change of a group, the follower going on, or a read from a view.
@@ -182,8 +205,8 @@ mod tests {
         /// Whatever the order in which views are read, entries kept and the log followed, an answer is
         /// what the view would have given: here, how often the group had changed by then.
         #[test]
-        fn an_answer_is_what_the_view_gives(steps in steps(), capacity in 1..6usize) {
-            let cache: Projection<u8, u8, usize> = Projection::new(capacity, at(0));
+        fn an_answer_is_what_the_view_gives(steps in steps(), entries_max in 1..6u64) {
+            let cache: Projection<u8, u8, usize> = Projection::new(entries_max * ENTRY_OVERHEAD_BYTES, at(0));
             let mut history: Vec<u8> = Vec::new();
             let mut followed = 0;
             let mut late: Vec<(Position, u8, usize)> = Vec::new();
@@ -198,7 +221,7 @@ mod tests {
                         followed = until;
                         cache.applied(at(followed as u64));
                         for (loaded, key, value) in late.drain(..) {
-                            cache.insert(loaded, key / 2, key, value);
+                            cache.insert(loaded, key / 2, key, value, 0);
                         }
                     }
                     Step::Read { key, behind, insert_later } => {
@@ -208,7 +231,7 @@ mod tests {
                         match cache.get(at(position), &key) {
                             Some(known) => prop_assert_eq!(known, value),
                             None if insert_later => late.push((at(position), key, value)),
-                            None => cache.insert(at(position), key / 2, key, value),
+                            None => cache.insert(at(position), key / 2, key, value, 0),
                         }
                     }
                 }

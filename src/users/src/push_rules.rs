@@ -21,6 +21,8 @@ pub(crate) const TYPE: &str = "m.push_rules";
 
 /// The greatest number of bytes of the name of a rule.
 const RULE_ID_BYTES_MAX: usize = 255;
+/// How many times as much memory compiled rules take as their JSON, about.
+const COMPILED_RULES_FACTOR: usize = 3;
 /// Actions of older versions of the specification, which mean nothing.
 const HISTORICAL_ACTIONS: [&str; 2] = ["dont_notify", "coalesce"];
 
@@ -31,8 +33,8 @@ pub(crate) struct RulesCache {
 }
 
 impl RulesCache {
-    pub(crate) fn new(capacity: usize, from: Position) -> Self {
-        Self { users: Projection::new(capacity, from), defaults: OnceLock::new() }
+    pub(crate) fn new(bytes_max: u64, from: Position) -> Self {
+        Self { users: Projection::new(bytes_max, from), defaults: OnceLock::new() }
     }
 
     /// The default rules, which compile to the same for every user.
@@ -215,13 +217,15 @@ impl Users {
             return Ok(rules);
         }
         let mut rules = cache.defaults(user);
+        let mut bytes = 2 * user.as_str().len();
         if let Some(content) = self.stored_rules(view, user).await? {
             let own = PushRules::compile(&from_content(user, &content)?, user);
             if own != *rules {
+                bytes += COMPILED_RULES_FACTOR * content.len();
                 rules = Arc::new(own);
             }
         }
-        cache.users.insert(view.position(), key.clone(), key, rules.clone());
+        cache.users.insert(view.position(), key.clone(), key, rules.clone(), bytes);
         Ok(rules)
     }
 

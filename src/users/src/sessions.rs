@@ -99,7 +99,8 @@ impl Users {
             expires_ms: row.expires_ms,
             seen_ms: AtomicU64::new(seen_ms),
         });
-        sessions.insert(view.position(), row.user, key, session.clone());
+        let bytes = size_of::<Session>() + 2 * row.user.as_str().len() + session.device_id.as_str().len();
+        sessions.insert(view.position(), row.user, key, session.clone(), bytes);
         Ok(session)
     }
 

@@ -17,8 +17,6 @@ use crate::{
     types::TimelineIndex,
 };
 
-/// Memory for tallies, in bytes.
-const TALLIES_BYTES_MAX: u64 = 16 << 20;
 /// What a tally weighs beside its threads, in bytes.
 const TALLY_OVERHEAD_BYTES: u64 = 300;
 /// What a thread or a mark weighs, in bytes.
@@ -249,8 +247,8 @@ type Key = (OwnedUserId, OwnedRoomId);
 struct TallyWeight;
 
 impl Weighter<Key, Arc<Tally>> for TallyWeight {
-    fn weight(&self, _: &Key, tally: &Arc<Tally>) -> u64 {
-        tally.weight()
+    fn weight(&self, (user, room): &Key, tally: &Arc<Tally>) -> u64 {
+        tally.weight() + (user.as_str().len() + room.as_str().len()) as u64
     }
 }
 
@@ -258,9 +256,9 @@ impl Weighter<Key, Arc<Tally>> for TallyWeight {
 pub(crate) struct TallyCache(Cache<Key, Arc<Tally>, TallyWeight>);
 
 impl TallyCache {
-    pub(crate) fn new() -> Self {
-        let items = usize::try_from(TALLIES_BYTES_MAX / TALLY_OVERHEAD_BYTES).unwrap_or(usize::MAX);
-        Self(Cache::with_weighter(items, TALLIES_BYTES_MAX, TallyWeight))
+    pub(crate) fn new(cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes / TALLY_OVERHEAD_BYTES).unwrap_or(usize::MAX).max(16);
+        Self(Cache::with_weighter(items, cache_bytes, TallyWeight))
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Tally>> {

@@ -6,7 +6,7 @@
 mod routing;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use store::{Position, View};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    Config,
     inbox::{Inbox, Item, Kind},
     memo::Memo,
     tail::{Tail, TailRange},
@@ -25,6 +26,9 @@ use crate::{
 
 /// How long a request waits at its start for the notifier to catch up with what was written before.
 const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What the tail of a room takes in memory.
+const TAIL_BYTES: usize = 2_000;
 
 /// What polls read from: everything up to the view's position has been routed to the inboxes.
 pub(crate) struct Published {
@@ -71,6 +75,9 @@ pub(crate) struct State {
     rooms: Vec<RoomSlot>,
     user_numbers: HashMap<OwnedUserId, u32>,
     users: Vec<UserSlot>,
+    /// The rooms that have a tail, by when they were last found to advance.
+    tailed: VecDeque<u32>,
+    tails_max: usize,
     /// Rooms in which somebody is typing.
     typing: HashSet<u32>,
     /// Large rooms whose typing is to be routed, with the seconds until then.
@@ -108,6 +115,8 @@ struct RoomSlot {
     /// Position of the last change of its encryption that was routed.
     encryption_moved: Position,
     tail: Option<Tail>,
+    /// Whether it advanced since it was last looked whether its tail is worth keeping.
+    has_advanced: bool,
 }
 
 struct UserSlot {
@@ -123,10 +132,16 @@ struct UserSlot {
 
 impl Hub {
     /// An empty hub, to be filled through [`Hub::state`] before the notifier starts.
-    pub(crate) fn new(published: Published, large_room_members: usize) -> Self {
+    pub(crate) fn new(published: Published, config: &Config) -> Self {
         let routed =
             Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
-        let state = State { routed, loaded: Position::MAX, large_room_members, ..State::default() };
+        let state = State {
+            routed,
+            loaded: Position::MAX,
+            large_room_members: config.large_room_members,
+            tails_max: config.half_of_cache() / TAIL_BYTES,
+            ..State::default()
+        };
         Self {
             state: Mutex::new(state),
             published: watch::Sender::new(Arc::new(published)),
@@ -187,6 +202,7 @@ impl State {
             encrypted: None,
             encryption_moved: Position::ZERO,
             tail: None,
+            has_advanced: false,
         });
         self.room_numbers.insert(id.to_owned(), number);
         number
@@ -205,13 +221,29 @@ impl State {
         number
     }
 
+    /// Takes their tails from rooms that have not advanced for long, if there are too many.
+    fn forget_tails(&mut self) {
+        while self.tailed.len() > self.tails_max {
+            let Some(room) = self.tailed.pop_front() else { return };
+            let slot = &mut self.rooms[room as usize];
+            // Ends: each room is passed over once at most.
+            if std::mem::take(&mut slot.has_advanced) {
+                self.tailed.push_back(room);
+            } else {
+                slot.tail = None;
+            }
+        }
+    }
+
     /// Forgets who is where and what the tails say, but neither numbers nor inboxes. It is to be filled with what the tables
     /// say.
     pub(crate) fn clear(&mut self) {
         self.loaded = Position::MAX;
+        self.tailed.clear();
         for slot in &mut self.rooms {
             slot.members.clear();
             slot.tail = None;
+            slot.has_advanced = false;
             slot.state_moved = None;
             slot.encrypted = None;
             slot.encryption_moved = Position::ZERO;

@@ -59,8 +59,14 @@ impl State {
             slot.encryption_moved = position;
         }
         // Nothing happened between the last advance and this one.
+        let is_new = slot.tail.is_none();
         let tail = slot.tail.get_or_insert_with(|| Tail::new(last, change.old_root));
         tail.push(Advance { position, event, local, root: new_root });
+        slot.has_advanced = true;
+        if is_new {
+            self.tailed.push_back(room);
+            self.forget_tails();
+        }
         // Those who leave hear of it as members, those who come as well.
         for member in change.members {
             let user = self.user(&member.user);

@@ -31,6 +31,9 @@ pub const TO_DEVICE_ROW_BYTES: u64 = 256;
 /// Long queues of which it is known how much each sender has in them.
 const LOADS_KEPT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
+/// What is known of one device's queue takes so many bytes of memory, with ids of the usual length.
+const QUEUE_BYTES: u64 = 250;
+
 type Key = (OwnedUserId, OwnedDeviceId);
 
 /// See the module.
@@ -92,7 +95,8 @@ fn weight(event: &str) -> u64 {
 }
 
 impl Queues {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let capacity = usize::try_from(bytes_max / QUEUE_BYTES).unwrap_or(usize::MAX);
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
         let known = Known { devices: LruCache::new(capacity), loads: LruCache::new(LOADS_KEPT) };
         Self { hasher: RandomState::new(), known: Mutex::new(known), senders: Senders::new(capacity) }
