@@ -6,7 +6,7 @@ use rooms::{Asker, EventStatus, KeyAnswer, Membership, MessagesQuery, Preset, Pu
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, serde::Base64};
 use serde_json::{Value, json};
 use store::Position;
-use testkit::ManualClock;
+use testkit::{ManualClock, SeededRandom};
 
 use crate::world::{Others, World};
 
@@ -304,4 +304,45 @@ async fn who_passes_events_on_takes_nothing_of_them_away() {
     there.rooms.receive(&third.name, &room, &[pdu]).await.expect("received");
     there.rooms.work_inbox(&room).await.expect("worked");
     assert_eq!(body(&said).await, Value::Null);
+}
+
+/// A server whose answers are full of lies spoils nothing but itself: nothing panics, nothing waits for ever, and the room goes on.
+#[tokio::test]
+async fn lies_of_one_server_do_not_stop_a_room() {
+    for seed in testkit::seeds(12) {
+        let [here, honest, there] = worlds(["here", "honest", "there"]).await;
+        let (alice, bob, carol) = (here.user("alice"), there.user("bob"), honest.user("carol"));
+        let room = honest.public_room(&carol).await;
+        here.join_from(&honest, &room, &alice).await;
+        there.join_from(&here, &room, &bob).await;
+        let joined = there.rooms.current_event(&there.view(), &room, "m.room.member", bob.as_str()).await;
+        let joined = joined.expect("a read").expect("a member").pdu.owned_event_id();
+        let random = SeededRandom::new(seed);
+        here.others.liars.lock().expect("not poisoned").insert(here.name.clone(), SeededRandom::new(seed + 1));
+        // What there hears, it hears of the liar, with gaps of all sizes.
+        for _ in 0..4 {
+            let mut last = None;
+            for _ in 0..1 + random.below(70) {
+                let said = honest.say(&carol, &room, "said").await.expect("said");
+                let set = honest.set(&carol, &room, ("m.room.topic", ""), json!({ "topic": random.below(9) })).await;
+                honest.deliver(&here, &room, &[&said, &set.expect("set")]).await;
+                last = here.say(&alice, &room, "heard").await.ok().or(last);
+            }
+            send(&here, &there, &room, &last.expect("an event")).await;
+            there.rooms.work_inbox(&room).await.expect("worked");
+        }
+        while there.rooms.work_inbox(&room).await.expect("worked").waiting > 0 {
+            there.clock.advance(700_000);
+        }
+        let _history = all_texts(&there, &bob, &room).await;
+        // Those who don't lie understand each other.
+        there.deliver(&honest, &room, &[&joined]).await;
+        let topic = honest.set(&carol, &room, ("m.room.topic", ""), json!({ "topic": "last" })).await.expect("set");
+        send(&honest, &there, &room, &topic).await;
+        while there.rooms.work_inbox(&room).await.expect("worked").waiting > 0 {
+            there.clock.advance(700_000);
+        }
+        assert_eq!(there.status(&topic).await, EventStatus::Accepted, "seed {seed}");
+        assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "last", "seed {seed}");
+    }
 }

@@ -46,6 +46,8 @@ pub struct Others {
     /// Questions to silent servers that were begun, and that were given up.
     pub begun: Counted,
     pub given_up: Counted,
+    /// Servers of whose answers some of what they hold is false, and what decides that.
+    pub liars: Mutex<BTreeMap<OwnedServerName, SeededRandom>>,
     /// How often what was asked.
     pub asked: Mutex<BTreeMap<&'static str, usize>>,
     /// Events that nobody gives, nor tells about.
@@ -76,6 +78,26 @@ impl Counted {
     }
 }
 
+/// What a liar makes of an event.
+fn lie(random: &SeededRandom, event: Box<RawValue>) -> Vec<Box<RawValue>> {
+    let mut json: Value = serde_json::from_str(event.get()).expect("JSON");
+    match random.below(16) {
+        0 => return Vec::new(),
+        1 => return vec![event.clone(), event],
+        2 => return vec![raw(json!(17))],
+        3 => json["content"] = json!({ "body": "a lie", "membership": "ban" }),
+        4 => json["signatures"] = json!({}),
+        5 => json["room_id"] = json!("!other:here"),
+        6 => json["depth"] = json!((1_u64 << 53) - 1),
+        7 => json["prev_events"] = json!(["$unknown", "$more-unknown"]),
+        8 => json["auth_events"] = json!(["$unknown"]),
+        9 => json["unsigned"] = json!({ "age": "x".repeat(10_000) }),
+        10 => json["sender"] = json!("@nobody:nowhere"),
+        _ => return vec![event],
+    }
+    vec![raw(json)]
+}
+
 /// Counts a question that ends without an answer.
 struct GivenUp(Arc<Others>);
 
@@ -104,6 +126,27 @@ impl Port {
             std::future::pending::<()>().await;
         }
         Ok(rooms)
+    }
+
+    /// Events as a server tells them.
+    fn told(&self, by: &ServerName, events: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+        let others = self.others.upgrade().expect("the world goes on");
+        let liars = others.liars.lock().expect("not poisoned");
+        let Some(random) = liars.get(by) else { return events };
+        events.into_iter().flat_map(|event| lie(random, event)).collect()
+    }
+
+    fn told_ids(&self, by: &ServerName, ids: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
+        let others = self.others.upgrade().expect("the world goes on");
+        let liars = others.liars.lock().expect("not poisoned");
+        let Some(random) = liars.get(by) else { return ids };
+        let lie = |id: OwnedEventId| match random.below(12) {
+            0 => vec![],
+            1 => vec![id.clone(), id],
+            2 => vec![EventId::parse(format!("$unknown{}", random.below(1_000))).expect("an id")],
+            _ => vec![id],
+        };
+        ids.into_iter().flat_map(lie).collect()
     }
 
     fn reach(&self, server: &ServerName) -> Result<Rooms, RemoteError> {
@@ -138,7 +181,8 @@ fn refused(error: RoomsError) -> RemoteError {
 impl RemoteRooms for Port {
     async fn event(&self, from: &ServerName, _: &RoomId, event: &EventId) -> Result<Box<RawValue>, RemoteError> {
         self.unless_hidden(event)?;
-        self.ask(from, "event").await?.serve_event(&Asker::new(&self.own), event).await.map_err(refused)
+        let event = self.ask(from, "event").await?.serve_event(&Asker::new(&self.own), event).await.map_err(refused)?;
+        self.told(from, vec![event]).pop().ok_or_else(|| RemoteError::Refused("nothing to tell".to_owned()))
     }
 
     async fn missing_events(
@@ -151,11 +195,13 @@ impl RemoteRooms for Port {
         if !others.hidden.lock().expect("not poisoned").is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(from, "missing_events")
+        let events = self
+            .ask(from, "missing_events")
             .await?
             .serve_missing_events(&Asker::new(&self.own), room, &request)
             .await
-            .map_err(refused)
+            .map_err(refused)?;
+        Ok(self.told(from, events))
     }
 
     async fn state_ids(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateIds, RemoteError> {
@@ -164,11 +210,19 @@ impl RemoteRooms for Port {
         if let Some(told) = others.told.lock().expect("not poisoned").get(event) {
             return Ok(told.clone());
         }
-        self.ask(from, "state_ids").await?.serve_state_ids(&Asker::new(&self.own), room, event).await.map_err(refused)
+        let ids = self
+            .ask(from, "state_ids")
+            .await?
+            .serve_state_ids(&Asker::new(&self.own), room, event)
+            .await
+            .map_err(refused)?;
+        Ok(StateIds { state: self.told_ids(from, ids.state), auth_chain: self.told_ids(from, ids.auth_chain) })
     }
 
     async fn state(&self, from: &ServerName, room: &RoomId, event: &EventId) -> Result<StateEvents, RemoteError> {
-        self.ask(from, "state").await?.serve_state(&Asker::new(&self.own), room, event).await.map_err(refused)
+        let told =
+            self.ask(from, "state").await?.serve_state(&Asker::new(&self.own), room, event).await.map_err(refused)?;
+        Ok(StateEvents { state: self.told(from, told.state), auth_chain: self.told(from, told.auth_chain) })
     }
 
     async fn invite(
@@ -189,7 +243,13 @@ impl RemoteRooms for Port {
         room: &RoomId,
         event: &EventId,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.ask(from, "event_auth").await?.serve_event_auth(&Asker::new(&self.own), room, event).await.map_err(refused)
+        let events = self
+            .ask(from, "event_auth")
+            .await?
+            .serve_event_auth(&Asker::new(&self.own), room, event)
+            .await
+            .map_err(refused)?;
+        Ok(self.told(from, events))
     }
 
     async fn backfill(
@@ -199,11 +259,13 @@ impl RemoteRooms for Port {
         events: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>, RemoteError> {
-        self.ask(from, "backfill")
+        let events = self
+            .ask(from, "backfill")
             .await?
             .serve_backfill(&Asker::new(&self.own), room, events, limit)
             .await
-            .map_err(refused)
+            .map_err(refused)?;
+        Ok(self.told(from, events))
     }
 }
 
