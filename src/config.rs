@@ -6,6 +6,8 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use documented::DocumentedFields;
+use event::Secret;
+use haima_http::Networks;
 use rooms::EncryptionByDefault;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,19 @@ pub struct Config {
     /// The ports to listen on, at each address: one, or a list.
     pub port: OneOrMany<u16>,
 
-    /// The largest body of a request, uploaded files included, in bytes.
+    /// How many connections one address may have at a time (of IPv6, one network of 64 bits). Connections from this machine and
+    /// from `trusted_proxies` are not counted; of requests that those hand on, each counts as one from its client.
+    pub max_connections_per_address: usize,
+
+    /// Reverse proxies, as addresses or networks, whose `X-Forwarded-For` tells where a request comes from; any number may stand in
+    /// a row. Whoever else sends the header is not believed.
+    pub trusted_proxies: Vec<String>,
+
+    /// The largest file that can be uploaded, in bytes.
     pub max_request_size: usize,
+
+    /// The largest body of any other request, in bytes. The largest that clients send are keys for many devices and for backups.
+    pub max_json_request_size: usize,
 
     /// The directory of uploaded files. It is made where it is missing; without this key it is `media` in the directory
     /// of the database.
@@ -105,7 +118,7 @@ pub struct Config {
     pub allow_registration: bool,
 
     /// What new users must enter to register. Registration tokens are checked with the client's `m.login.registration_token`.
-    pub registration_token: Option<String>,
+    pub registration_token: Option<Secret>,
 
     /// Confirms that `allow_registration` without a `registration_token` is meant.
     pub yes_i_am_very_very_sure_i_want_an_open_registration_server_prone_to_abuse: bool,
@@ -164,7 +177,7 @@ pub struct Config {
 
     /// The secret that the TURN server shares with this one (`static-auth-secret` of coturn). Names and passwords for it
     /// are made from it, for each user and for a while.
-    pub turn_secret: Option<String>,
+    pub turn_secret: Option<Secret>,
 
     /// Seconds that names and passwords for the TURN server hold.
     pub turn_ttl: u64,
@@ -173,7 +186,7 @@ pub struct Config {
     pub turn_username: Option<String>,
 
     /// The password that belongs to `turn_username`.
-    pub turn_password: Option<String>,
+    pub turn_password: Option<Secret>,
 
     /// Whether the public room directory can be read without logging in.
     pub allow_public_room_directory_without_auth: bool,
@@ -201,10 +214,6 @@ pub struct Config {
 
     /// What the server tells clients and servers that only know its name (`/.well-known/matrix/…`).
     pub well_known: WellKnown,
-
-    /// Whether to trust `X-Forwarded-For` for the address of a client. Only with a reverse proxy in front that sets it:
-    /// anybody could claim any address otherwise.
-    pub ip_from_forwarded_header: bool,
 
     /// Rate limits by kind of request. A request over the limit is answered `M_LIMIT_EXCEEDED` with the time to wait.
     pub rate_limit: RateLimits,
@@ -272,11 +281,14 @@ pub struct WellKnown {
 #[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
 #[serde(default)]
 pub struct RateLimits {
-    /// Registrations and checks of user names, per client address.
+    /// Registrations, per client address: a class of pupils has one.
     pub registration: RateLimit,
-    /// Log-ins, password checks and token refreshes, per client address.
+    /// Questions whether a user name is free or a registration token holds, per client address.
+    pub availability: RateLimit,
+    /// Log-ins and token refreshes, per client address.
     pub login: RateLimit,
-    /// Log-ins per account, whatever the address.
+    /// Wrong passwords per account and client address; per account five times as many from all addresses that its user has not
+    /// logged in from. Right ones don't count.
     pub login_account: RateLimit,
     /// Sent events and redactions, per user.
     pub message: RateLimit,
@@ -325,8 +337,9 @@ const fn limit(per_second: f64, burst: u32) -> RateLimit {
 impl Default for RateLimits {
     fn default() -> Self {
         Self {
-            registration: limit(0.2, 20),
-            login: limit(0.5, 10),
+            registration: limit(0.2, 60),
+            availability: limit(5.0, 300),
+            login: limit(1.0, 60),
             login_account: limit(0.2, 10),
             message: limit(10.0, 100),
             create_room: limit(0.5, 20),
@@ -351,7 +364,10 @@ impl Default for Config {
             db_cache_capacity_mb: 128,
             address: OneOrMany::Many(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])]),
             port: OneOrMany::Many(vec![8008]),
+            max_connections_per_address: 2048,
+            trusted_proxies: Vec::new(),
             max_request_size: 20 * 1024 * 1024,
+            max_json_request_size: 4 * 1024 * 1024,
             media_path: None,
             allow_legacy_media: false,
             max_pending_media_uploads: 5,
@@ -400,7 +416,6 @@ impl Default for Config {
             tls: None,
             media_s3: None,
             well_known: WellKnown::default(),
-            ip_from_forwarded_header: false,
             rate_limit: RateLimits::default(),
         }
     }
@@ -425,6 +440,14 @@ pub(crate) fn impossible(config: &Config) -> BTreeMap<&'static str, String> {
     refuse("address", config.address.as_slice().is_empty(), "needs at least one address");
     refuse("port", config.port.as_slice().is_empty(), "needs at least one port");
     refuse("max_request_size", config.max_request_size < 65_536, "must be at least 65536, the size of an event");
+    refuse(
+        "max_json_request_size",
+        !(65_536..=64 * 1024 * 1024).contains(&config.max_json_request_size),
+        "must be from 65536, the size of an event, to 67108864",
+    );
+    refuse("max_connections_per_address", config.max_connections_per_address == 0, "must be at least 1");
+    let proxies = Networks::parse(config.trusted_proxies.iter().map(String::as_str));
+    refuse("trusted_proxies", proxies.is_err(), "must be addresses and networks, such as \"10.0.0.0/8\"");
     refuse("client_request_timeout", config.client_request_timeout == 0, "must be at least 1");
     refuse("client_sync_timeout_max", config.client_sync_timeout_max == 0, "must be at least 1");
     refuse("password_hashes_at_once", !(1..=64).contains(&config.password_hashes_at_once), "must be from 1 to 64");

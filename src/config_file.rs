@@ -16,7 +16,7 @@ use crate::{
 /// Variables with this prefix override keys.
 const ENV_PREFIX: &str = "CONDUIT_";
 /// Keys that files of earlier versions have, and nothing reads now. They are no reason not to start.
-const RETIRED: &[&str] = &["global.trusted_servers"];
+const RETIRED: &[&str] = &["global.trusted_servers", "global.ip_from_forwarded_header"];
 /// Names the file, not a key.
 const ENV_CONFIG: &str = "CONDUIT_CONFIG";
 

@@ -68,6 +68,25 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn no_secret_is_seen_when_the_configuration_is_printed() {
+    let text = "[global]\nregistration_token = \"geheim-1\"\nturn_secret = \"geheim-2\"\nturn_password = \"geheim-3\"\n\
+                [global.media_s3]\nbucket = \"b\"\nsecret_key = \"geheim-4\"\naccess_key = \"geheim-5\"\n";
+    let config = parse(text, "conduit.toml", std::iter::empty()).expect("valid").config;
+    for printed in [format!("{config:?}"), format!("{config:#?}")] {
+        assert!(printed.contains("***") && !printed.contains("geheim"), "{printed}");
+    }
+    // Whoever adds a key whose name says that it is a secret has to hide it.
+    let all = serde_json::to_value(Config::default()).expect("JSON");
+    let names = all.as_object().expect("a table").keys().filter(|key| {
+        ["secret", "password", "token"].iter().any(|word| key.ends_with(word)) && all[key.as_str()].is_null()
+    });
+    for name in names {
+        let config = parse(&format!("[global]\n{name} = \"geheim\"\n"), "conduit.toml", std::iter::empty());
+        assert!(!format!("{:?}", config.expect("valid").config).contains("geheim"), "{name}");
+    }
+}
+
+#[test]
 fn open_registration_must_be_confirmed() {
     let text = "[global]\nallow_registration = true\n";
     assert!(!faults(text, &[]).is_empty());
@@ -108,8 +127,8 @@ fn told(config: &Config) -> Option<String> {
     let secrets = (access, &api.registration_token, bucket);
     let log = logging::filter(config).map_err(|error| error.to_string()).map(|filter| filter.to_string());
     let domains = (wire::rooms_config(config), wire::users_config(config), media);
-    let outside =
-        (wire::sync_config(config), &api, wire::http_config(config, descriptors), log, logging::is_json(config));
+    let http = wire::http_config(config, descriptors).ok()?;
+    let outside = (wire::sync_config(config), &api, http, log, logging::is_json(config));
     Some(format!("{:?}", (wire::store_options(config, descriptors), domains, outside, secrets)))
 }
 

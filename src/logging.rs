@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 
-/// Said before the configured filters, which override it: state resolution tells every check that it makes at `info`.
-const QUIET: &str = "ruma_state_res=warn";
+/// Said before the configured filters, which override it: state resolution tells every check that it makes at `info`, and requests have a
+/// level of their own, at which only those are told that the server failed at.
+const QUIET: &str = "ruma_state_res=warn,requests=warn";
 
 /// What is logged.
 ///

@@ -11,6 +11,7 @@ mod config_generate;
 mod config_tests;
 mod descriptors;
 mod logging;
+mod private;
 mod wire;
 
 use std::{
@@ -57,6 +58,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    private::begin();
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,6 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             for key in &ignored {
                 tracing::warn!("{key}");
             }
+            private::warn_of_open_files(&config, &cli.config);
             runtime()?.block_on(wire::serve(config))
         }
     }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use client_api::{Accounts, ClientApi, Domains, Registration, Turn, TurnAccess};
 use event::{Clock, Random, SystemClock, SystemRandom};
 use flows::Flows;
-use haima_http::{CancellationToken, Front, Gate, Server, limit};
+use haima_http::{CancellationToken, Certificates, Front, Gate, Networks, Server, limit};
 use media::Media;
 use rooms::Rooms;
 use ruma::api::client::discovery::discover_support::{Contact, ContactRole};
@@ -18,6 +18,7 @@ use users::Users;
 use crate::{
     config::{Config, RateLimit, RateLimits, WellKnown},
     descriptors::Descriptors,
+    private,
 };
 
 /// The domain crates over one store.
@@ -51,6 +52,7 @@ pub(crate) async fn with_parts<T>(
     work: impl AsyncFnOnce(&Parts) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let path = &config.database_path;
+    private::close_directories(config);
     let descriptors = Descriptors::claim();
     let store = Store::open_rocksdb(path, &store_options(config, descriptors), TABLES)
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
@@ -118,7 +120,7 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     let accounts = Accounts::new(parts.users.clone(), config.admins.iter().cloned());
-    let gate = Arc::new(Gate::new(http_config(config, parts.descriptors), Box::new(accounts), shutdown.clone()));
+    let gate = Arc::new(Gate::new(http_config(config, parts.descriptors)?, Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
     let Parts { store, rooms, users, media, clock, .. } = parts;
     let cache_bytes = Caches::of(store.budget().callers_bytes as u64).sync;
@@ -142,7 +144,7 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
     for address in listeners.addresses() {
         info!("listening on {scheme}://{address}");
     }
-    tokio::spawn(stop_on_signal(signals, shutdown, sync));
+    tokio::spawn(heed_signals(signals, listeners.certificates().clone(), shutdown, sync));
     let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
     listeners.run(front).await;
     sweeping.abort();
@@ -194,17 +196,30 @@ async fn announce_first_token(users: &Users) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Begins the shutdown when the process is told to end.
-async fn stop_on_signal(mut signals: Signals, shutdown: CancellationToken, sync: Sync) {
-    signals.next().await;
+/// Reads certificates anew when the process is told to, and begins the shutdown when it is told to end.
+async fn heed_signals(mut signals: Signals, certificates: Certificates, shutdown: CancellationToken, sync: Sync) {
+    while signals.next().await != Told::End {
+        certificates.reread().await;
+    }
     info!("stopping");
     sync.shut_down();
     shutdown.cancel();
 }
 
-/// SIGTERM and SIGINT, caught from [`Signals::new`] on.
+/// What a signal tells the process.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Told {
+    /// To read its certificates anew.
+    #[cfg(unix)]
+    Reread,
+    /// To end.
+    End,
+}
+
+/// SIGHUP, SIGTERM and SIGINT, caught from [`Signals::new`] on.
 #[cfg(unix)]
 struct Signals {
+    hang_up: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
@@ -213,13 +228,18 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hang_up.recv() => Told::Reread,
         }
     }
 }
@@ -234,8 +254,9 @@ impl Signals {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         self.0.recv().await;
+        Told::End
     }
 }
 
@@ -362,9 +383,9 @@ fn turn(config: &Config) -> Option<Turn> {
         return None;
     }
     let access = match (&config.turn_secret, &config.turn_username, &config.turn_password) {
-        (Some(secret), ..) => TurnAccess::Secret(secret.clone()),
+        (Some(secret), ..) => TurnAccess::Secret(secret.to_string()),
         (None, Some(username), Some(password)) => {
-            TurnAccess::Account { username: username.clone(), password: password.clone() }
+            TurnAccess::Account { username: username.clone(), password: password.to_string() }
         }
         _ => return None,
     };
@@ -383,7 +404,7 @@ fn support_contact(well_known: &WellKnown) -> Option<Contact> {
     Some(contact)
 }
 
-pub(crate) fn http_config(config: &Config, descriptors: Descriptors) -> haima_http::Config {
+pub(crate) fn http_config(config: &Config, descriptors: Descriptors) -> anyhow::Result<haima_http::Config> {
     let defaults = haima_http::Config::default();
     descriptors.warn_if_few(defaults.connections_max);
     let tls = config.tls.as_ref().map(|tls| haima_http::Tls { certificate: tls.certs.clone(), key: tls.key.clone() });
@@ -393,18 +414,22 @@ pub(crate) fn http_config(config: &Config, descriptors: Descriptors) -> haima_ht
             listen.push(haima_http::Listen { address: SocketAddr::new(*address, *port), tls: tls.clone() });
         }
     }
-    haima_http::Config {
+    let proxies = Networks::parse(config.trusted_proxies.iter().map(String::as_str));
+    let trusted_proxies = proxies.map_err(|entry| anyhow::anyhow!("trusted_proxies: {entry:?} is no network"))?;
+    Ok(haima_http::Config {
         listen,
+        connections_per_address_max: config.max_connections_per_address,
+        trusted_proxies,
         request_bytes_max: config.max_request_size,
+        json_bytes_max: config.max_json_request_size,
         request_seconds_max: config.client_request_timeout,
         long_poll_seconds_max: config.client_sync_timeout_max.saturating_add(config.client_request_timeout),
         shutdown_seconds_max: config.client_shutdown_timeout,
-        ip_from_forwarded_header: config.ip_from_forwarded_header,
         info_uri: info_uri(config),
         limits: limits(&config.rate_limit),
         connections_max: defaults.connections_max.min(descriptors.connections),
         ..defaults
-    }
+    })
 }
 
 /// Where users read about the limits of their accounts: the page with help, else what is at the server's name.
@@ -416,6 +441,7 @@ fn limits(limits: &RateLimits) -> limit::Config {
     let rate = |limit: RateLimit| limit::Rate { per_second: limit.per_second, burst: limit.burst };
     limit::Config {
         registration: rate(limits.registration),
+        availability: rate(limits.availability),
         login: rate(limits.login),
         login_account: rate(limits.login_account),
         message: rate(limits.message),

@@ -179,7 +179,6 @@ async fn what_element_asks_for_at_log_in_is_answered() {
         "/v3/login",
         "/v3/capabilities",
         "/v3/pushrules/",
-        "/v3/voip/turnServer",
         "/v3/thirdparty/protocols",
         "/v3/joined_rooms",
         "/v3/devices",
@@ -196,21 +195,107 @@ async fn what_element_asks_for_at_log_in_is_answered() {
 }
 
 #[test]
-fn tls_is_served_by_the_binary() {
+fn tls_is_served_by_the_binary_and_a_new_certificate_without_a_restart() {
     let dir = tempfile::tempdir().expect("directory");
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
     let certs = dir.path().join("cert.pem");
     let key = dir.path().join("key.pem");
-    std::fs::write(&certs, made.cert.pem()).expect("write");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
+    let make = || {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+        std::fs::write(&certs, made.cert.pem()).expect("write");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
+        reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("certificate")
+    };
+    let first = make();
     let server = Server::start_with(&format!("[global.tls]\ncerts = {certs:?}\nkey = {key:?}\n"));
     let address = server.url().trim_start_matches("http://").to_owned();
     let port = address.rsplit(':').next().expect("port").to_owned();
-    let client = reqwest::blocking::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).expect("certificate")])
-        .resolve("localhost", address.parse().expect("address"))
-        .build()
-        .expect("client");
-    let answer = client.get(format!("https://localhost:{port}/_matrix/client/versions")).send().expect("answer");
-    assert!(answer.status().is_success());
+    // Whether who trusts this certificate alone gets an answer.
+    let is_served = |certificate: &reqwest::Certificate| {
+        let client = reqwest::blocking::Client::builder()
+            .tls_certs_only([certificate.clone()])
+            .resolve("localhost", address.parse().expect("address"))
+            .build()
+            .expect("client");
+        let answer = client.get(format!("https://localhost:{port}/_matrix/client/versions")).send();
+        answer.is_ok_and(|answer| answer.status().is_success())
+    };
+    assert!(is_served(&first));
+    let second = make();
+    assert!(is_served(&first) && !is_served(&second));
+    server.signal(Signal::HUP);
+    server.wait_for_log("the certificate was read anew", 1);
+    assert!(!is_served(&first) && is_served(&second));
+    std::fs::write(&key, "nonsense").expect("write");
+    server.signal(Signal::HUP);
+    server.wait_for_log("the certificate can't be read anew", 1);
+    assert!(is_served(&second));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_the_server_keeps_is_not_for_others() {
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+    fn modes(path: &Path, found: &mut Vec<(String, u32)>) {
+        let metadata = fs::metadata(path).expect("metadata");
+        found.push((path.display().to_string(), metadata.permissions().mode() & 0o777));
+        if metadata.is_dir() {
+            for entry in fs::read_dir(path).expect("a directory") {
+                modes(&entry.expect("an entry").path(), found);
+            }
+        }
+    }
+    let mut server = Server::start();
+    let alice = server.register("alice").await;
+    crate::media::upload(&server, &alice, "", "text/plain", b"kept").await;
+    let mut found = Vec::new();
+    modes(&server.database_path(), &mut found);
+    assert!(found.len() > 5);
+    for (path, mode) in found {
+        assert_eq!(mode & 0o077, 0, "{path}: {mode:o}");
+    }
+    // The test's configuration has a secret, and is as open as its directory lets it be.
+    let warns = |log: Vec<String>| log.iter().any(|line| line.contains("others on this machine can read secrets"));
+    let path = server.database_path();
+    server.stop();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    fs::set_permissions(path.with_file_name("conduit.toml"), fs::Permissions::from_mode(0o644)).expect("set");
+    let before = server.log().len();
+    server.restart();
+    assert!(warns(server.log().split_off(before)));
+    assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o750);
+}
+
+#[tokio::test]
+async fn requests_are_logged_at_a_level_of_their_own_without_secrets() {
+    let path = "/_matrix/client/v3/profile/%40alice%3Alocalhost/displayname";
+    for (level, refused, served) in
+        [("info", false, false), ("info,requests=info", true, false), ("info,requests=debug", true, true)]
+    {
+        let server = Server::start_with(&format!("log = {level:?}"));
+        let alice = server.register("alice").await;
+        let wrong = json!({ "displayname": 7 });
+        let (status, _) = alice.call(Method::PUT, &format!("{path}?secret=geheim"), Some(wrong)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        alice.put("/v3/profile/@alice:localhost/displayname", json!({ "displayname": "geheim" })).await;
+        let (status, _) = server.request(Method::GET, "/_matrix/nonsense?access_token=geheim", None).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        if refused {
+            // The last of them.
+            server.wait_for_log("/_matrix/nonsense", 1);
+        }
+        let log: Vec<_> = server.log().into_iter().filter(|line| line.contains("requests:")).collect();
+        let has = |parts: &[&str]| log.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        let route = "route=\"/_matrix/client/v3/profile/{user_id}/{field}\"";
+        let of_alice = "user=\"@alice:localhost\"";
+        assert_eq!(
+            has(&["INFO", "method=PUT", route, "status=400", "errcode=\"M_INVALID_PARAM\"", "ms=", of_alice]),
+            refused,
+            "{log:?}"
+        );
+        assert_eq!(has(&["INFO", "status=404", "/_matrix/nonsense"]), refused, "{log:?}");
+        assert_eq!(has(&["DEBUG", "method=PUT", route, "status=200", of_alice]), served, "{log:?}");
+        let told = log.join("\n");
+        assert!(!told.contains("geheim") && !told.contains(&alice.token), "{told}");
+    }
 }

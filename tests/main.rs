@@ -10,6 +10,7 @@ mod descriptors;
 mod device_lists;
 mod devices;
 mod durability;
+mod hostile;
 mod key_backup;
 mod keys;
 mod ledger;

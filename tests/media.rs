@@ -97,6 +97,8 @@ async fn parts_of_files_are_downloaded() {
     let beyond = get(&server, &alice, &path, &[("range", "bytes=300000-")]).await;
     assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(text(&beyond, "content-range"), "bytes */300000");
+    assert_eq!(text(&beyond, "access-control-allow-origin"), "*");
+    assert_eq!(beyond.json::<Value>().await.expect("JSON")["errcode"], "M_INVALID_PARAM");
     let known = get(&server, &alice, &path, &[("if-none-match", &etag)]).await;
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(known.bytes().await.expect("a body").len(), 0);

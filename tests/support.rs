@@ -156,6 +156,20 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.process.as_ref().expect("runs")), signal).expect("a signal");
+    }
+
+    /// Waits until the log has had a line with this so many times.
+    pub fn wait_for_log(&self, text: &str, times: usize) {
+        let begun = std::time::Instant::now();
+        while self.log().iter().filter(|line| line.contains(text)).count() < times {
+            assert!(begun.elapsed() < SERVER_PATIENCE, "{text} was not logged:\n{}", self.log().join("\n"));
+            std::thread::yield_now();
+        }
+    }
+
     /// Stops the server as an admin would and waits for it.
     pub fn stop(&mut self) {
         let Some(mut child) = self.process.take() else { return };
@@ -271,6 +285,7 @@ pub fn password(name: &str) -> String {
 fn no_limits() -> String {
     let kinds = [
         "registration",
+        "availability",
         "login",
         "login_account",
         "message",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use event::Secret;
 use ruma::{OwnedServerName, OwnedUserId, RoomVersionId, api::client::discovery::discover_support};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,7 @@ pub struct Config {
     /// Who may register.
     pub registration: Registration,
     /// A registration token that holds without limit, besides those that admins make.
-    pub registration_token: Option<String>,
+    pub registration_token: Option<Secret>,
     /// Whether guests may register.
     pub guests: bool,
     /// Whether users may log in with a password, and change it.

@@ -1,10 +1,13 @@
 //! Module "Login".
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use haima_http::{Anyone, ApiError, Class, Incoming, json_object};
+use haima_http::{
+    Anyone, ApiError, Incoming, json_object,
+    limit::{Guesser, network},
+};
 use ruma::{
-    OwnedUserId,
+    OwnedUserId, UserId,
     api::client::{
         session::{
             get_login_types::{
@@ -62,7 +65,7 @@ impl Incoming for LoginRequest {
 pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> Result<login::v3::Response> {
     let LoginRequest(req) = req;
     let user = match &req.login_info {
-        LoginInfo::Password(password) => by_password(&api, password).await?,
+        LoginInfo::Password(password) => by_password(&api, password, caller.origin.address).await?,
         LoginInfo::Token(token) => match api.users.use_login_token(&token.token).await {
             Err(Error::UnknownToken) => return Err(ApiError::forbidden("Invalid login token").into()),
             user => user?,
@@ -75,6 +78,7 @@ pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> 
         refreshable: req.refresh_token,
     };
     let issued = api.users.login(&user, &login).await?;
+    api.gate.limits().remember(&user, caller.origin.address);
     let mut response = login::v3::Response::new(issued.user_id, issued.access_token, issued.device_id);
     response.refresh_token = issued.refresh_token;
     response.expires_in = issued.expires_in_ms.map(Duration::from_millis);
@@ -84,7 +88,7 @@ pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> 
 }
 
 /// The user whose name and password these are.
-async fn by_password(api: &ClientApi, login: &Password) -> Result<OwnedUserId> {
+async fn by_password(api: &ClientApi, login: &Password, address: IpAddr) -> Result<OwnedUserId> {
     let wrong = || ApiError::forbidden("Invalid user name or password");
     if !api.config.login_with_password {
         return Err(ApiError::forbidden("Logging in with a password is switched off").into());
@@ -101,7 +105,20 @@ async fn by_password(api: &ClientApi, login: &Password) -> Result<OwnedUserId> {
         Err(Error::InvalidUserName) => return Err(wrong().into()),
         user => user?,
     };
-    api.gate.limits().check_user(Class::LoginAccount, &user)?;
-    api.users.check_password(&user, &login.password).await?;
+    let (limits, guesser) = (api.gate.limits(), guesser(api, &user, address).await?);
+    limits.check_guess(&user, guesser)?;
+    let checked = api.users.check_password(&user, &login.password).await;
+    if !matches!(checked, Err(Error::WrongPassword)) {
+        limits.forgive_guess(&user, guesser);
+    }
+    checked?;
     Ok(user)
+}
+
+/// Where an attempt at a user's password comes from: who guesses elsewhere keeps nobody from logging in where they have before.
+async fn guesser(api: &ClientApi, user: &UserId, address: IpAddr) -> Result<Guesser> {
+    let seen = api.users.seen_addresses(&api.store.view(), user).await?;
+    let is_seen = seen.into_iter().any(|seen| network(seen) == network(address));
+    let is_known = is_seen || api.gate.limits().remembers(user, address);
+    Ok(if is_known { Guesser::Known(address) } else { Guesser::Unknown(address) })
 }

@@ -1,8 +1,9 @@
 //! Module "Sending events to a room": messages.
 
-use haima_http::{Content, Guest, Unsuspended};
+use haima_http::{Content, Guest, Keeping, Unsuspended};
 use rooms::{SendOptions, Sender};
 use ruma::api::client::message::send_message_event::v3::{Request, Response};
+use sync::Sending;
 
 use crate::{ClientApi, error::Result};
 
@@ -11,11 +12,12 @@ pub(crate) async fn send_message(
     api: ClientApi,
     caller: Unsuspended<Guest>,
     Content(req): Content<Request>,
-) -> Result<Response> {
+) -> Result<Keeping<Response, Sending>> {
+    let sending = api.sync.sending(&caller.user, &caller.device);
     let sender = Sender { user: &caller.user, device: Some(&caller.device), txn_id: Some(req.txn_id.as_str()) };
     let event_type = req.event_type.to_string();
     let content = req.body.into_json();
     let sent = api.rooms.send(&sender, &req.room_id, &event_type, content, SendOptions::default()).await?;
     api.acted(&caller);
-    Ok(Response::new(sent.event_id))
+    Ok(Keeping { reply: Response::new(sent.event_id), kept: sending })
 }

@@ -46,8 +46,8 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
     routes
         // Counts itself as registration, where it isn't asked again and again by a form that waits.
         .on("register", Class::Anonymous, registration::register)
-        .on("checkUsernameAvailability", Class::Registration, registration::check_username_availability)
-        .on("registrationTokenValidity", Class::Registration, registration_tokens::registration_token_validity)
+        .on("checkUsernameAvailability", Class::Availability, registration::check_username_availability)
+        .on("registrationTokenValidity", Class::Availability, registration_tokens::registration_token_validity)
         .on("getLoginFlows", Class::Free, login::get_login_flows)
         .on("login", Class::Login, login::login)
         .on("generateLoginToken", Class::Write, login_token::generate_login_token)
@@ -127,10 +127,10 @@ fn key_backups(routes: ApiRoutes) -> ApiRoutes {
         .on("getRoomKeyBySessionId", Class::Read, key_backup::get_room_key_by_session_id)
         .on("deleteRoomKeyBySessionId", Class::Write, key_backup::delete_room_key_by_session_id)
         .on("putRoomKeysByRoomId", Class::Write, key_backup::put_room_keys_by_room_id)
-        .on("getRoomKeysByRoomId", Class::Read, key_backup::get_room_keys_by_room_id)
+        .on("getRoomKeysByRoomId", Class::Bulk, key_backup::get_room_keys_by_room_id)
         .on("deleteRoomKeysByRoomId", Class::Write, key_backup::delete_room_keys_by_room_id)
         .on("putRoomKeys", Class::Write, key_backup::put_room_keys)
-        .on("getRoomKeys", Class::Read, key_backup::get_room_keys)
+        .on("getRoomKeys", Class::Bulk, key_backup::get_room_keys)
         .on("deleteRoomKeys", Class::Write, key_backup::delete_room_keys)
 }
 
@@ -139,7 +139,7 @@ fn encryption(routes: ApiRoutes) -> ApiRoutes {
     use end_to_end_encryption as keys;
     routes
         .on("uploadKeys", Class::Write, keys::upload_keys)
-        .on("queryKeys", Class::Read, keys::query_keys)
+        .on("queryKeys", Class::Bulk, keys::query_keys)
         .on("claimKeys", Class::Write, keys::claim_keys)
         .on("getKeysChanges", Class::Read, keys_changes::get_keys_changes)
         .on("uploadCrossSigningKeys", Class::Write, keys::upload_cross_signing_keys)
@@ -147,7 +147,7 @@ fn encryption(routes: ApiRoutes) -> ApiRoutes {
         .on("putDehydratedDevice", Class::Write, dehydrated::put_dehydrated_device)
         .on("getDehydratedDevice", Class::Read, dehydrated::get_dehydrated_device)
         .on("deleteDehydratedDevice", Class::Write, dehydrated::delete_dehydrated_device)
-        .on("getDehydratedDeviceEvents", Class::Read, dehydrated::get_dehydrated_device_events)
+        .on("getDehydratedDeviceEvents", Class::Bulk, dehydrated::get_dehydrated_device_events)
 }
 
 fn memberships(routes: ApiRoutes) -> ApiRoutes {
@@ -197,17 +197,17 @@ fn room_reading(routes: ApiRoutes) -> ApiRoutes {
     let get_state = rooms_module::get_room_state_with_key;
     let by_event_type = relations::get_relating_events_with_rel_type_and_event_type;
     routes
-        .on("getRoomEvents", Class::Read, message_pagination::get_room_events)
-        .on("getEventContext", Class::Read, event_context::get_event_context)
+        .on("getRoomEvents", Class::Bulk, message_pagination::get_room_events)
+        .on("getEventContext", Class::Bulk, event_context::get_event_context)
         .on("getOneRoomEvent", Class::Read, rooms_module::get_one_room_event)
         .on("getRoomStateWithKey", Class::Read, get_state)
         .at(&STATE_WITHOUT_KEY, "getRoomStateWithKey", Class::Read, get_state)
-        .on("getRoomState", Class::Read, rooms_module::get_room_state)
-        .on("getMembersByRoom", Class::Read, rooms_module::get_members_by_room)
-        .on("getJoinedMembersByRoom", Class::Read, rooms_module::get_joined_members_by_room)
-        .on("getRelatingEvents", Class::Read, relations::get_relating_events)
-        .on("getRelatingEventsWithRelType", Class::Read, relations::get_relating_events_with_rel_type)
-        .on("getRelatingEventsWithRelTypeAndEventType", Class::Read, by_event_type)
-        .on("getThreadRoots", Class::Read, threads_list::get_thread_roots)
+        .on("getRoomState", Class::Bulk, rooms_module::get_room_state)
+        .on("getMembersByRoom", Class::Bulk, rooms_module::get_members_by_room)
+        .on("getJoinedMembersByRoom", Class::Bulk, rooms_module::get_joined_members_by_room)
+        .on("getRelatingEvents", Class::Bulk, relations::get_relating_events)
+        .on("getRelatingEventsWithRelType", Class::Bulk, relations::get_relating_events_with_rel_type)
+        .on("getRelatingEventsWithRelTypeAndEventType", Class::Bulk, by_event_type)
+        .on("getThreadRoots", Class::Bulk, threads_list::get_thread_roots)
         .on("getEventByTimestamp", Class::Read, room_event_by_timestamp::get_event_by_timestamp)
 }

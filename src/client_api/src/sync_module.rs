@@ -1,7 +1,6 @@
 //! Module "Syncing".
 
-use bytes::Bytes;
-use haima_http::{Guest, JsonBytes, WithQuery};
+use haima_http::{Class, Guest, JsonBytes, Waiting, WithQuery};
 use ruma::{api::client::sync::sync_events::v3::Request, presence::PresenceState as Asked};
 use serde::Deserialize;
 use sync::SyncRequest;
@@ -20,10 +19,11 @@ pub(crate) struct Query {
 }
 
 /// `GET /_matrix/client/v3/sync`
-pub(crate) async fn sync(api: ClientApi, caller: Guest, req: WithQuery<Request, Query>) -> Result<JsonBytes> {
+pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, req: WithQuery<Request, Query>) -> Result<JsonBytes> {
     let WithQuery { request, query } = req;
+    let Waiting { caller, poll } = waiting;
     let timeout_ms = request.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    let response = api.sync.classic(SyncRequest {
+    let asked = SyncRequest {
         user: &caller.user,
         device: &caller.device,
         since: request.since.as_deref(),
@@ -32,19 +32,30 @@ pub(crate) async fn sync(api: ClientApi, caller: Guest, req: WithQuery<Request, 
         set_presence: presence_state(&request.set_presence),
         timeout_ms: timeout_ms.min(api.config.sync_timeout_ms_max),
         use_state_after: request.use_state_after || query.msc4222_use_state_after,
-    });
+    };
+    // These tell of every room.
+    let is_whole = asked.since.is_none() || asked.full_state;
+    let turn = if is_whole { Some(api.gate.bulk_turn(&caller.user).await?) } else { None };
     let mut session = api.users.watch_session(&caller.user, &caller.device);
     let mut response = tokio::select! {
         // What is there is answered without another look at the session.
         biased;
-        response = response => response?,
+        response = api.sync.classic(asked) => response?,
         why = session.end() => return Err(why.into()),
+        // Nobody is to wait any more: what there is now.
+        () = poll.ended() => Box::pin(api.sync.classic(SyncRequest { timeout_ms: 0, ..asked })).await?,
     };
     session.check_after_wait().await?;
+    if is_whole {
+        let rooms = response.rooms.join.len() + response.rooms.leave.len();
+        api.gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
+    }
     if query.msc4222_use_state_after {
         response.name_state_after_as_msc4222();
     }
-    Ok(JsonBytes(Bytes::from(response.to_json()?)))
+    let json = JsonBytes::from(response.to_json()?);
+    drop(turn);
+    Ok(json)
 }
 
 /// Presence as `users` knows it; unknown kinds count as online.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use event::{Clock, Random};
-use haima_http::{ApiError, Class, Fingerprint, Gate, Interactive, JsonBytes, StatusCode};
+use event::{Clock, Random, Secret};
+use haima_http::{ApiError, Fingerprint, Gate, Interactive, JsonBytes, StatusCode, limit::Guesser};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId, UserId, api::IncomingRequest};
 use serde::Serialize;
@@ -197,7 +197,7 @@ pub(crate) struct Uia {
     store: Store,
     users: Users,
     server_name: OwnedServerName,
-    registration_token: Option<String>,
+    registration_token: Option<Secret>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -222,7 +222,7 @@ pub(crate) struct UiaParts {
     pub(crate) store: Store,
     pub(crate) users: Users,
     pub(crate) server_name: OwnedServerName,
-    pub(crate) registration_token: Option<String>,
+    pub(crate) registration_token: Option<Secret>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -447,8 +447,13 @@ impl Uia {
         if ask.user.is_some_and(|expected| expected != user) {
             return Err(wrong);
         }
-        self.gate.limits().check_user(Class::LoginAccount, &user)?;
-        match self.users.check_password(&user, password).await {
+        // Only who is logged in to the account is asked for its password.
+        self.gate.limits().check_guess(&user, Guesser::Session)?;
+        let checked = self.users.check_password(&user, password).await;
+        if !matches!(checked, Err(users::Error::WrongPassword)) {
+            self.gate.limits().forgive_guess(&user, Guesser::Session);
+        }
+        match checked {
             Ok(_) => Ok(()),
             Err(users::Error::WrongPassword) => Err(wrong),
             Err(error) => Err(users_error(error).into()),

@@ -9,9 +9,12 @@ use sha1::Sha1;
 
 use crate::{ClientApi, Turn, TurnAccess, error::Result};
 
-/// `GET /_matrix/client/v3/voip/turnServer`: an empty object if no TURN server is configured.
+/// `GET /_matrix/client/v3/voip/turnServer`: 404 if no TURN server is configured. An empty object lacks what the specification
+/// requires, and an empty list of URIs is an error to the clients that hand it to their browser.
 pub(crate) async fn get_turn_server(api: ClientApi, caller: Session, _: Request) -> Result<Json<Value>> {
-    let Some(turn) = &api.config.turn else { return Ok(Json(json!({}))) };
+    let Some(turn) = &api.config.turn else {
+        return Err(ApiError::not_found("This server has no TURN server").into());
+    };
     let (username, password) = credentials(turn, api.clock.now_ms() / 1000, &caller.user)?;
     let Turn { uris, ttl_s, .. } = turn;
     Ok(Json(json!({ "username": username, "password": password, "uris": uris, "ttl": ttl_s })))

@@ -1,6 +1,6 @@
 //! Who is calling. A handler says by its second argument's type whom it serves.
 
-use std::{borrow::Cow, future::Future, ops::Deref};
+use std::{borrow::Cow, future::Future, ops::Deref, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use ruma::{
@@ -8,7 +8,10 @@ use ruma::{
     exports::http::{HeaderMap, header, request::Parts},
 };
 
-use crate::{ApiError, Class, Gate, Origin, StatusCode};
+use crate::{
+    ApiError, Class, Gate, Origin, StatusCode,
+    admission::{flow::Flow, polls::Poll},
+};
 
 /// Knows access tokens: the port that an API crate implements with the accounts it serves.
 pub trait Authenticate: Send + Sync + 'static {
@@ -28,6 +31,9 @@ pub trait Caller: Sized + Send + 'static {
     /// # Errors
     /// 401 where a token is needed and missing or unknown, 403 where this account may not call, `M_LIMIT_EXCEEDED`.
     fn identify(gate: &Gate, parts: &Parts, class: Class) -> impl Future<Output = Result<Self, ApiError>> + Send;
+
+    /// The account, where it is known.
+    fn account(&self) -> Option<&AnyAccount>;
 }
 
 /// Any account with a valid token, even a locked one: logging out.
@@ -54,6 +60,10 @@ impl Caller for AnyAccount {
             None => Err(ApiError::missing_token()),
         }
     }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        Some(self)
+    }
 }
 
 /// A registered user or a guest.
@@ -64,6 +74,10 @@ impl Caller for Guest {
     async fn identify(gate: &Gate, parts: &Parts, class: Class) -> Result<Self, ApiError> {
         let account = AnyAccount::identify(gate, parts, class).await?;
         if account.locked { Err(ApiError::user_locked()) } else { Ok(Self(account)) }
+    }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        Some(self)
     }
 }
 
@@ -82,6 +96,10 @@ impl Caller for Session {
             ));
         }
         Ok(Self(account))
+    }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        Some(self)
     }
 }
 
@@ -120,6 +138,31 @@ impl<T: Caller + Deref<Target = AnyAccount> + Sync> Caller for Unsuspended<T> {
         account.require_unsuspended()?;
         Ok(Self(account))
     }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        Some(self)
+    }
+}
+
+/// Somebody who may wait for news with this request: only a few wait at a time.
+pub struct Waiting<T> {
+    /// Who.
+    pub caller: T,
+    /// Their wait.
+    pub poll: Poll,
+}
+
+impl<T: Caller + Deref<Target = AnyAccount> + Sync> Caller for Waiting<T> {
+    async fn identify(gate: &Gate, parts: &Parts, class: Class) -> Result<Self, ApiError> {
+        let caller = T::identify(gate, parts, class).await?;
+        let flow = parts.extensions.get::<Arc<Flow>>().cloned();
+        let poll = gate.admission.polls.begin(&caller.user, &caller.device, flow);
+        Ok(Self { caller, poll })
+    }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        Some(&self.caller)
+    }
 }
 
 /// Whoever calls: no token is needed. One that is given decides only whose limit the request counts against.
@@ -139,9 +182,13 @@ impl Caller for Anyone {
         {
             gate.limits().check_user(class, &account.user)?;
         } else {
-            gate.check_address(class, parts)?;
+            gate.admission.check_address(class, parts)?;
         }
         Ok(Self { origin })
+    }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        None
     }
 }
 
@@ -162,6 +209,10 @@ impl Caller for MaybeGuest {
         }
         Ok(Self { account, origin: gate.origin(parts) })
     }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        self.account.as_ref()
+    }
 }
 
 /// The account of the token, if there is one. The root of all other callers.
@@ -170,12 +221,25 @@ struct MaybeAccount(Option<AnyAccount>);
 impl Caller for MaybeAccount {
     async fn identify(gate: &Gate, parts: &Parts, class: Class) -> Result<Self, ApiError> {
         let Some(token) = token(&parts.headers, parts.uri.query())? else {
-            gate.check_address(class, parts)?;
+            gate.admission.check_address(class, parts)?;
             return Ok(Self(None));
         };
-        let account = gate.authenticate.authenticate(&token, &gate.origin(parts)).await?;
+        let account = match gate.authenticate.authenticate(&token, &gate.origin(parts)).await {
+            Ok(account) => account,
+            Err(error) => {
+                // Whoever guesses tokens is nobody's user. The server's own faults cost nothing.
+                if error.status().is_client_error() {
+                    gate.limits().check_address(Class::Anonymous, gate.admission.address(parts))?;
+                }
+                return Err(error);
+            }
+        };
         gate.limits().check_user(class, &account.user)?;
         Ok(Self(Some(account)))
+    }
+
+    fn account(&self) -> Option<&AnyAccount> {
+        self.0.as_ref()
     }
 }
 

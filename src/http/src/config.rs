@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::limit;
+use crate::{Networks, limit};
 
 /// The `http` section of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,8 +14,15 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Greatest number of connections at a time; further ones wait to be accepted.
     pub connections_max: usize,
-    /// Greatest size of a request's body, uploaded files included, in bytes (`max_request_size`).
+    /// Greatest number of connections at a time from one address (of IPv6: from a network of 64 bits); further ones are closed. Of
+    /// requests that a trusted proxy hands on, each counts as one from its client.
+    pub connections_per_address_max: usize,
+    /// Networks whose connections are not counted by address.
+    pub uncounted_networks: Networks,
+    /// Greatest size of an uploaded file, in bytes (`max_request_size`).
     pub request_bytes_max: usize,
+    /// Greatest size of a request's body that is JSON, in bytes (`max_json_request_size`).
+    pub json_bytes_max: usize,
     /// Longest time that a request other than a long poll may take, in seconds.
     pub request_seconds_max: u64,
     /// Longest time that a long poll may take, in seconds: somewhat more than `/sync` waits.
@@ -24,8 +31,8 @@ pub struct Config {
     pub shutdown_seconds_max: u64,
     /// Compress answers for clients that accept it.
     pub compression: bool,
-    /// Take a client's address from the last entry of `X-Forwarded-For`: only with a reverse proxy that sets it.
-    pub ip_from_forwarded_header: bool,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
     /// Where users read about the limits of their accounts.
     pub info_uri: String,
     /// Rate limits.
@@ -37,12 +44,15 @@ impl Default for Config {
         Self {
             listen: vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 8008)), tls: None }],
             connections_max: 16_384,
+            connections_per_address_max: 2_048,
+            uncounted_networks: Networks::loopback(),
             request_bytes_max: 1 << 20,
+            json_bytes_max: 4 << 20,
             request_seconds_max: 60,
             long_poll_seconds_max: 330,
             shutdown_seconds_max: 20,
             compression: true,
-            ip_from_forwarded_header: false,
+            trusted_proxies: Networks::default(),
             info_uri: String::new(),
             limits: limit::Config::default(),
         }
@@ -61,7 +71,7 @@ pub struct Listen {
 }
 
 /// Where the certificate of a listener is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// PEM file with the certificate and its chain.

@@ -185,26 +185,34 @@ impl ApiError {
         self.0.cause.as_deref()
     }
 
+    /// The body of the answer.
+    pub(crate) fn json(&self) -> Bytes {
+        let mut fields = self.0.fields.clone();
+        if let Some(errcode) = &self.0.errcode {
+            fields.insert("errcode".to_owned(), Value::from(&**errcode));
+            fields.insert("error".to_owned(), Value::from(&*self.0.message));
+        }
+        Bytes::from(Value::Object(fields).to_string())
+    }
+
     /// The answer.
     pub fn into_response(self) -> Response {
-        let inner = *self.0;
-        let mut fields = inner.fields;
-        if let Some(errcode) = inner.errcode {
-            fields.insert("errcode".to_owned(), Value::from(errcode.into_owned()));
-            fields.insert("error".to_owned(), Value::from(inner.message.into_owned()));
-        }
-        let body = Bytes::from(Value::Object(fields).to_string());
-        let mut response = json_response(inner.status, body);
-        if let Some(wait) = inner.retry_after {
+        let mut response = json_response(self.0.status, self.json());
+        if let Some(wait) = self.0.retry_after {
             // The header counts whole seconds; rounding down would invite a request that is refused again.
             let seconds = wait.as_millis().div_ceil(1000).max(1);
             if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
                 response.headers_mut().insert(header::RETRY_AFTER, value);
             }
         }
+        response.extensions_mut().insert(Refused(self.0.errcode.unwrap_or(Cow::Borrowed(""))));
         response
     }
 }
+
+/// The error code of an answer, for the log.
+#[derive(Clone)]
+pub(crate) struct Refused(pub(crate) Cow<'static, str>);
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -167,12 +167,19 @@ pub struct FileReply {
 
 impl Reply for FileReply {
     fn into_reply(self) -> Result<Response, ApiError> {
+        if self.selection == Selection::Unsatisfiable {
+            let message = "The file has no bytes in this range";
+            let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "M_INVALID_PARAM", message);
+            let mut response = error.into_response();
+            let range = HeaderValue::try_from(format!("bytes */{}", self.size)).map_err(ApiError::internal)?;
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
+            return Ok(response);
+        }
         let whole = 0..self.size;
         let (status, part) = match &self.selection {
             Selection::Whole => (StatusCode::OK, Some(&whole)),
             Selection::Part(part) => (StatusCode::PARTIAL_CONTENT, Some(part)),
-            Selection::Unchanged => (StatusCode::NOT_MODIFIED, None),
-            Selection::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, None),
+            Selection::Unchanged | Selection::Unsatisfiable => (StatusCode::NOT_MODIFIED, None),
         };
         let body = if part.is_some() { Body::from_stream(self.body) } else { Body::empty() };
         let mut response = Response::new(body);
@@ -193,12 +200,10 @@ impl Reply for FileReply {
         if let Some(part) = part {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(part.end.saturating_sub(part.start)));
         }
-        let range = match &self.selection {
-            Selection::Part(part) => format!("bytes {}-{}/{}", part.start, part.end.saturating_sub(1), self.size),
-            Selection::Unsatisfiable => format!("bytes */{}", self.size),
-            Selection::Whole | Selection::Unchanged => return Ok(response),
-        };
-        headers.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).map_err(ApiError::internal)?);
+        if let Selection::Part(part) = &self.selection {
+            let range = format!("bytes {}-{}/{}", part.start, part.end.saturating_sub(1), self.size);
+            headers.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).map_err(ApiError::internal)?);
+        }
         Ok(response)
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request, response::Response};
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use ruma::exports::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tower::{Layer, Service};
@@ -23,7 +24,7 @@ use tower_http::{
 };
 use tracing::error;
 
-use crate::{ApiError, Gate, file::Uncompressed};
+use crate::{ApiError, Gate, file::Uncompressed, requests};
 
 /// Answers smaller than this are not compressed.
 const COMPRESS_BYTES_MIN: u64 = 1_024;
@@ -59,9 +60,7 @@ impl Front {
         Self { plain, compressing, requests: Arc::default() }
     }
 
-    async fn answer(mut self, mut request: Request) -> Response {
-        let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed) + 1);
-        request.extensions_mut().insert(id);
+    async fn answer(mut self, request: Request, id: RequestId) -> Response {
         // Compression wraps the body, which small answers and most servers' proxies shouldn't pay for.
         let wants_compression = request.headers().contains_key(header::ACCEPT_ENCODING);
         let inner = match &mut self.compressing {
@@ -91,30 +90,68 @@ impl Service<Request> for Front {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let front = self.clone();
+        let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed) + 1);
+        request.extensions_mut().insert(id);
+        let note = requests::begin(&mut request);
         Box::pin(async move {
             let mut response = if request.method() == Method::OPTIONS {
                 let mut empty = Response::new(Body::empty());
                 *empty.status_mut() = StatusCode::NO_CONTENT;
                 empty
             } else {
-                front.answer(request).await
+                front.answer(request, id).await
             };
             add_cors(response.headers_mut());
+            if let Some(note) = note {
+                note.tell(id, &response);
+            }
             Ok(response)
         })
     }
 }
 
 /// The headers that the specification recommends (client-server API, "Web Browser Clients").
-fn add_cors(headers: &mut HeaderMap) {
+pub(crate) fn add_cors(headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),
     );
+}
+
+/// What is sent in place of the head of an error that hyper answers by itself, for what it can't read as a request: such answers have
+/// neither a body nor the headers of all others. `None` for any other head.
+pub(crate) fn error_in_full(head: &[u8]) -> Option<Bytes> {
+    let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
+    let status = StatusCode::from_bytes(status).ok()?;
+    let error = match status {
+        StatusCode::BAD_REQUEST => ApiError::bad_request("This is not a request"),
+        StatusCode::URI_TOO_LONG => ApiError::new(status, "M_TOO_LARGE", "The request's path is too long"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ApiError::new(status, "M_TOO_LARGE", "The request's headers are too large")
+        }
+        _ => return None,
+    };
+    let ours = header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str().as_bytes();
+    if !head.ends_with(b"\r\n\r\n") || head.windows(ours.len()).any(|part| part == ours) {
+        return None;
+    }
+    let body = error.json();
+    let mut headers = HeaderMap::new();
+    add_cors(&mut headers);
+    let mut text = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or(""),
+        body.len(),
+    );
+    for (name, value) in &headers {
+        text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or("")));
+    }
+    Some(Bytes::from([text.as_bytes(), b"\r\n", &body].concat()))
 }
 
 async fn unknown_path() -> Response {

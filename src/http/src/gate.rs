@@ -1,37 +1,47 @@
 //! What every request passes: limits, authentication, the tasks that outlive their connection.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use ruma::exports::http::request::Parts;
+use ruma::{UserId, exports::http::request::Parts};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Authenticate, Config, Origin, address,
+    ApiError, Authenticate, Config, Origin, Turn,
+    admission::Admission,
     limit::{Class, Limits},
 };
 
 /// Longest time that an upload may take as long as it makes progress.
 pub(crate) const UPLOAD_SECONDS_MAX: u64 = 3_600;
 
-/// Shared by all routes: configuration, who knows the access tokens, rate limits, shutdown.
+/// Shared by all routes: configuration, who knows the access tokens, limits, shutdown.
 pub struct Gate {
     pub(crate) config: Config,
     pub(crate) authenticate: Box<dyn Authenticate>,
+    pub(crate) admission: Admission,
     pub(crate) tasks: TaskTracker,
-    limits: Limits,
     shutdown: CancellationToken,
 }
 
 impl Gate {
     /// A gate. `shutdown` is cancelled by whoever ends the server.
     pub fn new(config: Config, authenticate: Box<dyn Authenticate>, shutdown: CancellationToken) -> Self {
-        let limits = Limits::new(&config.limits);
-        Self { config, authenticate, tasks: TaskTracker::new(), limits, shutdown }
+        let admission = Admission::new(&config);
+        Self { config, authenticate, admission, tasks: TaskTracker::new(), shutdown }
     }
 
     /// The rate limits, for handlers that count something besides their own class.
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.admission.limits
+    }
+
+    /// Waits until a user may have a large answer made, for handlers that find out late that theirs may be one: of a request that
+    /// always may, the class says so ([`Class::Bulk`]). The turn is over when it is dropped.
+    ///
+    /// # Errors
+    /// `M_LIMIT_EXCEEDED` if too many of the user's requests wait.
+    pub async fn bulk_turn(&self, user: &UserId) -> Result<Turn, ApiError> {
+        self.admission.answers.turn(self.admission.limits.user_key(user)).await
     }
 
     /// Cancelled when the server begins to shut down: long polls end then.
@@ -49,23 +59,7 @@ impl Gate {
         Duration::from_secs(seconds)
     }
 
-    pub(crate) fn address(&self, parts: &Parts) -> IpAddr {
-        address::address(parts, self.config.ip_from_forwarded_header)
-    }
-
     pub(crate) fn origin(&self, parts: &Parts) -> Origin {
-        Origin::of(parts, self.config.ip_from_forwarded_header)
-    }
-
-    pub(crate) fn check_address(&self, class: Class, parts: &Parts) -> Result<(), crate::ApiError> {
-        let class = match class {
-            Class::Free => return Ok(()),
-            // What is limited per user where there is one.
-            Class::Read | Class::Write | Class::Search | Class::Sync | Class::Upload | Class::Preview => {
-                Class::Anonymous
-            }
-            other => other,
-        };
-        self.limits.check_address(class, self.address(parts))
+        Origin::new(self.admission.address(parts), &parts.headers)
     }
 }

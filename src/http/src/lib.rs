@@ -9,7 +9,7 @@
 //! Order of use: [`Gate::new`], [`Routes::new`] with [`Routes::on`] for each operation, [`Front::new`], [`Server::bind`],
 //! [`Server::run`].
 
-mod address;
+mod admission;
 mod body;
 mod caller;
 mod config;
@@ -20,16 +20,20 @@ mod gate;
 mod incoming;
 mod interactive;
 mod json;
-pub mod limit;
-mod patience;
 mod reply;
+mod requests;
 mod routes;
 mod serve;
 mod tls;
 mod upload;
 
-pub use address::{Origin, Peer};
-pub use caller::{AnyAccount, Anyone, Authenticate, Caller, Guest, MaybeGuest, Session, Unsuspended};
+pub use admission::{
+    address::{Networks, Origin, Peer},
+    answers::Turn,
+    limit::{self, Class},
+    polls::Poll,
+};
+pub use caller::{AnyAccount, Anyone, Authenticate, Caller, Guest, MaybeGuest, Session, Unsuspended, Waiting};
 pub use config::{Config, Listen, Tls};
 pub use error::{ApiError, ApiResult, StatusCode};
 pub use file::{Conditions, FileReply, Selection, WithConditions};
@@ -38,10 +42,10 @@ pub use gate::Gate;
 pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, read_with_default};
 pub use interactive::{Fingerprint, Interactive};
 pub use json::{JSON_DEPTH_MAX, check_json};
-pub use limit::Class;
-pub use reply::{Json, JsonBytes, JsonStream, Reply};
+pub use reply::{Json, JsonBytes, JsonStream, Keeping, Reply};
 pub use routes::{Endpoint, Routes};
 pub use serve::{ServeError, Server};
+pub use tls::Certificates;
 pub use upload::{Upload, UploadBody};
 
 /// What [`Routes::finish`] gives and [`Front::new`] takes: the routers of several APIs are merged before.

@@ -13,8 +13,14 @@ use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
 use crate::{
-    ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody, body, incoming,
+    ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody,
+    admission::{Client, flow::Flow},
+    body, incoming,
+    requests::Noted,
 };
+
+/// Greatest size in bytes of a request's body from somebody without an account.
+const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
 
 /// Greatest length of an identifier with a sigil, in bytes (appendices, "Common Identifier Format").
 const IDENTIFIER_BYTES_MAX: usize = 255;
@@ -46,8 +52,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     /// Adds an operation under every path of its request type.
     ///
-    /// `operation` is the specification's operation id, `class` what the request counts as. A request that may write
-    /// (anything but GET) runs to its end even if its client goes away.
+    /// `operation` is the specification's operation id, `class` what the request counts as. A request that may write (anything but
+    /// GET and what its class says only reads) runs to its end even if its client goes away.
     #[must_use]
     pub fn on<C, Req, Res, E, Fut>(
         self,
@@ -128,6 +134,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             let service = move |request: Request| {
                 let (state, gate, call) = (state.clone(), gate.clone(), call.clone());
                 let id = request.extensions().get::<RequestId>().copied().unwrap_or_default();
+                if let Some(noted) = request.extensions().get::<Arc<Noted>>() {
+                    noted.set_route(path);
+                }
                 let span = debug_span!("request", id = id.0, operation);
                 async move {
                     let time_max = gate.time_max(class);
@@ -164,12 +173,24 @@ where
     E: Into<ApiError> + Send + 'static,
     Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
-    let (caller, params, parts, body) = begin(gate, class, request).await?;
+    let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
-    let bytes = body::read(&parts.headers, body, gate.config.request_bytes_max).await?;
+    let bytes_max = gate.config.request_bytes_max.min(gate.config.json_bytes_max);
+    let bytes_max = if caller.account().is_some() { bytes_max } else { bytes_max.min(ANONYMOUS_BYTES_MAX) };
+    let account = body::Account { bodies: &gate.admission.bodies, client: client.key };
+    let body::Read { bytes, share } = body::read(&parts.headers, body, bytes_max, account).await?;
+    let flow = parts.extensions.get().cloned();
     let req = incoming::read(parts, &bytes, &args)?;
-    finish(gate, &Req::METHOD, handler(caller, req)).await
+    drop(bytes);
+    let handled = handler(caller, req);
+    // What was read of the body lives as long as the handler, whatever became of the connection.
+    let handled = async move {
+        let answer = handled.await;
+        drop(share);
+        answer
+    };
+    finish(gate, Finish { class, client, flow }, &Req::METHOD, handled).await
 }
 
 /// As [`call`], for a request whose body the handler reads.
@@ -186,30 +207,48 @@ where
     E: Into<ApiError> + Send + 'static,
     Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
-    let (caller, params, parts, body) = begin(gate, class, request).await?;
+    let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
     let body = UploadBody::new(&parts.headers, body, gate.config.request_bytes_max);
+    let flow = parts.extensions.get().cloned();
     let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
-    finish(gate, &Req::METHOD, handler(caller, Upload::new(req, body))).await
+    finish(gate, Finish { class, client, flow }, &Req::METHOD, handler(caller, Upload::new(req, body))).await
+}
+
+/// A request whose caller is known.
+struct Begun<C> {
+    caller: C,
+    client: Client,
+    params: RawPathParams,
+    parts: Parts,
+    body: Body,
 }
 
 /// Tells who calls and takes the request apart.
-async fn begin<C: Caller>(
-    gate: &Gate,
-    class: Class,
-    request: Request,
-) -> Result<(C, RawPathParams, Parts, Body), ApiError> {
+async fn begin<C: Caller>(gate: &Gate, class: Class, request: Request) -> Result<Begun<C>, ApiError> {
     let (mut parts, body) = request.into_parts();
     let caller = C::identify(gate, &parts, class).await?;
+    if let (Some(noted), Some(account)) = (parts.extensions.get::<Arc<Noted>>(), caller.account()) {
+        noted.set_user(&account.user);
+    }
+    let client = gate.admission.client(caller.account(), &parts);
     let params = RawPathParams::from_request_parts(&mut parts, &()).await;
     let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
-    Ok((caller, params, parts, body))
+    Ok(Begun { caller, client, params, parts, body })
+}
+
+/// What finishing a request needs to know of it.
+struct Finish {
+    class: Class,
+    client: Client,
+    flow: Option<Arc<Flow>>,
 }
 
 /// Awaits the handler and shapes its answer.
 async fn finish<Res, E>(
     gate: &Gate,
+    Finish { class, client, flow }: Finish,
     method: &http::Method,
     handled: impl Future<Output = Result<Res, E>> + Send + 'static,
 ) -> Result<Response, ApiError>
@@ -217,15 +256,19 @@ where
     Res: Reply,
     E: Into<ApiError> + Send + 'static,
 {
-    if method == http::Method::GET {
-        return handled.await.map_err(Into::into)?.into_reply();
-    }
-    // A write that is half done must not stop because its client hung up.
-    let task = gate.tasks.spawn(handled.in_current_span());
-    match task.await {
-        Ok(answer) => answer.map_err(Into::into)?.into_reply(),
-        Err(failed) => Err(ApiError::internal(failed)),
-    }
+    let answers = &gate.admission.answers;
+    let turn = if class == Class::Bulk { Some(answers.turn(client.key).await?) } else { None };
+    let answer = if method == http::Method::GET || class.is_reading() {
+        handled.await
+    } else {
+        // A write that is half done must not stop because its client hung up.
+        gate.tasks.spawn(handled.in_current_span()).await.map_err(ApiError::internal)?
+    };
+    let response = answer.map_err(Into::into)?.into_reply()?;
+    let (response, units) = answers.admit(response, client, flow.as_deref())?;
+    drop(turn);
+    gate.admission.charge(class, client, units);
+    Ok(response)
 }
 
 /// Refuses identifiers of users, rooms, aliases and events that are longer than any may be.

@@ -1,6 +1,6 @@
 //! Listening, and ending without cutting off what is in progress.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use hyper::{
@@ -23,16 +23,26 @@ use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tracing::{debug, warn};
 
-use crate::{Front, Gate, Peer, patience::Patience, tls};
+use crate::{
+    Certificates, Front, Gate, Peer,
+    admission::{
+        flow::{Answered, Flow, IDLE_SECONDS_MAX},
+        shares::Share,
+        wire::Wire,
+    },
+    front::add_cors,
+};
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_SECONDS_MAX: u64 = 10;
-/// Longest time that an idle connection stays open, and that a request's headers may take.
-const HEADERS_SECONDS_MAX: u64 = 120;
+/// Longest time that a request's headers may take, and that an idle connection stays open.
+const HEADERS_SECONDS_MAX: u64 = IDLE_SECONDS_MAX;
 /// Greatest size of a request's headers, which is also the greatest read buffer of a connection.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Requests at a time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
+const STREAMS_MAX: u32 = 100;
+/// Bytes of an answer that wait in an HTTP/2 connection until its client takes more of it.
+const STREAM_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How a connection begins on which the client speaks HTTP/2 without having asked; no HTTP/1 method begins so (RFC 9113,
 /// section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI";
@@ -69,6 +79,7 @@ pub struct Server {
     gate: Arc<Gate>,
     listeners: Vec<(TcpListener, Option<TlsAcceptor>)>,
     addresses: Vec<SocketAddr>,
+    certificates: Certificates,
 }
 
 impl Server {
@@ -79,14 +90,23 @@ impl Server {
     pub async fn bind(gate: Arc<Gate>) -> Result<Self, ServeError> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
+        let mut certificates = Certificates::default();
         for listen in &gate.config.listen {
-            let acceptor = listen.tls.as_ref().map(tls::acceptor).transpose()?;
+            let acceptor = match &listen.tls {
+                Some(files) => Some(certificates.of(files)?.acceptor()?),
+                None => None,
+            };
             let failed = |source| ServeError::Bind { address: listen.address, source };
             let listener = listen_on(listen.address).map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
             listeners.push((listener, acceptor));
         }
-        Ok(Self { gate, listeners, addresses })
+        Ok(Self { gate, listeners, addresses, certificates })
+    }
+
+    /// The certificates, which are read anew within a minute when their files change, and when asked to.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// The addresses bound, in the configuration's order.
@@ -99,6 +119,7 @@ impl Server {
     pub async fn run(self, front: Front) {
         let graceful = Arc::new(GracefulShutdown::new());
         let connections = Arc::new(Semaphore::new(self.gate.config.connections_max.max(1)));
+        let following = tokio::spawn(self.certificates.follow());
         let mut accepting = tokio::task::JoinSet::new();
         for (listener, acceptor) in self.listeners {
             let worker = Worker {
@@ -111,6 +132,7 @@ impl Server {
             accepting.spawn(worker.accept(listener));
         }
         while accepting.join_next().await.is_some() {}
+        following.abort();
         self.gate.tasks.close();
         let finish = async {
             // The workers, which held the other references, have ended.
@@ -163,12 +185,17 @@ impl Worker {
             };
             match accepted {
                 Ok((permit, stream, peer)) => {
+                    let Ok(place) = self.gate.admission.connect(peer.ip()) else {
+                        debug!(%peer, "too many connections from one address");
+                        continue;
+                    };
                     let connection = Connection {
                         gate: self.gate.clone(),
                         front: self.front.clone(),
                         watcher: self.graceful.watcher(),
                         peer,
                         _permit: permit,
+                        _place: place,
                     };
                     tokio::spawn(connection.start(stream, self.acceptor.clone()));
                 }
@@ -188,6 +215,7 @@ struct Connection {
     watcher: Watcher,
     peer: SocketAddr,
     _permit: OwnedSemaphorePermit,
+    _place: Option<Share>,
 }
 
 impl Connection {
@@ -227,13 +255,32 @@ impl Connection {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, version: HttpVersion) {
-        let (front, peer) = (self.front, self.peer);
+        let (gate, front, peer) = (self.gate, self.front, Peer(self.peer));
+        let flow = match version {
+            HttpVersion::One => Flow::http1(),
+            HttpVersion::Two => Flow::http2(),
+        };
+        let stream = TokioIo::new(Wire::new(stream, flow.clone()));
+        let requests = flow.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            front.clone().call(request)
+            let place = gate.admission.forward(peer, request.headers());
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(requests.clone());
+            let answer = place.map(|place| (requests.begin(place), front.clone().call(request)));
+            let begun = answer.map_err(|error| (requests.begin(None), error));
+            async move {
+                let (under_way, response) = match begun {
+                    Ok((under_way, answer)) => (under_way, answer.await?),
+                    Err((under_way, error)) => {
+                        let mut response = error.into_response();
+                        add_cors(response.headers_mut());
+                        (under_way, response)
+                    }
+                };
+                Ok::<_, Infallible>(response.map(|body| Answered::new(body, under_way)))
+            }
         });
-        let stream = TokioIo::new(Patience::new(stream));
         let served = match version {
             HttpVersion::One => {
                 let mut builder = http1::Builder::new();
@@ -249,9 +296,17 @@ impl Connection {
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS_MAX)
                     .max_header_list_size(HEADERS_BYTES_MAX as u32)
+                    .max_send_buf_size(STREAM_BUFFER_BYTES_MAX)
                     .keep_alive_interval(Duration::from_secs(HEADERS_SECONDS_MAX));
+                let serving = self.watcher.watch(builder.serve_connection(stream, service));
                 // Boxed, because most connections are of the other version.
-                Box::pin(self.watcher.watch(builder.serve_connection(stream, service))).await
+                let serving = Box::pin(async move {
+                    tokio::select! {
+                        served = serving => served,
+                        () = flow.over() => Ok(()),
+                    }
+                });
+                serving.await
             }
         };
         if let Err(error) = served {
@@ -278,5 +333,98 @@ async fn version_of(stream: &TcpStream) -> Option<HttpVersion> {
         Ok(Ok(0) | Err(_)) | Err(_) => None,
         Ok(Ok(_)) if first == HTTP2_PREFACE => Some(HttpVersion::Two),
         Ok(Ok(_)) => Some(HttpVersion::One),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use ruma::api::client::discovery::get_supported_versions;
+    use tokio::{task::JoinHandle, time::Instant};
+
+    use super::*;
+    use crate::{
+        AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Origin, Routes,
+    };
+
+    const ANSWER_BYTES: usize = 4 << 20;
+
+    struct NoTokens;
+
+    impl Authenticate for NoTokens {
+        fn authenticate<'a>(&'a self, _: &'a str, _: &'a Origin) -> BoxFuture<'a, Result<AnyAccount, ApiError>> {
+            Box::pin(async { Err(ApiError::unknown_token(false)) })
+        }
+    }
+
+    async fn versions(_: (), _: Anyone, _: get_supported_versions::Request) -> ApiResult<crate::JsonBytes> {
+        Ok(crate::JsonBytes(vec![b' '; ANSWER_BYTES].into()))
+    }
+
+    /// A connection in memory, and the server's side of it, which ends with it.
+    fn connection() -> (tokio::io::DuplexStream, JoinHandle<()>) {
+        let graceful = GracefulShutdown::new();
+        let gate = Arc::new(Gate::new(Config::default(), Box::new(NoTokens), CancellationToken::new()));
+        let (router, _) = Routes::new((), gate.clone()).on("getVersions", Class::Free, versions).finish();
+        let front = Front::new(&gate, router);
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let connection = Connection {
+            gate,
+            front,
+            watcher: graceful.watcher(),
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            _permit: permit,
+            _place: None,
+        };
+        let serving = async move {
+            connection.serve(ours, HttpVersion::Two).await;
+            drop(graceful);
+        };
+        (theirs, tokio::spawn(serving))
+    }
+
+    async fn ask(stream: tokio::io::DuplexStream) -> (h2::RecvStream, impl Sized) {
+        let (mut client, driver) = h2::client::handshake(stream).await.expect("a handshake");
+        // Answers pings, too.
+        tokio::spawn(async move { drop(driver.await) });
+        let request = Request::builder().uri("http://x/_matrix/client/versions").body(()).expect("a request");
+        let (response, _) = client.send_request(request, true).expect("sent");
+        // Whoever keeps the client asks for no more, and doesn't close the connection either.
+        (response.await.expect("an answer").into_body(), client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http_2_client_that_lives_but_takes_nothing_is_given_up() {
+        let begun = Instant::now();
+        let (stream, server) = connection();
+        let (mut body, _client) = ask(stream).await;
+        let mut taken = 0;
+        // As much as comes without asking for more.
+        while let Some(Ok(piece)) = body.data().await {
+            taken += piece.len();
+        }
+        assert!(taken < ANSWER_BYTES, "{taken}");
+        server.await.expect("a task");
+        assert!((55..75).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http_2_client_that_takes_its_answer_gets_all_and_is_closed_when_idle() {
+        let begun = Instant::now();
+        let (stream, server) = connection();
+        let (mut body, _client) = ask(stream).await;
+        let mut taken = 0;
+        while let Some(piece) = body.data().await {
+            let piece: Bytes = piece.expect("a piece");
+            taken += piece.len();
+            body.flow_control().release_capacity(piece.len()).expect("released");
+            // 16 KiB a second, in pieces of any size.
+            tokio::time::sleep(Duration::from_millis(piece.len() as u64 / 16)).await;
+        }
+        assert_eq!(taken, ANSWER_BYTES);
+        server.await.expect("a task");
+        assert!(begun.elapsed().as_secs() >= IDLE_SECONDS_MAX);
     }
 }

@@ -1,38 +1,203 @@
-//! Certificates of listeners.
+//! Certificates of listeners, read anew when their files change.
 
-use std::sync::Arc;
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         ServerConfig,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
     },
 };
+use tracing::{error, info};
 
 use crate::{ServeError, Tls};
 
-/// An acceptor with the configured certificate, for HTTP/2 and HTTP/1.1.
-pub(crate) fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
-    let bad_file = |path: &std::path::Path, error: &dyn std::fmt::Display| ServeError::Certificate {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(&tls.certificate).and_then(|certificates| certificates.collect());
-    let chain = chain.map_err(|error| bad_file(&tls.certificate, &error))?;
-    if chain.is_empty() {
-        return Err(bad_file(&tls.certificate, &"it has no certificate"));
+/// How often the files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Which of the files were read.
+type Digests = [[u8; 32]; 2];
+
+/// A certificate and its key, as the files were when they could last be used.
+pub(crate) struct Certificate {
+    files: Tls,
+    current: ArcSwap<CertifiedKey>,
+    /// The files that were tried last, so that a fault is told once.
+    tried: Mutex<Digests>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
     }
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| bad_file(&tls.key, &error))?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| bad_file(&tls.certificate, &error))?;
-    let mut config = builder
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| bad_file(&tls.certificate, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+impl Certificate {
+    /// Reads the files.
+    pub(crate) fn read(files: &Tls) -> Result<Arc<Self>, ServeError> {
+        let bytes = Files::read(files)?;
+        let current = ArcSwap::from_pointee(bytes.certified(files)?);
+        Ok(Arc::new(Self { files: files.clone(), current, tried: Mutex::new(bytes.digests()) }))
+    }
+
+    /// An acceptor with this certificate, whatever it becomes, for HTTP/2 and HTTP/1.1.
+    pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, ServeError> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad_file(&self.files.certificate, &error))?;
+        let mut config = builder.with_no_client_auth().with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// Reads the files again. Those that can't be used change nothing and are told in the log.
+    fn look(&self) {
+        match self.reread() {
+            Ok(true) => info!(certificate = ?self.files.certificate, "the certificate was read anew"),
+            Ok(false) => {}
+            Err(error) => error!(%error, "the certificate can't be read anew, the one from before stays"),
+        }
+    }
+
+    /// Takes the files over if they have changed; tells whether they have.
+    fn reread(&self) -> Result<bool, ServeError> {
+        let bytes = Files::read(&self.files)?;
+        let digests = bytes.digests();
+        if std::mem::replace(&mut *self.tried.lock(), digests) == digests {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(bytes.certified(&self.files)?));
+        Ok(true)
+    }
+}
+
+/// The certificates of all listeners.
+#[derive(Clone, Default)]
+pub struct Certificates(Vec<Arc<Certificate>>);
+
+impl Certificates {
+    /// The one in these files, read at their first use.
+    pub(crate) fn of(&mut self, files: &Tls) -> Result<Arc<Certificate>, ServeError> {
+        if let Some(known) = self.0.iter().find(|known| known.files == *files) {
+            return Ok(known.clone());
+        }
+        let certificate = Certificate::read(files)?;
+        self.0.push(certificate.clone());
+        Ok(certificate)
+    }
+
+    /// Reads all anew whose files have changed. Files that can't be used are told in the log, and what was read before stays.
+    pub async fn reread(&self) {
+        for certificate in self.0.clone() {
+            if let Err(error) = tokio::task::spawn_blocking(move || certificate.look()).await {
+                error!(%error, "a certificate can't be read anew");
+            }
+        }
+    }
+
+    /// Does so again and again.
+    pub(crate) async fn follow(self) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            self.reread().await;
+        }
+    }
+}
+
+/// The bytes of both files.
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Files {
+    fn read(files: &Tls) -> Result<Self, ServeError> {
+        let read = |path: &PathBuf| fs::read(path).map_err(|error| bad_file(path, &error));
+        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
+    }
+
+    fn digests(&self) -> Digests {
+        [&self.certificate, &self.key].map(|bytes| Sha256::digest(bytes).into())
+    }
+
+    fn certified(&self, files: &Tls) -> Result<CertifiedKey, ServeError> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
+        let chain = chain.map_err(|error| bad_file(&files.certificate, &error))?;
+        if chain.is_empty() {
+            return Err(bad_file(&files.certificate, &"it has no certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| bad_file(&files.key, &error))?;
+        CertifiedKey::from_der(chain, key, &ring::default_provider())
+            .map_err(|error| bad_file(&files.certificate, &error))
+    }
+}
+
+fn bad_file(path: &Path, error: &dyn fmt::Display) -> ServeError {
+    ServeError::Certificate { path: path.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a new pair and gives the certificate.
+    fn write(files: &Tls) -> CertificateDer<'static> {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        fs::write(&files.certificate, made.cert.pem()).expect("written");
+        fs::write(&files.key, made.signing_key.serialize_pem()).expect("written");
+        CertificateDer::from(made.cert.der().to_vec())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changed_files_are_read_anew_and_broken_ones_change_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = Tls { certificate: directory.path().join("cert"), key: directory.path().join("key") };
+        let first = write(&files);
+        let mut all = Certificates::default();
+        let certificate = all.of(&files).expect("read");
+        assert!(Arc::ptr_eq(&certificate, &all.of(&files).expect("read")));
+        let current = || certificate.current.load().cert[0].clone();
+        let following = tokio::spawn(all.follow());
+        let look = async || tokio::time::sleep(LOOK_INTERVAL * 2).await;
+        look().await;
+        assert_eq!(current(), first);
+        let second = write(&files);
+        assert_eq!(current(), first);
+        look().await;
+        assert_eq!(current(), second);
+        // The key of another certificate, as while an admin replaces one file after the other; no key at all; no file.
+        let key = fs::read(&files.key).expect("read");
+        let third = write(&files);
+        let right_key = fs::read(&files.key).expect("read");
+        for broken in [Some(key), Some(b"nonsense".to_vec()), None] {
+            match broken {
+                Some(bytes) => fs::write(&files.key, bytes).expect("written"),
+                None => fs::remove_file(&files.key).expect("removed"),
+            }
+            look().await;
+            assert_eq!(current(), second);
+        }
+        fs::write(&files.key, right_key).expect("written");
+        look().await;
+        assert_eq!(current(), third);
+        following.abort();
+    }
 }

@@ -1,20 +1,26 @@
 //! The glue as an API crate uses it: requests in, answers out, without a network.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
-use futures_util::future::BoxFuture;
-use governor::clock::FakeRelativeClock;
+use futures_util::{FutureExt, future::BoxFuture};
 use haima_http::{
     AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Content, Front, Gate,
-    Guest, Interactive, Json, Origin, Routes, Session, Unsuspended,
+    Guest, Interactive, Json, JsonBytes, Networks, Origin, Peer, Routes, Session, Unsuspended,
     limit::{self, Limits, Rate},
 };
 use http_body_util::BodyExt;
 use ruma::{
     api::client::{
-        account::whoami, membership::join_room_by_id, message::send_message_event, profile::get_display_name,
-        state::send_state_event, typing::create_typing_event,
+        account::whoami, keys::get_keys, membership::join_room_by_id, message::send_message_event,
+        profile::get_display_name, state::send_state_event, typing::create_typing_event,
     },
     device_id,
     exports::http::{Method, Request, StatusCode},
@@ -270,17 +276,16 @@ async fn large_answers_are_compressed_for_those_who_ask() {
     assert!(!response.headers().contains_key("content-encoding"));
 }
 
-#[test]
-fn buckets_fill_again_and_addresses_are_counted_apart() {
-    let clock = FakeRelativeClock::default();
+#[tokio::test(start_paused = true)]
+async fn buckets_fill_again_and_addresses_are_counted_apart() {
     let config = limit::Config { login: Rate { per_second: 1.0, burst: 1 }, ..limit::Config::off() };
-    let limits = Limits::with_clock(&config, clock.clone());
+    let limits = Limits::new(&config);
     let first: IpAddr = [192, 0, 2, 1].into();
     let second: IpAddr = [192, 0, 2, 2].into();
     assert!(limits.check_address(Class::Login, first).is_ok());
     assert!(limits.check_address(Class::Login, first).is_err());
     assert!(limits.check_address(Class::Login, second).is_ok());
-    clock.advance(Duration::from_secs(1));
+    tokio::time::advance(Duration::from_secs(1)).await;
     assert!(limits.check_address(Class::Login, first).is_ok());
     // One customer has a network of 64 bits.
     assert!(limits.check_address(Class::Login, "2001:db8::1".parse().unwrap()).is_ok());
@@ -289,14 +294,75 @@ fn buckets_fill_again_and_addresses_are_counted_apart() {
 }
 
 #[tokio::test]
-async fn the_clients_address_is_the_proxys_word_only_if_configured() {
-    for (trusted, expected) in [(true, "203.0.113.7"), (false, "0.0.0.0")] {
-        let config = Config { ip_from_forwarded_header: trusted, ..Config::default() };
+async fn who_guesses_tokens_is_limited_and_others_are_not() {
+    let front = front(limit::Config { anonymous: Rate { per_second: 0.001, burst: 3 }, ..limit::Config::off() });
+    for _ in 0..3 {
+        check(send(&front, Method::GET, WHOAMI, Some("nobody"), "").await, 401, "M_UNKNOWN_TOKEN");
+    }
+    check(send(&front, Method::GET, WHOAMI, Some("nobody"), "").await, 429, "M_LIMIT_EXCEEDED");
+    check(send(&front, Method::GET, WHOAMI, Some("alice"), "").await, 200, "");
+}
+
+/// Tells when it is dropped.
+struct Dropped(Arc<AtomicBool>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn reading_ends_when_its_client_goes_away_whatever_the_method_and_writing_does_not() {
+    async fn hang(flag: Arc<AtomicBool>, _: Session, _: get_keys::v3::Request) -> ApiResult<Json<()>> {
+        let _dropped = Dropped(flag);
+        std::future::pending().await
+    }
+    for (class, ends) in [(Class::Read, true), (Class::Bulk, true), (Class::Search, true), (Class::Write, false)] {
+        let config = Config { limits: limit::Config::off(), ..Config::default() };
+        let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
+        let flag = Arc::new(AtomicBool::new(false));
+        let (router, _) = Routes::new(flag.clone(), gate.clone()).on("queryKeys", class, hang).finish();
+        let request = Request::builder().method(Method::POST).uri("/_matrix/client/v3/keys/query");
+        let request = request.header("Authorization", "Bearer alice").body(Body::from("{\"device_keys\":{}}")).unwrap();
+        let mut call = Box::pin(Front::new(&gate, router).oneshot(request));
+        assert!(call.as_mut().now_or_never().is_none());
+        // What was spawned runs on, if it was.
+        tokio::task::yield_now().await;
+        drop(call);
+        assert_eq!(flag.load(Ordering::Relaxed), ends, "{class:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_costs_more_than_a_small_one() {
+    async fn keys(_: (), _: Session, _: get_keys::v3::Request) -> ApiResult<JsonBytes> {
+        Ok(JsonBytes(vec![b' '; 1 << 20].into()))
+    }
+    let limits = limit::Config { read: Rate { per_second: 0.001, burst: 40 }, ..limit::Config::off() };
+    let config = Config { limits, ..Config::default() };
+    let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
+    let routes = Routes::new((), gate.clone()).on("queryKeys", Class::Bulk, keys);
+    let front = Front::new(&gate, routes.on("getTokenOwner", Class::Read, who).finish().0);
+    let query = "/_matrix/client/v3/keys/query";
+    for _ in 0..2 {
+        check(send(&front, Method::POST, query, Some("alice"), "{\"device_keys\":{}}").await, 200, "");
+    }
+    check(send(&front, Method::POST, query, Some("alice"), "{\"device_keys\":{}}").await, 429, "M_LIMIT_EXCEEDED");
+    check(send(&front, Method::GET, WHOAMI, Some("alice"), "").await, 429, "M_LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn the_clients_address_is_the_word_of_proxies_that_are_trusted() {
+    for (proxy, expected) in [("10.0.0.0/8", "203.0.113.7"), ("10.9.0.0/16", "10.0.0.1")] {
+        let config = Config { trusted_proxies: Networks::parse([proxy]).unwrap(), ..Config::default() };
         let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
         let (router, _) = Routes::new((), gate.clone()).on("getVersions", Class::Free, address).finish();
-        let request =
-            Request::builder().uri("/_matrix/client/versions").header("X-Forwarded-For", "10.1.1.1, 203.0.113.7");
-        let response = Front::new(&gate, router).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let request = Request::builder().uri("/_matrix/client/versions");
+        let mut request =
+            request.header("X-Forwarded-For", "198.51.100.1, 203.0.113.7, 10.1.1.1").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer(SocketAddr::from(([10, 0, 0, 1], 4711))));
+        let response = Front::new(&gate, router).oneshot(request).await.unwrap();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), json!(expected));
     }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use haima_http::{
     AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Json, Listen,
-    Origin, Routes, Server, Tls,
+    Networks, Origin, Routes, Server, Tls,
 };
 use ruma::api::client::discovery::get_supported_versions::Request;
 use tokio::{
@@ -44,9 +44,15 @@ async fn versions(slow: Slow, _: Anyone, _: Request) -> ApiResult<Json<&'static 
 }
 
 async fn start(tls: Option<Tls>, slow: Slow) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-    let stop = CancellationToken::new();
     let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls }];
-    let config = Config { listen, ..Config::default() };
+    start_with(Config { listen, ..Config::default() }, slow).await
+}
+
+async fn start_with(mut config: Config, slow: Slow) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let stop = CancellationToken::new();
+    for listen in &mut config.listen {
+        listen.address.set_port(0);
+    }
     let gate = Arc::new(Gate::new(config, Box::new(NoTokens), stop.clone()));
     let (router, _) = Routes::new(slow, gate.clone()).on("getVersions", Class::Free, versions).finish();
     let front = Front::new(&gate, router);
@@ -54,6 +60,16 @@ async fn start(tls: Option<Tls>, slow: Slow) -> (SocketAddr, CancellationToken, 
     let address = server.addresses()[0];
     (address, stop, tokio::spawn(server.run(front)))
 }
+
+/// Sends this and gives what comes until the connection ends.
+async fn send(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    let _ended = stream.read_to_string(&mut answer).await;
+    answer
+}
+
+const GET: &[u8] = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
     let request = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -148,4 +164,118 @@ async fn a_bad_certificate_is_named() {
     let gate = Arc::new(Gate::new(config, Box::new(NoTokens), CancellationToken::new()));
     let error = Server::bind(gate).await.err().unwrap().to_string();
     assert!(error.contains("/nonexistent/cert.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_gets_its_answer() {
+    let slow = Slow::default();
+    let (address, stop, server) = start(None, slow.clone()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    slow.begun.notified().await;
+    // The server knows by now, if it looks: the end of the stream came with the request.
+    tokio::task::yield_now().await;
+    slow.end.notify_one();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\"done\""), "{answer}");
+    stop.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_request_gets_an_error_like_all_others() {
+    let (address, stop, server) = start(None, Slow::default()).await;
+    let headers: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many_headers = format!("GET / HTTP/1.1\r\n{headers}\r\n");
+    let cases: [(&[u8], &str, &str); 5] = [
+        (b"nonsense\r\n\r\n", "HTTP/1.1 400 Bad Request", "M_UNKNOWN"),
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", "HTTP/1.1 400 Bad Request", "M_UNKNOWN"),
+        (b"GET /\x01 HTTP/1.1\r\n\r\n", "HTTP/1.1 400 Bad Request", "M_UNKNOWN"),
+        (many_headers.as_bytes(), "HTTP/1.1 431 Request Header Fields Too Large", "M_TOO_LARGE"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 404 Not Found", "M_UNRECOGNIZED"),
+    ];
+    for (request, status, errcode) in cases {
+        let answer = send(TcpStream::connect(address).await.unwrap(), request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.starts_with(status), "{answer}");
+        assert!(head.contains("access-control-allow-origin: *") && head.contains("content-type: application/json"));
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["errcode"], errcode);
+    }
+    stop.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_no_more() {
+    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
+    let uncounted_networks = Networks::default();
+    let config = Config { listen, connections_per_address_max: 2, uncounted_networks, ..Config::default() };
+    let slow = Slow::default();
+    let (address, stop, server) = start_with(config, slow.clone()).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(GET).await.unwrap();
+        slow.begun.notified().await;
+        kept.push(stream);
+    }
+    let mut third = TcpStream::connect(address).await.unwrap();
+    let mut nothing = Vec::new();
+    // Closed, or reset where the request came before that.
+    let _ended = third.write_all(GET).await;
+    assert!(matches!(third.read_to_end(&mut nothing).await, Ok(0) | Err(_)));
+    // The place of one that has ended is free.
+    slow.end.notify_one();
+    let mut answer = String::new();
+    kept.remove(0).read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\"done\""));
+    loop {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let _closed = stream.write_all(GET).await;
+        let mut byte = [0];
+        tokio::select! {
+            () = slow.begun.notified() => break,
+            // The server was still about to notice.
+            _closed = stream.read(&mut byte) => {}
+        }
+    }
+    stop.cancel();
+    // Who has a place and is gone, and who waits for an answer.
+    slow.end.notify_waiters();
+    drop(kept);
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_requests_of_one_client_are_counted() {
+    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
+    let trusted_proxies = Networks::loopback();
+    let config = Config { listen, connections_per_address_max: 1, trusted_proxies, ..Config::default() };
+    let slow = Slow::default();
+    let (address, stop, server) = start_with(config, slow.clone()).await;
+    let request = |client: &str| {
+        let head = "GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        format!("{head}X-Forwarded-For: {client}\r\n\r\n").into_bytes()
+    };
+    let begin = |client: &'static str| {
+        let request = request(client);
+        tokio::spawn(async move { send(TcpStream::connect(address).await.unwrap(), &request).await })
+    };
+    let first = begin("203.0.113.7");
+    slow.begun.notified().await;
+    let second = send(TcpStream::connect(address).await.unwrap(), &request("203.0.113.7")).await;
+    assert!(second.starts_with("HTTP/1.1 429") && second.contains("M_LIMIT_EXCEEDED"), "{second}");
+    let other = begin("203.0.113.8");
+    slow.begun.notified().await;
+    for request in [first, other] {
+        slow.end.notify_one();
+        slow.end.notify_one();
+        assert!(request.await.unwrap().ends_with("\"done\""));
+    }
+    stop.cancel();
+    server.await.unwrap();
 }

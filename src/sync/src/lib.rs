@@ -8,6 +8,7 @@
 //! All reads of an answer go through one view whose position is the answer's `now`; everything up to it has been routed before a
 //! poll may see it, so an inbox never knows less than the view.
 
+mod answering;
 mod changes;
 mod classic;
 mod device_lists;
@@ -30,12 +31,15 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use event::Clock;
 use rooms::Rooms;
+use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
 use users::Users;
 
+use crate::{answering::Answering, hub::Hub, lazy::SentMembers, notifier::Notifier};
 pub use crate::{
+    answering::Sending,
     classic::SyncRequest,
     error::SyncError,
     filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
@@ -45,7 +49,6 @@ pub use crate::{
     },
     token::{BadToken, Token},
 };
-use crate::{hub::Hub, lazy::SentMembers, notifier::Notifier};
 
 /// Threads for parts of answers about many rooms, for each core: some wait for the disk.
 const BUILDERS_PER_CORE: usize = 2;
@@ -66,6 +69,8 @@ pub struct Config {
     /// room as well. Who types in it is told late, more so the larger it is; receipts of others, the newest only, are told with
     /// other news or when a request's time is over; and keys that change are told only if it is encrypted.
     pub large_room_members: usize,
+    /// For how long in milliseconds a device that is sending waits at most for its answer before it hears news.
+    pub answer_first_ms: u64,
     /// For how long in milliseconds what changes for a user is kept in memory after their last request.
     pub inbox_idle_ms: u64,
     /// Memory for the newest events of rooms and for what devices were sent of members, in bytes.
@@ -87,6 +92,7 @@ impl Default for Config {
             timeline_limit_max: 500,
             relaxed_delay_ms: 800,
             large_room_members: 500,
+            answer_first_ms: 250,
             inbox_idle_ms: 10 * 60 * 1000,
             cache_bytes: 4 << 20,
         }
@@ -107,6 +113,7 @@ pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
     sent_members: SentMembers,
+    answering: Arc<Answering>,
     /// How many threads at one time may build parts of answers about many rooms.
     builders: Arc<Semaphore>,
 }
@@ -131,13 +138,20 @@ impl Sync {
         let sent_members = SentMembers::new(config.half_of_cache());
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
-        let inner = Inner { config, store, rooms, users, clock, hub, sent_members, builders };
+        let answering = Arc::default();
+        let inner = Inner { config, store, rooms, users, clock, hub, sent_members, answering, builders };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// How many changes were put into users' inboxes since the start: what following the log and what is volatile costs.
     pub fn changes_routed(&self) -> u64 {
         self.inner.hub.state().routed_count()
+    }
+
+    /// A device is about to send something. Until what this gives is dropped, which is when the device has its answer, it hears no news
+    /// (but for [`Config::answer_first_ms`] at most); nobody else waits.
+    pub fn sending(&self, user: &UserId, device: &DeviceId) -> Sending {
+        self.inner.answering.begin(user, device)
     }
 
     /// Answers all waiting requests with what there is, and lets no other wait. Ends the task that follows the log.

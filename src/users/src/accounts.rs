@@ -3,7 +3,7 @@
 //! Specification: client-server API, "Account registration" and "Account management"; appendices, "User
 //! Identifiers".
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,6 @@ pub enum Origin {
 }
 
 /// An account to create.
-#[derive(Debug)]
 pub struct NewAccount {
     /// The name; checked against the grammar for new users.
     pub user_id: OwnedUserId,
@@ -99,6 +98,18 @@ pub struct NewAccount {
     pub display_name: Option<String>,
     /// Log in at once.
     pub login: Option<Login>,
+}
+
+/// Without the password.
+impl fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewAccount")
+            .field("user_id", &self.user_id)
+            .field("kind", &self.kind)
+            .field("admin", &self.admin)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A created account.

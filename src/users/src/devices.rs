@@ -3,7 +3,10 @@
 //! A session is a device: logging in creates one or takes over an existing one with new tokens, logging out
 //! deletes it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde::{Deserialize, Serialize};
@@ -198,6 +201,16 @@ impl Users {
             devices.push(device(id, row, seen));
         }
         Ok(devices)
+    }
+
+    /// The addresses that a user's devices were seen at last, of those that are logged in.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn seen_addresses(&self, view: &View, user: &UserId) -> Result<Vec<IpAddr>> {
+        let seen = view.scan_all(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
+        Ok(seen.into_iter().filter_map(|(_, (_, address))| address.parse().ok()).collect())
     }
 
     /// One device of a user.

@@ -61,7 +61,7 @@ impl Drop for Reservation {
 }
 
 /// A registration token as an administrator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RegistrationToken {
     /// The token.
     pub token: String,
@@ -75,6 +75,18 @@ pub struct RegistrationToken {
     pub expires_ms: Option<u64>,
 }
 
+/// Without the token.
+impl std::fmt::Debug for RegistrationToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistrationToken")
+            .field("uses_allowed", &self.uses_allowed)
+            .field("pending", &self.pending)
+            .field("completed", &self.completed)
+            .field("expires_ms", &self.expires_ms)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RegistrationToken {
     /// Whether another registration could start with it at `now_ms`.
     pub fn is_valid(&self, now_ms: u64) -> bool {
@@ -84,7 +96,7 @@ impl RegistrationToken {
 }
 
 /// A registration token to create.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct NewRegistrationToken {
     /// The token: 1 to 64 of `A-Za-z0-9._~-`; without one a random one is made.
     pub token: Option<String>,
@@ -92,6 +104,16 @@ pub struct NewRegistrationToken {
     pub uses_allowed: Option<u64>,
     /// When it expires, in Unix milliseconds.
     pub expires_ms: Option<u64>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for NewRegistrationToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewRegistrationToken")
+            .field("uses_allowed", &self.uses_allowed)
+            .field("expires_ms", &self.expires_ms)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What to change of a registration token. `None` leaves a value, `Some(None)` lifts the limit.

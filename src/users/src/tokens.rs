@@ -8,6 +8,8 @@
 //! A token in whose place there is another is remembered while its device is there: a client that comes with it is told
 //! to log in again, and not that its session is gone, upon which it would throw its encryption keys away ("Soft logout").
 
+use std::fmt;
+
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -86,7 +88,7 @@ pub struct Login {
 }
 
 /// Tokens that were issued. This is the only time that they can be read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IssuedSession {
     /// The user.
     pub user_id: OwnedUserId,
@@ -98,6 +100,17 @@ pub struct IssuedSession {
     pub refresh_token: Option<String>,
     /// Lifetime of the access token in milliseconds, if it has one.
     pub expires_in_ms: Option<u64>,
+}
+
+/// Without the tokens.
+impl fmt::Debug for IssuedSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedSession")
+            .field("user_id", &self.user_id)
+            .field("device_id", &self.device_id)
+            .field("expires_in_ms", &self.expires_in_ms)
+            .finish_non_exhaustive()
+    }
 }
 
 pub(crate) fn hash(token: &str) -> TokenHash {

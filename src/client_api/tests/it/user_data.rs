@@ -19,7 +19,7 @@ async fn what_a_client_asks_first() {
     let capabilities = alice.get("/v3/capabilities").await;
     assert_eq!(capabilities["capabilities"]["m.room_versions"]["available"]["12"], "stable");
     assert_eq!(alice.get("/v3/thirdparty/protocols").await, json!({}));
-    assert_eq!(alice.get("/v3/voip/turnServer").await, json!({}));
+    alice.fails(Method::GET, "/v3/voip/turnServer", None, (404, "M_NOT_FOUND")).await;
     assert_eq!(alice.get("/v3/joined_rooms").await, json!({ "joined_rooms": [] }));
     assert!(alice.get("/v3/pushrules/").await["global"]["override"].is_array());
     alice.fails(Method::POST, "/v3/keys/nonsense", Some(json!({})), (404, "M_UNRECOGNIZED")).await;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use client_api::{Accounts, ClientApi, Config, Domains, Registration, router};
 use event::{Clock, SystemRandom};
 use flows::Flows;
@@ -63,9 +63,9 @@ impl World {
         let ports = Ports::no_federation();
         let rooms = Rooms::open(rooms_config, store.clone(), time.clone(), random.clone(), ports).await.unwrap();
         let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
-        let sync = Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), time.clone())
-            .await
-            .unwrap();
+        // Nothing waits so long, but for what a test lets wait.
+        let sync_config = sync::Config { answer_first_ms: 600_000, ..sync::Config::default() };
+        let sync = Sync::start(sync_config, store.clone(), rooms.clone(), users.clone(), time.clone()).await.unwrap();
         let files = tempfile::tempdir().unwrap();
         let media_config = media::Config::new(server.clone(), files.path().to_owned());
         let media = Media::open(media_config, store.clone(), time.clone(), random.clone()).await.unwrap();
@@ -100,6 +100,18 @@ impl World {
         }
         let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
         let response = self.front.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        Self::take(response).await
+    }
+
+    /// As [`World::ask`], but the answer is not taken yet.
+    pub async fn ask_and_wait(&self, token: &str, method: Method, path: &str, body: Value) -> Response {
+        let request = Request::builder().method(method).uri(format!("/_matrix/client{path}"));
+        let request = request.header("Authorization", format!("Bearer {token}"));
+        self.front.clone().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap()
+    }
+
+    /// Takes an answer.
+    pub async fn take(response: Response) -> (u16, Value) {
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -115,6 +115,9 @@ impl Sync {
             let news = session.news(&inbox, since.as_ref());
             let is_due = relaxed_due.is_some_and(|due| due <= Instant::now());
             if at_once || news == News::Urgent || is_due {
+                let first = Duration::from_millis(inner.config.answer_first_ms);
+                inner.answering.answered(request.user, request.device, first).await;
+                let published = inner.hub.published();
                 let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
                 if at_once || since.is_none() || !response.0.is_empty() {
                     return Box::pin(session.with_key_counts(response.0, &inbox, &published)).await;
