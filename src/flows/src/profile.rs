@@ -137,7 +137,11 @@ impl Inner {
         });
         match told.await {
             Ok(_) => Ok(()),
-            Err(error @ (RoomsError::Store(_) | RoomsError::Commit(_) | RoomsError::Busy)) => Err(error.into()),
+            Err(
+                error @ (RoomsError::Store(_)
+                | RoomsError::Busy
+                | RoomsError::Commit(CommitError::Conflict | CommitError::Failed(_) | CommitError::Closed)),
+            ) => Err(error.into()),
             // The room is so and stays so, and its members know the user by the name that they had.
             Err(RoomsError::Forbidden(reason)) => {
                 debug!(%user, %room, reason, "a room refuses a changed profile");

@@ -90,13 +90,18 @@ async fn round(inner: &Inner) -> Result<usize, FlowsError> {
     let jobs = profiles.len() + leaves.len();
     let profiles = stream::iter(profiles).map(|user| async move { inner.profile_step(&user).await });
     let mut profiles = profiles.buffer_unordered(USERS_AT_ONCE);
+    let mut failed = None;
+    // A job that can't go on now doesn't keep those of others.
     while let Some(done) = profiles.next().await {
-        done?;
+        failed = done.err().or(failed);
     }
     for user in leaves {
-        inner.leave_step(&user).await?;
+        failed = inner.leave_step(&user).await.err().or(failed);
     }
-    Ok(jobs)
+    match failed {
+        None => Ok(jobs),
+        Some(failed) => Err(failed),
+    }
 }
 
 async fn users_with<T>(inner: &Inner) -> Result<Vec<OwnedUserId>, FlowsError>

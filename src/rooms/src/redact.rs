@@ -10,7 +10,7 @@ use event::{Pdu, auth::PowerLevels, may_redact};
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use store::Range;
+use store::{Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
@@ -19,7 +19,7 @@ use crate::{
     log::EventRedacted,
     relations,
     snapshot::Root,
-    tables::Redactions,
+    tables::{Redactions, StateRedactions},
     turn::Turn,
     txn_ids::TxnKey,
     types::{EventNum, EventStatus, StoredEvent, TimelineIndex},
@@ -31,6 +31,9 @@ pub(crate) const REDACTION: &str = "m.room.redaction";
 
 /// Redactions of one event that are looked at; the first that applies is enough.
 const REDACTIONS_LOOKED_AT_MAX: usize = 100;
+
+/// Redacted state events that one reader is told of.
+pub const STATE_REDACTIONS_MAX: usize = 1_000;
 
 /// The longest relation type that is indexed, in bytes. Event types have the same limit.
 const REL_TYPE_BYTES_MAX: usize = 255;
@@ -129,6 +132,25 @@ impl Rooms {
     }
 }
 
+impl Rooms {
+    /// State events of a room that were redacted after `since` and not after `until`: at most the newest
+    /// [`STATE_REDACTIONS_MAX`].
+    pub async fn state_redacted(
+        &self,
+        view: &View,
+        room: &RoomId,
+        since: Position,
+        until: Position,
+    ) -> Result<Vec<EventNum>, RoomsError> {
+        let rows = Range::<StateRedactions>::prefix(&(room,))
+            .after(&(room, since))
+            .through(&(room, until))
+            .reverse()
+            .limit(STATE_REDACTIONS_MAX);
+        Ok(view.scan::<StateRedactions>(rows).await?.rows.into_iter().map(|(_, num)| num).collect())
+    }
+}
+
 impl Turn {
     /// Puts a new event into the index of the event that it relates to.
     pub(crate) async fn relate(&mut self, event: &StoredEvent, index: TimelineIndex) -> Result<(), RoomsError> {
@@ -189,7 +211,10 @@ impl Turn {
                 relations::remove(&mut self.batch, target, index, parent);
             }
         }
-        self.batch.log(&EventRedacted { room: self.room.clone(), target: num, redaction });
+        let stamp = self.batch.log(&EventRedacted { room: self.room.clone(), target: num, redaction });
+        if target.pdu.state_key().is_some() {
+            self.batch.put::<StateRedactions>(&(&self.room, stamp), &num);
+        }
         Ok(())
     }
 

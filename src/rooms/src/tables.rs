@@ -177,6 +177,11 @@ table! {
     pub(crate) JoinedCounts = 54, Ranges: (Room, Position) => u64
 }
 
+table! {
+    /// State events that were redacted, by when: what is in a room's state and changes without it.
+    pub(crate) StateRedactions = 55, Ranges: (Room, Position) => EventNum
+}
+
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<crate::snapshot::Nodes>(),
@@ -219,4 +224,5 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Annotations>(),
     TableInfo::of::<Stays>(),
     TableInfo::of::<JoinedCounts>(),
+    TableInfo::of::<StateRedactions>(),
 ];

@@ -11,6 +11,7 @@ use rooms::{
     snapshot::{Entry, OwnedStateKey, Root, Source, StateChange},
 };
 use ruma::{OwnedUserId, RoomId};
+use store::Position;
 
 use crate::{SyncError, reader::Reader, slice::Slice};
 
@@ -123,6 +124,27 @@ impl Reader<'_> {
             _ => Vec::new(),
         };
         Ok(split(delta, members, lazy.is_some() && roots.known.is_none()))
+    }
+
+    /// Events of the state `end` that the client has and that were redacted in a range, so that it has to be told them again.
+    pub(crate) async fn redacted_state(
+        &self,
+        room: &RoomId,
+        (since, until): (Position, Position),
+        end: Root,
+        slice: &Slice,
+    ) -> Result<Vec<EventNum>, SyncError> {
+        let nums = self.rooms.state_redacted(self.view, room, since, until).await?;
+        let mut told = Vec::new();
+        for event in self.rooms.events(self.view, &nums).await?.into_iter().flatten() {
+            let Some(state_key) = event.pdu.state_key() else { continue };
+            let entry = self.rooms.tree().get(&self.source(room), end, event.pdu.event_type(), state_key).await?;
+            let shown = slice.events.iter().any(|seen| seen.event.num == event.num);
+            if !shown && entry.is_some_and(|entry| entry.event == event.num) {
+                told.push(event.num);
+            }
+        }
+        Ok(told)
     }
 
     /// The state for a client that does not apply the timeline (`use_state_after`).

@@ -326,6 +326,41 @@ async fn a_redacted_name_is_told_with_the_summary() {
     }
 }
 
+/// Who doesn't get the redaction itself, because of a gap or a filter, gets what it left.
+#[tokio::test]
+async fn redacted_state_is_told_again_where_the_redaction_is_not() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    world.join(&bob, &room).await;
+    let topic = world.try_set(&alice, &room, "m.room.topic", json!({"topic": "Insult"})).await.unwrap();
+    let mut all = Client::new(&bob, "A");
+    let mut few = Client::new(&bob, "B").with_filter(json!({"room": {"timeline": {"limit": 1}}}));
+    let mut text = Client::new(&bob, "C").with_filter(json!({"room": {"timeline": {"types": ["m.room.message"]}}}));
+    let mut after = Client::new(&bob, "D").with_filter(json!({"room": {"timeline": {"limit": 1}}}));
+    after.use_state_after = true;
+    for client in [&mut all, &mut few, &mut text, &mut after] {
+        client.sync(&world, 0).await;
+    }
+    world.rooms.redact(&rooms::Sender::user(&alice), &room, &topic, None, &|_| {}).await.unwrap();
+    world.send(&alice, &room, "one").await;
+    world.send(&alice, &room, "two").await;
+    let seen = all.sync(&world, 0).await["rooms"]["join"][room.as_str()].clone();
+    assert_eq!(seen["state"]["events"], json!([]));
+    for client in [&mut few, &mut text, &mut after] {
+        let body = client.sync(&world, 0).await;
+        let joined = &body["rooms"]["join"][room.as_str()];
+        let state = if client.use_state_after { &joined["state_after"] } else { &joined["state"] };
+        assert_eq!(keys(&state["events"]), ["m.room.topic/"], "{body}");
+        assert_eq!(state["events"][0]["content"], json!({}));
+        world.send(&alice, &room, "more").await;
+        let body = client.sync(&world, 0).await;
+        let joined = &body["rooms"]["join"][room.as_str()];
+        let state = if client.use_state_after { &joined["state_after"] } else { &joined["state"] };
+        assert_eq!(state["events"], json!([]), "told once");
+    }
+}
+
 #[tokio::test]
 async fn receipts_reach_the_room_and_private_ones_their_owner() {
     let world = World::new().await;

@@ -134,10 +134,18 @@ impl Answer<'_> {
             false => None,
         };
         let lazy = self.lazy_members(&slice, roots, summary.as_ref());
-        let delta = match after {
+        let mut delta = match after {
             true => self.reader.state_after(room, roots, lazy.as_ref()).await?,
             false => self.reader.state_before(room, roots, &slice, lazy.as_ref()).await?,
         };
+        if let (Some(since), Some(_)) = (since, roots.known)
+            && (slice.limited || (slice.redacts && slice.thinned))
+        {
+            // The client may not be shown the redactions themselves.
+            let mut redacted = self.reader.redacted_state(room, (since, until), roots.end, &slice).await?;
+            redacted.retain(|num| !delta.changed.contains(num) && !delta.members.contains(num));
+            delta.changed.extend(redacted);
+        }
         let state = Events { events: self.state(room, delta, &slice, lazy.is_some(), roots.known.is_none()).await? };
         let eventful = slice.eventful && (slice.thinned || slice.redacts || !slice.events.is_empty());
         let timeline = Timeline {
