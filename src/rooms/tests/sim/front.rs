@@ -43,7 +43,8 @@ pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl 
     }
     let sidelined = outside.iter().filter(|num| !followed.contains(num)).count();
     let counted = head.sidelined.as_ref().map_or(0, |sidelined| sidelined.count);
-    assert_eq!(counted, sidelined as u64, "seed {seed}: {} lost sight of events", world.name);
+    // One behind an event whose state was told stays one: nobody knows whether that state owes anything to it.
+    assert!(counted >= sidelined as u64, "seed {seed}: {} lost sight of events", world.name);
 }
 
 /// Adds what comes before the events.
