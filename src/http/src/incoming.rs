@@ -30,7 +30,7 @@ pub trait Incoming: Sized + Send + 'static {
 
     /// Reads it from a request whose body is complete, and the path's arguments in order.
     ///
-    /// The body is JSON that passed [`check_json`](crate::check_json); that of an upload is empty.
+    /// The body is JSON that passed [`check_json`]; that of an upload is empty.
     ///
     /// # Errors
     /// `M_BAD_JSON`, `M_MISSING_PARAM` or `M_INVALID_PARAM`.
