@@ -138,8 +138,7 @@ impl On<'_> {
     async fn list_users(&self) -> anyhow::Result<()> {
         let mut after: Option<OwnedUserId> = None;
         loop {
-            let view = self.parts.store.view();
-            let page = self.users().accounts(&view, after.as_deref(), PAGE_ROWS).await?;
+            let page = self.users().accounts(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (user, account) in page {
@@ -177,8 +176,7 @@ impl On<'_> {
     async fn list_tokens(&self) -> anyhow::Result<()> {
         let mut after: Option<String> = None;
         loop {
-            let view = self.parts.store.view();
-            let page = self.users().registration_tokens(&view, after.as_deref(), PAGE_ROWS).await?;
+            let page = self.users().registration_tokens(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.token.clone());
             for RegistrationToken { token, uses_allowed, completed, expires_ms, .. } in page {
@@ -205,11 +203,11 @@ impl On<'_> {
     async fn list_rooms(&self) -> anyhow::Result<()> {
         let mut after = None;
         loop {
-            let view = self.parts.store.view();
-            let page = self.rooms().all_rooms(&view, after.as_deref(), PAGE_ROWS).await?;
+            let page = self.rooms().all_rooms(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for room in page {
+                let view = self.parts.store.view();
                 let description = match self.rooms().describe(&view, &room).await {
                     // It was begun and never filled.
                     Err(rooms::RoomsError::RoomNotFound) => continue,
@@ -219,6 +217,8 @@ impl On<'_> {
                 let name = description.name.as_deref().or(description.canonical_alias.as_deref()).unwrap_or("-");
                 let (members, version) = (description.num_joined_members, &description.room_version);
                 let line = format!("{room}\t{members}\t{version}\t{published}\t{}", printable(name));
+                // Whoever reads may take their time, which the database should not remember the past for.
+                drop(view);
                 self.output.line(line).await?;
             }
         }

@@ -39,12 +39,13 @@ async fn send_endless(server: std::net::SocketAddr, token: Arc<str>) -> (TcpStre
     (stream, sent)
 }
 
-/// Asks for all that a user can see, and takes only the status of the answer.
-async fn take_nothing(server: std::net::SocketAddr, token: Arc<str>) -> (TcpStream, String) {
+/// Asks for all that a user can see, or all that is new to them, and takes only the status of the answer.
+async fn take_nothing(server: std::net::SocketAddr, token: Arc<str>, since: Option<Arc<str>>) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(server).await.expect("a connection");
     let filter = encode(r#"{"room":{"timeline":{"limit":500}}}"#);
+    let since = since.map_or(String::new(), |since| format!("&since={since}"));
     let head = format!(
-        "GET /_matrix/client/v3/sync?filter={filter} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "GET /_matrix/client/v3/sync?filter={filter}{since} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut status = [0; 12];
@@ -105,24 +106,28 @@ async fn memory_stays_bounded_while_500_connections_send_20_mib_each() {
 async fn memory_stays_bounded_while_500_connections_ask_for_20_mib_each_and_take_nothing() {
     let server = Server::start();
     let (alice, room, tokens) = crowd(&server).await;
+    let since: Arc<str> = alice.sync(None).await["next_batch"].as_str().expect("a token").into();
     fill(&alice, &room).await;
     let quiet = server.memory_bytes_max();
-    let mut asking = JoinSet::new();
-    for n in 0..CONNECTIONS {
-        asking.spawn(take_nothing(server.address(), tokens[n % USERS].clone()));
-    }
-    let (mut untaken, mut refused) = (Vec::new(), 0);
-    // More than may wait at a time: those who came first were given up for these.
-    while untaken.len() < 6 || refused == 0 {
-        let (stream, status) = asking.join_next().await.expect("more").expect("a task");
-        match &*status {
-            "200" => untaken.push(stream),
-            "429" => refused += 1,
-            other => panic!("{other} after {} answers and {refused} refusals", untaken.len()),
+    // First syncs, and syncs of whoever was away for long.
+    for since in [None, Some(since)] {
+        let mut asking = JoinSet::new();
+        for n in 0..CONNECTIONS {
+            asking.spawn(take_nothing(server.address(), tokens[n % USERS].clone(), since.clone()));
         }
+        let (mut untaken, mut refused) = (Vec::new(), 0);
+        // More than may wait at a time: those who came first were given up for these.
+        while untaken.len() < 6 || refused == 0 {
+            let (stream, status) = asking.join_next().await.expect("more").expect("a task");
+            match &*status {
+                "200" => untaken.push(stream),
+                "429" => refused += 1,
+                other => panic!("{other} after {} answers and {refused} refusals", untaken.len()),
+            }
+        }
+        alice.say(&room, &format!("still {}", since.is_some()), "hello").await;
+        assert_bounded(&server, quiet);
     }
-    alice.say(&room, "still", "hello").await;
-    assert_bounded(&server, quiet);
 }
 
 /// Sends a room what makes an answer as long as wanted.

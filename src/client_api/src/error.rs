@@ -244,6 +244,7 @@ impl From<SyncError> for Failure {
             SyncError::BadToken | SyncError::BadFilter(_) | SyncError::UnknownFilter => {
                 ApiError::invalid_param(message)
             }
+            SyncError::Busy => ApiError::limit_exceeded(BUSY_RETRY),
             SyncError::Store(error) => store_error(error),
             SyncError::Rooms(error) => rooms_error(error),
             SyncError::Users(error) => users_error(error),

@@ -40,7 +40,7 @@ pub(crate) async fn register(
         }
         _ => return Err(ApiError::invalid_param("Unknown kind of account").into()),
     }
-    let ask = Ask::stranger(&req, flows(&api).await?, &count);
+    let ask = Ask::stranger(&req, flows(&api).await?, caller.origin.address);
     if let Some(answer) = api.uia.answered(&ask).await? {
         return Ok(answer);
     }

@@ -1,9 +1,11 @@
 //! Module "Syncing".
 
-use haima_http::{Class, Guest, JsonBytes, Waiting, WithQuery};
-use ruma::{api::client::sync::sync_events::v3::Request, presence::PresenceState as Asked};
+use futures_util::future::BoxFuture;
+use haima_http::{Class, Guest, JsonBytes, Turn, Waiting, WithQuery};
+use parking_lot::Mutex;
+use ruma::{UserId, api::client::sync::sync_events::v3::Request, presence::PresenceState as Asked};
 use serde::Deserialize;
-use sync::SyncRequest;
+use sync::{LargeAnswer, SyncError, SyncRequest};
 use users::PresenceState;
 
 use crate::{ClientApi, error::Result};
@@ -33,20 +35,19 @@ pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, req: WithQuery
         timeout_ms: timeout_ms.min(api.config.sync_timeout_ms_max),
         use_state_after: request.use_state_after || query.msc4222_use_state_after,
     };
-    // These tell of every room.
-    let is_whole = asked.since.is_none() || asked.full_state;
-    let turn = if is_whole { Some(api.gate.bulk_turn(&caller.user).await?) } else { None };
+    let large = Large { api: &api, user: &caller.user, turn: Mutex::default() };
     let mut session = api.users.watch_session(&caller.user, &caller.device);
     let mut response = tokio::select! {
         // What is there is answered without another look at the session.
         biased;
-        response = api.sync.classic(asked) => response?,
+        response = api.sync.classic_with(asked, &large) => response?,
         why = session.end() => return Err(why.into()),
         // Nobody is to wait any more: what there is now.
-        () = poll.ended() => Box::pin(api.sync.classic(SyncRequest { timeout_ms: 0, ..asked })).await?,
+        () = poll.ended() => Box::pin(api.sync.classic_with(SyncRequest { timeout_ms: 0, ..asked }, &large)).await?,
     };
     session.check_after_wait().await?;
-    if is_whole {
+    let turn = large.turn.into_inner();
+    if turn.is_some() {
         let rooms = response.rooms.join.len() + response.rooms.leave.len();
         api.gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
     }
@@ -56,6 +57,30 @@ pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, req: WithQuery
     let json = JsonBytes::from(response.to_json()?);
     drop(turn);
     Ok(json)
+}
+
+/// The turn of a request, taken once its answer turns out to be large.
+struct Large<'a> {
+    api: &'a ClientApi,
+    user: &'a UserId,
+    turn: Mutex<Option<Turn>>,
+}
+
+impl LargeAnswer for Large<'_> {
+    fn begin(&self) -> BoxFuture<'_, std::result::Result<(), SyncError>> {
+        Box::pin(async {
+            // One thing is asked at a time.
+            if self.turn.lock().is_none() {
+                let turn = self.api.gate.bulk_turn(self.user).await.map_err(|_| SyncError::Busy)?;
+                *self.turn.lock() = Some(turn);
+            }
+            Ok(())
+        })
+    }
+
+    fn end(&self) {
+        *self.turn.lock() = None;
+    }
 }
 
 /// Presence as `users` knows it; unknown kinds count as online.

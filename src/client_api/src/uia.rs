@@ -5,12 +5,13 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     future::Future,
+    net::IpAddr,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use event::{Clock, Random, Secret};
-use haima_http::{ApiError, Fingerprint, Gate, Interactive, JsonBytes, StatusCode, limit::Guesser};
+use haima_http::{ApiError, Class, Fingerprint, Gate, Interactive, JsonBytes, StatusCode, limit::Guesser};
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedUserId, UserId, api::IncomingRequest};
 use serde::Serialize;
@@ -115,8 +116,8 @@ pub(crate) struct Ask<'a> {
     shown: Option<Shown>,
     /// What the request asks for, to be remembered.
     parameters: &'a Parameters,
-    /// Counts a wrong answer, where whoever asks has no account that could be counted against.
-    count_failure: Option<&'a (dyn Fn() -> Result<(), ApiError> + Send + Sync)>,
+    /// Where wrong answers are counted, if whoever asks has no account that could be counted against.
+    address: Option<IpAddr>,
 }
 
 impl<'a> Ask<'a> {
@@ -129,7 +130,7 @@ impl<'a> Ask<'a> {
             user: Some(user),
             shown: Shown::of(req.auth.as_deref()),
             parameters: &req.parameters,
-            count_failure: None,
+            address: None,
         }
     }
 
@@ -137,7 +138,7 @@ impl<'a> Ask<'a> {
     pub(crate) fn stranger<T: IncomingRequest + Send + 'static>(
         req: &'a Interactive<T>,
         flows: Vec<Vec<Stage>>,
-        count_failure: &'a (dyn Fn() -> Result<(), ApiError> + Send + Sync),
+        address: IpAddr,
     ) -> Self {
         Self {
             flows,
@@ -146,7 +147,7 @@ impl<'a> Ask<'a> {
             user: None,
             shown: Shown::of(req.auth.as_deref()),
             parameters: &req.parameters,
-            count_failure: Some(count_failure),
+            address: Some(address),
         }
     }
 
@@ -171,7 +172,8 @@ struct Session {
     user: Option<OwnedUserId>,
     completed: Vec<Stage>,
     token: Option<Arc<Reservation>>,
-    parameters: Parameters,
+    /// What was asked for at first, as JSON: read, thousands of small fields would take a hundred bytes each.
+    parameters: Box<str>,
     /// Held while the request is done, so that it is done once.
     outcome: Arc<Turn<Option<Outcome>>>,
     expires_ms: u64,
@@ -252,8 +254,9 @@ impl Uia {
         if session.binding.operation() != operation || session.user.as_deref() != user {
             return;
         }
-        for (name, value) in &session.parameters {
-            req.parameters.entry(name.clone()).or_insert_with(|| value.clone());
+        let Ok(parameters) = serde_json::from_str::<Parameters>(&session.parameters) else { return };
+        for (name, value) in parameters {
+            req.parameters.entry(name).or_insert(value);
         }
     }
 
@@ -331,13 +334,10 @@ impl Uia {
         if let Some(stage) = stage
             && !stage.is_some_and(|stage| completed.contains(&stage))
         {
-            match self.step(ask, &completed, stage, shown).await {
+            match self.counted_step(ask, &completed, stage, shown).await {
                 Ok((stage, token)) => self.complete(&id, stage, token),
                 Err(StepError::Failed(error)) => return Err(error.into()),
                 Err(StepError::Refused(message)) => {
-                    if let Some(count_failure) = ask.count_failure {
-                        count_failure()?;
-                    }
                     let error = ApiError::new(StatusCode::UNAUTHORIZED, "M_FORBIDDEN", message);
                     return Err(error.with_all(challenge_fields(ask, &id, &completed)).into());
                 }
@@ -354,13 +354,13 @@ impl Uia {
     fn begin(&self, ask: &Ask<'_>) -> String {
         let id = self.random.alphanumeric(SESSION_ID_CHARS);
         let now_ms = self.clock.now_ms();
-        let bytes: usize = ask.parameters.iter().map(|(name, value)| name.len() + value.get().len()).sum();
+        let parameters = serde_json::to_string(ask.parameters).ok().filter(|json| json.len() <= PARAMETERS_BYTES_MAX);
         let session = Session {
             binding: ask.binding,
             user: ask.user.map(ToOwned::to_owned),
             completed: Vec::new(),
             token: None,
-            parameters: if bytes <= PARAMETERS_BYTES_MAX { ask.parameters.clone() } else { Parameters::new() },
+            parameters: parameters.unwrap_or_else(|| "{}".to_owned()).into_boxed_str(),
             outcome: Arc::default(),
             expires_ms: now_ms + SESSION_MS_MAX,
         };
@@ -406,6 +406,25 @@ impl Uia {
             session.completed.push(stage);
             session.token = session.token.take().or(token.map(Arc::new));
         }
+    }
+
+    /// Tries one step. Whoever has no account pays before, so that nobody goes on guessing; it is given back if nothing was wrong.
+    async fn counted_step(
+        &self,
+        ask: &Ask<'_>,
+        completed: &[Stage],
+        stage: Option<Stage>,
+        shown: &Shown,
+    ) -> Result<(Stage, Option<Reservation>), StepError> {
+        let limits = self.gate.limits();
+        if let Some(address) = ask.address {
+            limits.check_address(Class::Registration, address)?;
+        }
+        let tried = self.step(ask, completed, stage, shown).await;
+        if let (Some(address), Ok(_) | Err(StepError::Failed(_))) = (ask.address, &tried) {
+            limits.forgive_address(Class::Registration, address);
+        }
+        tried
     }
 
     /// Tries one step.

@@ -21,6 +21,9 @@ use crate::{
 const BODY_SECONDS_MAX: u64 = 60;
 /// Bodies up to this are not counted in what is held of all, if they are there at once, in bytes.
 const SMALL_BYTES: usize = 16 * 1024;
+/// Bytes that a comma or colon of a larger body stands for: what an element of a map or list takes once the JSON is read. Short
+/// ones take many times their text.
+const ELEMENT_BYTES: u64 = 40;
 
 /// A body that was read, and what it takes of what may be held at a time.
 pub(crate) struct Read {
@@ -37,7 +40,7 @@ pub(crate) struct Account<'a> {
 /// The whole body.
 ///
 /// # Errors
-/// `M_TOO_LARGE` above `bytes_max`, `M_LIMIT_EXCEEDED` if the client, or all together, have too much of bodies under way, 408 when
+/// `M_TOO_LARGE` above `bytes_max` or if it takes more than a client may hold once it is read, `M_LIMIT_EXCEEDED` if the client, or all together, have too much of bodies under way, 408 when
 /// the client sends too slowly, `M_UNKNOWN` when the connection breaks.
 pub(crate) async fn read(
     headers: &HeaderMap,
@@ -52,13 +55,29 @@ pub(crate) async fn read(
     if announced.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
+    let account_max = account.bodies.each_max();
     let reading = read_pieces(body, bytes_max, account);
-    match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), reading).await {
-        Ok(read) => read,
+    let mut read = match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), reading).await {
+        Ok(read) => read?,
         Err(_late) => {
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "The request's body came too slowly"))
+            let message = "The request's body came too slowly";
+            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", message));
+        }
+    };
+    if let Some(share) = &mut read.share
+        && read.bytes.len() > SMALL_BYTES
+    {
+        let elements = read.bytes.iter().filter(|byte| matches!(byte, b',' | b':')).count() as u64;
+        let bytes = elements.saturating_mul(ELEMENT_BYTES);
+        if bytes > account_max {
+            return Err(ApiError::too_large("The request's body has too many elements"));
+        }
+        // Its text isn't kept beside what is made of it.
+        if !share.grow(bytes.saturating_sub(read.bytes.len() as u64)) {
+            return Err(busy());
         }
     }
+    Ok(read)
 }
 
 async fn read_pieces(mut body: Body, bytes_max: usize, account: Account<'_>) -> Result<Read, ApiError> {
@@ -145,6 +164,23 @@ mod tests {
         assert_eq!(read_all(&bodies, 3, Body::from(vec![0; 2 * MIB])).await.err().expect("full").status(), 429);
         assert!(read_all(&bodies, 1, Body::from(vec![b' '; 100])).await.is_ok(), "small ones pass");
         drop((large, other));
+        assert_eq!(bodies.total(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_for_what_it_takes_once_it_is_read() {
+        let bodies = Shares::new(8 * MIB as u64, 16 * MIB as u64);
+        let of = |entry: &str, bytes: usize| Body::from(entry.repeat(bytes / entry.len()));
+        let long =
+            read_all(&bodies, 1, of(r#""a session of megolm": "a ciphertext of a hundred bytes, and so on","#, MIB));
+        let long = long.await.expect("read");
+        assert!(bodies.total() < 2 * MIB as u64);
+        let short = read_all(&bodies, 2, of(r#""@a:b":[],"#, MIB)).await;
+        assert_eq!(short.err().expect("fifteen times as much").errcode(), "M_TOO_LARGE");
+        let short = read_all(&bodies, 2, of(r#""@a:b":[],"#, MIB / 4)).await.expect("read");
+        assert!(bodies.total() > 3 * MIB as u64, "{}", bodies.total());
+        assert!(read_all(&bodies, 2, of(r#""@a:b":[],"#, MIB / 2)).await.is_err_and(|error| error.status() == 429));
+        drop((long, short));
         assert_eq!(bodies.total(), 0);
     }
 

@@ -1,6 +1,6 @@
 //! Requests of endpoints with user-interactive authentication (client-server API, "User-Interactive Authentication API").
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use ruma::{
     api::{IncomingRequest, path_builder::PathBuilder},
@@ -23,7 +23,7 @@ pub struct Fingerprint {
 /// A request of an endpoint with user-interactive authentication.
 ///
 /// Clients may leave out of later requests of a session what they said in the first, so the request is read when that is put in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Interactive<T> {
     /// The fields of the body but `auth`.
     pub parameters: BTreeMap<String, Box<RawValue>>,
@@ -32,6 +32,13 @@ pub struct Interactive<T> {
     parts: Parts,
     path_args: Vec<String>,
     request: PhantomData<fn() -> T>,
+}
+
+/// Without what was entered: passwords are among it.
+impl<T> fmt::Debug for Interactive<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interactive").field("path_args", &self.path_args).finish_non_exhaustive()
+    }
 }
 
 impl<T: IncomingRequest + Send + 'static> Interactive<T> {

@@ -49,7 +49,7 @@ pub(crate) fn begin(request: &mut Request) -> Option<Note> {
     let noted = Arc::new(Noted::default());
     request.extensions_mut().insert(noted.clone());
     let path = request.uri().path();
-    let path = path.get(..PATH_BYTES_MAX).unwrap_or(path).to_owned();
+    let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
     Some(Note { noted, method: request.method().clone(), path, begun: Instant::now() })
 }
 

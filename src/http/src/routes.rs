@@ -265,10 +265,10 @@ where
         gate.tasks.spawn(handled.in_current_span()).await.map_err(ApiError::internal)?
     };
     let response = answer.map_err(Into::into)?.into_reply()?;
-    let (response, units) = answers.admit(response, client, flow.as_deref())?;
+    let (response, units) = answers.admit(response, client, flow.as_deref());
     drop(turn);
     gate.admission.charge(class, client, units);
-    Ok(response)
+    response
 }
 
 /// Refuses identifiers of users, rooms, aliases and events that are longer than any may be.

@@ -28,6 +28,7 @@ use crate::{
     admission::{
         flow::{Answered, Flow, IDLE_SECONDS_MAX},
         shares::Share,
+        streams,
         wire::Wire,
     },
     front::add_cors,
@@ -269,6 +270,7 @@ impl Connection {
             request.extensions_mut().insert(requests.clone());
             let answer = place.map(|place| (requests.begin(place), front.clone().call(request)));
             let begun = answer.map_err(|error| (requests.begin(None), error));
+            let requests = requests.clone();
             async move {
                 let (under_way, response) = match begun {
                     Ok((under_way, answer)) => (under_way, answer.await?),
@@ -278,6 +280,7 @@ impl Connection {
                         (under_way, response)
                     }
                 };
+                let response = streams::watch(&requests, response);
                 Ok::<_, Infallible>(response.map(|body| Answered::new(body, under_way)))
             }
         });
@@ -358,15 +361,15 @@ mod tests {
         }
     }
 
-    async fn versions(_: (), _: Anyone, _: get_supported_versions::Request) -> ApiResult<crate::JsonBytes> {
-        Ok(crate::JsonBytes(vec![b' '; ANSWER_BYTES].into()))
+    async fn versions(bytes: usize, _: Anyone, _: get_supported_versions::Request) -> ApiResult<crate::JsonBytes> {
+        Ok(crate::JsonBytes(vec![b' '; bytes].into()))
     }
 
-    /// A connection in memory, and the server's side of it, which ends with it.
-    fn connection() -> (tokio::io::DuplexStream, JoinHandle<()>) {
+    /// A connection in memory to a server that answers so many bytes, and its side of it, which ends with it.
+    fn connection(answer_bytes: usize) -> (tokio::io::DuplexStream, JoinHandle<()>) {
         let graceful = GracefulShutdown::new();
         let gate = Arc::new(Gate::new(Config::default(), Box::new(NoTokens), CancellationToken::new()));
-        let (router, _) = Routes::new((), gate.clone()).on("getVersions", Class::Free, versions).finish();
+        let (router, _) = Routes::new(answer_bytes, gate.clone()).on("getVersions", Class::Free, versions).finish();
         let front = Front::new(&gate, router);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         let (ours, theirs) = tokio::io::duplex(1 << 20);
@@ -398,7 +401,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_http_2_client_that_lives_but_takes_nothing_is_given_up() {
         let begun = Instant::now();
-        let (stream, server) = connection();
+        let (stream, server) = connection(ANSWER_BYTES);
         let (mut body, _client) = ask(stream).await;
         let mut taken = 0;
         // As much as comes without asking for more.
@@ -411,9 +414,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_http_2_client_that_takes_nothing_of_small_answers_is_given_up_too() {
+        let begun = Instant::now();
+        let (stream, server) = connection(60_000);
+        // The connection gets as much of each as it asks for, and may send a few bytes of it.
+        let handshake = h2::client::Builder::new().initial_window_size(10).handshake::<_, Bytes>(stream);
+        let (mut client, driver) = handshake.await.expect("a handshake");
+        tokio::spawn(async move { drop(driver.await) });
+        // It is never idle.
+        let mut answers = Vec::new();
+        loop {
+            let request = Request::builder().uri("http://x/_matrix/client/versions").body(()).expect("a request");
+            let Ok((answer, _)) = client.send_request(request, true) else { break };
+            let Ok(answer) = answer.await else { break };
+            answers.push(answer);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        server.await.expect("a task");
+        assert!((55..80).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_http_2_client_that_takes_its_answer_gets_all_and_is_closed_when_idle() {
         let begun = Instant::now();
-        let (stream, server) = connection();
+        let (stream, server) = connection(ANSWER_BYTES);
         let (mut body, _client) = ask(stream).await;
         let mut taken = 0;
         while let Some(piece) = body.data().await {

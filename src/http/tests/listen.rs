@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use futures_util::future::BoxFuture;
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture};
 use haima_http::{
-    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Front, Gate, Json, Listen,
-    Networks, Origin, Routes, Server, Tls,
+    AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, FileReply, Front, Gate,
+    Json, Listen, Networks, Origin, Routes, Selection, Server, Tls,
 };
 use ruma::api::client::discovery::get_supported_versions::Request;
 use tokio::{
@@ -205,6 +206,58 @@ async fn what_is_no_request_gets_an_error_like_all_others() {
         let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(body["errcode"], errcode);
     }
+    // Also after another request.
+    let two = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(two).await.unwrap();
+    let mut first = [0; 1_024];
+    assert!(stream.read(&mut first).await.unwrap() > 0);
+    let second = send(stream, b"GET /\x01 HTTP/1.1\r\n\r\n").await;
+    assert!(
+        second.starts_with("HTTP/1.1 400") && second.ends_with("\"M_UNKNOWN\",\"error\":\"This is not a request\"}")
+    );
+    stop.cancel();
+    server.await.unwrap();
+}
+
+/// A file whose text is what hyper says of a request that it can't read, once it may come.
+async fn error_file(slow: Slow, _: Anyone, _: Request) -> ApiResult<FileReply> {
+    let body = futures_util::stream::once(async move {
+        slow.end.notified().await;
+        Ok(Bytes::from_static(HYPERS_ERROR))
+    });
+    Ok(FileReply {
+        selection: Selection::Whole,
+        body: body.boxed(),
+        size: HYPERS_ERROR.len() as u64,
+        etag: "\"file\"".to_owned(),
+        content_type: None,
+        file_name: None,
+    })
+}
+
+const HYPERS_ERROR: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn a_file_that_looks_like_an_error_comes_as_it_is() {
+    let stop = CancellationToken::new();
+    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
+    let gate = Arc::new(Gate::new(Config { listen, ..Config::default() }, Box::new(NoTokens), stop.clone()));
+    let slow = Slow::default();
+    let (router, _) = Routes::new(slow.clone(), gate.clone()).on("getVersions", Class::Free, error_file).finish();
+    let front = Front::new(&gate, router);
+    let server = Server::bind(gate).await.unwrap();
+    let mut stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+    let server = tokio::spawn(server.run(front));
+    stream.write_all(GET).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    slow.end.notify_one();
+    let mut file = Vec::new();
+    stream.read_to_end(&mut file).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&file), String::from_utf8_lossy(HYPERS_ERROR));
     stop.cancel();
     server.await.unwrap();
 }

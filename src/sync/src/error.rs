@@ -15,6 +15,9 @@ pub enum SyncError {
     /// The user has no filter with this id.
     #[error("no such filter")]
     UnknownFilter,
+    /// Too many large answers wait to be made.
+    #[error("too many large answers at once")]
+    Busy,
     /// The follower of the log can't start.
     #[error(transparent)]
     Follow(#[from] FollowError),

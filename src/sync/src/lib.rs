@@ -16,6 +16,7 @@ mod error;
 mod filter;
 mod hub;
 mod inbox;
+mod large;
 mod lazy;
 mod membership;
 mod memo;
@@ -43,6 +44,7 @@ pub use crate::{
     classic::SyncRequest,
     error::SyncError,
     filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
+    large::LargeAnswer,
     response::{
         DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomUpdates, StateUpdate, Summary,
         SyncResponse, Timeline, UnreadCount,

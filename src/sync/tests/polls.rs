@@ -2,14 +2,18 @@
 
 mod world;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
+use futures_util::future::BoxFuture;
 use rooms::{NewReceipt, ReceiptType};
 use serde_json::json;
-use sync::{SyncError, SyncRequest, Token};
+use sync::{LargeAnswer, SyncError, SyncRequest, Token};
 use tokio::time::Instant;
 use users::PresenceState;
-use world::{World, client::*, user};
+use world::{World, client::*, raw, user};
 
 fn request<'a>(client: &'a Client, since: Option<&'a str>, filter: Option<&'a str>) -> SyncRequest<'a> {
     SyncRequest {
@@ -121,6 +125,72 @@ async fn shutting_down_answers_who_waits() {
     assert!(body["next_batch"].is_string());
     // And lets nobody wait any more.
     client.sync(&world, 300_000).await;
+}
+
+/// Gives leave and counts it.
+#[derive(Default)]
+struct Leave {
+    given: AtomicUsize,
+    given_back: AtomicUsize,
+}
+
+impl LargeAnswer for Leave {
+    fn begin(&self) -> BoxFuture<'_, Result<(), SyncError>> {
+        self.given.fetch_add(1, Relaxed);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn end(&self) {
+        self.given_back.fetch_add(1, Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn leave_is_asked_for_answers_that_are_large_or_may_become_so() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let rooms = [world.room(&alice).await, world.room(&alice).await, world.room(&alice).await];
+    let client = Client::new(&alice, "A");
+    let ask = async |since: Option<&str>, filter| {
+        let leave = Leave::default();
+        let response = world.sync.classic_with(request(&client, since, filter), &leave).await.unwrap();
+        (response.next_batch, leave.given.into_inner() > 0)
+    };
+    let (since, is_large) = ask(None, None).await;
+    assert!(is_large, "a first sync");
+    world.send(&alice, &rooms[0], "hello").await;
+    let (next, is_large) = ask(Some(&since), None).await;
+    assert!(!is_large, "a message");
+    let (_, is_large) = ask(Some(&since), Some(r#"{"room":{"timeline":{"limit":500}}}"#)).await;
+    assert!(is_large, "as many messages as there are");
+    for room in &rooms {
+        for _ in 0..10 {
+            world.send(&alice, room, &"x".repeat(60_000)).await;
+        }
+    }
+    let (next, is_large) = ask(Some(&next), None).await;
+    assert!(is_large, "long messages in some rooms");
+
+    // One that waits on holds nothing.
+    world.join(&bob, &rooms[0]).await;
+    let ignored = raw(&json!({ "ignored_users": { bob.as_str(): {} } }));
+    world.users.set_account_data(&alice, None, "m.ignored_user_list", &ignored).await.unwrap();
+    let (next, _) = ask(Some(&next), None).await;
+    world.send(&bob, &rooms[0], "nobody sees this").await;
+    let leave = Leave::default();
+    let filter = Some(r#"{"room":{"timeline":{"limit":500}}}"#);
+    let waiting = SyncRequest { timeout_ms: 300_000, ..request(&client, Some(&next), filter) };
+    let (response, ()) = tokio::join!(world.sync.classic_with(waiting, &leave), async {
+        for _ in 0..1_000_000 {
+            if leave.given_back.load(Relaxed) > 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(leave.given_back.load(Relaxed) > 0);
+        world.send(&alice, &rooms[1], "hello").await;
+    });
+    assert!(!response.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Rooms: writing and reading.
 
 use futures_util::FutureExt;
+use haima_http::limit;
 use ruma::exports::http::Method;
 use serde_json::{Value, json};
 
@@ -45,6 +46,23 @@ async fn sync_tokens_are_pagination_tokens() {
     let timeline = &news["rooms"]["join"][room.replace("%21", "!")]["timeline"]["events"];
     assert_eq!(timeline[0]["event_id"], json!(sent), "{news}");
     alice.fails(Method::GET, "/v3/sync?since=nonsense", None, (400, "M_INVALID_PARAM")).await;
+}
+
+#[tokio::test]
+async fn a_sync_that_tells_of_all_rooms_costs_what_it_tells_whatever_its_token() {
+    let limits = limit::Config { read: limit::Rate { per_second: 0.000_1, burst: 30 }, ..limit::Config::off() };
+    let world = World::with_limits(limits, |config| config.registration = client_api::Registration::Open).await;
+    let alice = world.register("alice").await;
+    for _ in 0..10 {
+        alice.post("/v3/createRoom", json!({})).await;
+    }
+    let next = alice.get("/v3/sync").await["next_batch"].as_str().unwrap().to_owned();
+    let (epoch, rest) = next[1..].split_once('_').unwrap();
+    let other = epoch.parse::<u64>().unwrap() + 1;
+    alice.get(&format!("/v3/sync?since=s{other}_{rest}")).await;
+    alice.get(&format!("/v3/sync?since={next}&full_state=true")).await;
+    let path = format!("/v3/sync?since={next}&timeout=0");
+    alice.fails(Method::GET, &path, None, (429, "M_LIMIT_EXCEEDED")).await;
 }
 
 #[tokio::test]

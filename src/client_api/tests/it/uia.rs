@@ -1,6 +1,7 @@
 //! User-interactive authentication.
 
 use client_api::Registration;
+use haima_http::limit;
 use ruma::exports::http::Method;
 use serde_json::{Value, json};
 
@@ -114,6 +115,44 @@ async fn what_was_said_first_need_not_be_repeated() {
         (status, &answer["user_id"], &answer["device_id"]),
         (200, &json!("@carol:example.org"), &json!("PHONE"))
     );
+}
+
+#[tokio::test]
+async fn what_would_take_much_memory_has_to_be_repeated() {
+    let world = World::new().await;
+    let mut form = json!({ "username": "carol", "password": password("carol") });
+    for field in 0..1_000 {
+        form[format!("{field:x}")] = json!(1);
+    }
+    let (_, first) = world.ask(None, Method::POST, "/v3/register", Some(form)).await;
+    let rest =
+        json!({ "password": password("carol"), "auth": { "type": "m.login.dummy", "session": first["session"] } });
+    let (status, answer) = world.ask(None, Method::POST, "/v3/register", Some(rest)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_ne!(answer["user_id"], json!("@carol:example.org"));
+}
+
+#[tokio::test]
+async fn who_has_guessed_too_often_is_not_told_what_is_right() {
+    let limits = limit::Config { registration: limit::Rate { per_second: 0.000_1, burst: 3 }, ..limit::Config::off() };
+    let world = World::with_limits(limits, |config| config.registration = Registration::Token).await;
+    let new = users::NewRegistrationToken { token: Some("right".to_owned()), uses_allowed: None, expires_ms: None };
+    world.users.create_registration_token(new).await.unwrap();
+    let ask = async |name: &str, auth: Value| {
+        let form = json!({ "username": name, "password": password(name), "auth": auth });
+        world.ask(None, Method::POST, "/v3/register", Some(form)).await
+    };
+    let guess = |token: &str, session: &Value| json!({ "type": "m.login.registration_token", "token": token, "session": session });
+    // What is right counts once, for the account that is made.
+    let (_, first) = ask("a", json!(null)).await;
+    assert_eq!(ask("a", guess("right", &first["session"])).await.0, 200);
+    let (_, begun) = ask("b", json!(null)).await;
+    let session = &begun["session"];
+    for (token, status) in [("wrong", 401), ("wrong", 401), ("wrong", 429), ("right", 429)] {
+        assert_eq!(ask("b", guess(token, session)).await.0, status);
+    }
+    let (_, answer) = ask("b", json!({ "session": session })).await;
+    assert_eq!(answer["completed"], json!([]));
 }
 
 #[tokio::test]

@@ -51,7 +51,12 @@ impl World {
         Self::with(|config| config.registration = Registration::Open).await
     }
 
+    /// No limits.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_limits(limit::Config::off(), change).await
+    }
+
+    pub async fn with_limits(limits: limit::Config, change: impl FnOnce(&mut Config)) -> Self {
         let server = server_name!("example.org").to_owned();
         let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
         let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
@@ -72,7 +77,7 @@ impl World {
         let mut config = Config::new(server);
         change(&mut config);
         let accounts = Accounts::new(users.clone(), config.admins.clone());
-        let http = haima_http::Config { limits: limit::Config::off(), ..haima_http::Config::default() };
+        let http = haima_http::Config { limits, ..haima_http::Config::default() };
         let stop = CancellationToken::new();
         let gate = Arc::new(Gate::new(http, Box::new(accounts), stop.clone()));
         let domains = Domains { store: store.clone(), users: users.clone(), rooms, flows: flows.clone(), sync, media };

@@ -1,11 +1,11 @@
 //! Large answers: how many bytes of them wait for their clients, and who may have one made.
 //!
 //! Making a large answer takes memory and time before anybody knows how much, so it takes a turn: one for each user, a few for
-//! all, and none while too many bytes wait to be taken. What waits is counted by user; where others need the room, the oldest is
-//! given up.
+//! all, and none while too many bytes wait to be taken. What waits is counted by user; where others need the room, the one that
+//! is taken most slowly is given up.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     num::NonZeroUsize,
     pin::{Pin, pin},
@@ -30,13 +30,16 @@ use tokio::{
 
 use super::{
     Client,
-    flow::{Flow, Sending},
+    flow::Flow,
     shares::{Share, Shares},
 };
 use crate::ApiError;
 
-/// Answers up to this are of no account, in bytes. Larger ones are handed to their connection in pieces of this size.
-const PIECE_BYTES: usize = 64 * 1024;
+/// Answers up to this are of no account on HTTP/1, where a connection has one at a time, in bytes. Larger ones are handed to their
+/// connection in pieces of this size.
+pub(super) const PIECE_BYTES: usize = 64 * 1024;
+/// Answers up to this are of no account on HTTP/2, in bytes: what was written, above all, is confirmed whatever its client lets wait.
+const STREAM_SMALL_BYTES: u64 = 1_024;
 /// Bytes of large answers of one user, or of one network without an account, that wait to be taken.
 const WAITING_BYTES_PER_CLIENT_MAX: u64 = 32 << 20;
 /// Bytes of large answers that wait to be taken above which no more are made.
@@ -64,12 +67,12 @@ pub(crate) fn busy() -> ApiError {
 /// All large answers.
 pub(crate) struct Answers {
     waiting: Arc<Shares>,
-    oldest_first: Mutex<VecDeque<(Instant, Weak<Held>)>>,
+    list: Mutex<Vec<Weak<Held>>>,
     room: Arc<Notify>,
     turns: Arc<Semaphore>,
     /// Answers that are being made.
     making: AtomicU64,
-    own_turns: Mutex<HashMap<u64, Arc<Semaphore>>>,
+    lines: Mutex<HashMap<u64, Line>>,
     in_line: Arc<Shares>,
 }
 
@@ -78,11 +81,11 @@ impl Answers {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             waiting: Shares::new(WAITING_BYTES_PER_CLIENT_MAX, u64::MAX),
-            oldest_first: Mutex::default(),
+            list: Mutex::default(),
             room: Arc::default(),
             turns: Arc::new(Semaphore::new(TURNS_MIN.max(cores))),
             making: AtomicU64::new(0),
-            own_turns: Mutex::default(),
+            lines: Mutex::default(),
             in_line: Shares::new(TURNS_PER_USER_MAX, u64::MAX),
         }
     }
@@ -93,38 +96,41 @@ impl Answers {
     /// `M_LIMIT_EXCEEDED` if too many of the user's requests wait.
     pub(crate) async fn turn(self: &Arc<Self>, key: u64) -> Result<Turn, ApiError> {
         let in_line = self.in_line.take(key, 1).ok_or_else(busy)?;
-        let own = OwnTurns::new(self, key);
-        let own_turn = own.turns.clone().acquire_owned().await.map_err(ApiError::internal)?;
+        let (place, line) = Place::take(self, key);
+        let own_turn = line.acquire_owned().await.map_err(ApiError::internal)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(ApiError::internal)?;
         loop {
             let mut room = pin!(self.room.notified());
             room.as_mut().enable();
             if self.waiting.total() + EXPECTED_BYTES * self.making.load(Ordering::Relaxed) < WAITING_BYTES_MAX {
                 let making = Making::begin(self.clone());
-                return Ok(Turn { _making: making, _turn: turn, _own_turn: own_turn, _own: own, _in_line: in_line });
+                return Ok(Turn {
+                    _making: making,
+                    _turn: turn,
+                    _own_turn: own_turn,
+                    _place: place,
+                    _in_line: in_line,
+                });
             }
             tokio::select! {
                 () = room => {}
-                () = tokio::time::sleep(Duration::from_secs(ROOM_SECONDS)) => self.give_up_oldest(),
+                () = tokio::time::sleep(Duration::from_secs(ROOM_SECONDS)) => self.give_up_slowest(),
             }
         }
     }
 
-    fn give_up_oldest(&self) {
-        let mut list = self.oldest_first.lock();
-        while let Some((begun, held)) = list.front() {
-            let held = held.upgrade();
-            if held.is_some() && begun.elapsed() < Duration::from_secs(GIVE_UP_SECONDS) {
-                return;
-            }
-            list.pop_front();
-            if held.is_some_and(|held| held.give_up()) {
-                return;
-            }
+    /// Gives up the answer that was taken at the lowest rate so far, of those that are old enough to tell.
+    fn give_up_slowest(&self) {
+        let mut list = self.list.lock();
+        list.retain(|held| held.strong_count() > 0);
+        let rates = list.iter().filter_map(Weak::upgrade).filter_map(|held| Some((held.rate()?, held)));
+        if let Some((_, slowest)) = rates.min_by_key(|(rate, _)| *rate) {
+            slowest.give_up();
         }
     }
 
-    /// Counts a large answer until its client has taken it; gives it, and what it cost in units of the rate limit beyond the first.
+    /// Counts a large answer until its client has taken it. Gives it, and in any case what it cost in units of the rate limit beyond
+    /// the first.
     ///
     /// # Errors
     /// `M_LIMIT_EXCEEDED` if the client lets too many wait.
@@ -133,44 +139,56 @@ impl Answers {
         response: Response,
         client: Client,
         flow: Option<&Flow>,
-    ) -> Result<(Response, u64), ApiError> {
-        let (parts, mut body) = response.into_parts();
-        let Some(length) = body.size_hint().exact() else {
-            // Made as it is taken.
-            let body = match flow.and_then(Flow::send) {
-                Some(sending) => Body::new(Paced { source: Source::Made(body), sending: Some(sending) }),
-                None => body,
-            };
-            return Ok((Response::from_parts(parts, body), 0));
-        };
-        if length <= PIECE_BYTES as u64 {
-            return Ok((Response::from_parts(parts, body), 0));
+    ) -> (Result<Response, ApiError>, u64) {
+        // What is made as it is taken has no length.
+        let Some(length) = response.body().size_hint().exact() else { return (Ok(response), 0) };
+        if length > PIECE_BYTES as u64 {
+            return (self.hold(response, client, length), length / BYTES_PER_UNIT);
         }
+        if length > STREAM_SMALL_BYTES && flow.is_some_and(Flow::has_streams) {
+            return (self.count(response, client, length), 0);
+        }
+        (Ok(response), 0)
+    }
+
+    /// Counts an answer that is one of many on its connection until that has written it.
+    fn count(&self, mut response: Response, client: Client, length: u64) -> Result<Response, ApiError> {
+        let share = self.waiting.take(client.key, length).ok_or_else(busy)?;
+        response.extensions_mut().insert(Counted(Arc::new(share)));
+        Ok(response)
+    }
+
+    /// Holds an answer until its client has taken it, or it is given up.
+    fn hold(&self, response: Response, client: Client, length: u64) -> Result<Response, ApiError> {
+        let (parts, mut body) = response.into_parts();
         // What has a length is one piece, which is there.
         let Some(Some(Ok(frame))) = body.frame().now_or_never() else {
             return Err(ApiError::internal("a body of a known length that is not there"));
         };
         let bytes = frame.into_data().map_err(|_| ApiError::internal("a body without data"))?;
         let share = self.waiting.take(client.key, length.min(WAITING_BYTES_PER_CLIENT_MAX)).ok_or_else(busy)?;
-        let held = Arc::new(Held(Mutex::new(State::Waiting(Rest { bytes, _share: share, room: self.room.clone() }))));
-        let mut list = self.oldest_first.lock();
+        let state = State::Waiting(Rest { bytes, _share: share, room: self.room.clone() });
+        let held = Arc::new(Held { length, begun: Instant::now(), state: Mutex::new(state) });
+        let mut list = self.list.lock();
         if list.len() >= LIST_SWEEP {
-            list.retain(|(_, held)| held.strong_count() > 0);
+            list.retain(|held| held.strong_count() > 0);
         }
-        list.push_back((Instant::now(), Arc::downgrade(&held)));
+        list.push(Arc::downgrade(&held));
         drop(list);
-        let paced = Paced { source: Source::Held(held), sending: flow.and_then(Flow::send) };
-        Ok((Response::from_parts(parts, Body::new(paced)), length / BYTES_PER_UNIT))
+        Ok(Response::from_parts(parts, Body::new(HeldBody(held))))
     }
 }
 
+/// A small answer on HTTP/2, counted for as long as the connection has any of it. Its response carries this to the connection.
+#[derive(Clone)]
+pub(super) struct Counted(#[expect(dead_code, reason = "it counts until it is dropped")] Arc<Share>);
+
 /// Leave to have a large answer made.
 pub struct Turn {
-    // In this order: the permits go before what counts who is in line.
     _making: Making,
     _turn: OwnedSemaphorePermit,
     _own_turn: OwnedSemaphorePermit,
-    _own: OwnTurns,
+    _place: Place,
     _in_line: Share,
 }
 
@@ -191,32 +209,45 @@ impl Drop for Making {
     }
 }
 
-/// The line of one user, forgotten with the last who stands in it.
-struct OwnTurns {
-    answers: Arc<Answers>,
-    key: u64,
-    turns: Arc<Semaphore>,
+/// Where the requests of one user wait for each other.
+struct Line {
+    turn: Arc<Semaphore>,
+    standing: usize,
 }
 
-impl OwnTurns {
-    fn new(answers: &Arc<Answers>, key: u64) -> Self {
-        let turns = answers.own_turns.lock().entry(key).or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
-        Self { answers: answers.clone(), key, turns }
+/// A place in the line of a user, which is forgotten with the last who stands in it.
+struct Place {
+    answers: Arc<Answers>,
+    key: u64,
+}
+
+impl Place {
+    fn take(answers: &Arc<Answers>, key: u64) -> (Self, Arc<Semaphore>) {
+        let mut lines = answers.lines.lock();
+        let line = lines.entry(key).or_insert_with(|| Line { turn: Arc::new(Semaphore::new(1)), standing: 0 });
+        line.standing += 1;
+        (Self { answers: answers.clone(), key }, line.turn.clone())
     }
 }
 
-impl Drop for OwnTurns {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut lines = self.answers.own_turns.lock();
-        // The map's reference and this one. Others are made only under the lock.
-        if Arc::strong_count(&self.turns) <= 2 {
-            lines.remove(&self.key);
+        let mut lines = self.answers.lines.lock();
+        if let Some(line) = lines.get_mut(&self.key) {
+            line.standing -= 1;
+            if line.standing == 0 {
+                lines.remove(&self.key);
+            }
         }
     }
 }
 
 /// An answer that waits to be taken.
-struct Held(Mutex<State>);
+struct Held {
+    length: u64,
+    begun: Instant,
+    state: Mutex<State>,
+}
 
 enum State {
     Waiting(Rest),
@@ -240,7 +271,7 @@ impl Drop for Rest {
 impl Held {
     /// The next piece, copied so that the connection doesn't keep the whole.
     fn next(&self) -> Option<io::Result<Bytes>> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let rest = match &mut *state {
             State::Waiting(rest) => rest,
             State::Taken => return None,
@@ -253,18 +284,27 @@ impl Held {
         Some(Ok(piece))
     }
 
-    /// Frees what is left; the connection will break off. Tells whether there was anything.
-    fn give_up(&self) -> bool {
-        let mut state = self.0.lock();
-        let waits = matches!(*state, State::Waiting(_));
-        if waits {
+    /// Bytes a second that were taken of it; `None` of one that isn't old enough to be given up, or does not wait.
+    fn rate(&self) -> Option<u64> {
+        let seconds = self.begun.elapsed().as_secs();
+        match &*self.state.lock() {
+            State::Waiting(rest) if seconds >= GIVE_UP_SECONDS => {
+                Some(self.length.saturating_sub(rest.bytes.len() as u64) / seconds)
+            }
+            _ => None,
+        }
+    }
+
+    /// Frees what is left; the connection will break off.
+    fn give_up(&self) {
+        let mut state = self.state.lock();
+        if matches!(*state, State::Waiting(_)) {
             *state = State::GivenUp;
         }
-        waits
     }
 
     fn left(&self) -> u64 {
-        match &*self.0.lock() {
+        match &*self.state.lock() {
             State::Waiting(rest) => rest.bytes.len() as u64,
             State::Taken => 0,
             // Not the end, so that nobody takes the answer for complete.
@@ -273,53 +313,22 @@ impl Held {
     }
 }
 
-/// A body that tells how it is taken.
-struct Paced {
-    source: Source,
-    sending: Option<Arc<Sending>>,
-}
+struct HeldBody(Arc<Held>);
 
-enum Source {
-    Held(Arc<Held>),
-    Made(Body),
-}
-
-impl HttpBody for Paced {
+impl HttpBody for HeldBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = match &mut self.source {
-            Source::Held(held) => {
-                Poll::Ready(held.next().map(|piece| piece.map(Frame::data).map_err(axum::Error::new)))
-            }
-            Source::Made(body) => Pin::new(body).poll_frame(context),
-        };
-        if let Some(sending) = &self.sending {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => sending.took(frame.data_ref().map_or(0, Bytes::len)),
-                Poll::Ready(_) => {}
-                Poll::Pending => sending.is_late(),
-            }
-        }
-        polled
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.0.next().map(|piece| piece.map(Frame::data).map_err(axum::Error::new)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Held(held) => held.left() == 0,
-            Source::Made(body) => body.is_end_stream(),
-        }
+        self.0.left() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Held(held) => SizeHint::with_exact(held.left()),
-            Source::Made(body) => body.size_hint(),
-        }
+        SizeHint::with_exact(self.0.left())
     }
 }
 
@@ -335,7 +344,7 @@ mod tests {
 
     fn answer(answers: &Answers, key: u64, bytes: usize) -> Result<Response, ApiError> {
         let response = Response::new(Body::from(vec![7; bytes]));
-        answers.admit(response, client(key), None).map(|(response, _)| response)
+        answers.admit(response, client(key), None).0
     }
 
     #[tokio::test]
@@ -343,7 +352,8 @@ mod tests {
         let answers = Answers::new();
         for length in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 10 * MIB] {
             let response = Response::new(Body::from(vec![7; length]));
-            let (response, units) = answers.admit(response, client(1), None).expect("admitted");
+            let (response, units) = answers.admit(response, client(1), None);
+            let response = response.expect("admitted");
             assert_eq!(response.body().size_hint().exact(), Some(length as u64));
             let whole = response.into_body().collect().await.expect("a body").to_bytes();
             assert!(whole.len() == length && whole.iter().all(|byte| *byte == 7), "{length}");
@@ -356,7 +366,9 @@ mod tests {
     async fn a_client_that_lets_answers_wait_gets_no_more() {
         let answers = Answers::new();
         let first = answer(&answers, 1, 20 * MIB).expect("admitted");
-        assert_eq!(answer(&answers, 1, 20 * MIB).expect_err("too much").errcode(), "M_LIMIT_EXCEEDED");
+        let (refused, units) = answers.admit(Response::new(Body::from(vec![7; 20 * MIB])), client(1), None);
+        assert_eq!(refused.expect_err("too much").errcode(), "M_LIMIT_EXCEEDED");
+        assert_eq!(units, 20 * MIB as u64 / BYTES_PER_UNIT, "it was made all the same");
         assert!(answer(&answers, 1, PIECE_BYTES).is_ok(), "small ones are of no account");
         assert!(answer(&answers, 2, 20 * MIB).is_ok(), "nor is one client another");
         drop(first);
@@ -381,7 +393,31 @@ mod tests {
             .collect();
         assert!(answers.turn(1).await.is_err(), "too many wait");
         drop(waiting);
-        assert!(answers.own_turns.lock().is_empty() && answers.in_line.total() == 0);
+        assert!(answers.lines.lock().is_empty() && answers.in_line.total() == 0);
+    }
+
+    #[tokio::test]
+    async fn small_answers_count_where_a_connection_has_many() {
+        let (answers, flow) = (Answers::new(), Flow::http2());
+        let small = |key| answers.admit(Response::new(Body::from(vec![7; PIECE_BYTES])), client(key), Some(&flow)).0;
+        let held: Vec<_> = (0..).map_while(|_| small(1).ok()).collect();
+        assert_eq!(held.len() as u64 * PIECE_BYTES as u64, WAITING_BYTES_PER_CLIENT_MAX);
+        assert!(small(2).is_ok());
+        let confirmed = Response::new(Body::from(vec![7; STREAM_SMALL_BYTES as usize]));
+        assert!(answers.admit(confirmed, client(1), Some(&flow)).0.is_ok());
+        drop(held);
+        assert_eq!(answers.waiting.total(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_an_answer_slowly_keeps_it_if_others_take_nothing() {
+        let answers = Arc::new(Answers::new());
+        let mut slow = answer(&answers, 1, 20 * MIB).expect("admitted").into_body();
+        let untaken = answer(&answers, 2, 20 * MIB).expect("admitted").into_body();
+        drop(slow.frame().await);
+        drop(answers.turn(9).await.expect("a turn"));
+        assert!(untaken.collect().await.is_err());
+        assert!(slow.collect().await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,37 +38,44 @@ pub(crate) struct Flow {
     begun: AtomicU64,
     is_hung_up: AtomicBool,
     hang_up: Notify,
-    /// Large answers on an HTTP/2 connection, where one stands still and others go on; `None` on HTTP/1, where what the connection
+    /// Answers on an HTTP/2 connection, where one stands still and others go on; `None` on HTTP/1, where what the connection
     /// takes is what its one answer takes.
     sending: Option<Mutex<Vec<Weak<Sending>>>>,
 }
 
-/// The body of an answer, as its connection takes it.
+/// The body of an answer on HTTP/2, as its client takes it.
 #[derive(Default)]
 pub(crate) struct Sending {
-    taken: AtomicU64,
+    /// Bytes that the connection has got, and those of them that it has written.
+    handed: AtomicU64,
+    written: AtomicU64,
     /// The next piece isn't there yet, which is no fault of the client.
     is_ours: AtomicBool,
-    /// Bytes taken when it was looked at last, and milliseconds that the client let wait. Only the one who looks changes them.
+    /// Bytes written when it was looked at last, and milliseconds that the client let wait. Only the one who looks changes them.
     seen: AtomicU64,
     debt_ms: AtomicU64,
 }
 
 impl Sending {
-    pub(crate) fn took(&self, bytes: usize) {
-        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(super) fn handed(&self, bytes: usize) {
+        self.handed.fetch_add(bytes as u64, Ordering::Relaxed);
         self.is_ours.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_late(&self) {
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_late(&self) {
         self.is_ours.store(true, Ordering::Relaxed);
     }
 
     /// Whether the client has let it wait too long, as seen once every [`LOOK_INTERVAL`].
     fn is_over(&self) -> bool {
-        let taken = self.taken.load(Ordering::Relaxed);
-        let paid_ms = taken.saturating_sub(self.seen.swap(taken, Ordering::Relaxed)) * 1_000 / BYTES_PER_SECOND_MIN;
-        let waited_ms = if self.is_ours.load(Ordering::Relaxed) { 0 } else { LOOK_INTERVAL.as_millis() as u64 };
+        let written = self.written.load(Ordering::Relaxed);
+        let paid_ms = written.saturating_sub(self.seen.swap(written, Ordering::Relaxed)) * 1_000 / BYTES_PER_SECOND_MIN;
+        let is_ours = self.is_ours.load(Ordering::Relaxed) && written >= self.handed.load(Ordering::Relaxed);
+        let waited_ms = if is_ours { 0 } else { LOOK_INTERVAL.as_millis() as u64 };
         let debt_ms = (self.debt_ms.load(Ordering::Relaxed) + waited_ms).saturating_sub(paid_ms);
         self.debt_ms.store(debt_ms, Ordering::Relaxed);
         debt_ms >= PATIENCE_SECONDS * 1_000
@@ -98,6 +105,16 @@ impl Flow {
         self.open.load(Ordering::Relaxed) > 0
     }
 
+    /// How many requests have begun, if each of them was answered and it is HTTP/1.
+    pub(crate) fn between(&self) -> Option<u64> {
+        (!self.has_streams() && !self.is_busy()).then(|| self.begun.load(Ordering::Relaxed))
+    }
+
+    /// Whether it still is so, and no other request has begun.
+    pub(crate) fn is_between(&self, begun: u64) -> bool {
+        self.between() == Some(begun)
+    }
+
     /// The client sends nothing more.
     pub(crate) fn set_hung_up(&self) {
         self.is_hung_up.store(true, Ordering::Release);
@@ -113,7 +130,12 @@ impl Flow {
         }
     }
 
-    /// How the connection takes an answer's body, where that is to be looked at.
+    /// Whether many answers are sent on it at a time.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    /// How the client takes an answer's body, where that is to be looked at.
     pub(crate) fn send(&self) -> Option<Arc<Sending>> {
         let mut list = self.sending.as_ref()?.lock();
         if list.len() >= SENDING_SWEEP {
@@ -221,7 +243,8 @@ mod tests {
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    sending.took(bytes);
+                    sending.handed(bytes);
+                    sending.wrote(bytes);
                 }
             })
         };
@@ -240,8 +263,9 @@ mod tests {
         let late = flow.send().expect("HTTP/2");
         late.is_late();
         assert!(tokio::time::timeout(Duration::from_secs(10_000), flow.over()).await.is_err());
-        late.took(1);
-        assert!(seconds_until_over(&flow).await <= PATIENCE_SECONDS + 5);
+        late.handed(1);
+        late.is_late();
+        assert!(seconds_until_over(&flow).await <= PATIENCE_SECONDS + 5, "the client has not taken all that there is");
     }
 
     #[test]

@@ -353,14 +353,16 @@ impl Limits {
         self.check(class, self.hasher.network(address))
     }
 
+    /// Takes back what [`Limits::check_address`] counted: it turned out to be nothing to count.
+    pub fn forgive_address(&self, class: Class, address: IpAddr) {
+        if let Some(bucket) = self.bucket(class) {
+            bucket.give_back(self.hasher.network(address));
+        }
+    }
+
     /// Counts what a user's request has turned out to cost beyond its one unit: `units` more.
     pub fn charge_user(&self, class: Class, user: &UserId, units: u64) {
         self.charge(class, self.hasher.user(user), units);
-    }
-
-    /// As [`Limits::charge_user`], for an address.
-    pub fn charge_address(&self, class: Class, address: IpAddr, units: u64) {
-        self.charge(class, self.hasher.network(address), units);
     }
 
     /// Counts an attempt at a password, until [`Limits::forgive_guess`] says that it wasn't wrong.
@@ -368,8 +370,16 @@ impl Limits {
     /// # Errors
     /// `M_LIMIT_EXCEEDED`.
     pub fn check_guess(&self, user: &UserId, from: Guesser) -> Result<(), ApiError> {
+        let mut counted: Option<(&Bucket, u64)> = None;
         for (bucket, key) in self.guesses(user, from) {
-            bucket.take(key, self.now_ns(), 1).map_err(ApiError::limit_exceeded)?;
+            if let Err(wait) = bucket.take(key, self.now_ns(), 1) {
+                // An attempt that isn't made is none.
+                if let Some((bucket, key)) = counted {
+                    bucket.give_back(key);
+                }
+                return Err(ApiError::limit_exceeded(wait));
+            }
+            counted = Some((bucket, key));
         }
         Ok(())
     }
@@ -491,7 +501,14 @@ mod tests {
                 assert!(limits.check_guess(alice, Guesser::Unknown(address(last))).is_ok());
             }
         }
-        assert!(limits.check_guess(alice, Guesser::Unknown(address(9))).is_err());
+        for _ in 0..10 {
+            assert!(limits.check_guess(alice, Guesser::Unknown(address(9))).is_err());
+        }
+        // What was refused because of others' guesses counts for nobody.
+        for _ in 0..2 {
+            assert!(limits.check_guess(alice, Guesser::Known(address(9))).is_ok());
+            limits.forgive_guess(alice, Guesser::Known(address(9)));
+        }
         assert!(limits.check_guess(alice, Guesser::Known(address(9))).is_ok());
         assert!(limits.check_guess(alice, Guesser::Session).is_ok());
         assert!(limits.check_guess(user_id!("@bob:example.org"), Guesser::Unknown(address(9))).is_ok());

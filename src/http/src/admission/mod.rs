@@ -4,7 +4,7 @@
 //! - `shares`: how much at a time: connections for each network, bytes of request bodies, bytes of answers
 //! - `answers`: large answers that wait for their clients, and who may have one made
 //! - `polls`: requests that wait for news
-//! - `flow` and `wire`: a connection, which ends when its client takes too slowly what it asked for, or does nothing
+//! - `flow`, `wire` and `streams`: a connection, which ends when its client takes too slowly what it asked for, or does nothing
 //! - `address`: whom a request comes from, also behind proxies
 
 pub(crate) mod address;
@@ -14,6 +14,7 @@ pub mod limit;
 pub(crate) mod polls;
 mod shards;
 pub(crate) mod shares;
+pub(crate) mod streams;
 pub(crate) mod wire;
 
 use std::{net::IpAddr, sync::Arc};

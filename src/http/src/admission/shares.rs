@@ -26,6 +26,11 @@ impl Shares {
         share.grow(amount).then_some(share)
     }
 
+    /// What one key may hold.
+    pub(crate) fn each_max(&self) -> u64 {
+        self.each_max
+    }
+
     /// What all hold.
     pub(crate) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)

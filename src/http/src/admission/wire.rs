@@ -34,6 +34,9 @@ pub(crate) struct Wire<T> {
     reader: Option<Waker>,
     /// Something was written since the last flush.
     is_unflushed: bool,
+    /// Between answers: how many requests had begun when all of them were answered and sent. What is written next, without another
+    /// request, is hyper's own; at any other time it may be anything, such as a file that looks like an error of hyper's.
+    between: Option<u64>,
     /// What is written in place of an error of hyper's, and the length of that.
     instead: Option<Box<(Bytes, usize)>>,
 }
@@ -48,6 +51,7 @@ impl<T> Wire<T> {
             end: None,
             reader: None,
             is_unflushed: false,
+            between: Some(0),
             instead: None,
         }
     }
@@ -119,7 +123,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
 impl<T: AsyncWrite + Unpin> Wire<T> {
     /// Writes what stands in place of `bytes`, if they are an error of hyper's own. Then the whole of them counts as written.
     fn poll_instead(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
-        if self.instead.is_none() {
+        self.is_unflushed = true;
+        let is_hypers = self.between.take().is_some_and(|begun| self.flow.is_between(begun));
+        if self.instead.is_none() && is_hypers {
             self.instead = error_in_full(bytes).map(|error| Box::new((error, bytes.len())));
         }
         let (left, length) = &mut **self.instead.as_mut()?;
@@ -139,7 +145,6 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.is_unflushed = true;
         let polled = match self.poll_instead(context, bytes) {
             Some(polled) => polled,
             None => Pin::new(&mut self.stream).poll_write(context, bytes),
@@ -152,7 +157,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.is_unflushed = true;
         let first = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| piece);
         let polled = match self.poll_instead(context, first) {
             Some(polled) => polled,
@@ -169,6 +173,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         if polled.is_ready() {
             self.is_unflushed = false;
+            self.between = self.flow.between();
             if let Some(reader) = self.reader.take() {
                 reader.wake();
             }
@@ -242,6 +247,36 @@ mod tests {
         ours.shutdown().await.expect("an end");
         drop((ours, under_way));
         assert!(reading.await.expect("a task") > 900);
+    }
+
+    #[tokio::test]
+    async fn only_what_hyper_says_by_itself_is_written_in_another_way() {
+        const ERROR: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let (mut ours, mut theirs, flow) = wire(4_096);
+        let under_way = flow.begin(None);
+        ours.write_all(b"head").await.expect("written");
+        ours.flush().await.expect("flushed");
+        // The body of an answer, a file for example, which is handed over whole before it is written.
+        drop(under_way);
+        ours.write_all(ERROR).await.expect("written");
+        ours.flush().await.expect("flushed");
+        let mut body = vec![0; b"head".len() + ERROR.len()];
+        theirs.read_exact(&mut body).await.expect("all of it");
+        assert_eq!(&body[4..], ERROR);
+        // All was answered, and what comes now is not an answer.
+        ours.write_all(ERROR).await.expect("written");
+        ours.flush().await.expect("flushed");
+        drop(ours);
+        let mut error = String::new();
+        theirs.read_to_string(&mut error).await.expect("all of it");
+        assert!(error.contains("errcode") && error.contains("access-control-allow-origin"), "{error}");
+        // Frames of HTTP/2 are nothing that hyper says.
+        let (ours, mut theirs) = tokio::io::duplex(4_096);
+        let mut ours = Wire::new(ours, Flow::http2());
+        ours.flush().await.expect("flushed");
+        ours.write_all(ERROR).await.expect("written");
+        theirs.read_exact(&mut body[4..]).await.expect("all of it");
+        assert_eq!(&body[4..], ERROR);
     }
 
     #[tokio::test(start_paused = true)]

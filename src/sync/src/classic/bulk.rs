@@ -14,7 +14,9 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 use users::PresenceState;
 
 use super::{Answer, Session, SyncRequest};
-use crate::{Filter, Inner, RoomUpdates, SyncError, changes::Hints, membership::Step, memo::Memo, reader::Reader};
+use crate::{
+    Filter, Inner, RoomUpdates, SyncError, changes::Hints, large::Given, membership::Step, memo::Memo, reader::Reader,
+};
 
 /// Answers about up to so many rooms are built by the task that asks.
 const ROOMS_INLINE_MAX: usize = 64;
@@ -63,7 +65,9 @@ impl Basis {
             timeout_ms: 0,
             use_state_after: self.use_state_after,
         };
-        let session = Session { inner: &self.inner, request, filter: self.filter.clone(), number: self.number };
+        let (inner, filter, number) = (&self.inner, self.filter.clone(), self.number);
+        // Whoever has parts made has leave.
+        let session = Session { inner, request, filter, number, large: &Given };
         let viewer =
             Viewer { user: &self.user, device: Some(&self.device), ignored: &self.ignored, erased: &self.erased };
         let reader = Reader { rooms: &self.inner.rooms, view: &self.view, memo: &self.memo, viewer };
@@ -85,6 +89,7 @@ impl Answer<'_> {
         if items.len() <= ROOMS_INLINE_MAX {
             return self.few_rooms(items).await;
         }
+        self.session.large.begin().await?;
         let basis = Arc::new(self.basis());
         let mut parts = Vec::with_capacity(items.len().div_ceil(ROOMS_PER_PART));
         let mut items = items.into_iter();
@@ -109,7 +114,7 @@ impl Answer<'_> {
 
     fn basis(&self) -> Basis {
         let Reader { view, memo, viewer, .. } = &self.reader;
-        let Session { inner, request, filter, number } = self.session;
+        let Session { inner, request, filter, number, .. } = self.session;
         Basis {
             inner: Arc::clone(inner),
             user: request.user.to_owned(),

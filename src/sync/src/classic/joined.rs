@@ -14,6 +14,7 @@ use super::{Answer, account::to_event};
 use crate::{
     JoinedRoom, StateUpdate, Summary, SyncError, Timeline, UnreadCount,
     changes::Hints,
+    large::LARGE_EVENTS,
     reader::Reader,
     response::Events,
     slice::{Slice, SliceRange},
@@ -123,6 +124,9 @@ impl Answer<'_> {
         let config = &self.session.inner.config;
         let wanted = filter.timeline.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let limit = wanted.unwrap_or(config.timeline_limit_default).min(config.timeline_limit_max);
+        if limit > LARGE_EVENTS {
+            self.session.large.begin().await?;
+        }
         let range = SliceRange { room, since, until, limit, filter: &filter.timeline, tail };
         let mut slice = self.reader.slice(range).await?;
         let after = self.session.request.use_state_after;

@@ -31,6 +31,7 @@ use crate::{
     device_lists::Around,
     hub::{Published, Routed},
     inbox::Inbox,
+    large::{Given, LARGE_BYTES, LargeAnswer},
     membership::{Standing, Step, standing},
     reader::Reader,
 };
@@ -63,6 +64,8 @@ pub(crate) struct Session<'a> {
     pub(crate) filter: Arc<Filter>,
     /// The user's number in the hub.
     pub(crate) number: u32,
+    /// Leave to make a large answer.
+    pub(crate) large: &'a dyn LargeAnswer,
 }
 
 /// What a look at the inbox says.
@@ -85,6 +88,19 @@ impl Sync {
     ///
     /// [`SyncError::BadToken`], [`SyncError::BadFilter`], [`SyncError::UnknownFilter`]; otherwise fails only if the store does.
     pub async fn classic(&self, request: SyncRequest<'_>) -> Result<SyncResponse, SyncError> {
+        self.classic_with(request, &Given).await
+    }
+
+    /// As [`Sync::classic`], with leave for an answer that is large.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sync::classic`], and [`SyncError::Busy`].
+    pub async fn classic_with(
+        &self,
+        request: SyncRequest<'_>,
+        large: &dyn LargeAnswer,
+    ) -> Result<SyncResponse, SyncError> {
         let inner = &self.inner;
         let mut since = inner.since(request.since)?;
         let filter = Arc::new(inner.filter(&request).await?);
@@ -96,7 +112,7 @@ impl Sync {
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
         let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms(), filter.wants_presence());
-        let session = Session { inner, request, filter, number };
+        let session = Session { inner, request, filter, number, large };
         // This request sees what was acknowledged to anybody before it, and that its user is there.
         let (typing, presence) = (inner.rooms.typing().sequence(), presence.sequence());
         inner.hub.wait_for(Routed { position: inner.store.published(), typing, presence }).await;
@@ -117,11 +133,16 @@ impl Sync {
             if at_once || news == News::Urgent || is_due {
                 let first = Duration::from_millis(inner.config.answer_first_ms);
                 inner.answering.answered(request.user, request.device, first).await;
+                if since.is_none() || request.full_state {
+                    // It tells of every room.
+                    large.begin().await?;
+                }
                 let published = inner.hub.published();
                 let response = Box::pin(session.answer(&inbox, since.as_ref(), &published)).await?;
                 if at_once || since.is_none() || !response.0.is_empty() {
                     return Box::pin(session.with_key_counts(response.0, &inbox, &published)).await;
                 }
+                large.end();
                 since = Some(response.1);
                 relaxed_due = None;
             } else if news == News::Relaxed && relaxed_due.is_none() {
@@ -229,6 +250,9 @@ impl Session<'_> {
         let mut response = answer.build(&changes).await?;
         response.key_counts_changed = changes.one_time_keys;
         let to_device = answer.to_device(&changes, since, &mut response).await?;
+        if response.bytes() > LARGE_BYTES {
+            self.large.begin().await?;
+        }
         let token = Token {
             epoch: store.epoch(),
             // A view that lags behind must not send the client back.
@@ -320,9 +344,13 @@ impl Answer<'_> {
 
     async fn few_rooms(&self, items: Vec<Item>) -> Result<RoomUpdates, SyncError> {
         let mut updates = RoomUpdates::default();
+        let mut bytes = 0;
         for Item { room, hints, steps, account_data } in items {
+            if bytes > LARGE_BYTES {
+                self.session.large.begin().await?;
+            }
             if let Some(standing) = self.standing(&room, hints, &steps).await? {
-                self.add_room(&mut updates, &room, standing, hints, account_data).await?;
+                bytes += self.add_room(&mut updates, &room, standing, hints, account_data).await?;
             }
         }
         Ok(updates)
@@ -386,6 +414,7 @@ impl Answer<'_> {
         Ok(paths)
     }
 
+    /// Adds what there is to say about a room, and gives how many bytes of events that are.
     async fn add_room(
         &self,
         updates: &mut RoomUpdates,
@@ -393,17 +422,21 @@ impl Answer<'_> {
         standing: Standing,
         hints: Hints,
         account_data: Vec<ClientEvent>,
-    ) -> Result<(), SyncError> {
+    ) -> Result<usize, SyncError> {
         let id = room.to_owned();
+        let mut bytes = 0;
         match standing {
             Standing::Joined { fresh } => {
                 let update = self.joined(room, hints, fresh, account_data).await?;
+                bytes = update.bytes();
                 if !update.is_empty() {
                     updates.join.push((id, update));
                 }
             }
             Standing::Left { end, fresh, last } => {
-                updates.leave.push((id, self.left(room, end, fresh, last, account_data).await?));
+                let update = self.left(room, end, fresh, last, account_data).await?;
+                bytes = update.bytes();
+                updates.leave.push((id, update));
             }
             Standing::Refused(last) => {
                 // A first sync has nothing to take back.
@@ -422,6 +455,6 @@ impl Answer<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
