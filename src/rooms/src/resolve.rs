@@ -37,7 +37,7 @@ const INLINE_EVENTS_MAX: usize = 200;
 /// How often the algorithm may ask for more events than were loaded beforehand.
 const LOAD_ROUNDS_MAX: usize = 100;
 
-/// Events of a full conflicted set beyond which states are not resolved.
+/// Events of a full conflicted set, or of what authorises it, beyond which states are not resolved.
 const CONFLICTED_EVENTS_MAX: usize = 200_000;
 
 /// Events read before other tasks get their turn.
@@ -245,11 +245,9 @@ impl Rooms {
         let difference = auth_difference(&self.inner.tree, reader.source, forks, reader).await?;
         let conflicts = difference.conflicts;
         let size = conflicts.len() + difference.events.len();
-        if size > CONFLICTED_EVENTS_MAX {
-            return Err(RoomsError::TooLarge(format!("{size} events to resolve")));
-        }
+        check_size(size)?;
         // Taken before the events are read, so that those of a few only are in memory.
-        let share = if size > INLINE_EVENTS_MAX { Some(self.inner.config.cpu.share().await) } else { None };
+        let mut share = if size > INLINE_EVENTS_MAX { Some(self.inner.config.cpu.share().await) } else { None };
         let mut full: BTreeMap<EventNum, Arc<StoredEvent>> = BTreeMap::new();
         let mut conflicted = Vec::new();
         let entries: Vec<Entry> = conflicts.iter().flat_map(|conflict| &conflict.entries).flatten().copied().collect();
@@ -273,6 +271,9 @@ impl Rooms {
                 subgraph.insert(event.pdu.owned_event_id());
                 full.insert(event.num, event);
             }
+        }
+        if share.is_none() && full.len() > INLINE_EVENTS_MAX {
+            share = Some(self.inner.config.cpu.share().await);
         }
         let (states, common) = self.fork_states(reader, rules, forks, &conflicts, &full).await?;
         let events = load_authority(reader, common, &full).await?;
@@ -386,6 +387,7 @@ async fn conflicted_subgraph(
             give_way(found.len()).await;
             let event = reader.event(*ancestor).await?;
             if event.generation >= lowest {
+                check_size(found.len())?;
                 found.insert(*ancestor, event);
                 open.push(*ancestor);
             }
@@ -428,9 +430,17 @@ async fn load_authority(
         if is_power_levels(&event) {
             open.extend(event.auth.iter());
         }
+        check_size(loaded.len())?;
         loaded.insert(num, event);
     }
     Ok(loaded.into_values().map(|event| (event.pdu.owned_event_id(), event.pdu.as_received().clone())).collect())
+}
+
+fn check_size(events: usize) -> Result<(), RoomsError> {
+    match events > CONFLICTED_EVENTS_MAX {
+        true => Err(RoomsError::TooLarge(format!("{events} events to resolve"))),
+        false => Ok(()),
+    }
 }
 
 fn is_power_levels(event: &StoredEvent) -> bool {
