@@ -4,7 +4,7 @@
 
 mod levels;
 
-use event::PolicyServer;
+use event::{Pdu, PolicyServer};
 use ruma::{EventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -44,8 +44,8 @@ const UPGRADE_ATTEMPTS_MAX: usize = 3;
 /// Bans that move along into the new room; of more, those with the first user ids.
 const BANS_CARRIED_MAX: usize = 10_000;
 
-/// Bans in one batch.
-const BANS_PER_BATCH: usize = 50;
+/// Bans read at once, and in one batch at most.
+const BANS_AT_ONCE_MAX: usize = 50;
 
 /// What a tombstone says.
 #[derive(Deserialize)]
@@ -180,40 +180,51 @@ impl Rooms {
         let mut create = self.replacement(&view, &room, root, request).await?;
         create.room_id = self.id_of_replacement(request)?;
         let mut signed = None;
+        drop(turn);
         if let Some(new) = &create.room_id {
-            drop(turn);
             let draft = self.draft_only(&room, &tombstone(user, new)?).await?;
             let tombstone = self.ask_policy_server(&room, policy, draft).await?;
             set_predecessor(&mut create, &room, Some(tombstone.event_id()))?;
             signed = Some(tombstone);
-        } else {
-            drop(turn);
         }
         let new = self.create(&create).await?;
-        let turn = self.quiet_turn(&room).await?;
-        self.check_upgrade(&turn, user).await?;
-        self.carry_bans(&view, (&room, root), &new, user).await?;
-        let signed = match signed {
-            Some(signed) => {
-                drop(turn);
-                signed
-            }
-            None => {
-                drop(turn);
-                let draft = self.draft_only(&room, &tombstone(user, &new)?).await?;
-                self.ask_policy_server(&room, policy, draft).await?
-            }
-        };
-        if let Some(draft) = self.closed(&view, &room, root, user).await? {
-            self.append_if_allowed(&room, &draft).await?;
+        if let Err(error) = self.end_signed((&view, &room, root), &new, user, (policy, signed)).await {
+            self.abandon(&new, user).await;
+            return Err(error);
         }
-        let names = self.names_to_move(&self.inner.store.view(), &room).await?;
-        let own = Own { pdu: signed, answers: None, annotation: None };
-        self.place_own(&room, own, &|batch| names.put(batch, &room, &new)).await?;
         if let Some(draft) = self.unnamed(&view, &room, root, user).await? {
             self.append_if_allowed(&room, &draft).await?;
         }
         Ok(new)
+    }
+
+    /// Carries the bans over, closes the old room, whose state was `root`, and points to the new one with a tombstone that the policy
+    /// server signs or has signed.
+    async fn end_signed(
+        &self,
+        (view, room, root): (&View, &RoomId, Root),
+        new: &RoomId,
+        user: &UserId,
+        (policy, signed): (&PolicyServer, Option<Pdu>),
+    ) -> Result<(), RoomsError> {
+        let turn = self.quiet_turn(room).await?;
+        self.check_upgrade(&turn, user).await?;
+        self.carry_bans(view, (room, root), new, user).await?;
+        drop(turn);
+        let signed = match signed {
+            Some(signed) => signed,
+            None => {
+                let draft = self.draft_only(room, &tombstone(user, new)?).await?;
+                self.ask_policy_server(room, policy, draft).await?
+            }
+        };
+        if let Some(draft) = self.closed(view, room, root, user).await? {
+            self.append_if_allowed(room, &draft).await?;
+        }
+        let names = self.names_to_move(&self.inner.store.view(), room).await?;
+        let own = Own { pdu: signed, answers: None, annotation: None };
+        self.place_own(room, own, &|batch| names.put(batch, room, new)).await?;
+        Ok(())
     }
 
     /// A random id for the new room, where its version has such.
@@ -244,13 +255,25 @@ impl Rooms {
     ) -> Result<(), RoomsError> {
         let mut bans = self.members_in(view, room, root, Membership::Ban).await?;
         bans.truncate(BANS_CARRIED_MAX);
-        for chunk in bans.chunks(BANS_PER_BATCH) {
+        for chunk in bans.chunks(BANS_AT_ONCE_MAX) {
             let nums: Vec<EventNum> = chunk.iter().map(|(_, num)| *num).collect();
             let mut turn = self.turn(new).await?;
             for ban in self.shown(view, &nums).await? {
+                if turn.batch.is_filled() {
+                    turn.submit(false).await?.await?;
+                    turn = self.turn(new).await?;
+                }
                 let target = ban.state_key().unwrap_or_default();
                 let draft = Draft::state(user, MEMBER, target, ban.content().to_owned());
-                match turn.append(&draft).await {
+                let carried = match turn.append(&draft).await {
+                    // It just fitted into an event of the old room.
+                    Err(RoomsError::Pdu(_)) => {
+                        let content = raw(&json!({ "membership": "ban" }))?;
+                        turn.append(&Draft::state(user, MEMBER, target, content)).await
+                    }
+                    carried => carried,
+                };
+                match carried {
                     Ok(_) => {}
                     Err(RoomsError::Forbidden(reason)) => {
                         tracing::info!(room.id = %new, "bans can't move along: {reason}");

@@ -133,6 +133,41 @@ async fn bans_move_along() {
     }
 }
 
+#[tokio::test]
+async fn bans_with_long_reasons_move_along() {
+    let world = World::new().await;
+    let alice = world.user("alice");
+    let room = world.room(&alice, Preset::PublicChat, &RoomVersionId::V12).await;
+    let banned: Vec<OwnedUserId> = (0..30).map(|number| world.user(&format!("spammer{number:02}"))).collect();
+    for user in &banned {
+        world.rooms.ban(&alice, &room, user, Some(&"spam".repeat(15_000))).await.expect("banned");
+    }
+    // As large as an event can be. In the other version it would be larger still.
+    let last = world.user("z");
+    let mut length = event::PDU_SIZE_BYTES_MAX - 400;
+    while world.rooms.ban(&alice, &room, &last, Some(&"!".repeat(length))).await.is_err() {
+        length -= 1;
+    }
+    let new = world.rooms.upgrade(&room, &request(&alice, &RoomVersionId::V11)).await.expect("upgraded");
+    for user in banned.iter().chain([&last]) {
+        assert_eq!(world.membership(&new, user).await, Membership::Ban);
+    }
+}
+
+#[tokio::test]
+async fn a_successor_that_nobody_signs_for_is_left_again() {
+    let (here, there) = two().await;
+    let room = shared(&here, &there, &RoomVersionId::V12).await;
+    let alice = here.user("alice");
+    let key = event::SigningKey::from_seed(&[7; 32], "policy_server").expect("a key");
+    let content = json!({ "via": "there", "public_keys": { "ed25519": key.public_key_base64() } });
+    here.set(&alice, &room, ("m.room.policy", ""), content).await.expect("set");
+    let joined = here.rooms.joined_rooms(&here.view(), &alice).await.expect("read");
+    here.rooms.upgrade(&room, &request(&alice, &RoomVersionId::V12)).await.expect_err("not signed");
+    assert_eq!(successor(&here, &room).await, None);
+    assert_eq!(here.rooms.joined_rooms(&here.view(), &alice).await.expect("read"), joined);
+}
+
 /// With a policy server each event is signed by itself; the names go after the door is closed.
 #[tokio::test]
 async fn a_room_with_a_policy_server_is_replaced_too() {
