@@ -16,6 +16,7 @@ use crate::{
     advance::MEMBER,
     append::{ATTEMPTS_MAX, Draft, Sent},
     ports::RemoteError,
+    shown::Shown,
     snapshot::Root,
     state::source,
     tables::StrippedStates,
@@ -31,7 +32,7 @@ const STRIPPED_BYTES_MAX: usize = 256 * 1024;
 /// Signatures taken from one server's answer.
 const SIGNATURES_MAX: usize = 10;
 
-/// What an invited user is told of a room (client-server API, "Stripped state").
+/// What those who are invited to a room or knock at it are told of it (client-server API, "Stripped state").
 const STRIPPED_TYPES: &[&str] = &[
     "m.room.create",
     "m.room.name",
@@ -56,11 +57,8 @@ impl Rooms {
         let draft = Draft::state(sender, MEMBER, target.as_str(), content);
         let pdu = self.draft_only(room, &draft).await?;
         let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let mut stripped = self.stripped_events(&view, room, head.root).await?;
-        if let Some(member) = self.state_event(&view, room, head.root, MEMBER, sender.as_str()).await? {
-            let shown = self.shown(&view, &[member.num]).await?;
-            stripped.extend(shown.iter().map(|pdu| pdu.json().to_owned()));
-        }
+        let stripped = self.state_for_invited(&view, room, head.root, Some(sender)).await?;
+        let stripped: Vec<Box<RawValue>> = stripped.iter().map(|pdu| pdu.json().to_owned()).collect();
         let server = target.server_name();
         let remote = &self.inner.ports.remote;
         let signed = remote.invite(server, &info.version, pdu.json(), &stripped).await?;
@@ -113,18 +111,20 @@ impl Rooms {
         Err(RoomsError::Busy)
     }
 
-    /// The state of a room that those outside who are invited may see, as whole events; what was redacted is redacted.
-    pub async fn stripped_events(
+    /// What those outside a room who are invited or knock may see of its state, and the member event of who invited them, by which
+    /// clients name a direct chat.
+    pub async fn state_for_invited(
         &self,
         view: &View,
         room: &RoomId,
         root: Root,
-    ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
+        inviter: Option<&UserId>,
+    ) -> Result<Vec<Shown>, RoomsError> {
+        let mut keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
+        keys.extend(inviter.map(|user| (MEMBER, user.as_str())));
         let entries = self.inner.tree.get_many(&source(view, room), root, &keys).await?;
         let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        let shown = self.shown(view, &nums).await?;
-        Ok(shown.iter().map(|pdu| pdu.json().to_owned()).collect())
+        self.shown(view, &nums).await
     }
 
     /// The answer for an event of ours that took the way of a received one.

@@ -76,7 +76,12 @@ async fn told(world: &World, room: &RoomId) -> String {
     }
     let head = rooms.head(&view, room).await.expect("read").expect("a room");
     told.extend(
-        rooms.stripped_events(&view, room, head.root).await.expect("stripped").iter().map(|e| e.get().to_owned()),
+        rooms
+            .state_for_invited(&view, room, head.root, None)
+            .await
+            .expect("stripped")
+            .iter()
+            .map(|event| event.json().get().to_owned()),
     );
     told.push(format!("{:?}", rooms.joined_profiles(&view, bob(), room).await.expect("members")));
     let members = rooms.members(&view, &viewer, room, MembersQuery::default()).await.expect("members");

@@ -1,6 +1,6 @@
 //! Rooms that the user left, or is not in yet.
 
-use rooms::{ClientEvent, EventNum, Membership, Sight, TimelineIndex, Visibility, stripped};
+use rooms::{ClientEvent, Membership, Sight, TimelineIndex, Visibility, stripped};
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -14,17 +14,6 @@ use crate::{
     response::Events,
     state::{MEMBER, Roots},
 };
-
-/// State that helps to recognise a room (client-server API, "Stripped state").
-const STRIPPED_TYPES: [&str; 7] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
 
 impl Answer<'_> {
     /// What to say about a room that the user was in up to `end`.
@@ -114,20 +103,15 @@ impl Answer<'_> {
             return Ok(Some(Events { events }));
         }
         let root = self.reader.root_at(room, step.position).await?;
-        let keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
-        let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
-        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        let mut events: Vec<ClientEvent> = Vec::new();
-        let inviter = match &member {
-            // By it clients name a direct chat.
-            Some(member) if step.membership == Membership::Invite => {
-                rooms.member_nums(view, room, root, std::iter::once(member.pdu.sender())).await?
-            }
-            _ => Vec::new(),
-        };
-        let nums: Vec<EventNum> = nums.into_iter().chain(inviter).chain(member.map(|member| member.num)).collect();
-        for event in rooms.shown(view, &nums).await? {
-            events.push(stripped(&event)?.into());
+        let inviter = member.as_ref().filter(|_| step.membership == Membership::Invite);
+        let inviter = inviter.map(|member| member.pdu.sender());
+        let mut told = rooms.state_for_invited(view, room, root, inviter).await?;
+        if let Some(member) = &member {
+            told.extend(rooms.shown(view, &[member.num]).await?);
+        }
+        let mut events: Vec<ClientEvent> = Vec::with_capacity(told.len());
+        for event in &told {
+            events.push(stripped(event)?.into());
         }
         Ok(Some(Events { events }))
     }
