@@ -27,7 +27,7 @@ const TABLES: &[TableInfo] = &[
     TableInfo::of::<Marks>(),
 ];
 
-/// Of which two fifths are the cache's.
+/// Of which less than a third is the cache's.
 const MEMORY_BUDGET_BYTES: usize = 2 * 1024 * 1024;
 /// Rows of each table: some 40 MB in all.
 const ROWS: u32 = 16_000;
