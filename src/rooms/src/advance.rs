@@ -31,8 +31,9 @@ pub(crate) const MEMBER: &str = "m.room.member";
 /// The type of the event that makes a room encrypted.
 const ENCRYPTION: &str = "m.room.encryption";
 
-/// Keys of the state that one advance changes.
-const CHANGES_PER_ADVANCE_MAX: usize = 500;
+/// Keys of the state that one advance changes. The rows that derive from a membership take some 3 KB where all names are as long as
+/// they may be, and a batch has room for other things too.
+const CHANGES_PER_ADVANCE_MAX: usize = 200;
 
 /// A membership that differs between two states.
 struct Moved {
@@ -106,6 +107,7 @@ impl Turn {
             index: Some(index),
             redacted_by: placed.redacted_by,
             has_relations: placed.had.iter().flatten().any(|meta| meta.has_relations),
+            told: placed.follows == Follows::Nothing,
         };
         if let Some(had) = &placed.had {
             self.batch.expect::<Metas>(&event.num, had.as_ref());

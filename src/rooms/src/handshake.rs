@@ -3,7 +3,7 @@
 //! Specification: server-server API, "Joining Rooms". The resident server gives a template, takes the signed join in and answers with
 //! the room's state; the joining server makes a room of that. Who is asked, and how, is the business of a higher layer.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use event::{Pdu, PduBuilder, ReceivedPdu, countersign};
 use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId};
@@ -251,18 +251,27 @@ impl Turn {
     /// Nobody asks the current state here whether it allows the join: the others in the room have it.
     async fn enter(mut self, entrance: &Entrance, ahead: &Ahead) -> Result<Entering, RoomsError> {
         let event = &entrance.event;
-        match self.meta(event.num).await?.status {
-            EventStatus::Missing | EventStatus::Outlier | EventStatus::SoftFailed => {}
-            EventStatus::Accepted => return Ok(Entering::Known),
-            EventStatus::Rejected(reason) => return Err(RoomsError::Forbidden(reason)),
+        let meta = self.meta(event.num).await?;
+        match meta.status {
+            EventStatus::Accepted if meta.is_settled() => return Ok(Entering::Known),
+            EventStatus::Rejected(reason) if meta.is_settled() => return Err(RoomsError::Forbidden(reason)),
+            // The others in the room think otherwise.
+            _ => {}
         }
         let had = self.view.get::<Metas>(&event.num).await?;
-        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
-        let behind = self.behind(event).await?;
-        if self.joined_of(self.rooms.server_name()).await? == 0 {
+        let redacted_by = self.redaction_of(event).await?;
+        let follows = if self.joined_of(self.rooms.server_name()).await? == 0 {
             self.head.extremities = self.untold(entrance).await?;
             self.forget_sidelined();
-        }
+            Follows::Named
+        } else {
+            // What is held here is of the present. What one other server tells counts beside it, as always.
+            Follows::Nothing
+        };
+        let behind = match follows {
+            Follows::Named => self.behind(event).await?,
+            Follows::Nothing => HashSet::new(),
+        };
         self.add_event(event);
         let front = self.front_after(Extremity::of(event, entrance.after), &behind).await?;
         let roots = front.roots();
@@ -274,7 +283,7 @@ impl Turn {
             had: Some(had),
             redacted_by,
             gap: entrance.gap.clone(),
-            follows: Follows::Named,
+            follows,
         };
         self.place(&placed, front, resolved).await?;
         self.submit(false).await.map(Entering::Queued)

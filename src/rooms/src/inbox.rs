@@ -24,7 +24,6 @@ use crate::{
     ports::{Reach, RemoteError},
     receive::Received,
     tables::Inbox,
-    types::EventStatus,
 };
 
 /// Events of one room that wait; beyond it, and beyond [`INBOX_SHARE_EVENTS`], the sender is told to come again.
@@ -74,6 +73,9 @@ const ORIGIN_ERRANDS_MAX: usize = 4;
 
 /// The same, of events of one room.
 const ROOM_ERRANDS_MAX: usize = 16;
+
+/// The wait before the store is tried again that failed.
+const STORE_RETRY_DELAY: Duration = Duration::from_millis(RETRY_DELAY_MS_MIN);
 
 /// How long one attempt to take an event in may take, with all that is asked of other servers for it.
 pub const ERRAND_WITHIN: Duration = Duration::from_secs(120);
@@ -214,10 +216,7 @@ impl Rooms {
     /// Whether an event was judged at its place in the room, so that there is nothing to be done about it any more.
     async fn has_place(&self, view: &View, event_id: &EventId) -> Result<bool, RoomsError> {
         let Some(num) = self.num(view, event_id).await? else { return Ok(false) };
-        Ok(match self.meta(view, num).await?.status {
-            EventStatus::Missing | EventStatus::Outlier => false,
-            EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => true,
-        })
+        Ok(self.meta(view, num).await?.is_settled())
     }
 
     /// The rules of the room's version, or why nothing of `origin` is taken in the room.
@@ -331,6 +330,7 @@ impl Rooms {
         loop {
             if let Err(error) = self.look_at_quarantine(None).await {
                 tracing::error!("events in quarantine can't be looked at: {error}");
+                tokio::time::sleep(STORE_RETRY_DELAY).await;
             }
             let now_ms = self.inner.clock.now_ms();
             while workers.len() < WORKERS_MAX {
@@ -360,6 +360,8 @@ impl Rooms {
         for _ in 0..ROWS_PER_TURN_MAX {
             let Some(sequence) = self.inner.inbox.lock().take_ready(room) else { return };
             if !self.settle(room, sequence, Reach::AtHand).await {
+                // The room's other events, and other rooms', fare no better now.
+                tokio::time::sleep(STORE_RETRY_DELAY).await;
                 return;
             }
         }

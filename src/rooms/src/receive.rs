@@ -5,6 +5,7 @@
 //! resolution, authorisation by that state, and then in the room's turn (`merge`) by the current state. All that waits for other
 //! servers or computes much happens before the turn is taken.
 
+mod allowance;
 mod authority;
 mod gap;
 mod history;
@@ -25,9 +26,13 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::S
 use serde_json::value::RawValue;
 use store::{CommitError, Range, View};
 
-use self::authority::ASKED_ELSEWHERE_MAX;
+pub(crate) use self::allowance::Allowances;
 pub(crate) use self::merge::Prepared;
 pub use self::outcome::Received;
+use self::{
+    allowance::{EVENT_BYTES_MAX, ROOM_BYTES_MAX},
+    authority::ASKED_ELSEWHERE_MAX,
+};
 use crate::{
     Rooms, RoomsError,
     advance::{Follows, MEMBER},
@@ -37,7 +42,7 @@ use crate::{
     snapshot::{Entry, Overlay, Root},
     state::source,
     tables::{Holes, JoinedServers},
-    types::{EventNum, EventStatus, Membership, StoredEvent},
+    types::{EventMeta, EventNum, EventStatus, Membership, StoredEvent},
 };
 
 /// Whether the events between what we have and an event may be asked for.
@@ -76,6 +81,9 @@ struct Intake<'a> {
     questions: AtomicUsize,
     /// Those of them that others than `origin` were asked.
     elsewhere: Arc<AtomicUsize>,
+    /// Bytes of events that were told beside the one to be taken in, and how many there may be.
+    told_bytes: AtomicUsize,
+    told_bytes_max: usize,
 }
 
 impl<'a> Intake<'a> {
@@ -86,7 +94,17 @@ impl<'a> Intake<'a> {
         origin: &'a ServerName,
         reach: Reach,
     ) -> Self {
-        Self { rooms, room, rules, origin, reach, questions: AtomicUsize::new(0), elsewhere: Arc::default() }
+        Self {
+            rooms,
+            room,
+            rules,
+            origin,
+            reach,
+            questions: AtomicUsize::new(0),
+            elsewhere: Arc::default(),
+            told_bytes: AtomicUsize::new(0),
+            told_bytes_max: EVENT_BYTES_MAX,
+        }
     }
 
     /// Other servers' rooms, to ask one question.
@@ -101,6 +119,14 @@ impl<'a> Intake<'a> {
             return Err(RemoteError::BadAnswer("too much would have to be asked".to_owned()).into());
         }
         Ok(&*self.rooms.inner.ports.remote)
+    }
+
+    /// Counts events that were told beside the one to be taken in. Fails with [`RoomsError::TooLarge`] if they are too many.
+    fn count_told(&self, bytes: usize) -> Result<(), RoomsError> {
+        match self.told_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.told_bytes_max {
+            true => Err(RoomsError::TooLarge("what is told for one event".to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// Whether others than the server that an event came from may still be asked for its sake.
@@ -227,7 +253,8 @@ impl Rooms {
         rules: &'static RoomVersionRules,
         answer: &RoomState,
     ) -> Result<Entrance, RoomsError> {
-        let intake = Intake::new(self, room, rules, origin, Reach::Network);
+        let mut intake = Intake::new(self, room, rules, origin, Reach::Network);
+        intake.told_bytes_max = ROOM_BYTES_MAX;
         let join = intake.verify(&answer.event).await?.map_err(RemoteError::BadAnswer)?;
         let is_ours = join.is_state(MEMBER, join.sender().as_str())
             && Membership::of(&join) == Membership::Join
@@ -312,9 +339,9 @@ impl Intake<'_> {
         let mut overlay = Overlay::new();
         let view = self.view();
         let (known, follows) = match bridged.before {
-            Some((before, nodes)) => {
-                overlay = nodes;
-                (Some(before), Follows::Nothing)
+            Some(before) => {
+                overlay = before.overlay;
+                (Some(before.root), Follows::Nothing)
             }
             None => (self.state_before(&view, &event, &mut overlay).await?, Follows::Named),
         };
@@ -323,7 +350,7 @@ impl Intake<'_> {
             None => {
                 // Only one that fails by its own auth events comes here: its state stays unknown.
                 let reason = by_own.err().unwrap_or_else(|| "the events before it are unknown".to_owned());
-                return self.store_rejected(&event, Root::EMPTY, reason, Overlay::new(), inbox).await;
+                return self.store_rejected(&event, (Root::EMPTY, follows), reason, Overlay::new(), inbox).await;
             }
         };
         let verdict = match by_own {
@@ -331,11 +358,13 @@ impl Intake<'_> {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = verdict {
-            return self.store_rejected(&event, before, reason, overlay, inbox).await;
+            return self.store_rejected(&event, (before, follows), reason, overlay, inbox).await;
         }
         let after = self.apply(&view, before, &event, &mut overlay).await?;
         if place == Place::History || self.is_history(&view, &event).await? {
-            return self.store_behind(event, (before, after), EventStatus::Accepted, overlay, inbox).await;
+            let told = follows == Follows::Nothing;
+            let kept = EventMeta { before, after, told, ..EventMeta::outlier(EventStatus::Accepted) };
+            return self.store_behind(event, kept, overlay, inbox).await;
         }
         self.merge(Prepared {
             event,
@@ -351,18 +380,12 @@ impl Intake<'_> {
         .await
     }
 
-    /// The status of an event that has its place already.
+    /// The status of an event that was judged already.
     async fn decided(&self, event_id: &EventId) -> Result<Option<EventStatus>, RoomsError> {
         let view = self.view();
         let Some(num) = self.rooms.num(&view, event_id).await? else { return Ok(None) };
         let meta = self.rooms.meta(&view, num).await?;
-        let placed = match meta.status {
-            EventStatus::Missing | EventStatus::Outlier => false,
-            EventStatus::Accepted | EventStatus::SoftFailed => true,
-            // One rejected without its place known may be met again when its place matters.
-            EventStatus::Rejected(_) => true,
-        };
-        Ok(placed.then_some(meta.status))
+        Ok(meta.is_settled().then_some(meta.status))
     }
 
     /// Whether an event comes before others that the room has already.

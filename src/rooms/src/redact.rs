@@ -218,8 +218,16 @@ impl Turn {
         Ok(())
     }
 
+    /// The redaction that applies to an event which gets its place now.
+    pub(crate) async fn redaction_of(&mut self, event: &StoredEvent) -> Result<Option<EventNum>, RoomsError> {
+        match self.meta(event.num).await?.redacted_by {
+            Some(redaction) => Ok(Some(redaction)),
+            None => self.early_redaction(event.pdu.as_received()).await,
+        }
+    }
+
     /// A redaction that came before its target, which arrives now, and applies to it.
-    pub(crate) async fn early_redaction(&mut self, target: &Pdu) -> Result<Option<EventNum>, RoomsError> {
+    async fn early_redaction(&mut self, target: &Pdu) -> Result<Option<EventNum>, RoomsError> {
         let range = Range::<Redactions>::prefix(&(target.event_id(),)).limit(REDACTIONS_LOOKED_AT_MAX);
         let mut applies = None;
         for ((_, num), result) in self.view.scan(range).await?.rows {

@@ -262,6 +262,9 @@ impl Rooms {
         let mut found = Vec::new();
         let mut next = start;
         for _ in 0..WALKED_EVENTS_MAX {
+            if found.len() >= limit {
+                break;
+            }
             for num in next.drain(..) {
                 if seen.insert(num)
                     && let Some(event) = self.event(view, num).await?
@@ -281,9 +284,6 @@ impl Rooms {
             }
             if in_graph {
                 found.push((event, meta));
-            }
-            if found.len() >= limit {
-                break;
             }
         }
         Ok(found)

@@ -121,10 +121,6 @@ table! {
     pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, u32, String)
 }
 table! {
-    /// Backward extremities and other per-room work state of `receive`.
-    pub(crate) Backfill = 45, Ranges: (Room, TimelineIndex) => Json<Vec<OwnedEventId>>
-}
-table! {
     /// This server's signing keys, newest last: 32-byte seed, Unix ms of creation.
     pub(crate) SigningKeys = 46, Ranges: String => (Vec<u8>, u64)
 }
@@ -163,8 +159,8 @@ table! {
 }
 
 table! {
-    /// Events that an event of the graph names as predecessors and that have no place in the graph themselves: when they come,
-    /// they are history and not news.
+    /// Events just before the one with which this server entered a room, and that it doesn't hold: when they come, they are history
+    /// and not news.
     pub(crate) Holes = 60, Points: EventNum => ()
 }
 
@@ -212,7 +208,6 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Directory>(),
     TableInfo::of::<Timestamps>(),
     TableInfo::of::<Inbox>(),
-    TableInfo::of::<Backfill>(),
     TableInfo::of::<SigningKeys>(),
     TableInfo::of::<Secrets>(),
     TableInfo::of::<Quarantine>(),

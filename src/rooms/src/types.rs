@@ -156,6 +156,8 @@ pub struct EventMeta {
     pub redacted_by: Option<EventNum>,
     /// Whether other events relate to it (so that most events cost no look-up for bundled aggregations).
     pub has_relations: bool,
+    /// Whether another server told the state before it, which may owe nothing then to the events that it names.
+    pub told: bool,
 }
 
 impl Extremity {
@@ -184,7 +186,34 @@ impl RoomHead {
 impl EventMeta {
     /// The meta of an event that has no place in the room's graph.
     pub(crate) fn outlier(status: EventStatus) -> Self {
-        Self { status, before: Root::EMPTY, after: Root::EMPTY, index: None, redacted_by: None, has_relations: false }
+        Self {
+            status,
+            before: Root::EMPTY,
+            after: Root::EMPTY,
+            index: None,
+            redacted_by: None,
+            has_relations: false,
+            told: false,
+        }
+    }
+
+    /// Whether the event was judged for good. One without a place in the timeline that was judged by a state which another server
+    /// told is judged again when it comes: nobody must be able to spoil an event of others by being faster and lying about what
+    /// comes before it.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.status {
+            EventStatus::Missing | EventStatus::Outlier => false,
+            EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => {
+                self.index.is_some() || !self.told
+            }
+        }
+    }
+
+    /// Whether it is known what the state after the event is. What was told to be before an event that doesn't fit there is not
+    /// worth to build on.
+    pub(crate) fn has_state(&self) -> bool {
+        let is_doubtful = self.told && matches!(self.status, EventStatus::Rejected(_));
+        !self.after.is_empty() && !is_doubtful
     }
 }
 
@@ -383,6 +412,7 @@ impl Value for EventMeta {
         Encode::<Option<TimelineIndex>>::encode(&self.index, w);
         Encode::<Option<EventNum>>::encode(&self.redacted_by, w);
         Encode::<bool>::encode(&self.has_relations, w);
+        Encode::<bool>::encode(&self.told, w);
     }
 
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -395,6 +425,7 @@ impl Value for EventMeta {
             index: Option::decode(r)?,
             redacted_by: Option::decode(r)?,
             has_relations: bool::decode(r)?,
+            told: bool::decode(r)?,
         };
         r.finish()?;
         Ok(meta)

@@ -45,26 +45,27 @@ impl Rooms {
             tracing::warn!(room.id = %room, server = %row.origin, "an event goes to quarantine: {reason}");
             let kept = (row.origin.clone(), visits, again_ms, reason.to_string(), row.json.clone());
             batch.put::<Quarantine>(&(room, sequence), &kept);
-            gone = self.one_too_many(&row.origin);
-            if let Some((room, sequence)) = &gone {
+            gone = self.take_one_too_many(&row.origin);
+            if let Some(((room, sequence), _)) = &gone {
                 batch.delete::<Quarantine>(&(room, *sequence));
             }
         }
-        self.inner.store.commit(batch).await?;
+        if let Err(error) = self.inner.store.commit(batch).await {
+            self.inner.inbox.lock().quarantined.extend(gone);
+            return Err(error.into());
+        }
         let mut waiting = self.inner.inbox.lock();
         waiting.release(room, &row.origin, row.json.len());
         if visits <= QUARANTINE_VISITS_MAX {
             waiting.quarantined.insert((room.to_owned(), sequence), (row.origin.clone(), again_ms));
         }
-        if let Some(gone) = gone {
-            waiting.quarantined.remove(&gone);
-        }
         Ok(())
     }
 
-    /// The row that has to go for another one of a server.
-    fn one_too_many(&self, origin: &str) -> Option<RowKey> {
-        let waiting = self.inner.inbox.lock();
+    /// Takes out what has to go for another row of a server. Nobody else finds it then, so several that come at the same time each
+    /// take another.
+    fn take_one_too_many(&self, origin: &str) -> Option<(RowKey, (String, u64))> {
+        let mut waiting = self.inner.inbox.lock();
         let of_origin = || waiting.quarantined.iter().filter(|(_, (other, _))| other == origin);
         let oldest = if of_origin().count() >= QUARANTINE_ORIGIN_EVENTS_MAX {
             of_origin().min_by_key(|(_, (_, again_ms))| *again_ms)
@@ -73,7 +74,8 @@ impl Rooms {
         } else {
             None
         };
-        oldest.map(|(key, _)| key.clone())
+        let key = oldest.map(|(key, _)| key.clone())?;
+        waiting.quarantined.remove_entry(&key)
     }
 
     /// Lets what is due in quarantine be tried once more. Of a room, or of all.

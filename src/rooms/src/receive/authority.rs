@@ -137,6 +137,7 @@ impl Intake<'_> {
         for (id, checked) in ids.into_iter().zip(self.verify_all(received).await?) {
             match checked {
                 Checked::Right(pdu) | Checked::Altered(pdu) => {
+                    self.count_told(pdu.json().get().len())?;
                     gathered.authority.extend(pdu.all_auth_events(self.rules));
                     gathered.right.insert(id, pdu);
                 }
@@ -255,8 +256,10 @@ impl Intake<'_> {
             fresh.insert(pdu.owned_event_id(), (event, matches!(status, EventStatus::Rejected(_))));
         }
         if !batch.is_empty() {
+            let inner = &self.rooms.inner;
+            inner.allowances.take(self.origin, batch.bytes(), inner.clock.now_ms())?;
             batch.relaxed();
-            self.rooms.inner.store.commit(batch).await?;
+            inner.store.commit(batch).await?;
         }
         for (event, _) in fresh.values() {
             self.rooms.inner.events.remember(event);

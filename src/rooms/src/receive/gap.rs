@@ -49,7 +49,23 @@ pub(super) struct Bridged {
     /// Events before it of which at most the state is known: between them and what the room has otherwise, events may be missing.
     pub(super) missing: Vec<OwnedEventId>,
     /// The state before the event, where it was told and doesn't follow from the events before it.
-    pub(super) before: Option<(Root, Overlay)>,
+    pub(super) before: Option<Before>,
+}
+
+/// A state before an event.
+pub(super) struct Before {
+    pub(super) root: Root,
+    /// Nodes of it, as far as they may not be stored yet.
+    pub(super) overlay: Overlay,
+    /// Whether another server told it.
+    pub(super) told: bool,
+}
+
+impl Before {
+    /// A state that follows from the events before it.
+    pub(super) fn computed(root: Root, overlay: Overlay) -> Self {
+        Self { root, overlay, told: false }
+    }
 }
 
 impl Intake<'_> {
@@ -90,7 +106,7 @@ impl Intake<'_> {
         let mut missing = Vec::new();
         for id in pdu.prev_events() {
             let known = match self.rooms.num(&view, id).await? {
-                Some(num) => !self.rooms.meta(&view, num).await?.after.is_empty(),
+                Some(num) => self.rooms.meta(&view, num).await?.has_state(),
                 None => false,
             };
             if !known {
@@ -160,7 +176,7 @@ impl Intake<'_> {
 
     /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
     pub(super) async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
-        let (before, overlay) = self.told_state(id).await?;
+        let before = self.told_state(id).await?;
         let pdu = match self.rooms.event_by_id(&self.view(), id).await? {
             Some(event) => event.pdu.as_received().clone(),
             None => {
@@ -169,11 +185,11 @@ impl Intake<'_> {
                 pdu
             }
         };
-        self.keep_bridged(pdu, before, overlay).await
+        self.keep_bridged(pdu, before).await
     }
 
     /// The state before an event as another server tells it, of events that are held afterwards.
-    async fn told_state(&self, id: &EventId) -> Result<(Root, Overlay), RoomsError> {
+    async fn told_state(&self, id: &EventId) -> Result<Before, RoomsError> {
         let ids = self.remote()?.state_ids(self.origin, self.room, id).await?;
         if ids.state.len() > STATE_EVENTS_MAX || ids.auth_chain.len() > STATE_EVENTS_MAX {
             return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
@@ -193,10 +209,10 @@ impl Intake<'_> {
             return Err(RemoteError::BadAnswer("too much of a state isn't to be had".to_owned()).into());
         }
         let mut overlay = Overlay::new();
-        let before = self.state_of(&ids.state, &mut overlay).await?;
+        let root = self.state_of(&ids.state, &mut overlay).await?;
         self.rooms.store_nodes(self.room, &mut overlay).await?;
-        self.check_create(before).await?;
-        Ok((before, overlay))
+        self.check_create(root).await?;
+        Ok(Before { root, overlay, told: true })
     }
 
     /// A state that doesn't hold the room's create event is none of this room, whoever tells it.
@@ -239,8 +255,9 @@ impl Intake<'_> {
         Ok(self.rooms.inner.tree.apply(&source(&view, self.room), Root::EMPTY, &entries, overlay).await?)
     }
 
-    /// Keeps an event whose state before it is known from elsewhere.
-    pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Root, mut overlay: Overlay) -> Result<(), RoomsError> {
+    /// Keeps an event without a place in the timeline, judged by the state before it.
+    pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Before) -> Result<(), RoomsError> {
+        let Before { root: before, mut overlay, told } = before;
         let event = self.name_event(pdu).await?;
         let view = self.view();
         let by_own = self.check_by_auth_events(&view, event.pdu.as_received()).await?;
@@ -252,16 +269,17 @@ impl Intake<'_> {
             Ok(()) => (EventStatus::Accepted, self.apply(&view, before, &event, &mut overlay).await?),
             Err(reason) => (EventStatus::Rejected(reason), before),
         };
-        self.store_behind(event, (before, after), status, overlay, None).await?;
+        let kept = EventMeta { before, after, told, ..EventMeta::outlier(status) };
+        self.store_behind(event, kept, overlay, None).await?;
         Ok(())
     }
 
-    /// Keeps an event behind those that the room has: with its state, without touching the head or the timeline.
+    /// Keeps an event behind those that the room has: with its state, without touching the head or the timeline. What is known of
+    /// it already stays, unless that was told and this isn't, or it was rejected by what was told.
     pub(super) async fn store_behind(
         &self,
         event: Arc<StoredEvent>,
-        state: (Root, Root),
-        status: EventStatus,
+        kept: EventMeta,
         mut overlay: Overlay,
         inbox: Option<u64>,
     ) -> Result<EventStatus, RoomsError> {
@@ -271,11 +289,11 @@ impl Intake<'_> {
             let read = view.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && !meta.after.is_empty()
+                && (meta.is_settled() || (kept.told && meta.has_state()))
             {
                 return Ok(meta.status.clone());
             }
-            let mut meta = EventMeta::outlier(status.clone());
-            (meta.before, meta.after) = state;
+            let mut meta = kept.clone();
             if let Some(read) = &read {
                 (meta.redacted_by, meta.has_relations) = (read.redacted_by, read.has_relations);
             }
@@ -284,11 +302,6 @@ impl Intake<'_> {
             batch.put::<Metas>(&event.num, &meta);
             put_body(&mut batch, &event);
             batch.delete::<Holes>(&event.num);
-            for (num, meta) in event.prev.iter().zip(self.rooms.metas(&view, &event.prev).await?) {
-                if meta.after.is_empty() {
-                    batch.put::<Holes>(num, &());
-                }
-            }
             if let Some(sequence) = inbox {
                 batch.delete::<Inbox>(&(self.room, sequence));
             }
@@ -296,7 +309,7 @@ impl Intake<'_> {
             match self.rooms.inner.store.commit(batch).await {
                 Ok(_) => {
                     self.rooms.inner.events.remember(&event);
-                    return Ok(status);
+                    return Ok(kept.status);
                 }
                 Err(CommitError::Conflict) => {}
                 Err(error) => return Err(error.into()),

@@ -13,7 +13,7 @@ use event::Pdu;
 use ruma::{EventId, OwnedEventId, RoomId};
 use store::{CommitError, Json, Position};
 
-use super::{Intake, authority::sorted, outcome::unless_store_failed};
+use super::{Intake, authority::sorted, gap::Before, outcome::unless_store_failed};
 use crate::{
     Rooms, RoomsError,
     ports::Reach,
@@ -148,7 +148,7 @@ impl Intake<'_> {
         }
         self.fetch_authority(pdu).await?;
         if pdu.is_state("m.room.create", "") && pdu.prev_events().len() == 0 {
-            return self.keep_bridged(pdu.clone(), Root::EMPTY, Overlay::new()).await;
+            return self.keep_bridged(pdu.clone(), Before::computed(Root::EMPTY, Overlay::new())).await;
         }
         if !self.without_state(pdu).await?.is_empty() {
             if *states_asked >= STATES_ASKED_MAX {
@@ -160,7 +160,7 @@ impl Intake<'_> {
         let event = self.name_event(pdu.clone()).await?;
         let mut overlay = Overlay::new();
         match self.state_before(&self.view(), &event, &mut overlay).await? {
-            Some(before) => self.keep_bridged(pdu.clone(), before, overlay).await,
+            Some(before) => self.keep_bridged(pdu.clone(), Before::computed(before, overlay)).await,
             None => Ok(()),
         }
     }
@@ -278,11 +278,8 @@ impl Places {
 impl Turn {
     async fn place_in_history(&mut self, num: EventNum, index: TimelineIndex) -> Result<(), RoomsError> {
         let event = self.rooms.present(&self.view, num).await?;
-        let mut meta = self.meta(num).await?;
-        if meta.redacted_by.is_none() {
-            meta.redacted_by = self.early_redaction(event.pdu.as_received()).await?;
-        }
-        let redacted_by = meta.redacted_by;
+        let meta = self.meta(num).await?;
+        let redacted_by = self.redaction_of(&event).await?;
         self.change_meta(num, |meta| {
             meta.index = Some(index);
             meta.redacted_by = redacted_by;

@@ -72,24 +72,27 @@ impl Intake<'_> {
     pub(super) async fn store_rejected(
         &self,
         event: &Arc<StoredEvent>,
-        before: Root,
+        (before, follows): (Root, Follows),
         reason: String,
         mut overlay: Overlay,
         inbox: Option<u64>,
     ) -> Result<EventStatus, RoomsError> {
         tracing::info!(room.id = %self.room, event.id = %event.pdu.event_id(), "rejected {reason}");
         let status = EventStatus::Rejected(reason);
+        let told = follows == Follows::Nothing;
         self.rooms.store_large(self.room, &mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
             let read = self.view().get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
-                && !matches!(meta.status, EventStatus::Missing | EventStatus::Outlier)
+                && meta.is_settled()
                 && (before.is_empty() || !meta.after.is_empty())
             {
                 return Ok(meta.status.clone());
             }
-            let mut meta = EventMeta::outlier(status.clone());
-            (meta.before, meta.after) = (before, before);
+            let mut meta = EventMeta { before, after: before, told, ..EventMeta::outlier(status.clone()) };
+            if let Some(read) = &read {
+                (meta.redacted_by, meta.has_relations) = (read.redacted_by, read.has_relations);
+            }
             let mut batch = Batch::new();
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
@@ -175,11 +178,8 @@ impl Turn {
     async fn judge(&self, prepared: &Prepared) -> Result<Verdict, RoomsError> {
         let event = &prepared.event;
         let meta = self.meta(event.num).await?;
-        match meta.status {
-            EventStatus::Missing | EventStatus::Outlier => {}
-            EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => {
-                return Ok(Verdict::Known(meta.status));
-            }
+        if meta.is_settled() {
+            return Ok(Verdict::Known(meta.status));
         }
         if prepared.before != self.head.resolved {
             let pdu = event.pdu.as_received();
@@ -217,13 +217,14 @@ impl Turn {
 
     async fn keep_soft_failed(&mut self, prepared: &Prepared) -> Result<(), RoomsError> {
         let event = &prepared.event;
-        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
+        let redacted_by = self.redaction_of(event).await?;
         self.add_event(event);
         put_body(&mut self.batch, event);
         self.change_meta(event.num, |meta| {
             meta.status = EventStatus::SoftFailed;
             (meta.before, meta.after) = (prepared.before, prepared.after);
             meta.redacted_by = redacted_by;
+            meta.told = prepared.follows == Follows::Nothing;
         })
         .await
     }
@@ -248,7 +249,7 @@ impl Turn {
             self.store_annotation(annotation, event.pdu.sender(), num);
         }
         let had = self.view.get::<Metas>(&num).await?;
-        let redacted_by = self.early_redaction(event.pdu.as_received()).await?;
+        let redacted_by = self.redaction_of(&event).await?;
         let placed = Placed {
             event,
             before: prepared.before,
@@ -266,7 +267,7 @@ impl Turn {
     }
 
     /// What a new event comes after: its prev events, and through those that no event may name (soft-failed, rejected) what these come
-    /// after.
+    /// after, as far as the state after them owes something to it.
     pub(crate) async fn behind(&self, event: &StoredEvent) -> Result<HashSet<EventNum>, RoomsError> {
         let mut behind: HashSet<EventNum> = event.prev.iter().copied().collect();
         let mut open: VecDeque<EventNum> = event.prev.iter().copied().collect();
@@ -274,11 +275,15 @@ impl Turn {
             if behind.len() > FOLLOWED_BACK_MAX {
                 break;
             }
-            let named = match self.meta(num).await?.status {
-                EventStatus::SoftFailed | EventStatus::Rejected(_) => self.event(num).await?.prev.clone(),
-                EventStatus::Missing | EventStatus::Outlier | EventStatus::Accepted => continue,
+            let meta = self.meta(num).await?;
+            let passes_on = match meta.status {
+                EventStatus::SoftFailed | EventStatus::Rejected(_) => !meta.told,
+                EventStatus::Missing | EventStatus::Outlier | EventStatus::Accepted => false,
             };
-            for earlier in named.iter() {
+            if !passes_on {
+                continue;
+            }
+            for earlier in self.event(num).await?.prev.iter() {
                 if behind.insert(*earlier) {
                     open.push_back(*earlier);
                 }

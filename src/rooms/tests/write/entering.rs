@@ -161,3 +161,24 @@ async fn what_a_resident_server_answers_must_be_the_join() {
     assert!(matches!(refused, Err(RoomsError::Remote(_))), "{refused:?}");
     assert!(there.rooms.head(&there.view(), &room).await.expect("a read").is_none());
 }
+
+#[tokio::test]
+async fn who_enters_a_room_that_others_are_in_takes_nothing_of_it_away() {
+    let (here, there) = two().await;
+    let (alice, bob, eve) = (here.user("alice"), there.user("bob"), there.user("eve"));
+    let room = here.room(&alice, Preset::PublicChat, &RoomVersionId::V12).await;
+    there.join_from(&here, &room, &bob).await;
+    here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "old" })).await.expect("set");
+    let new = here.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "new" })).await.expect("set");
+    here.deliver(&there, &room, &[&new]).await;
+    // The resident server tells a state of old times.
+    let template = here.rooms.make_join(&room, &eve, &event::SUPPORTED_ROOM_VERSIONS).await.expect("a template");
+    let join = there.rooms.complete_join(&room, &eve, &template, None).expect("a join");
+    let asker = rooms::Asker::new(&there.name);
+    let mut answer = here.rooms.send_join(&asker, &room, join.json()).await.expect("joined");
+    let old = here.rooms.serve_state(&asker, &room, &new).await.expect("a state");
+    (answer.state, answer.auth_chain) = (old.state, old.auth_chain);
+    there.rooms.enter(&here.name, &room, &template.version, &answer).await.expect("entered");
+    assert_eq!(there.membership(&room, &eve).await, Membership::Join);
+    assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "new");
+}

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rooms::{Asker, EXTREMITIES_MAX, EventStatus, Preset, RoomHead};
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
 use serde_json::json;
 use testkit::ManualClock;
 
@@ -206,15 +206,9 @@ async fn a_state_that_is_only_told_takes_nobodys_place() {
     here.deliver(&there, &room, &[&new]).await;
     // An event that follows what everybody has, and another that there never was; the state before it is that of old times.
     let key = ("m.room.message", None);
-    let pattern = there.forge(&room, &bob, key, json!({ "body": "hm" }), (&new, &new)).await.expect("an event");
-    let mut lie = event::PduBuilder::new(bob.clone(), "m.room.message".to_owned(), pattern.content().to_owned());
-    lie.room_id = Some(room.clone());
-    lie.auth_events = pattern.auth_events().map(ToOwned::to_owned).collect();
-    lie.prev_events = vec![new.clone(), ruma::owned_event_id!("$nowhereAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")];
-    lie.depth = DEPTH_MAX;
-    lie.origin_server_ts = there.now_ms();
-    let rules = event::rules(&RoomVersionId::V12).expect("rules");
-    let lie = lie.build(rules, &there.rooms.signing_key(), &there.name).expect("an event");
+    let lie = there.forge(&room, &bob, key, json!({ "body": "hm" }), (&new, &new)).await.expect("an event");
+    let nowhere = ruma::owned_event_id!("$nowhereAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let lie = placed_after(&lie, &there, vec![new.clone(), nowhere]);
     let told = there.rooms.serve_state_ids(&Asker::new(&here.name), &room, &new).await.expect("a state");
     here.others.told.lock().expect("not poisoned").insert(lie.event_id().to_owned(), told);
     give(&there, &here, &room, &lie).await;
@@ -226,21 +220,129 @@ async fn a_state_that_is_only_told_takes_nobodys_place() {
     assert_eq!(topic(&here, &room).await, "new");
 }
 
+/// Like `pattern`, by the same sender, but after other events.
+fn placed_after(pattern: &event::Pdu, by: &World, prev: Vec<OwnedEventId>) -> event::Pdu {
+    let mut event = event::PduBuilder::new(
+        pattern.sender().to_owned(),
+        pattern.event_type().to_owned(),
+        pattern.content().to_owned(),
+    );
+    event.room_id = Some(pattern.room_id().to_owned());
+    event.state_key = pattern.state_key().map(str::to_owned);
+    event.auth_events = pattern.auth_events().map(ToOwned::to_owned).collect();
+    event.prev_events = prev;
+    event.depth = DEPTH_MAX;
+    event.origin_server_ts = by.now_ms();
+    let rules = event::rules(&RoomVersionId::V12).expect("rules");
+    event.build(rules, &by.rooms.signing_key(), &by.name).expect("an event")
+}
+
+/// From now on nobody tells what lies between two events.
+fn hide_gaps(world: &World) {
+    world.others.hidden.lock().expect("not poisoned").insert(ruma::owned_event_id!("$nobodys"));
+}
+
+/// Whether an event is accepted and has a place among those that clients see.
+async fn is_shown(world: &World, event: &EventId) -> bool {
+    let view = world.view();
+    let num = world.rooms.num(&view, event).await.expect("a read").expect("a number");
+    let meta = world.rooms.meta(&view, num).await.expect("a read");
+    meta.status == EventStatus::Accepted && meta.index.is_some()
+}
+
 #[tokio::test]
-async fn an_event_that_its_follower_kept_back_is_news_when_it_comes() {
-    let ([here, there, elsewhere], room) = room_of_three(&RoomVersionId::V12).await;
-    let (bob, carol) = (there.user("bob"), elsewhere.user("carol"));
-    let kept_back = elsewhere.say(&carol, &room, "listen").await.expect("sent");
-    elsewhere.deliver(&there, &room, &[&kept_back]).await;
-    let follower = there.say(&bob, &room, "never mind").await.expect("sent");
-    here.others.hidden.lock().expect("not poisoned").insert(kept_back.clone());
-    there.deliver(&here, &room, &[&follower]).await;
-    assert_eq!(here.status(&follower).await, EventStatus::Accepted);
-    here.others.hidden.lock().expect("not poisoned").clear();
-    elsewhere.deliver(&here, &room, &[&kept_back]).await;
-    let view = here.view();
-    let num = here.rooms.num(&view, &kept_back).await.expect("a read").expect("a number");
-    let meta = here.rooms.meta(&view, num).await.expect("a read");
-    assert_eq!(meta.status, EventStatus::Accepted);
-    assert!(meta.index.is_some(), "nobody sees it");
+async fn a_state_that_is_told_for_an_event_that_does_not_fit_takes_nobodys_place() {
+    for is_rejected in [true, false] {
+        let ([here, there, _], room) = room_of_three(&RoomVersionId::V12).await;
+        let (alice, bob) = (here.user("alice"), there.user("bob"));
+        let mut levels = here.state(&room, "m.room.power_levels", "").await.expect("levels");
+        levels["users"][bob.as_str()] = 50.into();
+        let raised = here.set(&alice, &room, ("m.room.power_levels", ""), levels.clone()).await.expect("set");
+        set_topic(&here, &alice, &room, "old").await;
+        levels["users"][bob.as_str()] = 0.into();
+        let lowered = here.set(&alice, &room, ("m.room.power_levels", ""), levels).await.expect("set");
+        let new = set_topic(&here, &alice, &room, "new").await;
+        here.deliver(&there, &room, &[&new]).await;
+
+        // An event that is refused by itself, or by what is so now; whoever sends it tells a state of old times for it.
+        let topic_of_bobs = ("m.room.topic", Some(String::new()));
+        let authority = if is_rejected { &new } else { &raised };
+        let unfit = there
+            .forge(&room, &bob, topic_of_bobs, json!({ "topic": "bob's" }), (&new, authority))
+            .await
+            .expect("an event");
+        let nowhere = ruma::owned_event_id!("$nowhereAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+        let prev = if is_rejected { vec![new.clone()] } else { vec![new.clone(), nowhere] };
+        let unfit = placed_after(&unfit, &there, prev);
+        let told = there.rooms.serve_state_ids(&Asker::new(&here.name), &room, &lowered).await.expect("a state");
+        here.others.told.lock().expect("not poisoned").insert(unfit.event_id().to_owned(), told);
+        hide_gaps(&here);
+        give(&there, &there, &room, &unfit).await;
+        if !is_rejected {
+            give(&there, &here, &room, &unfit).await;
+            assert_eq!(here.status(unfit.event_id()).await, EventStatus::SoftFailed);
+        }
+        // And one that nobody can have anything against.
+        let key = ("m.room.message", None);
+        let fit = there.forge(&room, &bob, key, json!({ "body": "hm" }), (&new, &new)).await.expect("an event");
+        let fit = placed_after(&fit, &there, vec![unfit.event_id().to_owned()]);
+        give(&there, &here, &room, &fit).await;
+        assert_eq!(here.status(fit.event_id()).await, EventStatus::Accepted);
+        assert_eq!(matches!(here.status(unfit.event_id()).await, EventStatus::Rejected(_)), is_rejected);
+        assert_eq!(topic(&here, &room).await, "new");
+        assert!(head(&here, &room).await.extremities.iter().any(|extremity| extremity.event_id == new));
+        here.say(&alice, &room, "and on").await.expect("sent");
+        assert_eq!(topic(&here, &room).await, "new");
+        let levels = here.state(&room, "m.room.power_levels", "").await.expect("levels");
+        assert_eq!(levels["users"][bob.as_str()], 0);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_its_followers_kept_back_is_news_when_it_comes() {
+    for between in [0, 1] {
+        let ([here, there, elsewhere], room) = room_of_three(&RoomVersionId::V12).await;
+        let (bob, carol) = (there.user("bob"), elsewhere.user("carol"));
+        let kept_back = elsewhere.say(&carol, &room, "listen").await.expect("sent");
+        elsewhere.deliver(&there, &room, &[&kept_back]).await;
+        for _ in 0..between {
+            there.say(&bob, &room, "hm").await.expect("sent");
+        }
+        let follower = there.say(&bob, &room, "never mind").await.expect("sent");
+        here.others.hidden.lock().expect("not poisoned").insert(kept_back.clone());
+        there.deliver(&here, &room, &[&follower]).await;
+        assert_eq!(here.status(&follower).await, EventStatus::Accepted);
+        here.others.hidden.lock().expect("not poisoned").clear();
+        elsewhere.deliver(&here, &room, &[&kept_back]).await;
+        assert!(is_shown(&here, &kept_back).await, "nobody sees it, {between} between");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_was_judged_by_a_lie_is_judged_again_when_it_comes() {
+    for (is_followed, comes_itself) in [(false, true), (true, false)] {
+        let ([here, there, elsewhere], room) = room_of_three(&RoomVersionId::V12).await;
+        let (bob, carol) = (there.user("bob"), elsewhere.user("carol"));
+        let joined = elsewhere.rooms.current_event(&elsewhere.view(), &room, "m.room.member", carol.as_str()).await;
+        let joined = joined.expect("a read").expect("a member").pdu.owned_event_id();
+        let early = elsewhere.say(&carol, &room, "listen").await.expect("sent");
+        elsewhere.deliver(&there, &room, &[&early]).await;
+        let follower = there.say(&bob, &room, "never mind").await.expect("sent");
+        let mut told = there.rooms.serve_state_ids(&Asker::new(&here.name), &room, &early).await.expect("a state");
+        told.state.retain(|id| *id != joined);
+        here.others.told.lock().expect("not poisoned").insert(early.clone(), told);
+        hide_gaps(&here);
+        there.deliver(&here, &room, &[&follower]).await;
+        assert!(matches!(here.status(&early).await, EventStatus::Rejected(_)), "the lie works");
+        // Whom it is of tells it truly, by itself or with what comes after it.
+        here.others.hidden.lock().expect("not poisoned").clear();
+        here.others.told.lock().expect("not poisoned").clear();
+        let late = elsewhere.say(&carol, &room, "there is more").await.expect("sent");
+        let mut sent = Vec::new();
+        sent.extend(comes_itself.then_some(&*early));
+        sent.extend(is_followed.then_some(&*late));
+        elsewhere.deliver(&here, &room, &sent).await;
+        assert!(is_shown(&here, &early).await);
+        assert_eq!(is_followed, here.status(&late).await == EventStatus::Accepted);
+    }
 }
