@@ -17,6 +17,7 @@ mod committer;
 mod counter;
 mod engine;
 mod error;
+mod held;
 mod log;
 mod migrate;
 mod open;
@@ -45,6 +46,7 @@ pub use crate::{
     counter::{COUNTER_BLOCK, Counter},
     engine::memory::MemoryDisk,
     error::{CommitError, DecodeError, EngineError, FollowError, OpenError, StoreError},
+    held::Held,
     log::{FOLLOW_RECORDS_MAX, Follower, LogEntry, LogRecord},
     migrate::{Migration, Step},
     open::RESTORE_JUMP,

@@ -11,6 +11,7 @@ use crate::{
     committer::{Committer, POSITION_CEILING},
     engine::Engine,
     error::{OpenError, StoreError},
+    held::Holdings,
     migrate,
     options::{Budget, Options},
     position::Position,
@@ -54,6 +55,7 @@ pub(crate) fn open(
     let newest_schema = migrate::newest_schema(&options.migrations)?;
     let budget = Budget::of(options.memory_budget_bytes);
 
+    let holdings = Holdings::new(budget.block_cache_bytes, engine.set_cache());
     let snapshot = engine.snapshot()?;
     let (shared, senders) = Shared::new(Position::ZERO, snapshot, budget.log_tail_bytes);
     let view = shared.view();
@@ -85,7 +87,7 @@ pub(crate) fn open(
     let (requests, received) = mpsc::unbounded_channel();
     let thread = thread::Builder::new().name("store-commit".to_owned());
     thread.spawn(move || committer.run(received)).map_err(|error| OpenError::Thread(error.to_string()))?;
-    Ok(Store::new(shared, requests, budget, epoch, boot_id))
+    Ok(Store::new(shared, requests, (budget, holdings), epoch, boot_id))
 }
 
 /// Refuses two tables with one number or one name.

@@ -16,6 +16,7 @@ use crate::{
     counter::{Counter, Registry},
     engine::memory::{Memory, MemoryDisk},
     error::{CommitError, OpenError, StoreError},
+    held::{Held, Holdings},
     log::Follower,
     open::{self, LOG_OLDEST, Purpose, log_oldest, put_meta_number},
     options::{Budget, Options},
@@ -46,6 +47,7 @@ struct Inner {
     room: Arc<Semaphore>,
     counters: Registry,
     budget: Budget,
+    holdings: Arc<Holdings>,
     epoch: u64,
     boot_id: u64,
 }
@@ -83,13 +85,13 @@ impl Store {
     pub(crate) fn new(
         shared: Arc<Shared>,
         requests: mpsc::UnboundedSender<Request>,
-        budget: Budget,
+        (budget, holdings): (Budget, Arc<Holdings>),
         epoch: u64,
         boot_id: u64,
     ) -> Store {
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         let counters = Registry::default();
-        Store { inner: Arc::new(Inner { shared, requests, room, counters, budget, epoch, boot_id }) }
+        Store { inner: Arc::new(Inner { shared, requests, room, counters, budget, holdings, epoch, boot_id }) }
     }
 
     /// The tables at the published position.
@@ -178,6 +180,17 @@ impl Store {
     /// How the memory budget was divided.
     pub fn budget(&self) -> Budget {
         self.inner.budget
+    }
+
+    /// Counts memory that the caller holds and can't give up. What the store itself keeps in memory of its tables gets less by as
+    /// much, but keeps a quarter of [`Budget::block_cache_bytes`].
+    pub fn hold(&self) -> Held {
+        Held::new(self.inner.holdings.clone())
+    }
+
+    /// How many bytes callers hold, see [`Store::hold`].
+    pub fn held_bytes(&self) -> usize {
+        self.inner.holdings.held_bytes()
     }
 
     /// Makes the store belong to `value` in the sense of `kind` (for example the server's name), or

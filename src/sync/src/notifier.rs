@@ -32,7 +32,7 @@ pub(crate) async fn build(config: &Config, store: &Store, rooms: &Rooms, users: 
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
     let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
-    let hub = Hub::new(published, config);
+    let hub = Hub::new(published, config, store.hold());
     load(&hub, rooms, &view).await?;
     Ok(hub)
 }

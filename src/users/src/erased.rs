@@ -6,12 +6,14 @@ use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
 use ruma::OwnedUserId;
-use store::{Range, Text};
+use store::{Held, Range, Text};
 
 use crate::{Result, Users, tables::Erased};
 
-/// All of them, read again after each deactivation.
-#[derive(Default)]
+/// What an erased user takes in memory besides the id.
+const USER_BYTES: usize = 48;
+
+/// All of them, read again after each deactivation. Who sent an event is asked for each that is shown, so none can be given up.
 pub(crate) struct ErasedCache {
     state: Mutex<State>,
 }
@@ -21,14 +23,21 @@ struct State {
     /// Counts what may have changed the users.
     generation: u64,
     users: Option<Arc<HashSet<OwnedUserId>>>,
+    held: Held,
 }
 
 impl ErasedCache {
+    /// Nothing is known yet; what will be counts as held.
+    pub(crate) fn new(held: Held) -> Self {
+        Self { state: Mutex::new(State { held, ..State::default() }) }
+    }
+
     /// Somebody was deactivated, or nobody knows.
     pub(crate) fn changed(&self) {
         let mut state = self.state.lock();
         state.generation += 1;
         state.users = None;
+        state.held.set(0);
     }
 }
 
@@ -60,6 +69,7 @@ impl Users {
         let mut state = self.inner.erased.state.lock();
         if state.generation == generation {
             state.users = Some(users.clone());
+            state.held.set(users.iter().map(|user| user.as_str().len() + USER_BYTES).sum());
         }
         Ok(users)
     }

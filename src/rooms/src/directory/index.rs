@@ -12,7 +12,7 @@ use std::{
 
 use event::names::{self, Search};
 use ruma::{OwnedRoomId, RoomId};
-use store::{FollowError, Follower, LogEntry, LogRecord, Position, Range, Record, StoreError, View};
+use store::{FollowError, Follower, Held, LogEntry, LogRecord, Position, Range, Record, StoreError, View};
 
 use super::{DirectoryToken, Network, PUBLIC_ROOMS_LIMIT_MAX, PublicRoomsQuery};
 use crate::{
@@ -20,13 +20,15 @@ use crate::{
     timeline::Direction,
 };
 
-/// Bytes of a room's topic that are searched, in the form in which they are compared: what is known of a room is bounded.
-const TOPIC_BYTES_MAX: usize = 256;
+/// Bytes of each of a room's names, type and topic that are looked at, in the form in which they are compared: what is known of a room
+/// is bounded.
+const TEXT_BYTES_MAX: usize = 256;
+/// What a room takes in memory besides its texts and id.
+const ROOM_BYTES: usize = 250;
 /// Rooms read at once while the index is made.
 const PAGE_ROOMS: usize = 200;
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct DirectoryIndex {
     /// Held while the index catches up with the log. `None` until it is made.
     follower: tokio::sync::Mutex<Option<Follower>>,
@@ -42,6 +44,9 @@ struct Listed {
     members: HashMap<OwnedRoomId, u64>,
     /// Rooms of each network.
     networks: HashMap<Option<String>, usize>,
+    /// What all this takes in memory, about. A search may be about any of it, so none can be given up.
+    bytes: usize,
+    held: Held,
 }
 
 /// What decides whether a room is looked for.
@@ -50,6 +55,14 @@ struct Entry {
     room_type: Option<String>,
     /// Its names and topic in the form in which names are compared.
     text: String,
+}
+
+impl Entry {
+    /// What it takes in memory for a room of this id, about.
+    fn bytes(&self, room: &RoomId) -> usize {
+        let texts = [&self.network, &self.room_type].into_iter().flatten().map(String::len).sum::<usize>();
+        ROOM_BYTES + 2 * room.as_str().len() + texts + self.text.len()
+    }
 }
 
 /// The rooms of a page, and where it is.
@@ -109,7 +122,7 @@ impl Rooms {
     async fn make_directory(&self) -> Result<Follower, RoomsError> {
         let view = self.inner.store.view();
         let follower = self.inner.store.follow(view.position());
-        *self.inner.directory.lock() = Listed::default();
+        self.inner.directory.lock().clear();
         let mut next = Some(Range::<Directory>::all().limit(PAGE_ROOMS));
         while let Some(range) = next {
             let page = view.scan::<Directory>(range).await?;
@@ -166,34 +179,50 @@ impl Rooms {
 }
 
 impl DirectoryIndex {
+    /// An index to be made, whose memory counts as held.
+    pub(crate) fn new(held: Held) -> Self {
+        let listed = Listed { held, ..Listed::default() };
+        Self { follower: tokio::sync::Mutex::default(), listed: Mutex::new(listed) }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Listed {
+    fn clear(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        *self = Self { held, ..Self::default() };
+        self.held.set(0);
+    }
+
     fn remove(&mut self, room: &RoomId) {
         let Some(members) = self.members.remove(room) else { return };
-        let entry = self.rooms.remove(&(Reverse(members), room.to_owned()));
-        if let Some(count) = entry.and_then(|entry| self.networks.get_mut(&entry.network)) {
+        let Some(entry) = self.rooms.remove(&(Reverse(members), room.to_owned())) else { return };
+        if let Some(count) = self.networks.get_mut(&entry.network) {
             *count -= 1;
         }
+        self.bytes -= entry.bytes(room);
+        self.held.set(self.bytes);
     }
 
     fn insert(&mut self, network: Option<String>, room: &RoomDescription) {
         let mut text = String::new();
         for name in [&room.name, &room.canonical_alias].into_iter().flatten() {
-            text.push_str(&names::fold(name));
+            text.push_str(cut(&names::fold(name)));
             text.push('\n');
         }
         if let Some(topic) = &room.topic {
-            let topic = names::fold(topic);
-            text.push_str(&topic[..topic.floor_char_boundary(TOPIC_BYTES_MAX)]);
+            text.push_str(cut(&names::fold(topic)));
         }
         *self.networks.entry(network.clone()).or_default() += 1;
-        let entry = Entry { network, room_type: room.room_type.clone(), text };
+        let room_type = room.room_type.as_deref().map(|name| cut(name).to_owned());
+        let entry = Entry { network, room_type, text };
+        self.bytes += entry.bytes(&room.room_id);
         self.members.insert(room.room_id.clone(), room.num_joined_members);
         self.rooms.insert((Reverse(room.num_joined_members), room.room_id.clone()), entry);
+        self.held.set(self.bytes);
     }
 
     /// The page that a query asks for.
@@ -244,6 +273,11 @@ impl Listed {
         }
         self.rooms.iter().filter(|((_, room), entry)| filter.fits(room, entry)).count()
     }
+}
+
+/// The beginning of a text, as much of it as is looked at.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
 /// A query, prepared to be compared with many rooms.
@@ -328,6 +362,26 @@ mod tests {
         listed.remove(room_id("!a:h"));
         listed.remove(room_id("!none:h"));
         assert_eq!(listed.page(&PublicRoomsQuery::default()).rooms, ["!b:h"]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_room_is_bounded() {
+        let long = "ǆ ".repeat(20_000);
+        let room = RoomDescription {
+            name: Some(long.clone()),
+            canonical_alias: Some(long.clone()),
+            topic: Some(long.clone()),
+            room_type: Some(long.clone()),
+            ..room(1, "!a:h")
+        };
+        let mut listed = listed(&[room]);
+        assert!(listed.bytes < 4 * TEXT_BYTES_MAX + 2 * ROOM_BYTES, "{}", listed.bytes);
+        let untyped = PublicRoomsQuery { room_types: Some(vec![None]), ..PublicRoomsQuery::default() };
+        assert_eq!(listed.page(&untyped).total, 0, "a type that is too long is one all the same");
+        let searched = PublicRoomsQuery { search: Some("ǆ".to_owned()), ..PublicRoomsQuery::default() };
+        assert_eq!(listed.page(&searched).total, 1);
+        listed.remove(room_id("!a:h"));
+        assert_eq!(listed.bytes, 0);
     }
 
     fn room_id(id: &'static str) -> &'static RoomId {

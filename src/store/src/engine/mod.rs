@@ -81,6 +81,9 @@ pub(crate) trait Snapshot: Send + Sync {
     fn backup(&self, path: &Path) -> Result<(), EngineError>;
 }
 
+/// Sets how many bytes of what is stored an engine keeps in memory.
+pub(crate) type SetCache = Box<dyn Fn(usize) + Send + Sync>;
+
 /// A store of sorted bytes. Only the committer has it; readers have its snapshots.
 pub(crate) trait Engine: Send {
     /// Applies all of `ops` in order, or none of them. After an error it is unknown which, and nothing
@@ -98,6 +101,11 @@ pub(crate) trait Engine: Send {
 
     /// Puts everything written on the disk, before the engine is dropped.
     fn flush(&mut self) -> Result<(), EngineError>;
+
+    /// What sets, from any thread, how much the engine keeps in memory. It does nothing where there is no cache.
+    fn set_cache(&self) -> SetCache {
+        Box::new(|_| {})
+    }
 }
 
 /// The snapshot of an engine that is closed or being reopened: every read fails.

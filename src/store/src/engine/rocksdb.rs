@@ -15,7 +15,7 @@ use rocksdb::{
 use self_cell::self_cell;
 
 use crate::{
-    engine::{Durability, Engine, Reach, RowVisitor, ScanSpan, Snapshot, Tier, WriteOp},
+    engine::{Durability, Engine, Reach, RowVisitor, ScanSpan, SetCache, Snapshot, Tier, WriteOp},
     error::EngineError,
     options::{Budget, Options},
     table::Family,
@@ -50,6 +50,7 @@ const PROBE_KEY: &[u8] = b"probe";
 pub(crate) struct Rocks {
     path: PathBuf,
     options: Options,
+    cache: Cache,
     /// `None` while opening again has failed.
     db: Option<Arc<DB>>,
 }
@@ -58,8 +59,10 @@ impl Rocks {
     /// Opens the database in `path`, making the directory if it isn't there.
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Rocks, EngineError> {
         std::fs::create_dir_all(path).map_err(|error| EngineError::Failed(error.to_string()))?;
-        let db = open_db(path, options)?;
-        Ok(Rocks { path: path.to_owned(), options: options.clone(), db: Some(Arc::new(db)) })
+        // Charges of entries are estimated as they come.
+        let cache = Cache::new_hyper_clock_cache(Budget::of(options.memory_budget_bytes).block_cache_bytes, 0);
+        let db = open_db(path, options, &cache)?;
+        Ok(Rocks { path: path.to_owned(), options: options.clone(), cache, db: Some(Arc::new(db)) })
     }
 
     /// Whether the disk has room for what opening the database writes.
@@ -124,12 +127,17 @@ impl Engine for Rocks {
                 }
             }
         }
-        self.db = Some(Arc::new(open_db(&self.path, &self.options)?));
+        self.db = Some(Arc::new(open_db(&self.path, &self.options, &self.cache)?));
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
         self.db()?.flush_wal(true).map_err(engine_error)
+    }
+
+    fn set_cache(&self) -> SetCache {
+        let cache = self.cache.clone();
+        Box::new(move |bytes| cache.clone().set_capacity(bytes))
     }
 }
 
@@ -329,10 +337,8 @@ fn families(db: &DB) -> Result<[&ColumnFamily; Family::ALL.len()], EngineError> 
     Ok([handle(points)?, handle(ranges)?, handle(log)?, handle(large)?])
 }
 
-fn open_db(path: &Path, options: &Options) -> Result<DB, EngineError> {
+fn open_db(path: &Path, options: &Options, cache: &Cache) -> Result<DB, EngineError> {
     let budget = Budget::of(options.memory_budget_bytes);
-    // Charges of entries are estimated as they come.
-    let cache = Cache::new_hyper_clock_cache(budget.block_cache_bytes, 0);
     let memtables = WriteBufferManager::new_write_buffer_manager(budget.memtable_bytes, false);
 
     let mut db = rocksdb::Options::default();
@@ -357,7 +363,7 @@ fn open_db(path: &Path, options: &Options) -> Result<DB, EngineError> {
     db.set_stats_persist_period_sec(0);
 
     let families =
-        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, &budget)));
+        Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache, &budget)));
     DB::open_cf_descriptors(&db, path, families).map_err(engine_error)
 }
 

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use rooms::{EventNum, MemberChange, snapshot::Root};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
-use store::{Position, View};
+use store::{Held, Position, View};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -29,6 +29,12 @@ const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the tail of a room takes in memory.
 const TAIL_BYTES: usize = 2_000;
+
+/// What a list of a room or user takes for each other that is in it, with the spare room of a list that grows.
+const LISTED_BYTES: usize = 2 * size_of::<u32>();
+
+/// What an id takes on the heap.
+const ID_BYTES: usize = 48;
 
 /// What polls read from: everything up to the view's position has been routed to the inboxes.
 pub(crate) struct Published {
@@ -90,6 +96,10 @@ pub(crate) struct State {
     loaded: Position,
     /// Rooms with more members than this are large.
     large_room_members: usize,
+    /// How many users are in how many rooms, in sum.
+    memberships: usize,
+    /// What who is where takes in memory: every change is routed by it, so none of it can be given up.
+    held: Held,
 }
 
 /// How far the notifier is: the last changes of the log and of what is volatile.
@@ -132,7 +142,7 @@ struct UserSlot {
 
 impl Hub {
     /// An empty hub, to be filled through [`Hub::state`] before the notifier starts.
-    pub(crate) fn new(published: Published, config: &Config) -> Self {
+    pub(crate) fn new(published: Published, config: &Config, held: Held) -> Self {
         let routed =
             Routed { position: published.view.position(), typing: published.typing, presence: published.presence };
         let state = State {
@@ -140,6 +150,7 @@ impl Hub {
             loaded: Position::MAX,
             large_room_members: config.large_room_members,
             tails_max: config.half_of_cache() / TAIL_BYTES,
+            held,
             ..State::default()
         };
         Self {
@@ -239,6 +250,7 @@ impl State {
     /// say.
     pub(crate) fn clear(&mut self) {
         self.loaded = Position::MAX;
+        self.memberships = 0;
         self.tailed.clear();
         for slot in &mut self.rooms {
             slot.members.clear();
@@ -259,6 +271,22 @@ impl State {
     /// Notes that it holds what the tables say at `position`.
     pub(crate) fn filled(&mut self, position: Position) {
         self.loaded = position;
+        // They were filled one by one, and few will change.
+        for slot in &mut self.rooms {
+            slot.members.shrink_to_fit();
+        }
+        for slot in &mut self.users {
+            slot.rooms.shrink_to_fit();
+        }
+        self.count_held();
+    }
+
+    /// Counts what who is where takes.
+    fn count_held(&mut self) {
+        let id = 2 * (ID_BYTES + size_of::<(OwnedRoomId, u32)>());
+        let rooms = self.rooms.len() * (size_of::<RoomSlot>() + id);
+        let users = self.users.len() * (size_of::<UserSlot>() + id);
+        self.held.set(rooms + users + self.memberships * 2 * LISTED_BYTES);
     }
 
     /// Notes that a local user is in a room.
@@ -269,6 +297,7 @@ impl State {
             return;
         }
         insert(&mut slot.rooms, room);
+        self.memberships += 1;
         let members = &mut self.rooms[room as usize].members;
         members.push(user);
         if members.len() == self.large_room_members + 1 {
@@ -278,6 +307,7 @@ impl State {
         } else if members.len() > self.large_room_members {
             insert(&mut slot.large, room);
         }
+        self.count_held();
     }
 
     fn leave(&mut self, room: u32, user: u32) {
@@ -287,6 +317,7 @@ impl State {
         }
         remove(&mut slot.rooms, room);
         remove(&mut slot.large, room);
+        self.memberships -= 1;
         let members = &mut self.rooms[room as usize].members;
         if let Some(at) = members.iter().position(|number| *number == user) {
             members.swap_remove(at);
@@ -296,6 +327,7 @@ impl State {
                 remove(&mut self.users[*member as usize].large, room);
             }
         }
+        self.count_held();
     }
 
     /// Notes the last advance of a room at start.
@@ -520,6 +552,7 @@ mod tests {
                     state.leave(numbers.0, numbers.1);
                     members.entry(room).or_default().remove(&user);
                 }
+                prop_assert_eq!(state.memberships, members.values().map(|members| members.len()).sum::<usize>());
                 for user in 0..8 {
                     let user_id = UserId::parse(format!("@{user}:h")).unwrap();
                     let Some(number) = state.user_number(&user_id) else { continue };
