@@ -93,13 +93,20 @@ pub struct Keeping<T, K> {
 impl<T: Reply, K: Unpin + Send + 'static> Reply for Keeping<T, K> {
     fn into_reply(self) -> Result<Response, ApiError> {
         let kept = self.kept;
-        Ok(self.reply.into_reply()?.map(|body| Body::new(KeepingBody { body, _kept: kept })))
+        Ok(self.reply.into_reply()?.map(|body| Body::new(KeepingBody::new(body, kept))))
     }
 }
 
-struct KeepingBody<K> {
+/// The body of an answer, with what is to last as long as it.
+pub(crate) struct KeepingBody<K> {
     body: Body,
     _kept: K,
+}
+
+impl<K> KeepingBody<K> {
+    pub(crate) fn new(body: Body, kept: K) -> Self {
+        Self { body, _kept: kept }
+    }
 }
 
 impl<K: Unpin> HttpBody for KeepingBody<K> {

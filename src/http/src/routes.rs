@@ -265,6 +265,7 @@ where
         gate.tasks.spawn(handled.in_current_span()).await.map_err(ApiError::internal)?
     };
     let response = answer.map_err(Into::into)?.into_reply()?;
+    let response = gate.admission.meter(class, client, response);
     let (response, units) = answers.admit(response, client, flow.as_deref());
     drop(turn);
     gate.admission.charge(class, client, units);

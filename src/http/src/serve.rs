@@ -26,12 +26,13 @@ use tracing::{debug, warn};
 use crate::{
     Certificates, Front, Gate, Peer,
     admission::{
-        flow::{Answered, Flow, IDLE_SECONDS_MAX},
+        flow::{Flow, IDLE_SECONDS_MAX},
         shares::Share,
         streams,
         wire::Wire,
     },
     front::add_cors,
+    reply::KeepingBody,
 };
 
 /// Longest time for a TLS handshake.
@@ -281,7 +282,7 @@ impl Connection {
                     }
                 };
                 let response = streams::watch(&requests, response);
-                Ok::<_, Infallible>(response.map(|body| Answered::new(body, under_way)))
+                Ok::<_, Infallible>(response.map(|body| KeepingBody::new(body, under_way)))
             }
         });
         let served = match version {

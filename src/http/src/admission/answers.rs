@@ -57,7 +57,7 @@ const EXPECTED_BYTES: u64 = 16 << 20;
 /// Answers that are listed before those that ended are forgotten.
 const LIST_SWEEP: usize = 1_024;
 /// Bytes of an answer that cost one unit of the request's rate limit.
-const BYTES_PER_UNIT: u64 = 32 * 1024;
+pub(super) const BYTES_PER_UNIT: u64 = 32 * 1024;
 
 /// 429 for who holds all that they may.
 pub(crate) fn busy() -> ApiError {

@@ -3,6 +3,7 @@
 //! - `limit`: how often (token buckets), and what a request cost beyond its one unit, charged afterwards
 //! - `shares`: how much at a time: connections for each network, bytes of request bodies, bytes of answers
 //! - `answers`: large answers that wait for their clients, and who may have one made
+//! - `metered`: what answers cost that are made as they are taken
 //! - `polls`: requests that wait for news
 //! - `flow`, `wire` and `streams`: a connection, which ends when its client takes too slowly what it asked for, or does nothing
 //! - `address`: whom a request comes from, also behind proxies
@@ -11,6 +12,7 @@ pub(crate) mod address;
 pub(crate) mod answers;
 pub(crate) mod flow;
 pub mod limit;
+mod metered;
 pub(crate) mod polls;
 mod shards;
 pub(crate) mod shares;
@@ -37,7 +39,7 @@ const BODIES_BYTES_PER_CLIENT_MAX: u64 = 8 << 20;
 
 /// All limits of one server.
 pub(crate) struct Admission {
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) answers: Arc<Answers>,
     pub(crate) polls: Arc<Polls>,
     pub(crate) bodies: Arc<Shares>,
@@ -53,11 +55,18 @@ pub(crate) struct Client {
     is_user: bool,
 }
 
+impl Client {
+    /// What a request of this class counts as.
+    fn class(self, class: Class) -> Class {
+        if self.is_user { class } else { class.of_address() }
+    }
+}
+
 impl Admission {
     pub(crate) fn new(config: &Config) -> Self {
         let per_client = BODIES_BYTES_PER_CLIENT_MAX.max(config.json_bytes_max as u64);
         Self {
-            limits: Limits::new(&config.limits),
+            limits: Arc::new(Limits::new(&config.limits)),
             answers: Arc::new(Answers::new()),
             polls: Arc::default(),
             bodies: Shares::new(per_client, BODIES_BYTES_MAX.max(per_client)),
@@ -116,7 +125,6 @@ impl Admission {
 
     /// Counts what a request has turned out to cost beyond its one unit.
     pub(crate) fn charge(&self, class: Class, client: Client, units: u64) {
-        let class = if client.is_user { class } else { class.of_address() };
-        self.limits.charge(class, client.key, units);
+        self.limits.charge(client.class(class), client.key, units);
     }
 }
