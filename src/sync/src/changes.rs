@@ -13,7 +13,7 @@ use crate::{
     SyncError,
     hub::{Hub, Published, State},
     inbox::{Inbox, Item, Kind, Shelf},
-    token::Token,
+    token::{Token, typing_bit},
 };
 
 /// What may have changed in a room.
@@ -254,9 +254,16 @@ impl Search<'_> {
                 })
                 .await;
         }
-        if since.typing_shown {
+        if since.typing_shown != 0 {
             // The client may show somebody as typing of whom this run of the server knows nothing.
-            return self.add_joined(changes, |_, hints| hints.typing = true).await;
+            return self
+                .add_joined(changes, |state, hints| {
+                    let room = state.room_id(hints.number);
+                    hints.typing = room.is_some_and(|room| {
+                        typing_bit(room) & since.typing_shown != 0 || self.rooms.typing().changed_at(room) > 0
+                    });
+                })
+                .await;
         }
         self.add_active_typing(&self.hub.state(), changes);
         Ok(())

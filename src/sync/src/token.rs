@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use ruma::RoomId;
 use store::Position;
 
 /// How many numbers a token is made of.
@@ -26,8 +27,9 @@ pub struct Token {
     pub boot: u64,
     /// Typing changes up to this number have been sent.
     pub typing: u64,
-    /// Whether the client may believe that somebody is typing: what has to be taken back after a restart.
-    pub typing_shown: bool,
+    /// In which rooms the client may believe that somebody is typing, each by its [`typing_bit`]: what has to be taken back after a
+    /// restart.
+    pub typing_shown: u64,
     /// Presence changes up to this number have been sent.
     pub presence: u64,
 }
@@ -40,8 +42,7 @@ pub struct BadToken;
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { epoch, position, to_device, boot, typing, typing_shown, presence } = *self;
-        let shown = u8::from(typing_shown);
-        write!(f, "s{epoch}_{position}_{to_device}_{boot}_{typing}_{shown}_{presence}")
+        write!(f, "s{epoch}_{position}_{to_device}_{boot}_{typing}_{typing_shown}_{presence}")
     }
 }
 
@@ -60,13 +61,23 @@ impl FromStr for Token {
         if parts.next().is_some() {
             return Err(BadToken);
         }
-        let [epoch, position, to_device, boot, typing, shown, presence] = numbers;
-        if position > Position::MAX.get() || shown > 1 {
+        let [epoch, position, to_device, boot, typing, typing_shown, presence] = numbers;
+        if position > Position::MAX.get() {
             return Err(BadToken);
         }
         let position = Position::from_u64(position);
-        Ok(Self { epoch, position, to_device, boot, typing, typing_shown: shown == 1, presence })
+        Ok(Self { epoch, position, to_device, boot, typing, typing_shown, presence })
     }
+}
+
+/// One of 64 bits that a room has in [`Token::typing_shown`], the same in every run of the server; other rooms have it too.
+pub(crate) fn typing_bit(room: &RoomId) -> u64 {
+    // FNV-1a.
+    let hash = room
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    1 << (hash >> 58)
 }
 
 /// Only digits: `u64::from_str` would take a sign as well.
@@ -87,7 +98,7 @@ mod tests {
         #[test]
         fn a_token_survives_its_string_form(
             (epoch, position, to_device, boot, typing, typing_shown, presence) in
-                any::<(u64, u64, u64, u64, u64, bool, u64)>()
+                any::<(u64, u64, u64, u64, u64, u64, u64)>()
         ) {
             let position = Position::from_u64(position);
             let token = Token { epoch, position, to_device, boot, typing, typing_shown, presence };
@@ -104,7 +115,7 @@ mod tests {
 
     #[test]
     fn foreign_tokens_are_refused() {
-        for text in ["", "s", "s1_2_3", "s1_2_3_4_5_6_7", "s1_2_3_4_5_1_7_8", "t1_2_3_4_5_1_7", "s+1_2_3_4_5_1_7"] {
+        for text in ["", "s", "s1_2_3", "s1_2_3_4_5_1_7_8", "t1_2_3_4_5_1_7", "s+1_2_3_4_5_1_7"] {
             assert_eq!(text.parse::<Token>(), Err(BadToken), "{text}");
         }
         assert_eq!("s1_9223372036854775808_3_4_5_1_7".parse::<Token>(), Err(BadToken));

@@ -34,6 +34,7 @@ use crate::{
     large::{Given, LARGE_BYTES, LargeAnswer},
     membership::{Standing, Step, standing},
     reader::Reader,
+    token::typing_bit,
 };
 
 /// A request for `/sync`, with the parameters as the specification has them.
@@ -223,7 +224,7 @@ impl Session<'_> {
         let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
         let ignored = users.ignored_users(view, user).await?;
         // In this order, and before the inbox is looked at: what changes in between is unrouted, or in the inbox.
-        let somebody_types = self.somebody_types(&ignored);
+        let typing_now = self.typing_now(&ignored);
         let typing_unrouted = rooms.typing().sequence() > published.typing;
         let erased = users.erased_users().await?;
         let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased };
@@ -232,7 +233,7 @@ impl Session<'_> {
             reader: Reader { rooms, view, memo: &published.memo, viewer },
             since: since.map(|since| since.position),
             presence_since: since.filter(|since| since.boot == boot).map(|since| since.presence),
-            typing_shown: since.is_some_and(|since| since.typing_shown),
+            typing_shown: since.is_some_and(|since| since.typing_shown != 0),
             rules: users.compiled_push_rules(view, user).await?,
         };
         let number = self.number;
@@ -260,9 +261,9 @@ impl Session<'_> {
             to_device: to_device.get(),
             boot,
             typing: published.typing,
-            typing_shown: somebody_types
-                || response.rooms.join.iter().any(|(_, room)| room.shows_typing)
-                || (answer.typing_shown && typing_unrouted),
+            typing_shown: typing_now
+                | bits_of_typing(&response)
+                | since.filter(|_| typing_unrouted).map_or(0, |since| since.typing_shown),
             presence: published.presence,
         };
         response.next_batch = token.to_string();
@@ -271,8 +272,8 @@ impl Session<'_> {
 }
 
 impl Session<'_> {
-    /// Whether anybody types in the user's rooms whom they don't ignore.
-    fn somebody_types(&self, ignored: &HashSet<OwnedUserId>) -> bool {
+    /// The rooms of the user, each by its [`typing_bit`], in which somebody types whom they don't ignore.
+    fn typing_now(&self, ignored: &HashSet<OwnedUserId>) -> u64 {
         let active: Vec<OwnedRoomId> = {
             let state = self.inner.hub.state();
             state
@@ -283,8 +284,15 @@ impl Session<'_> {
                 .collect()
         };
         let types = |room: &RoomId| self.inner.rooms.typing().users(room).iter().any(|user| !ignored.contains(user));
-        if ignored.is_empty() { !active.is_empty() } else { active.iter().any(|room| types(room)) }
+        let shown = active.iter().filter(|room| ignored.is_empty() || types(room));
+        shown.fold(0, |bits, room| bits | typing_bit(room))
     }
+}
+
+/// The rooms of which an answer says that somebody types there, each by its [`typing_bit`].
+fn bits_of_typing(response: &SyncResponse) -> u64 {
+    let shown = response.rooms.join.iter().filter(|(_, room)| room.shows_typing);
+    shown.fold(0, |bits, (room, _)| bits | typing_bit(room))
 }
 
 /// One answer in the making.
