@@ -26,6 +26,9 @@ pub struct Config {
     pub cache_bytes: u64,
     /// The most bytes of the keys in all key backups of a user.
     pub key_backup_bytes_max: u64,
+    /// The most bytes that wait of one sender for all devices together, each message counted with
+    /// [`TO_DEVICE_ROW_BYTES`](crate::TO_DEVICE_ROW_BYTES).
+    pub to_device_sender_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -39,6 +42,8 @@ impl Default for Config {
             new_user_displayname_suffix: None,
             cache_bytes: 16 << 20,
             key_backup_bytes_max: 1024 * 1024 * 1024,
+            // Some 500,000 keys of rooms.
+            to_device_sender_bytes_max: 1024 * 1024 * 1024,
         }
     }
 }

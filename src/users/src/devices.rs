@@ -23,6 +23,8 @@ pub const DEVICE_ID_BYTES_MAX: usize = 255;
 pub const DEVICE_NAME_BYTES_MAX: usize = 1024;
 /// The greatest number of devices of a user; so many can be deleted in one batch.
 pub const DEVICES_PER_USER_MAX: usize = 1_000;
+/// Devices that are deleted in one step of a batch.
+const RUN_DEVICES_MAX: usize = 100;
 
 /// Characters of a device id that the server makes.
 const NEW_DEVICE_ID_CHARS: usize = 10;
@@ -286,7 +288,7 @@ impl Users {
         }
     }
 
-    /// Deletes devices with all that belongs to them, in one batch. Those that aren't there are passed over.
+    /// Deletes devices with all that belongs to them, each in one batch; very many in several. Those that aren't there are passed over.
     ///
     /// # Errors
     ///
@@ -297,14 +299,22 @@ impl Users {
         loop {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let selection = Selection::of(view, user, |id| wanted.contains(id)).await?;
-            if selection.ids.is_empty() {
+            let runs = runs_of(view, user, |id| wanted.contains(id)).await?;
+            if runs.is_empty() {
                 return Ok(());
             }
             bump_version(view, batch, user).await?;
-            delete_devices(view, batch, user, selection).await?;
+            let mut deleted = Vec::new();
+            for run in runs {
+                if batch.is_filled() {
+                    break;
+                }
+                self.prepare_delete_run(view, batch, user, &run).await?;
+                deleted.extend(run.ids);
+            }
+            prepare_deleted(view, batch, user, deleted).await?;
             if attempt.commit().await? {
-                return Ok(());
+                attempts = self.attempts();
             }
         }
     }
@@ -317,10 +327,7 @@ impl Users {
         user: &UserId,
         device: &str,
     ) -> Result<()> {
-        let selection = Selection::of(view, user, |id| id == device).await?;
-        if !selection.ids.is_empty() {
-            delete_devices(view, batch, user, selection).await?;
-        }
+        self.prepare_delete_where(view, batch, user, |id| id == device).await?;
         Ok(())
     }
 
@@ -351,51 +358,79 @@ impl Users {
         keep: Option<&DeviceId>,
     ) -> Result<Vec<OwnedDeviceId>> {
         let keep = keep.map(DeviceId::as_str);
-        let selection = Selection::of(view, user, |id| keep != Some(id)).await?;
-        let ids = selection.ids.clone();
-        if !ids.is_empty() {
-            delete_devices(view, batch, user, selection).await?;
+        self.prepare_delete_where(view, batch, user, |id| keep != Some(id)).await
+    }
+
+    /// Deletes the devices whose ids are selected: one, or all but a few.
+    async fn prepare_delete_where(
+        &self,
+        view: &View,
+        batch: &mut Batch,
+        user: &UserId,
+        selects: impl Fn(&str) -> bool,
+    ) -> Result<Vec<OwnedDeviceId>> {
+        let mut deleted = Vec::new();
+        for run in runs_of(view, user, selects).await? {
+            self.prepare_delete_run(view, batch, user, &run).await?;
+            deleted.extend(run.ids);
         }
-        Ok(ids)
+        if !deleted.is_empty() {
+            prepare_deleted(view, batch, user, deleted.clone()).await?;
+        }
+        Ok(deleted)
+    }
+
+    async fn prepare_delete_run(&self, view: &View, batch: &mut Batch, user: &UserId, run: &Run) -> Result<()> {
+        self.note_leaving(view, user, &run.ids).await?;
+        for id in &run.ids {
+            tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
+        }
+        run.delete_rows::<tables::Devices>(batch, user);
+        run.delete_rows::<tables::DeviceSeen>(batch, user);
+        run.delete_below::<tables::DeviceTokens>(batch, user);
+        to_device::prepare_delete_queues(batch, user, run);
+        keys::prepare_delete_device_keys(batch, user, run);
+        Ok(())
     }
 }
 
-/// Devices to delete, and the same as runs of neighbours in the order of device ids: a table's rows of a run are
-/// deleted at once, so that also all devices but a few can be deleted in one batch.
-struct Selection {
-    ids: Vec<OwnedDeviceId>,
-    runs: Vec<Run>,
+/// Says that devices whose rows are deleted in the same batch are gone.
+async fn prepare_deleted(view: &View, batch: &mut Batch, user: &UserId, deleted: Vec<OwnedDeviceId>) -> Result<()> {
+    keys::mark_deleted(view, batch, user, &deleted).await?;
+    dehydrated::prepare_forget(view, batch, user, &deleted).await?;
+    let changed = Vec::new();
+    log(batch, user, Change::Devices { changed, deleted });
+    Ok(())
 }
 
-/// Devices of which the user has none between them that stays.
+/// Neighbours in the order of device ids, with no other device of the user between them: a table's rows of a run are deleted at
+/// once, so that also all devices but a few can be deleted in one batch.
 pub(crate) struct Run {
-    /// The first.
-    from: String,
+    /// At least one, and [`RUN_DEVICES_MAX`] at most.
+    ids: Vec<OwnedDeviceId>,
     /// The device after the last.
-    before: Option<String>,
-    /// Whether the first is the only one.
-    is_single: bool,
+    before: Option<OwnedDeviceId>,
 }
 
-impl Selection {
-    async fn of(view: &View, user: &UserId, selects: impl Fn(&str) -> bool) -> Result<Self> {
-        let mut ids: Vec<OwnedDeviceId> = Vec::new();
-        let mut runs: Vec<Run> = Vec::new();
-        let mut is_open = false;
-        for ((_, id), _) in view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await? {
-            let was_open = std::mem::replace(&mut is_open, selects(&id));
-            match runs.last_mut().filter(|_| was_open) {
-                Some(run) if is_open => run.is_single = false,
-                Some(run) => run.before = Some(id.clone()),
-                None if is_open => runs.push(Run { from: id.clone(), before: None, is_single: true }),
-                None => {}
-            }
-            if is_open {
-                ids.push(id.into());
+/// The devices of a user that are selected.
+async fn runs_of(view: &View, user: &UserId, selects: impl Fn(&str) -> bool) -> Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    for ((_, id), _) in view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await? {
+        let is_selected = selects(&id);
+        let id = OwnedDeviceId::from(id);
+        match runs.last_mut().filter(|run| run.before.is_none()) {
+            Some(run) if is_selected && run.ids.len() < RUN_DEVICES_MAX => run.ids.push(id),
+            open => {
+                if let Some(run) = open {
+                    run.before = Some(id.clone());
+                }
+                if is_selected {
+                    runs.push(Run { ids: vec![id], before: None });
+                }
             }
         }
-        Ok(Self { ids, runs })
     }
+    Ok(runs)
 }
 
 impl Run {
@@ -405,10 +440,9 @@ impl Run {
         (&'a UserId, &'a str): Prefix<T::Key> + Encode<T::Key>,
         for<'u> (&'u str,): Prefix<T::Key>,
     {
-        if self.is_single {
-            batch.delete::<T>(&(user, self.from.as_str()));
-        } else {
-            self.delete_below::<T>(batch, user);
+        match &self.ids[..] {
+            [id] => batch.delete::<T>(&(user, id.as_str())),
+            _ => self.delete_below::<T>(batch, user),
         }
     }
 
@@ -418,33 +452,16 @@ impl Run {
         (&'a UserId, &'a str): Prefix<T::Key>,
         for<'u> (&'u str,): Prefix<T::Key>,
     {
-        let from = (user, self.from.as_str());
-        match &self.before {
-            _ if self.is_single => batch.delete_prefix::<T>(&from),
-            Some(before) => batch.delete_between::<T>(&from, &(user, before.as_str())),
+        match (&self.ids[..], &self.before) {
+            ([], _) => {}
+            ([id], _) => batch.delete_prefix::<T>(&(user, id.as_str())),
+            ([from, ..], Some(before)) => batch.delete_between::<T>(&(user, from.as_str()), &(user, before.as_str())),
             // The least text that sorts after the user's name.
-            None => batch.delete_between::<T>(&from, &(format!("{user}\0").as_str(),)),
+            ([from, ..], None) => {
+                batch.delete_between::<T>(&(user, from.as_str()), &(format!("{user}\0").as_str(),));
+            }
         }
     }
-}
-
-async fn delete_devices(view: &View, batch: &mut Batch, user: &UserId, selection: Selection) -> Result<()> {
-    let Selection { ids, runs } = selection;
-    for id in &ids {
-        tokens::delete_device_tokens(view, batch, user, id.as_str()).await?;
-    }
-    for run in &runs {
-        run.delete_rows::<tables::Devices>(batch, user);
-        run.delete_rows::<tables::DeviceSeen>(batch, user);
-        run.delete_below::<tables::DeviceTokens>(batch, user);
-        to_device::prepare_delete_queues(batch, user, run);
-    }
-    keys::prepare_delete_device_keys(view, batch, user, &ids, &runs).await?;
-    dehydrated::prepare_forget(view, batch, user, &ids).await?;
-    let changed = Vec::new();
-    let deleted = ids;
-    log(batch, user, Change::Devices { changed, deleted });
-    Ok(())
 }
 
 fn device(id: String, row: DeviceRow, seen: Option<(u64, String)>) -> Device {

@@ -37,27 +37,27 @@ pub(crate) use cross_signing::is_cross_signing_key;
 pub(crate) use pool::Turns;
 pub(crate) use upload::prepare_keys;
 
-/// Deletes all keys of devices that are deleted. The caller guards the user's version.
-pub(crate) async fn prepare_delete_device_keys(
+/// Deletes all keys of devices that are deleted. The caller guards the user's version, and [marks](mark_deleted) them.
+pub(crate) fn prepare_delete_device_keys(batch: &mut Batch, user: &UserId, devices: &Run) {
+    devices.delete_rows::<tables::DeviceKeys>(batch, user);
+    devices.delete_rows::<tables::KeyPools>(batch, user);
+    devices.delete_below::<tables::KeyPool>(batch, user);
+}
+
+/// Says to those who see the keys of devices that these are deleted, once for each batch.
+pub(crate) async fn mark_deleted(
     view: &View,
     batch: &mut Batch,
     user: &UserId,
     devices: &[OwnedDeviceId],
-    runs: &[Run],
 ) -> Result<()> {
     let keys: Vec<(&UserId, &str)> = devices.iter().map(|id| (user, id.as_str())).collect();
     let had_keys = view.get_many::<tables::DeviceKeys>(&keys).await?;
     if had_keys.iter().any(Option::is_some) {
-        device_lists::mark_changed(view, batch, user).await?;
+        device_lists::mark_changed(view, batch, user).await
     } else {
-        device_lists::mark_own(view, batch, user).await?;
+        device_lists::mark_own(view, batch, user).await
     }
-    for run in runs {
-        run.delete_rows::<tables::DeviceKeys>(batch, user);
-        run.delete_rows::<tables::KeyPools>(batch, user);
-        run.delete_below::<tables::KeyPool>(batch, user);
-    }
-    Ok(())
 }
 
 /// Deletes cross-signing keys and signatures of a user who is deactivated and whose devices are deleted in the same

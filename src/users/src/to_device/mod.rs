@@ -22,14 +22,13 @@ use store::{Batch, CommitError, Position, Range, View};
 
 use crate::{Error, Result, Users, devices::Run, tables};
 
-pub(crate) use self::{queues::Queues, txns::TxnRow};
+pub(crate) use self::{queues::Queues, senders::count_waiting, txns::TxnRow};
 use self::{
     queues::{Load, Refusal},
     txns::{Progress, TxnKey},
 };
 pub use self::{
     queues::{TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES, TO_DEVICE_SENDER_BYTES_MAX},
-    senders::TO_DEVICE_SENDER_TOTAL_BYTES_MAX,
     txns::TO_DEVICE_TXN_KEPT_MS,
 };
 
@@ -215,9 +214,6 @@ impl Users {
 
     async fn without_full_queues(&self, view: &View, targets: &mut Targets<'_>) -> Result<()> {
         let (queues, sender) = (&self.inner.queues, targets.sender);
-        if queues.must_measure_all(sender, self.now_ms()) {
-            queues.all_measured(queues.measure_all(view).await?);
-        }
         let mut refused = Vec::new();
         for key in targets.messages.keys() {
             let (user, device) = key;
@@ -332,17 +328,46 @@ impl Users {
         if up_to == Position::ZERO || !self.inner.queues.may_acknowledge(&key) {
             return Ok(());
         }
-        let range = Range::<tables::ToDevice>::prefix(&(user, device.as_str()));
-        let mut next = Some(range.through(&(user, device.as_str(), up_to)).limit(ACKNOWLEDGE_ROWS));
-        let view = self.inner.store.view();
         let queues = &self.inner.queues;
+        // A client may say anything.
+        let up_to = up_to.min(self.inner.store.published());
+        let from = queues.begin_acknowledging(&key, up_to);
+        if from >= up_to {
+            return Ok(());
+        }
+        let deleted = self.delete_acknowledged(&key, from, up_to).await;
+        let freed = deleted.inspect_err(|_| queues.not_acknowledged(&key, from))?;
+        if !queues.released(&key, &freed) {
+            // What was counted twice, or counted and never written, would add up in the course of time.
+            let rest =
+                Range::<tables::ToDevice>::prefix(&(user, device.as_str())).after(&(user, device.as_str(), up_to));
+            if self.inner.store.view().first(rest).await?.is_none() {
+                queues.found_empty(&key);
+            }
+        }
+        queues.acknowledged(&key, up_to);
+        Ok(())
+    }
+
+    /// Deletes the messages of a device after `from` and up to `up_to`, and says what they were.
+    async fn delete_acknowledged(
+        &self,
+        (user, device): &(OwnedUserId, OwnedDeviceId),
+        from: Position,
+        up_to: Position,
+    ) -> Result<Load> {
+        let device = device.as_str();
+        let range = Range::<tables::ToDevice>::prefix(&(user, device));
+        let range = range.after(&(user, device, from)).through(&(user, device, up_to));
+        let mut next = Some(range.limit(ACKNOWLEDGE_ROWS));
+        let view = self.inner.store.view();
         let mut freed = Load::default();
         while let Some(range) = next {
             let page = view.scan(range).await?;
             let mut batch = Batch::new();
             for ((_, _, position), event) in &page.rows {
-                batch.delete::<tables::ToDevice>(&(user, device.as_str(), *position));
-                queues.count(&mut freed, event)?;
+                batch.delete::<tables::ToDevice>(&(user, device, *position));
+                self.inner.queues.count(&mut freed, event)?;
             }
             if !page.rows.is_empty() {
                 batch.relaxed();
@@ -351,15 +376,17 @@ impl Users {
             }
             next = page.next;
         }
-        if !queues.released(&key, &freed) {
-            // What was counted twice, or counted and never written, would add up in the course of time.
-            let rest =
-                Range::<tables::ToDevice>::prefix(&(user, device.as_str())).after(&(user, device.as_str(), up_to));
-            if view.first(rest).await?.is_none() {
-                queues.found_empty(&key);
-            }
+        Ok(freed)
+    }
+
+    /// Notes what waits for devices that the caller is about to delete, so that it counts for its senders no more when they are
+    /// gone. What comes in that very moment counts until the next start.
+    pub(crate) async fn note_leaving(&self, view: &View, user: &UserId, devices: &[OwnedDeviceId]) -> Result<()> {
+        let queues = &self.inner.queues;
+        for device in devices {
+            let load = queues.measure(view, user, device).await?;
+            queues.leaves((user.to_owned(), device.clone()), load);
         }
-        queues.acknowledged(&key, up_to);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
-use store::{Position, Range, View};
+use store::{Held, Position, Range, View};
 
 use super::senders::Senders;
 use crate::{Error, Result, tables};
@@ -31,6 +31,9 @@ pub const TO_DEVICE_ROW_BYTES: u64 = 256;
 /// Long queues of which it is known how much each sender has in them.
 const LOADS_KEPT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
+/// Devices of which it is known what goes with them, until they are deleted.
+const LEAVING_KEPT: NonZeroUsize = NonZeroUsize::new(2_000).expect("not zero");
+
 /// What is known of one device's queue takes so many bytes of memory, with ids of the usual length.
 const QUEUE_BYTES: u64 = 250;
 
@@ -40,13 +43,15 @@ type Key = (OwnedUserId, OwnedDeviceId);
 pub(crate) struct Queues {
     hasher: RandomState,
     known: Mutex<Known>,
-    senders: Senders,
+    pub(super) senders: Senders,
 }
 
 struct Known {
     devices: LruCache<Key, Queue>,
     /// What is in the queues that were measured and found long.
     loads: LruCache<Key, Load>,
+    /// What was in the queues of devices that are about to be deleted.
+    leaving: LruCache<Key, Load>,
 }
 
 #[derive(Copy, Clone, Default)]
@@ -54,6 +59,8 @@ struct Queue {
     /// Messages up to here were delivered and may still be there; none are if it is [`Position::ZERO`]. `None` if that is not
     /// known.
     delivered: Option<Position>,
+    /// Messages up to here were acknowledged, and counted as gone: nobody else may.
+    gone: Position,
     /// Bytes that wait, as far as is known.
     bytes: u64,
     /// Bytes that were queued since the queue was last measured.
@@ -95,25 +102,19 @@ fn weight(event: &str) -> u64 {
 }
 
 impl Queues {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        let capacity = usize::try_from(bytes_max / QUEUE_BYTES).unwrap_or(usize::MAX);
+    /// What is known takes about `cache_bytes` bytes, and `held` counts what can't be forgotten. Of one sender, `sender_bytes_max` may
+    /// wait in all queues.
+    pub(crate) fn new(cache_bytes: u64, sender_bytes_max: u64, held: Held) -> Self {
+        let capacity = usize::try_from(cache_bytes / QUEUE_BYTES).unwrap_or(usize::MAX);
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
-        let known = Known { devices: LruCache::new(capacity), loads: LruCache::new(LOADS_KEPT) };
-        Self { hasher: RandomState::new(), known: Mutex::new(known), senders: Senders::new(capacity) }
+        let (loads, leaving) = (LruCache::new(LOADS_KEPT), LruCache::new(LEAVING_KEPT));
+        let known = Known { devices: LruCache::new(capacity), loads, leaving };
+        let senders = Senders::new(sender_bytes_max, held);
+        Self { hasher: RandomState::new(), known: Mutex::new(known), senders }
     }
 
     fn sender(&self, sender: &UserId) -> u64 {
         self.hasher.hash_one(sender.as_str())
-    }
-
-    /// Whether the caller is to measure all queues before more of a sender is queued: see [`Senders`].
-    pub(super) fn must_measure_all(&self, sender: &UserId, now_ms: u64) -> bool {
-        self.senders.must_measure(self.sender(sender), now_ms)
-    }
-
-    /// All queues were measured.
-    pub(super) fn all_measured(&self, all: Load) {
-        self.senders.measured(all);
     }
 
     /// Counts a stored message.
@@ -237,6 +238,22 @@ impl Queues {
         known.devices.get(key).is_none_or(|queue| queue.delivered != Some(Position::ZERO))
     }
 
+    /// A client acknowledges messages up to a position. Gives the position up to which others did already, so that no message is
+    /// counted twice as gone.
+    pub(crate) fn begin_acknowledging(&self, key: &Key, up_to: Position) -> Position {
+        let mut from = Position::ZERO;
+        self.change(key, |queue| {
+            from = queue.gone;
+            queue.gone = from.max(up_to);
+        });
+        from
+    }
+
+    /// Messages after `from` are there still.
+    pub(crate) fn not_acknowledged(&self, key: &Key, from: Position) {
+        self.change(key, |queue| queue.gone = queue.gone.min(from));
+    }
+
     /// Nothing is there any more up to a position.
     pub(crate) fn acknowledged(&self, key: &Key, up_to: Position) {
         self.change(key, |queue| {
@@ -247,11 +264,25 @@ impl Queues {
         });
     }
 
+    /// The device is about to be deleted, with what waits for it.
+    pub(crate) fn leaves(&self, key: Key, load: Load) {
+        let mut known = self.known.lock();
+        match load.bytes {
+            0 => known.leaving.pop(&key),
+            _ => known.leaving.put(key, load),
+        };
+    }
+
     /// The device is gone.
     pub(crate) fn forget(&self, key: &Key) {
         let mut known = self.known.lock();
         known.devices.pop(key);
         known.loads.pop(key);
+        let freed = known.leaving.pop(key);
+        drop(known);
+        if let Some(freed) = freed {
+            self.senders.released(&freed);
+        }
     }
 
     /// Nothing is known any more.
@@ -259,6 +290,7 @@ impl Queues {
         let mut known = self.known.lock();
         known.devices.clear();
         known.loads.clear();
+        known.leaving.clear();
     }
 
     fn change(&self, key: &Key, change: impl FnOnce(&mut Queue)) {
@@ -304,6 +336,10 @@ mod tests {
         (user_id!("@alice:example.org").to_owned(), "PHONE".into())
     }
 
+    fn queues() -> Queues {
+        Queues::new(10, u64::MAX, Held::default())
+    }
+
     fn event(sender: &UserId) -> String {
         let rest = format!(r#","sender":"{sender}","type":"m.test"}}"#);
         format!(r#"{{"content":{:1$}{rest}"#, "{}", EVENT_BYTES as usize - rest.len() - 11)
@@ -328,7 +364,7 @@ mod tests {
 
     #[test]
     fn each_sender_has_a_share_and_all_have_the_whole() {
-        let queues = Queues::new(10);
+        let queues = queues();
         let (mut stored, mut sum) = (Load::default(), 0);
         let senders: Vec<OwnedUserId> =
             (0..20).map(|n| UserId::parse(format!("@s{n:02}:example.org")).expect("an id")).collect();
@@ -372,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_was_not_queued_does_not_count() {
-        let queues = Queues::new(10);
+        let queues = queues();
         let sender = user_id!("@bob:example.org");
         for _ in 0..100 {
             queues.queued(&key(), sender, "{}");

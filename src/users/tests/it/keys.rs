@@ -340,3 +340,26 @@ async fn all_devices_with_keys_are_deleted_at_once() {
     world.users.delete_devices(&alice, &gone).await.unwrap();
     assert_eq!(seen(&world, &alice, &alice).await.unwrap().devices.len(), 1);
 }
+
+/// Each second of many devices with long ids, so that there is no run of neighbours, and more to delete than a batch holds.
+#[tokio::test]
+async fn half_of_very_many_devices_are_deleted() {
+    let world = world();
+    let alice = world.register(&"alice".repeat(40)).await;
+    let id = |number: usize| OwnedDeviceId::from(format!("{number:0255}"));
+    for number in 0..DEVICES_PER_USER_MAX {
+        world.login_refreshable(&alice, id(number).as_str()).await;
+        world.login_refreshable(&alice, id(number).as_str()).await;
+    }
+    let gone: Vec<OwnedDeviceId> = (0..DEVICES_PER_USER_MAX).step_by(2).map(id).collect();
+    world.users.delete_devices(&alice, &gone).await.unwrap();
+    let left: Vec<_> = world.users.devices(&world.view(), &alice).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|device| device.device_id).collect();
+    assert_eq!(left, (0..DEVICES_PER_USER_MAX).skip(1).step_by(2).map(id).collect::<Vec<_>>());
+    // All of them are one run, however long their ids.
+    for number in (0..DEVICES_PER_USER_MAX).step_by(2) {
+        world.login_refreshable(&alice, id(number).as_str()).await;
+    }
+    world.users.delete_all_devices(&alice).await.unwrap();
+    assert!(world.users.devices(&world.view(), &alice).await.unwrap().is_empty());
+}

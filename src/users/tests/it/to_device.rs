@@ -11,7 +11,7 @@ use users::{
     TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDeviceRequest, ToDeviceSent,
 };
 
-use crate::world::{World, another, config, user, world};
+use crate::world::{World, another, config, user, world, world_with};
 
 fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
@@ -252,6 +252,50 @@ async fn who_fills_a_queue_harms_neither_its_device_nor_others() {
     }
     assert_eq!(send(&world, &mallory, "again", &to).await.unwrap(), ToDeviceSent { queued: 1, refused: 0 });
     assert_eq!(waiting(&world, &alice, "FULL").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_waits_of_a_sender_is_known_whatever_comes_and_goes() {
+    const BYTES_MAX: u64 = 300_000;
+    let config = || users::Config { to_device_sender_bytes_max: BYTES_MAX, ..config() };
+    let mut world = world_with(config());
+    let alice = alice_with_devices(&world, &["ONE", "TWO", "THREE"]).await;
+    let (mallory, bob) = (world.register("mallory").await, world.register("bob").await);
+    let content = format!(r#"{{"t":"{}"}}"#, "x".repeat(60_000));
+    // Sends to one device after the other until that is refused; how many were sent.
+    let fill = async |world: &World, txn: &str| {
+        for count in 0.. {
+            let device = ["ONE", "TWO", "THREE"][count % 3];
+            let to = [(&*alice, Some(device), content.as_str())];
+            let sent = send(world, &mallory, &format!("{txn}{count}"), &to).await.unwrap();
+            if sent.refused > 0 {
+                return count;
+            }
+        }
+        unreachable!("a loop without an end")
+    };
+    assert_eq!(fill(&world, "a").await, 5);
+    let small = [(&*alice, Some("THREE"), "{}")];
+    assert_eq!(send(&world, &bob, "1", &small).await.unwrap().refused, 0, "others are not concerned");
+    world.users = another(&world.store, &world.clock, config());
+    world.settle().await;
+    assert_eq!(fill(&world, "b").await, 0, "nor does a restart help");
+
+    // What a client takes makes room, however often it says so.
+    let (_, last) = queue(&world, &alice, "ONE", Position::ZERO).await;
+    let take = || world.users.acknowledge_to_device(&alice, "ONE".into(), last.unwrap());
+    let (first, second) = tokio::join!(take(), take());
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(fill(&world, "c").await, 2);
+    // So does the deletion of a device, which had three.
+    world.users.delete_devices(&alice, &["TWO".into()]).await.unwrap();
+    world.settle().await;
+    world.login(&alice, "TWO").await;
+    assert_eq!(fill(&world, "d").await, 3);
+    world.users.delete_all_devices(&alice).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.store.held_bytes(), 0, "nothing is kept of whom nothing waits");
 }
 
 #[tokio::test]
