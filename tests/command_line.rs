@@ -153,7 +153,9 @@ async fn clients_discover_the_server() {
     assert_eq!(support["contacts"][0]["email_address"], "help@example.org");
     let (_, versions) = server.request(Method::GET, "/_matrix/client/versions", None).await;
     assert!(versions["versions"].as_array().expect("versions").contains(&json!("v1.11")));
-    for feature in ["org.matrix.e2e_cross_signing", "org.matrix.msc3440.stable", "uk.tcpip.msc4133.stable"] {
+    let features =
+        ["org.matrix.e2e_cross_signing", "org.matrix.msc3391", "org.matrix.msc3440.stable", "uk.tcpip.msc4133.stable"];
+    for feature in features {
         assert_eq!(versions["unstable_features"][feature], true, "{feature}");
     }
     let (status, _) = server.request(Method::GET, "/_haima/health", None).await;

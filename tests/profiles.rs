@@ -154,3 +154,36 @@ async fn names_are_found_as_people_write_them_in_both_directories() {
         assert_eq!(found["chunk"][0]["name"], "Café für alle 🌊", "{term}: {found}");
     }
 }
+
+#[tokio::test]
+async fn deleted_account_data_is_told_to_who_knew_it_and_to_nobody_else() {
+    let server = Server::start();
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let places = [format!("user/{}", encode(&alice.id)), format!("user/{}/rooms/{}", encode(&alice.id), encode(&room))];
+    for place in &places {
+        for name in ["one", "two", "three"] {
+            alice.put(&format!("/v3/{place}/account_data/org.example.{name}"), json!({ "n": 1 })).await;
+        }
+    }
+    let since = alice.sync(None).await["next_batch"].as_str().expect("token").to_owned();
+    for place in &places {
+        let path = format!("/unstable/org.matrix.msc3391/{place}/account_data/org.example.one");
+        assert_eq!(alice.delete(&path, None).await, json!({}));
+        // Clients of servers without that endpoint do it so.
+        alice.put(&format!("/v3/{place}/account_data/org.example.two"), json!({})).await;
+        for name in ["one", "two"] {
+            let path = format!("/v3/{place}/account_data/org.example.{name}");
+            alice.fails(Method::GET, &path, None, 404, "M_NOT_FOUND").await;
+        }
+    }
+    let deleted = json!([
+        { "type": "org.example.one", "content": {} }, { "type": "org.example.two", "content": {} },
+    ]);
+    let answer = alice.sync(Some(&since)).await;
+    assert_eq!(answer["account_data"]["events"], deleted);
+    assert_eq!(answer["rooms"]["join"][&room]["account_data"]["events"], deleted);
+    let first = alice.sync(None).await.to_string();
+    assert_eq!(first.matches("org.example.three").count(), 2, "{first}");
+    assert!(!first.contains("org.example.one") && !first.contains("org.example.two"), "{first}");
+}

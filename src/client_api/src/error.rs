@@ -161,6 +161,7 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::DuplicateAnnotation => bad_request("M_DUPLICATE_ANNOTATION", message),
         E::AliasTaken => ApiError::new(StatusCode::CONFLICT, "M_ROOM_IN_USE", message),
         E::BadAlias(_) => bad_request("M_BAD_ALIAS", message),
+        E::UserLimit(_) => ApiError::user_limit_exceeded(StatusCode::BAD_REQUEST, message),
         E::LimitExceeded(_) => ApiError::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message),
         E::UnknownPos => ApiError::invalid_param(message),
         // Other servers have codes of their own for these; to a client the room is closed.

@@ -80,6 +80,8 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("getAccountData", Class::Read, account_data::get_account_data)
         .on("setAccountDataPerRoom", Class::Write, account_data::set_account_data_per_room)
         .on("getAccountDataPerRoom", Class::Read, account_data::get_account_data_per_room)
+        .on("deleteAccountData", Class::Write, account_data::delete_account_data)
+        .on("deleteAccountDataPerRoom", Class::Write, account_data::delete_account_data_per_room)
         .on("getRoomTags", Class::Read, tags::get_room_tags)
         .on("setRoomTag", Class::Write, tags::set_room_tag)
         .on("deleteRoomTag", Class::Write, tags::delete_room_tag)

@@ -18,10 +18,11 @@ const VERSIONS: [&str; 22] = [
 /// What clients ask for by names from before the specification had it, or from the time between: a client that looks for its
 /// flag alone does without the feature otherwise, whatever the versions above say. Only what is served under the names that the flag
 /// stands for.
-const UNSTABLE_FEATURES: [&str; 13] = [
+const UNSTABLE_FEATURES: [&str; 14] = [
     "fi.mau.msc2246.stable",
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc2285.stable",
+    "org.matrix.msc3391",
     "org.matrix.msc3440.stable",
     "org.matrix.msc3771",
     "org.matrix.msc3773",

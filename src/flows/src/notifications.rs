@@ -88,6 +88,22 @@ impl Flows {
         Ok(self.inner.users.set_account_data(user, room, event_type, content).await?)
     }
 
+    /// Deletes account data on behalf of a client.
+    ///
+    /// # Errors
+    /// As [`users::Users::delete_account_data`].
+    pub async fn delete_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+    ) -> Result<(), FlowsError> {
+        if room.is_none() && event_type == IGNORED {
+            self.settle_unread(user).await?;
+        }
+        Ok(self.inner.users.delete_account_data(user, room, event_type).await?)
+    }
+
     /// Counts what notifies a user by what is set now.
     pub(crate) async fn settle_unread(&self, user: &UserId) -> Result<(), FlowsError> {
         let (users, view) = (&self.inner.users, self.inner.store.view());

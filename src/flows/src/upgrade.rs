@@ -22,17 +22,35 @@ struct Predecessor {
     room_id: OwnedRoomId,
 }
 
+/// What is carried from a room to the one that replaces it.
+#[derive(Copy, Clone)]
+enum Setting {
+    Tags,
+    PushRule,
+    Direct,
+}
+
 impl Flows {
     pub(crate) async fn try_carry_settings(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
+        let predecessor = self.predecessor(&self.inner.store.view(), user, room).await?;
+        let Some(old) = predecessor else { return Ok(()) };
+        for setting in [Setting::Tags, Setting::PushRule, Setting::Direct] {
+            self.carry(setting, user, &old, room).await?;
+        }
+        Ok(())
+    }
+
+    /// Carries one setting, in a batch of its own: each counts for what the user may have of account data.
+    async fn carry(&self, setting: Setting, user: &UserId, old: &RoomId, new: &RoomId) -> Result<(), FlowsError> {
+        let users = &self.inner.users;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view();
-            let Some(old) = self.predecessor(&view, user, room).await? else { return Ok(()) };
-            let mut batch = Batch::new();
-            let users = &self.inner.users;
-            users.prepare_copy_tags(&view, &mut batch, user, &old, room).await?;
-            // Nobody has unread events yet that the rule could be about: the room was just joined.
-            users.prepare_copy_room_rule(&view, &mut batch, user, &old, room).await?;
-            self.prepare_direct(&view, &mut batch, user, &old, room).await?;
+            let (view, mut batch) = (self.inner.store.view(), Batch::new());
+            match setting {
+                Setting::Tags => users.prepare_copy_tags(&view, &mut batch, user, old, new).await?,
+                // Nobody has unread events yet that the rule could be about: the room was just joined.
+                Setting::PushRule => users.prepare_copy_room_rule(&view, &mut batch, user, old, new).await?,
+                Setting::Direct => self.prepare_direct(&view, &mut batch, user, old, new).await?,
+            }
             match self.inner.store.commit(batch).await {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict) => {}

@@ -67,6 +67,9 @@ pub enum RoomsError {
     /// A limit of this server is reached.
     #[error("limit reached: {0}")]
     LimitExceeded(String),
+    /// The user has as much of a kind as one may.
+    #[error("the user has too many {0}")]
+    UserLimit(&'static str),
     /// A pagination token that this server didn't give.
     #[error("unknown pagination token")]
     UnknownPos,

@@ -97,7 +97,8 @@ impl Rooms {
     /// Moves a local user's receipt. A receipt that would go back stays where it is; that is no error.
     ///
     /// Fails with [`RoomsError::NotJoined`], with [`RoomsError::EventNotFound`] if the event isn't in the
-    /// room's timeline, and with [`RoomsError::BadValue`] if it isn't in the thread.
+    /// room's timeline, with [`RoomsError::BadValue`] if it isn't in the thread, and with [`RoomsError::UserLimit`] if the user has
+    /// [`USER_RECEIPTS_MAX`] in the room.
     pub async fn set_receipt(&self, receipt: NewReceipt<'_>) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         let row = self.membership(&view, receipt.user, receipt.room).await?;
@@ -179,7 +180,7 @@ impl Rooms {
         }
         let rows = Range::<Receipts>::prefix(&(receipt.room, receipt.user)).limit(USER_RECEIPTS_MAX);
         if view.scan::<Receipts>(rows).await?.rows.len() >= USER_RECEIPTS_MAX {
-            return Err(RoomsError::LimitExceeded("receipts of one user in one room".to_owned()));
+            return Err(RoomsError::UserLimit("receipts in the room"));
         }
         Ok(())
     }

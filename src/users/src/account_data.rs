@@ -3,13 +3,18 @@
 //! Each row knows the position of its last change, and a second table orders the rows of a user by it, so
 //! that a sync reads what changed and nothing else.
 
+mod deleted;
+
 use std::{collections::HashSet, sync::Arc};
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 use store::{Batch, Position, Range, Text, View};
 
+use self::deleted::{DELETED, is_deletion};
 use crate::{Change, Error, Result, Users, log, projection::Projection, push_rules, tables};
+
+pub use deleted::ACCOUNT_DATA_DELETIONS_KEPT;
 
 /// The greatest number of bytes of one content.
 pub const ACCOUNT_DATA_BYTES_MAX: usize = 256 * 1024;
@@ -56,12 +61,61 @@ fn check_object(content: &RawValue) -> Result<()> {
     Ok(())
 }
 
+/// What was put together of many things of a user is too large: they have too many of them.
+pub(crate) fn too_many(what: &'static str) -> impl Fn(Error) -> Error {
+    move |error| if matches!(error, Error::TooLarge { .. }) { Error::UserLimit(what) } else { error }
+}
+
+/// What of a content counts for what its user may have: nothing where it only tells of a deletion.
+#[derive(Copy, Clone, Default)]
+struct Weight {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Weight {
+    fn of(event_type: &str, content: &str) -> Self {
+        if is_deletion(content) {
+            return Self::default();
+        }
+        Self { rows: 1, bytes: (event_type.len() + content.len()) as u64 }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Counts that a user has `new` in place of `old`. What shrinks, or takes no more than before, always fits.
+async fn count(view: &View, batch: &mut Batch, user: &UserId, old: Weight, new: Weight) -> Result<()> {
+    if new.rows != old.rows {
+        let rows = view.get::<tables::AccountDataCounts>(&user).await?;
+        let left = rows.unwrap_or(0).saturating_sub(old.rows);
+        if new.rows > old.rows && left + new.rows > ACCOUNT_DATA_ROWS_MAX {
+            return Err(Error::UserLimit("kinds of account data"));
+        }
+        batch.expect::<tables::AccountDataCounts>(&user, rows.as_ref());
+        batch.put::<tables::AccountDataCounts>(&user, &(left + new.rows));
+    }
+    if new.bytes != old.bytes {
+        let bytes = view.get::<tables::AccountDataBytes>(&user).await?;
+        let left = bytes.unwrap_or(0).saturating_sub(old.bytes);
+        if new.bytes > old.bytes && left + new.bytes > ACCOUNT_DATA_TOTAL_BYTES_MAX {
+            return Err(Error::UserLimit("bytes of account data"));
+        }
+        batch.expect::<tables::AccountDataBytes>(&user, bytes.as_ref());
+        batch.put::<tables::AccountDataBytes>(&user, &(left + new.bytes));
+    }
+    Ok(())
+}
+
 fn raw(json: String) -> Result<Box<RawValue>> {
     RawValue::from_string(json).map_err(|source| Error::Damaged { what: "account data", source })
 }
 
 impl Users {
-    /// Sets account data on behalf of a client.
+    /// Sets account data on behalf of a client. Empty content deletes it.
     ///
     /// # Errors
     ///
@@ -88,8 +142,32 @@ impl Users {
         }
     }
 
-    /// Writes account data of any type, server-managed ones as well. At most one write for each (room,
-    /// type) in a batch.
+    /// Deletes account data on behalf of a client. It need not be there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServerManagedType`], [`Error::Contended`].
+    pub async fn delete_account_data(&self, user: &UserId, room: Option<&RoomId>, event_type: &str) -> Result<()> {
+        if SERVER_MANAGED_TYPES.contains(&event_type) {
+            return Err(Error::ServerManagedType);
+        }
+        let deleted = raw(DELETED.to_owned())?;
+        let mut attempts = self.attempts();
+        loop {
+            let mut attempt = attempts.next()?;
+            let (view, batch) = (&attempt.view, &mut attempt.batch);
+            if self.account_data(view, user, room, event_type).await?.is_none() {
+                return Ok(());
+            }
+            self.prepare_account_data(view, batch, user, Entry::new(room, event_type, &deleted)).await?;
+            if attempt.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes account data of any type, server-managed ones as well. At most one write for each user in a batch, as what they
+    /// have is counted.
     ///
     /// # Errors
     ///
@@ -106,35 +184,21 @@ impl Users {
         if event_type.len() > EVENT_TYPE_BYTES_MAX {
             return Err(Error::TooLarge { what: "the type", max: EVENT_TYPE_BYTES_MAX });
         }
+        let content = if is_deletion(content.get()) { DELETED } else { content.get() };
         let key = (user, room, event_type);
         let old = view.get::<tables::AccountData>(&key).await?;
-        match &old {
-            Some((position, _)) => batch.delete::<tables::AccountDataChanges>(&(user, *position)),
-            None => {
-                let rows = view.get::<tables::AccountDataCounts>(&user).await?;
-                let count = rows.unwrap_or(0);
-                if count >= ACCOUNT_DATA_ROWS_MAX {
-                    return Err(Error::UserLimit("kinds of account data"));
-                }
-                batch.expect::<tables::AccountDataCounts>(&user, rows.as_ref());
-                batch.put::<tables::AccountDataCounts>(&user, &(count + 1));
-            }
+        if let Some((position, _)) = &old {
+            batch.delete::<tables::AccountDataChanges>(&(user, *position));
         }
-        let size = (event_type.len() + content.get().len()) as u64;
-        let old_size = old.as_ref().map_or(0, |(_, content)| (event_type.len() + content.len()) as u64);
-        if size != old_size {
-            let total = view.get::<tables::AccountDataBytes>(&user).await?;
-            let left = total.unwrap_or(0).saturating_sub(old_size);
-            if size > old_size && left + size > ACCOUNT_DATA_TOTAL_BYTES_MAX {
-                return Err(Error::UserLimit("bytes of account data"));
-            }
-            batch.expect::<tables::AccountDataBytes>(&user, total.as_ref());
-            batch.put::<tables::AccountDataBytes>(&user, &(left + size));
-        }
+        let weight = old.as_ref().map_or(Weight::default(), |(_, content)| Weight::of(event_type, content));
+        count(view, batch, user, weight, Weight::of(event_type, content)).await?;
         let change = Change::AccountData { room: room.map(RoomId::to_owned), event_type: event_type.to_owned() };
         let position = Position::from(log(batch, user, change));
+        let old_deletion = old.as_ref().filter(|(_, content)| is_deletion(content)).map(|(position, _)| *position);
+        let deletion = is_deletion(content).then_some(position);
+        deleted::note(view, batch, user, old_deletion, deletion).await?;
         batch.expect::<tables::AccountData>(&key, old.as_ref());
-        batch.put::<tables::AccountData>(&key, &(position, content.get().to_owned()));
+        batch.put::<tables::AccountData>(&key, &(position, content.to_owned()));
         let what = (room.map(|room| Text(room.to_owned())), event_type.to_owned());
         batch.put::<tables::AccountDataChanges>(&(user, position), &what);
         Ok(())
@@ -157,11 +221,11 @@ impl Users {
             return Ok(Some(push_rules::to_content(&rules)?));
         }
         let row = view.get::<tables::AccountData>(&(user, room, event_type)).await?;
-        row.map(|(_, content)| raw(content)).transpose()
+        row.filter(|(_, content)| !is_deletion(content)).map(|(_, content)| raw(content)).transpose()
     }
 
-    /// What changed after `from` and not after `to`, in the order of the last changes. What changed again
-    /// after `to` isn't there: the next range has it.
+    /// What changed after `from` and not after `to`, in the order of the last changes; what was deleted has empty content. What
+    /// changed again after `to` isn't there: the next range has it.
     ///
     /// # Errors
     ///
@@ -200,6 +264,7 @@ impl Users {
     /// Fails only if the store does.
     pub async fn account_data_all(&self, view: &View, user: &UserId) -> Result<Vec<AccountDataRow>> {
         let mut all = self.account_data_rows(view, user, Range::prefix(&(user,))).await?;
+        all.retain(|row| !is_deletion(row.content.get()));
         if !all.iter().any(|row| row.room.is_none() && row.event_type == push_rules::TYPE) {
             all.insert(
                 0,
@@ -214,7 +279,8 @@ impl Users {
         Ok(all)
     }
 
-    /// All account data of a user about one room.
+    /// All account data of a user about one room, for clients that may have known the room before: what was deleted is there with
+    /// empty content.
     ///
     /// # Errors
     ///
@@ -272,8 +338,8 @@ impl Users {
         room: &RoomId,
     ) -> Result<bool> {
         let mut next = Some(Range::<tables::AccountData>::prefix(&(user, Some(room))).limit(PAGE_ROWS));
-        let mut deleted = 0;
-        let mut deleted_bytes = 0;
+        let mut gone = Weight::default();
+        let mut deletions = 0;
         let mut is_all = true;
         while let Some(range) = next {
             if batch.is_filled() {
@@ -283,22 +349,17 @@ impl Users {
             let page = view.scan(range).await?;
             next = page.next;
             for ((_, _, event_type), (position, content)) in page.rows {
-                deleted += 1;
-                deleted_bytes += (event_type.len() + content.len()) as u64;
+                gone.add(Weight::of(&event_type, &content));
+                if is_deletion(&content) {
+                    deletions += 1;
+                    batch.delete::<tables::AccountDataDeletions>(&(user, position));
+                }
                 batch.delete::<tables::AccountData>(&(user, Some(room), event_type.as_str()));
                 batch.delete::<tables::AccountDataChanges>(&(user, position));
             }
         }
-        if deleted == 0 {
-            return Ok(is_all);
-        }
-        let count = view.get::<tables::AccountDataCounts>(&user).await?;
-        let left = count.unwrap_or(0).saturating_sub(deleted);
-        batch.expect::<tables::AccountDataCounts>(&user, count.as_ref());
-        batch.put::<tables::AccountDataCounts>(&user, &left);
-        let bytes = view.get::<tables::AccountDataBytes>(&user).await?;
-        batch.expect::<tables::AccountDataBytes>(&user, bytes.as_ref());
-        batch.put::<tables::AccountDataBytes>(&user, &bytes.unwrap_or(0).saturating_sub(deleted_bytes));
+        count(view, batch, user, gone, Weight::default()).await?;
+        deleted::forgotten(view, batch, user, deletions).await?;
         Ok(is_all)
     }
 
@@ -307,6 +368,8 @@ impl Users {
         batch.delete_prefix::<tables::AccountDataChanges>(&(user,));
         batch.delete::<tables::AccountDataCounts>(&user);
         batch.delete::<tables::AccountDataBytes>(&user);
+        batch.delete_prefix::<tables::AccountDataDeletions>(&(user,));
+        batch.delete::<tables::AccountDataDeletionCounts>(&user);
     }
 
     /// Whom the user ignores (`m.ignored_user_list`). Entries that aren't user ids are passed over, and so

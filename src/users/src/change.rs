@@ -28,7 +28,7 @@ pub enum Change {
         /// Devices that are gone.
         deleted: Vec<OwnedDeviceId>,
     },
-    /// Account data of one type was set (`room`: of that room only). The entry's position is the row's
+    /// Account data of one type was set or deleted (`room`: of that room only). The entry's position is the row's
     /// position.
     AccountData {
         /// The room, or the whole account.

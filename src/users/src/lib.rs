@@ -48,8 +48,8 @@ use store::{Batch, CommitError, FollowError, Follower, Position, Store, View};
 use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
-    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_ROWS_MAX, ACCOUNT_DATA_TOTAL_BYTES_MAX, AccountDataRow,
-    Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
+    ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_DELETIONS_KEPT, ACCOUNT_DATA_ROWS_MAX, ACCOUNT_DATA_TOTAL_BYTES_MAX,
+    AccountDataRow, Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
 };
 pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
 pub use change::{Change, UserChanged};
@@ -85,8 +85,8 @@ pub use tags::{TAG_BYTES_MAX, check_tag};
 pub use to_device::{
     TO_DEVICE_BYTES_PER_REQUEST_MAX, TO_DEVICE_MESSAGE_BYTES_MAX, TO_DEVICE_MESSAGES_PER_REQUEST_MAX,
     TO_DEVICE_NAME_BYTES_MAX, TO_DEVICE_PER_SYNC_MAX, TO_DEVICE_QUEUE_BYTES_MAX, TO_DEVICE_ROW_BYTES,
-    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_SENDER_TOTAL_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage,
-    ToDeviceQueued, ToDeviceRequest, ToDeviceSent,
+    TO_DEVICE_SENDER_BYTES_MAX, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage, ToDevicePage, ToDeviceQueued, ToDeviceRequest,
+    ToDeviceSent,
 };
 pub use tokens::{IssuedSession, Login};
 pub use watch::SessionWatch;
@@ -135,15 +135,17 @@ impl Users {
     /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range.
     pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let from = store.published();
+        // Before anything can be queued or taken.
+        let at_start = store.view();
         let fifth = config.cache_bytes / 5;
         let inner = Arc::new(Inner {
             passwords: password::Passwords::new(&config.password, random.clone())?,
             sessions: projection::Projection::new(fifth, from),
             rules: push_rules::RulesCache::new(fifth, from),
             ignored: projection::Projection::new(fifth, from),
-            erased: erased::ErasedCache::default(),
+            erased: erased::ErasedCache::new(store.hold()),
             filters: filters::FilterCache::new(fifth),
-            queues: to_device::Queues::new(fifth),
+            queues: to_device::Queues::new(fifth, config.to_device_sender_bytes_max, store.hold()),
             reservations: registration_tokens::Reservations::new(random.as_ref()),
             key_turns: keys::Turns::default(),
             unused_devices: unused_devices::Cursor::default(),
@@ -156,6 +158,7 @@ impl Users {
         });
         tokio::spawn(follow(Arc::downgrade(&inner), inner.store.follow(from)));
         tokio::spawn(tick_presence(Arc::downgrade(&inner)));
+        tokio::spawn(to_device::count_waiting(Arc::downgrade(&inner), at_start));
         Ok(Self { inner })
     }
 

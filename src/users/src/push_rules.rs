@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, Position, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, projection::Projection, tables};
+use crate::{AccountDataEntry, Error, Result, Users, account_data::too_many, projection::Projection, tables};
 
 pub(crate) const TYPE: &str = "m.push_rules";
 
@@ -238,7 +238,7 @@ impl Users {
     async fn prepare_ruleset(&self, view: &View, batch: &mut Batch, user: &UserId, ruleset: &Ruleset) -> Result<()> {
         let content = to_content(ruleset)?;
         let entry = AccountDataEntry::new(None, TYPE, &content);
-        self.prepare_account_data(view, batch, user, entry).await
+        self.prepare_account_data(view, batch, user, entry).await.map_err(too_many("push rules"))
     }
 
     async fn change_rules(&self, user: &UserId, change: impl Fn(&mut Ruleset) -> Result<()>) -> Result<()> {
@@ -261,7 +261,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidPushRuleId`], [`Error::DefaultPushRule`], [`Error::UnknownRelativePushRule`],
-    /// [`Error::ContradictoryPushRuleOrder`], [`Error::TooLarge`], [`Error::Contended`].
+    /// [`Error::ContradictoryPushRuleOrder`], [`Error::TooLarge`], [`Error::UserLimit`], [`Error::Contended`].
     pub async fn set_push_rule(&self, user: &UserId, mut rule: NewPushRule, place: RulePlace<'_>) -> Result<()> {
         strip_actions(&mut rule);
         self.change_rules(user, |ruleset| put_rule(ruleset, rule.clone(), place)).await
@@ -301,7 +301,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPushRule`], [`Error::TooLarge`], [`Error::Contended`].
+    /// [`Error::UnknownPushRule`], [`Error::UserLimit`], [`Error::Contended`].
     pub async fn set_push_rule_actions(
         &self,
         user: &UserId,

@@ -112,6 +112,10 @@ pub(crate) KeyBackupBytes = 174, Ranges: (Text<OwnedUserId>, u64) => u64 }
 
 store::table! { /// Bytes of a user's account data, contents and types together.
 pub(crate) AccountDataBytes = 190, Points: Text<OwnedUserId> => u64 }
+store::table! { /// Account data that was deleted, by the position of the deletion.
+pub(crate) AccountDataDeletions = 240, Ranges: (Text<OwnedUserId>, Position) => () }
+store::table! { /// Number of a user's rows of [`AccountDataDeletions`]; every writer of them expects it.
+pub(crate) AccountDataDeletionCounts = 241, Points: Text<OwnedUserId> => u64 }
 
 /// All tables of this crate, for opening the store.
 pub const TABLES: &[TableInfo] = &[
@@ -133,6 +137,8 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<AccountDataChanges>(),
     TableInfo::of::<AccountDataCounts>(),
     TableInfo::of::<AccountDataBytes>(),
+    TableInfo::of::<AccountDataDeletions>(),
+    TableInfo::of::<AccountDataDeletionCounts>(),
     TableInfo::of::<Filters>(),
     TableInfo::of::<FilterIds>(),
     TableInfo::of::<FilterLast>(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, View};
 
-use crate::{AccountDataEntry, Error, Result, Users};
+use crate::{AccountDataEntry, Error, Result, Users, account_data::too_many};
 
 /// The greatest number of bytes of a tag's name.
 pub const TAG_BYTES_MAX: usize = 255;
@@ -109,7 +109,7 @@ impl Users {
     ) -> Result<()> {
         let content = to_raw_value(&Content { tags }).map_err(|_| Error::NotAnObject)?;
         let entry = AccountDataEntry::new(Some(room), TYPE, &content);
-        self.prepare_account_data(view, batch, user, entry).await
+        self.prepare_account_data(view, batch, user, entry).await.map_err(too_many("tags of the room"))
     }
 
     /// Copies the tags of a room that was upgraded to the room that replaces it.

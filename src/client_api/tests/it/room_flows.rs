@@ -244,6 +244,35 @@ async fn settings_go_along_into_an_upgraded_room() {
 }
 
 #[tokio::test]
+async fn what_goes_along_counts_for_what_a_user_may_store() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let old = alice.create_room(json!({ "room_version": "10" })).await;
+    let user = format!("/v3/user/{}", alice.id);
+    let long = "x".repeat(200_000);
+    alice.put(&format!("{user}/rooms/{old}/tags/u.long"), json!({ "org.example.text": long })).await;
+    let direct = json!({ "@bob:example.org": [old.replace("%21", "!")] });
+    alice.put(&format!("{user}/account_data/m.direct"), direct).await;
+    alice.post(&format!("/v3/rooms/{old}/upgrade"), json!({ "new_version": "12" })).await;
+    let (mut number, mut bytes) = (0, 250_000);
+    while bytes > 1_000 {
+        let content = serde_json::value::to_raw_value(&json!({ "text": "x".repeat(bytes) })).unwrap();
+        let user = <&ruma::UserId>::try_from(alice.id.as_str()).unwrap();
+        match world.users.set_account_data(user, None, &format!("org.{number}"), &content).await {
+            Ok(()) => number += 1,
+            Err(users::Error::UserLimit(_)) => bytes /= 2,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let user = <&ruma::UserId>::try_from(alice.id.as_str()).unwrap();
+    let all = world.users.account_data_all(&world.store.view(), user).await.unwrap();
+    assert_eq!(all.iter().filter(|row| row.event_type == "m.tag").count(), 2);
+    let stored = all.iter().filter(|row| row.event_type != "m.push_rules");
+    let stored: usize = stored.map(|row| row.event_type.len() + row.content.get().len()).sum();
+    assert!(stored as u64 <= users::ACCOUNT_DATA_TOTAL_BYTES_MAX, "{stored}");
+}
+
+#[tokio::test]
 async fn forgetting_deletes_what_was_stored_about_the_room() {
     let world = World::new().await;
     let alice = world.register("alice").await;

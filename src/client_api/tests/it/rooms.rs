@@ -412,3 +412,44 @@ async fn what_a_device_sent_is_answered_before_its_sync_tells_it() {
     let told = polling.await.to_string();
     assert!(told.contains(sent["event_id"].as_str().unwrap()), "{told}");
 }
+
+/// A receipt for each of many threads.
+#[tokio::test]
+async fn who_has_as_many_receipts_in_a_room_as_one_may_is_told_so() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let mut path = String::new();
+    for number in 0..=rooms::USER_RECEIPTS_MAX {
+        let root = alice.send(&room, &number.to_string(), "a root").await;
+        path = format!("/v3/rooms/{room}/receipt/m.read/{root}");
+        let body = json!({ "thread_id": root });
+        if number < rooms::USER_RECEIPTS_MAX {
+            alice.post(&path, body).await;
+        } else {
+            let refused = alice.fails(Method::POST, &path, Some(body), (400, "M_USER_LIMIT_EXCEEDED")).await;
+            assert!(refused["info_uri"].is_string(), "{refused}");
+        }
+    }
+    // There is always room for one that is for all threads.
+    alice.post(&path, json!({})).await;
+}
+
+#[tokio::test]
+async fn who_is_where_and_what_is_published_count_in_the_memory_budget() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let mut held = world.store.held_bytes();
+    let mut grows = || {
+        let before = std::mem::replace(&mut held, world.store.held_bytes());
+        assert!(held > before, "{held} {before}");
+    };
+    alice.create_room(json!({})).await;
+    alice.get("/v3/sync").await;
+    grows();
+    alice.create_room(json!({ "visibility": "public", "name": "Reef" })).await;
+    alice.get("/v3/sync").await;
+    grows();
+    assert_eq!(alice.get("/v3/publicRooms").await["total_room_count_estimate"], 1);
+    grows();
+}

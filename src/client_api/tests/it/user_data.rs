@@ -195,3 +195,55 @@ async fn no_body_is_no_json() {
     alice.fails(Method::POST, &filter, None, (400, "M_NOT_JSON")).await;
     alice.fails(Method::POST, "/v3/login", None, (400, "M_NOT_JSON")).await;
 }
+
+#[tokio::test]
+async fn who_has_too_many_tags_or_push_rules_is_told_so() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let long = "x".repeat(100_000);
+    let tag = json!({ "org.example.text": long });
+    let rule = json!({ "pattern": "reef", "actions": [{ "set_tweak": "org.example.text", "value": long }] });
+    let tags = format!("/v3/user/{}/rooms/{room}/tags", alice.id);
+    for (path, body) in [(tags.as_str(), tag), ("/v3/pushrules/global/content", rule)] {
+        for number in 0..2 {
+            alice.put(&format!("{path}/u.{number}"), body.clone()).await;
+        }
+        let refused = (400, "M_USER_LIMIT_EXCEEDED");
+        alice.fails(Method::PUT, &format!("{path}/u.2"), Some(body.clone()), refused).await;
+        alice.delete(&format!("{path}/u.0")).await;
+        alice.put(&format!("{path}/u.2"), body).await;
+    }
+}
+
+#[tokio::test]
+async fn account_data_is_deleted_by_its_owner_alone_and_not_what_the_server_manages() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let event = alice.send(&room, "1", "hello").await;
+    alice.post(&format!("/v3/rooms/{room}/read_markers"), json!({ "m.fully_read": event })).await;
+    let places = |user: &str| [format!("user/{user}"), format!("user/{user}/rooms/{room}")];
+    for place in places(&alice.id) {
+        for event_type in users::SERVER_MANAGED_TYPES {
+            let path = format!("/unstable/org.matrix.msc3391/{place}/account_data/{event_type}");
+            alice.fails(Method::DELETE, &path, None, (405, "M_BAD_JSON")).await;
+        }
+        let (kept, path) = (format!("/v3/{place}/account_data/org.a"), format!("{place}/account_data/org.a"));
+        let path = format!("/unstable/org.matrix.msc3391/{path}");
+        assert_eq!(alice.delete(&path).await, json!({}), "it need not be there");
+        alice.put(&kept, json!({ "n": 1 })).await;
+        assert_eq!(alice.delete(&path).await, json!({}));
+        alice.fails(Method::GET, &kept, None, (404, "M_NOT_FOUND")).await;
+        assert_eq!(alice.delete(&path).await, json!({}));
+        alice.put(&kept, json!({ "n": 1 })).await;
+        alice.put(&kept, json!({})).await;
+        alice.fails(Method::GET, &kept, None, (404, "M_NOT_FOUND")).await;
+    }
+    let marker = format!("/v3/user/{}/rooms/{room}/account_data/m.fully_read", alice.id);
+    assert_eq!(alice.get(&marker).await, json!({ "event_id": event }));
+    for place in places("@bob:example.org") {
+        let path = format!("/unstable/org.matrix.msc3391/{place}/account_data/org.a");
+        alice.fails(Method::DELETE, &path, None, (403, "M_FORBIDDEN")).await;
+    }
+}

@@ -43,6 +43,7 @@ impl From<RoomsError> for Received {
             RoomsError::Remote(RemoteError::NotReachable(_) | RemoteError::Refused(_) | RemoteError::BadAnswer(_))
             | RoomsError::Resolve(_)
             | RoomsError::LimitExceeded(_)
+            | RoomsError::UserLimit(_)
             | RoomsError::Busy
             | RoomsError::Corrupt(_) => Self::Later(error),
             RoomsError::RoomNotFound

@@ -79,7 +79,7 @@ fn parse_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Box<RawValue>>) -> Result<Vec<U
             return Err(Error::TooLarge { what: "the id of a one-time key", max: ONE_TIME_KEY_ID_BYTES_MAX });
         }
         if parsed.len() == ONE_TIME_KEYS_PER_DEVICE_MAX {
-            return Err(Error::TooMany("one-time keys"));
+            return Err(Error::UserLimit("one-time keys"));
         }
         let json = match id.algorithm() {
             OneTimeKeyAlgorithm::SignedCurve25519 => parse_signed_curve25519(json)?,
@@ -120,8 +120,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::UnknownDevice`], [`Error::InvalidKey`], [`Error::MissingKeyField`], [`Error::InvalidSignature`], [`Error::IdentityChanged`],
-    /// [`Error::KeyExists`], [`Error::TooLarge`], [`Error::TooMany`], [`Error::UserLimit`],
-    /// [`Error::Contended`].
+    /// [`Error::KeyExists`], [`Error::TooLarge`], [`Error::UserLimit`], [`Error::Contended`].
     pub async fn upload_keys(
         &self,
         user: &UserId,

@@ -61,6 +61,8 @@ async fn what_clients_must_not_set() {
         for event_type in users::SERVER_MANAGED_TYPES {
             let refused = world.users.set_account_data(&alice, room, event_type, &raw(json!({}))).await;
             assert!(matches!(refused, Err(Error::ServerManagedType)), "{event_type}");
+            let refused = world.users.delete_account_data(&alice, room, event_type).await;
+            assert!(matches!(refused, Err(Error::ServerManagedType)), "{event_type}");
         }
     }
     for content in [json!([]), json!("text"), json!(null)] {
@@ -143,7 +145,7 @@ async fn the_log_entry_has_the_position_of_the_row() {
     let alice = world.register("alice").await;
     let start = world.store.published();
     let mut follower = world.store.follow(start);
-    world.users.set_account_data(&alice, Some(room()), "org.a", &raw(json!({}))).await.unwrap();
+    world.users.set_account_data(&alice, Some(room()), "org.a", &raw(json!({"n": 1}))).await.unwrap();
     let records = follower.next().await.unwrap();
     let change = Change::AccountData { room: Some(room().to_owned()), event_type: "org.a".to_owned() };
     assert_eq!(records[0].decode::<UserChanged>().unwrap().unwrap().change, change);
@@ -173,10 +175,10 @@ async fn a_forgotten_room_takes_its_data_along() {
     let start = world.store.published();
     let other = room_id!("!other:example.org");
     for room in [None, Some(room()), Some(other)] {
-        world.users.set_account_data(&alice, room, "org.a", &raw(json!({}))).await.unwrap();
+        world.users.set_account_data(&alice, room, "org.a", &raw(json!({"n": 1}))).await.unwrap();
     }
     forget(&world, &alice).await;
-    let left = ["- org.a {}", "!other:example.org org.a {}"];
+    let left = [r#"- org.a {"n":1}"#, r#"!other:example.org org.a {"n":1}"#];
     assert_eq!(since(&world, start).await, left);
     let all = world.users.account_data_all(&world.view(), &alice).await.unwrap();
     assert_eq!(shown(&all), left);
@@ -192,11 +194,11 @@ async fn a_room_with_more_data_than_a_batch_holds_is_forgotten() {
         let content = raw(json!({"number": number}));
         world.users.set_account_data(&alice, Some(room()), &format!("org.{number}"), &content).await.unwrap();
     }
-    world.users.set_account_data(&alice, None, "org.kept", &raw(json!({}))).await.unwrap();
+    world.users.set_account_data(&alice, None, "org.kept", &raw(json!({"n": 1}))).await.unwrap();
     assert!(forget(&world, &alice).await > 1);
     let view = world.view();
     let left = world.users.account_data_since(&view, &alice, start, view.position()).await.unwrap();
-    assert_eq!(shown(&left), ["- org.kept {}"]);
+    assert_eq!(shown(&left), [r#"- org.kept {"n":1}"#]);
 }
 
 /// More than one page of rows.
@@ -228,12 +230,76 @@ async fn all_contents_together_are_bounded() {
         set(Some(room()), &format!("org.{number}"), large).await.unwrap();
     }
     assert!(matches!(set(None, "org.more", large).await, Err(Error::UserLimit(_))));
+    // What is deleted makes room, and deleting always fits.
+    world.users.delete_account_data(&alice, Some(room()), "org.1").await.unwrap();
+    set(None, "org.more", large).await.unwrap();
+    assert!(matches!(set(Some(room()), "org.1", large).await, Err(Error::UserLimit(_))));
+    world.users.set_account_data(&alice, None, "org.more", &raw(json!({}))).await.unwrap();
+    set(Some(room()), "org.1", large).await.unwrap();
     // What shrinks, or takes no more than before, always fits.
     set(Some(room()), "org.0", large).await.unwrap();
     set(Some(room()), "org.0", 10).await.unwrap();
     set(None, "org.more", large - 100).await.unwrap();
     forget(&world, &alice).await;
     set(None, "org.again", large).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_told_once_and_gone() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let users = &world.users;
+    let other = room_id!("!other:example.org");
+    for room in [None, Some(room()), Some(other)] {
+        users.set_account_data(&alice, room, "org.a", &raw(json!({"n": 1}))).await.unwrap();
+    }
+    let start = world.store.published();
+    users.delete_account_data(&alice, None, "org.a").await.unwrap();
+    let middle = world.store.published();
+    let empty = RawValue::from_string("{ }".to_owned()).unwrap();
+    users.set_account_data(&alice, Some(room()), "org.a", &empty).await.unwrap();
+    let end = world.store.published();
+    assert_eq!(since(&world, start).await, ["- org.a {}", "!room:example.org org.a {}"]);
+    assert_eq!(since(&world, middle).await, ["!room:example.org org.a {}"]);
+    let view = world.view();
+    assert_eq!(
+        shown(&users.account_data_all(&view, &alice).await.unwrap()),
+        [r#"!other:example.org org.a {"n":1}"#],
+        "a first sync lists what is there"
+    );
+    for room in [None, Some(room())] {
+        assert!(users.account_data(&view, &alice, room, "org.a").await.unwrap().is_none());
+    }
+    // A client that left the room before and comes back hears of it as well.
+    assert_eq!(
+        shown(&users.account_data_of_room(&view, &alice, room()).await.unwrap()),
+        ["!room:example.org org.a {}"]
+    );
+    for event_type in ["org.a", "org.never"] {
+        users.delete_account_data(&alice, None, event_type).await.unwrap();
+    }
+    assert_eq!(world.store.published(), end, "nothing was there");
+    users.set_account_data(&alice, None, "org.a", &raw(json!({"n": 2}))).await.unwrap();
+    assert_eq!(since(&world, start).await, ["!room:example.org org.a {}", r#"- org.a {"n":2}"#]);
+}
+
+#[tokio::test]
+async fn deleted_tags_and_ignored_users_are_none() {
+    let world = world();
+    let alice = world.register("alice").await;
+    let users = &world.users;
+    users.set_tag(&alice, room(), "u.work", &raw(json!({}))).await.unwrap();
+    users.delete_account_data(&alice, Some(room()), "m.tag").await.unwrap();
+    assert!(users.tags(&world.view(), &alice, room()).await.unwrap().is_empty());
+    users.set_tag(&alice, room(), "u.play", &raw(json!({}))).await.unwrap();
+    assert_eq!(users.tags(&world.view(), &alice, room()).await.unwrap().len(), 1);
+    let list = raw(json!({"ignored_users": {"@bob:example.org": {}}}));
+    users.set_account_data(&alice, None, "m.ignored_user_list", &list).await.unwrap();
+    world.settle().await;
+    assert_eq!(users.ignored_users(&world.view(), &alice).await.unwrap().len(), 1);
+    users.delete_account_data(&alice, None, "m.ignored_user_list").await.unwrap();
+    world.settle().await;
+    assert!(users.ignored_users(&world.view(), &alice).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -339,7 +405,7 @@ proptest! {
     /// Following the changes from any point gives what reading everything gives.
     #[test]
     fn changes_add_up_to_everything(
-        writes in prop::collection::vec((0..3u8, 0..3u8, any::<u16>()), 1..40),
+        writes in prop::collection::vec((0..3u8, 0..3u8, prop::option::of(any::<u16>())), 1..40),
         stops in prop::collection::btree_set(0..40usize, 0..6),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -351,12 +417,22 @@ proptest! {
             let mut from = world.store.published();
             for (step, (room, kind, n)) in writes.iter().enumerate() {
                 let room = rooms[usize::from(*room)];
-                let content = raw(json!({"n": n}));
-                world.users.set_account_data(&alice, room, &format!("org.{kind}"), &content).await.unwrap();
+                let event_type = format!("org.{kind}");
+                match n {
+                    Some(n) => {
+                        let content = raw(json!({"n": n}));
+                        world.users.set_account_data(&alice, room, &event_type, &content).await.unwrap();
+                    }
+                    None => world.users.delete_account_data(&alice, room, &event_type).await.unwrap(),
+                }
                 if stops.contains(&step) || step + 1 == writes.len() {
                     let view = world.view();
                     for row in world.users.account_data_since(&view, &alice, from, view.position()).await.unwrap() {
-                        followed.insert((row.room, row.event_type), row.content.get().to_owned());
+                        let place = (row.room, row.event_type);
+                        match row.content.get() {
+                            "{}" => followed.remove(&place),
+                            content => followed.insert(place, content.to_owned()),
+                        };
                     }
                     from = view.position();
                 }

@@ -220,6 +220,17 @@ async fn deactivation_deletes_all_but_the_name() {
     assert!(matches!(world.users.deactivate(&user("nobody"), Erasure::Keep).await, Err(Error::UnknownUser)));
 }
 
+#[tokio::test]
+async fn who_was_erased_counts_in_the_memory_budget() {
+    let world = world();
+    let alice = world.register("alice").await;
+    world.users.deactivate(&alice, Erasure::Erase).await.unwrap();
+    world.settle().await;
+    let before = world.store.held_bytes();
+    assert!(world.users.erased_users().await.unwrap().contains(&alice));
+    assert!(world.store.held_bytes() > before);
+}
+
 /// Handlers run on any thread, so what they await must be able to move between threads.
 #[tokio::test]
 async fn operations_can_move_between_threads() {

@@ -228,7 +228,7 @@ async fn keys_are_bounded() {
         (from..from + count).map(|number| (format!("x:{number}"), json!("key"))).collect()
     };
     let max = ONE_TIME_KEYS_PER_DEVICE_MAX;
-    assert!(matches!(phone.upload(&world, &one_time(&many(0, max + 1))).await, Err(Error::TooMany(_))));
+    assert!(matches!(phone.upload(&world, &one_time(&many(0, max + 1))).await, Err(Error::UserLimit(_))));
     phone.upload(&world, &one_time(&many(0, max))).await.unwrap();
     assert!(matches!(phone.upload(&world, &one_time(&many(max, 1))).await, Err(Error::UserLimit(_))));
     phone.upload(&world, &one_time(&many(0, max))).await.unwrap();

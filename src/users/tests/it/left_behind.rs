@@ -70,7 +70,7 @@ async fn rows_with(world: &World, text: &str) -> Rows {
         };
     }
     count_all!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37
-        38 39 40 41 42 43 44 45);
+        38 39 40 41 42 43 44 45 46 47);
     rows
 }
 
@@ -100,6 +100,8 @@ async fn busy_user(world: &World, name: &str, seed: u8) -> (Device, Owner) {
     let content = raw(&json!({ "a": 1 }));
     for room in [None, Some(room_id!("!a:x"))] {
         users.set_account_data(&user, room, "m.test", &content).await.unwrap();
+        users.set_account_data(&user, room, "m.gone", &content).await.unwrap();
+        users.delete_account_data(&user, room, "m.gone").await.unwrap();
     }
     users.create_filter(&user, &content).await.unwrap();
     users.create_openid_token(&user).await.unwrap();
