@@ -91,7 +91,8 @@ mod tests {
             |user: &UserId| (0..20).take_while(|_| admission.limits.check_user(Class::Read, user).is_ok()).count();
         let made = |pieces: usize| {
             let piece = Bytes::from(vec![7; BYTES_PER_UNIT as usize / 2]);
-            Response::new(Body::from_stream(stream::iter(vec![Ok::<_, io::Error>(piece); pieces])))
+            let pieces = (0..pieces).map(move |_| Ok::<_, io::Error>(piece.clone()));
+            Response::new(Body::from_stream(stream::iter(pieces)))
         };
 
         let (alice, bob, carol) = (user_id!("@alice:h"), user_id!("@bob:h"), user_id!("@carol:h"));
