@@ -26,6 +26,7 @@ impl Accounts {
 impl Authenticate for Accounts {
     fn authenticate<'a>(&'a self, token: &'a str, origin: &'a Origin) -> BoxFuture<'a, Result<AnyAccount, ApiError>> {
         Box::pin(async move {
+            let known_at = self.users.position().get();
             let session = self.users.authenticate(token).await.map_err(Failure::from)?;
             // When a device was last seen is a courtesy; a request doesn't fail for it.
             if let Err(error) = self.users.touch(&session, origin.address).await {
@@ -38,6 +39,7 @@ impl Authenticate for Accounts {
                 admin: session.admin || self.admins.contains(&session.user_id),
                 locked: session.locked,
                 suspended: session.suspended,
+                known_at,
             })
         })
     }

@@ -1,49 +1,73 @@
 //! Module "Syncing".
 
 use futures_util::future::BoxFuture;
-use haima_http::{Class, Guest, JsonBytes, Turn, Waiting, WithQuery};
+use haima_http::{ApiError, Class, Guest, Incoming, JsonBytes, Turn, Waiting, read_query};
 use parking_lot::Mutex;
-use ruma::{UserId, api::client::sync::sync_events::v3::Request, presence::PresenceState as Asked};
+use ruma::{
+    UserId,
+    api::{Metadata, client::sync::sync_events::v3::Request, path_builder::PathBuilder},
+    exports::http::{self, Method},
+    presence::PresenceState as SetPresence,
+};
 use serde::Deserialize;
+use store::Position;
 use sync::{LargeAnswer, SyncError, SyncRequest};
 use users::PresenceState;
 
 use crate::{ClientApi, error::Result};
 
-/// What the request's type doesn't hold, or not whole.
+/// A request for `/sync`. `ruma`'s type of it takes a kilobyte, and thousands wait; and not every field of a filter is in it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Query {
-    /// The filter as it was sent, since not every field of it is in the request's type.
+pub(crate) struct SyncQuery {
+    since: Option<String>,
     filter: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    #[serde(default)]
+    set_presence: SetPresence,
+    #[serde(rename = "timeout", default)]
+    timeout_ms: u64,
+    #[serde(default)]
+    use_state_after: bool,
     /// `use_state_after` as clients from before Matrix 1.16 ask for it (MSC4222).
     #[serde(rename = "org.matrix.msc4222.use_state_after", default)]
     msc4222_use_state_after: bool,
 }
 
+impl Incoming for SyncQuery {
+    const METHOD: Method = <Request as Metadata>::METHOD;
+
+    fn paths() -> Vec<&'static str> {
+        Request::PATH_BUILDER.all_paths().collect()
+    }
+
+    fn read(request: http::Request<&[u8]>, _: &[&str]) -> std::result::Result<Self, ApiError> {
+        read_query(&request)
+    }
+}
+
 /// `GET /_matrix/client/v3/sync`
-pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, req: WithQuery<Request, Query>) -> Result<JsonBytes> {
-    let WithQuery { request, query } = req;
+pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, query: SyncQuery) -> Result<JsonBytes> {
     let Waiting { caller, poll } = waiting;
-    let timeout_ms = request.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    let asked = SyncRequest {
+    let request = SyncRequest {
         user: &caller.user,
         device: &caller.device,
-        since: request.since.as_deref(),
+        since: query.since.as_deref(),
         filter: query.filter.as_deref(),
-        full_state: request.full_state,
-        set_presence: presence_state(&request.set_presence),
-        timeout_ms: timeout_ms.min(api.config.sync_timeout_ms_max),
-        use_state_after: request.use_state_after || query.msc4222_use_state_after,
+        full_state: query.full_state,
+        set_presence: presence_state(&query.set_presence),
+        timeout_ms: query.timeout_ms.min(api.config.sync_timeout_ms_max),
+        use_state_after: query.use_state_after || query.msc4222_use_state_after,
     };
     let large = Large { api: &api, user: &caller.user, turn: Mutex::default() };
-    let mut session = api.users.watch_session(&caller.user, &caller.device);
+    let mut session = api.users.watch_session(&caller.user, &caller.device, Position::from_u64(caller.known_at));
     let mut response = tokio::select! {
         // What is there is answered without another look at the session.
         biased;
-        response = api.sync.classic_with(asked, &large) => response?,
+        response = api.sync.classic_with(request, &large) => response?,
         why = session.end() => return Err(why.into()),
         // Nobody is to wait any more: what there is now.
-        () = poll.ended() => Box::pin(api.sync.classic_with(SyncRequest { timeout_ms: 0, ..asked }, &large)).await?,
+        () = poll.ended() => Box::pin(api.sync.classic_with(SyncRequest { timeout_ms: 0, ..request }, &large)).await?,
     };
     session.check_after_wait().await?;
     let turn = large.turn.into_inner();
@@ -84,10 +108,10 @@ impl LargeAnswer for Large<'_> {
 }
 
 /// Presence as `users` knows it; unknown kinds count as online.
-pub(crate) fn presence_state(asked: &Asked) -> PresenceState {
+pub(crate) fn presence_state(asked: &SetPresence) -> PresenceState {
     match asked {
-        Asked::Offline => PresenceState::Offline,
-        Asked::Unavailable => PresenceState::Unavailable,
+        SetPresence::Offline => PresenceState::Offline,
+        SetPresence::Unavailable => PresenceState::Unavailable,
         _ => PresenceState::Online,
     }
 }

@@ -51,6 +51,8 @@ pub struct AnyAccount {
     pub locked: bool,
     /// Suspended by an admin: may read, and little else.
     pub suspended: bool,
+    /// The store's position that all this was true at, or at a later one: what ended the session since is found after that.
+    pub known_at: u64,
 }
 
 impl Caller for AnyAccount {

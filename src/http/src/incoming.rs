@@ -126,6 +126,15 @@ pub fn path_arg<T: FromStr<Err: Display>>(path_args: &[&str], place: usize) -> R
     text.parse().map_err(|error: T::Err| ApiError::invalid_param(error.to_string()))
 }
 
+/// The parameters of a request's query.
+///
+/// # Errors
+/// `M_MISSING_PARAM` or `M_INVALID_PARAM`.
+pub fn read_query<Q: DeserializeOwned>(request: &Request<&[u8]>) -> Result<Q, ApiError> {
+    let query = request.uri().query().unwrap_or("");
+    serde_html_form::from_str(query).map_err(|error| param_error(&error.to_string()))
+}
+
 /// Reads a request whose body lacks a field that the specification has a default for and the request type hasn't.
 ///
 /// # Errors
@@ -196,8 +205,7 @@ where
     }
 
     fn read(request: Request<&[u8]>, path_args: &[&str]) -> Result<Self, ApiError> {
-        let query = request.uri().query().unwrap_or("");
-        let query = serde_html_form::from_str(query).map_err(|error| param_error(&error.to_string()))?;
+        let query = read_query(&request)?;
         Ok(Self { request: T::read(request, path_args)?, query })
     }
 }

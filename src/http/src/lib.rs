@@ -39,7 +39,7 @@ pub use error::{ApiError, ApiResult, StatusCode};
 pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
-pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, read_with_default};
+pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, read_query, read_with_default};
 pub use interactive::{Fingerprint, Interactive};
 pub use json::{JSON_DEPTH_MAX, check_json};
 pub use reply::{Json, JsonBytes, JsonStream, Keeping, Reply};

@@ -183,7 +183,8 @@ where
     let flow = parts.extensions.get().cloned();
     let req = incoming::read(parts, &bytes, &args)?;
     drop(bytes);
-    let handled = handler(caller, req);
+    // Boxed, because what is passed on by value is kept once by each that it passes, as long as the request waits.
+    let handled = Box::pin(handler(caller, req));
     // What was read of the body lives as long as the handler, whatever became of the connection.
     let handled = async move {
         let answer = handled.await;
@@ -213,7 +214,7 @@ where
     let body = UploadBody::new(&parts.headers, body, gate.config.request_bytes_max);
     let flow = parts.extensions.get().cloned();
     let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
-    finish(gate, Finish { class, client, flow }, &Req::METHOD, handler(caller, Upload::new(req, body))).await
+    finish(gate, Finish { class, client, flow }, &Req::METHOD, Box::pin(handler(caller, Upload::new(req, body)))).await
 }
 
 /// A request whose caller is known.

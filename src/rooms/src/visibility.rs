@@ -37,12 +37,14 @@ pub struct Viewer<'a> {
     pub ignored: &'a HashSet<OwnedUserId>,
     /// Users of this server who asked for their messages to be erased.
     pub erased: &'a HashSet<OwnedUserId>,
+    /// A state in which the user is known to be joined, so that nobody looks it up.
+    pub joined_in: Option<Root>,
 }
 
 impl<'a> Viewer<'a> {
     /// A viewer who ignores nobody, on a server where nobody is erased.
     pub fn new(user: &'a UserId) -> Self {
-        Self { user, device: None, ignored: &NOBODY, erased: &NOBODY }
+        Self { user, device: None, ignored: &NOBODY, erased: &NOBODY, joined_in: None }
     }
 }
 
@@ -110,7 +112,7 @@ impl Rooms {
                 sights.push(Sight { seen: Visibility::Hidden, membership: None });
                 continue;
             }
-            let facts = self.facts(view, viewer.user, room, meta.before, &mut memo).await?;
+            let facts = self.facts(view, viewer, room, meta.before, &mut memo).await?;
             let membership = match event.pdu.is_state("m.room.member", viewer.user.as_str()) {
                 true => membership_of(Some(event)),
                 false => facts.membership,
@@ -194,7 +196,7 @@ impl Rooms {
     async fn facts(
         &self,
         view: &View,
-        user: &UserId,
+        viewer: &Viewer<'_>,
         room: &RoomId,
         root: Root,
         memo: &mut Memo,
@@ -203,8 +205,11 @@ impl Rooms {
             return Ok(facts.clone());
         }
         let history = self.history_visibility(view, room, root).await?;
-        let member = self.member_event(view, room, root, user).await?;
-        let facts = Facts { history, membership: membership_of(member.as_deref()) };
+        let membership = match viewer.joined_in {
+            Some(known) if known == root => Membership::Join,
+            _ => membership_of(self.member_event(view, room, root, viewer.user).await?.as_deref()),
+        };
+        let facts = Facts { history, membership };
         memo.push((root, facts.clone()));
         Ok(facts)
     }

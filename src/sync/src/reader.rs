@@ -17,6 +17,7 @@ const SHARED_EVENTS_MAX: usize = 16;
 const REDACTION: &str = "m.room.redaction";
 
 /// Reads rooms for one user at one position.
+#[derive(Copy, Clone)]
 pub(crate) struct Reader<'a> {
     pub(crate) rooms: &'a Rooms,
     /// Shows everything up to `now` and nothing after it.

@@ -167,6 +167,11 @@ impl Users {
         &self.inner.presence
     }
 
+    /// The store's position, as of which the next answers are at least.
+    pub fn position(&self) -> Position {
+        self.inner.store.published()
+    }
+
     /// The configuration that these users were made with.
     pub fn config(&self) -> &Config {
         &self.inner.config

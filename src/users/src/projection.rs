@@ -5,7 +5,7 @@
 //! is never older than that view; otherwise the caller reads the tables. Nothing has to be invalidated by
 //! those who write.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 use parking_lot::Mutex;
 use quick_cache::{Weighter, unsync::Cache};
@@ -77,6 +77,16 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> Projection<G, K, V> {
             return None;
         }
         Some(entry.value.clone())
+    }
+
+    /// Whether a view at `at` gives what a view at `since` gave of a group, if that is known.
+    pub(crate) fn is_unchanged<Q: Hash + Eq + ?Sized>(&self, group: &Q, since: Position, at: Position) -> bool
+    where
+        G: Borrow<Q>,
+    {
+        let state = self.state.lock();
+        let changed = state.changes.get(group).copied().unwrap_or(state.cleared);
+        state.applied >= at && changed <= since
     }
 
     /// What was last known of `key`, which may be out of date.
@@ -226,8 +236,13 @@ mod tests {
                     }
                     Step::Read { key, behind, insert_later } => {
                         let position = (history.len() as u64).saturating_sub(behind);
-                        let view = &history[..position as usize];
-                        let value = view.iter().filter(|group| **group == key / 2).count();
+                        let count = |view: &[u8]| view.iter().filter(|group| **group == key / 2).count();
+                        let value = count(&history[..position as usize]);
+                        for since in 0..=position {
+                            if cache.is_unchanged(&(key / 2), at(since), at(position)) {
+                                prop_assert_eq!(count(&history[..since as usize]), value);
+                            }
+                        }
                         match cache.get(at(position), &key) {
                             Some(known) => prop_assert_eq!(known, value),
                             None if insert_later => late.push((at(position), key, value)),

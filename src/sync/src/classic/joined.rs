@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rooms::{
-    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, receipt_events,
+    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, Viewer, receipt_events,
     snapshot::Root,
 };
 use ruma::{OwnedUserId, RoomId};
@@ -117,8 +117,8 @@ impl Answer<'_> {
         self.tell(stretch, true).await
     }
 
-    /// Timeline and state of a stretch of a room's history.
-    pub(super) async fn tell(&self, stretch: Stretch<'_>, with_summary: bool) -> Result<Told, SyncError> {
+    /// Timeline and state of a stretch of a room's history, and what names the room if the user is joined at its end.
+    pub(super) async fn tell(&self, stretch: Stretch<'_>, is_joined: bool) -> Result<Told, SyncError> {
         let Stretch { room, since, until, roots, tail } = stretch;
         let filter = &self.session.filter.room;
         let config = &self.session.inner.config;
@@ -128,12 +128,13 @@ impl Answer<'_> {
             self.session.large.begin().await?;
         }
         let range = SliceRange { room, since, until, limit, filter: &filter.timeline, tail };
-        let mut slice = self.reader.slice(range).await?;
+        let viewer = Viewer { joined_in: is_joined.then_some(roots.end), ..self.reader.viewer };
+        let mut slice = Reader { viewer, ..self.reader }.slice(range).await?;
         let after = self.session.request.use_state_after;
         if !after {
             self.reader.cut_misleading(room, &mut slice, roots.end).await?;
         }
-        let summary = match with_summary && self.names_change(&stretch, &slice).await? {
+        let summary = match is_joined && self.names_change(&stretch, &slice).await? {
             true => Some(self.summary(room, roots.end).await?),
             false => None,
         };

@@ -104,10 +104,10 @@ impl Sync {
     ) -> Result<SyncResponse, SyncError> {
         let inner = &self.inner;
         let mut since = inner.since(request.since)?;
-        let filter = Arc::new(inner.filter(&request).await?);
+        // Boxed, as what follows, so that a waiting request is small.
+        let filter = Arc::new(Box::pin(inner.filter(&request)).await?);
         if let Some(since) = &since {
             let up_to = Position::from_u64(since.to_device);
-            // Boxed, so that a waiting request is small.
             Box::pin(inner.users.acknowledge_to_device(request.user, request.device, up_to)).await?;
         }
         let presence = inner.users.presence();
@@ -227,7 +227,7 @@ impl Session<'_> {
         let typing_now = self.typing_now(&ignored);
         let typing_unrouted = rooms.typing().sequence() > published.typing;
         let erased = users.erased_users().await?;
-        let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased };
+        let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased, joined_in: None };
         let answer = Answer {
             session: self,
             reader: Reader { rooms, view, memo: &published.memo, viewer },

@@ -180,11 +180,15 @@ impl Hub {
         if reached(&self.published.borrow()) {
             return;
         }
-        let mut published = self.published.subscribe();
-        tokio::select! {
-            () = async { drop(published.wait_for(reached).await) } => {}
-            () = self.over(Instant::now() + CATCH_UP_WAIT_MAX) => {}
-        }
+        // Boxed, because hardly anybody has to wait here.
+        let wait = Box::pin(async {
+            let mut published = self.published.subscribe();
+            tokio::select! {
+                () = async { drop(published.wait_for(reached).await) } => {}
+                () = self.over(Instant::now() + CATCH_UP_WAIT_MAX) => {}
+            }
+        });
+        wait.await;
     }
 
     /// Waits until a deadline, or until no poll is to wait any more.
