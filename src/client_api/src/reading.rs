@@ -34,6 +34,12 @@ impl Reading {
 
     /// The reader as `rooms` asks for one.
     pub(crate) fn viewer(&self) -> Viewer<'_> {
-        Viewer { user: &self.user, device: Some(&self.account.device), ignored: &self.ignored, erased: &self.erased, joined_in: None }
+        Viewer {
+            user: &self.user,
+            device: Some(&self.account.device),
+            ignored: &self.ignored,
+            erased: &self.erased,
+            joined_in: None,
+        }
     }
 }

@@ -68,8 +68,13 @@ impl Basis {
         let (inner, filter, number) = (&self.inner, self.filter.clone(), self.number);
         // Whoever has parts made has leave.
         let session = Session { inner, request, filter, number, large: &Given };
-        let viewer =
-            Viewer { user: &self.user, device: Some(&self.device), ignored: &self.ignored, erased: &self.erased, joined_in: None };
+        let viewer = Viewer {
+            user: &self.user,
+            device: Some(&self.device),
+            ignored: &self.ignored,
+            erased: &self.erased,
+            joined_in: None,
+        };
         let reader = Reader { rooms: &self.inner.rooms, view: &self.view, memo: &self.memo, viewer };
         let answer = Answer {
             session: &session,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rooms::{
-    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, Viewer, receipt_events,
-    snapshot::Root,
+    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, Viewer,
+    receipt_events, snapshot::Root,
 };
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;

@@ -227,7 +227,8 @@ impl Session<'_> {
         let typing_now = self.typing_now(&ignored);
         let typing_unrouted = rooms.typing().sequence() > published.typing;
         let erased = users.erased_users().await?;
-        let viewer = Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased, joined_in: None };
+        let viewer =
+            Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased, joined_in: None };
         let answer = Answer {
             session: self,
             reader: Reader { rooms, view, memo: &published.memo, viewer },
