@@ -11,6 +11,11 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
+/// What an answer has of a room besides events, as JSON in bytes.
+const ROOM_JSON_BYTES: usize = 512;
+/// What it has besides rooms and events.
+const REST_JSON_BYTES: usize = 512;
+
 /// The body of the answer.
 #[derive(Debug, Default, Serialize)]
 pub struct SyncResponse {
@@ -68,7 +73,12 @@ impl SyncResponse {
     ///
     /// None in practice: all parts can be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+        // One that grows step by step would be there twice and more while a large answer is written.
+        let events = self.bytes();
+        let rooms = self.rooms.join.len() + self.rooms.leave.len();
+        let mut json = Vec::with_capacity(events + events / 64 + rooms * ROOM_JSON_BYTES + REST_JSON_BYTES);
+        serde_json::to_writer(&mut json, self)?;
+        Ok(json)
     }
 }
 
