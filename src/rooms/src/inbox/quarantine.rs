@@ -22,6 +22,9 @@ pub const QUARANTINE_VISITS_MAX: u32 = 7;
 /// After how long an event in quarantine is looked at again, in milliseconds.
 pub const QUARANTINE_MS: u64 = 24 * 3_600_000;
 
+/// What is kept of the reason, in characters. Another server may have given it, in as many words as it likes.
+const REASON_CHARS_MAX: usize = 500;
+
 /// Events that leave quarantine at once.
 const LOOKED_AT_AT_ONCE_MAX: usize = 10;
 
@@ -35,6 +38,7 @@ impl Rooms {
         reason: &RoomsError,
     ) -> Result<(), RoomsError> {
         let visits = row.visits + 1;
+        let reason: String = reason.to_string().chars().take(REASON_CHARS_MAX).collect();
         let mut batch = Batch::new();
         batch.delete::<Inbox>(&(room, sequence));
         let again_ms = self.inner.clock.now_ms() + QUARANTINE_MS;
@@ -43,7 +47,7 @@ impl Rooms {
             tracing::warn!(room.id = %room, server = %row.origin, "an event is given up: {reason}");
         } else {
             tracing::warn!(room.id = %room, server = %row.origin, "an event goes to quarantine: {reason}");
-            let kept = (row.origin.clone(), visits, again_ms, reason.to_string(), row.json.clone());
+            let kept = (row.origin.clone(), visits, again_ms, reason, row.json.clone());
             batch.put::<Quarantine>(&(room, sequence), &kept);
             gone = self.take_one_too_many(&row.origin);
             if let Some(((room, sequence), _)) = &gone {

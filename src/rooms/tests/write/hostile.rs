@@ -232,6 +232,27 @@ async fn quarantine_is_looked_at_again_and_is_bounded() {
 }
 
 #[tokio::test]
+async fn who_refuses_in_many_words_stops_no_inbox() {
+    let [here, there] = worlds(["here", "there"]).await;
+    let (alice, bob) = (here.user("alice"), there.user("bob"));
+    let room = here.public_room(&alice).await;
+    there.join_from(&here, &room, &bob).await;
+    let said = [here.say(&alice, &room, "lost").await, here.say(&alice, &room, "last").await];
+    let [lost, last] = said.map(|said| said.expect("said"));
+    let refused = [lost.clone(), last.clone()];
+    here.others.hidden.lock().expect("not poisoned").extend(refused);
+    send(&here, &there, &room, &last).await;
+    while there.rooms.work_inbox(&room).await.expect("worked").waiting > 0 {
+        there.clock.advance(700_000);
+    }
+    // It comes again.
+    here.others.hidden.lock().expect("not poisoned").clear();
+    there.clock.advance(rooms::QUARANTINE_MS);
+    assert_eq!(there.rooms.work_inbox(&room).await.expect("worked").done, 1);
+    assert_eq!(there.status(&last).await, EventStatus::Accepted);
+}
+
+#[tokio::test]
 async fn what_a_key_signs_counts_while_it_is_valid() {
     for (version, counts) in [(RoomVersionId::V4, true), (RoomVersionId::V5, false), (RoomVersionId::V12, false)] {
         let [here, there] = worlds(["here", "there"]).await;
