@@ -1,7 +1,7 @@
 //! Inviting, with respect for what the invited want.
 
 use rooms::{Membership, RoomsError};
-use ruma::{RoomId, UserId};
+use ruma::{RoomId, RoomVersionId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{
     Map, Value,
@@ -38,6 +38,26 @@ impl Flows {
         }
         self.inner.rooms.invite(sender, room, target, Some(&to_raw_value(&content)?)).await?;
         Ok(())
+    }
+
+    /// Takes an invite of a local user by another server, with what comes with it of the room's state (server-server API, "Inviting to a
+    /// room"). Gives the event with this server's signature.
+    ///
+    /// # Errors
+    /// As [`Flows::check_invite`]; [`FlowsError::Rooms`] as [`Rooms::check_invite`](rooms::Rooms::check_invite) and
+    /// [`Rooms::take_invite`](rooms::Rooms::take_invite).
+    pub async fn receive_invite(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        version: &RoomVersionId,
+        json: &RawValue,
+        state: &[Box<RawValue>],
+    ) -> Result<Box<RawValue>, FlowsError> {
+        let invite = self.inner.rooms.check_invite(origin, room, version, json, state).await?;
+        // After the signatures: who sends nothing right learns nothing of who is here.
+        self.check_invite(&self.inner.store.view(), invite.target()).await?;
+        Ok(self.inner.rooms.take_invite(&invite).await?)
     }
 
     /// What an invite says of who is invited: their profile, if they are a local user.

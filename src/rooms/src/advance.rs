@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
-use store::{CommitError, Json, Position, Stamp};
+use store::{CommitError, Json, Position, Range, Stamp};
 
 use crate::{
     Rooms, RoomsError,
@@ -17,8 +17,8 @@ use crate::{
     log::RoomAdvanced,
     snapshot::{Entry, Root, StateChange},
     tables::{
-        Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots, Stays,
-        StrippedStates, Timeline, Timestamps,
+        Behind, Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
+        Stays, StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
     types::{EventMeta, EventNum, EventStatus, MemberChange, Membership, StoredEvent, TimelineIndex},
@@ -72,16 +72,45 @@ pub(crate) struct Placed {
 }
 
 impl Rooms {
+    /// Queues a turn's batch and waits until it is written, and until the current state has followed the resolved one to the end. It
+    /// follows though nobody waits for that any more.
+    ///
+    /// Fails with a conflict if the batch has to be built again.
+    pub(crate) async fn write(&self, turn: Turn, relaxed: bool) -> Result<Position, RoomsError> {
+        if !turn.head.is_behind() {
+            return Ok(turn.submit(relaxed).await?.await?);
+        }
+        let (rooms, room) = (self.clone(), turn.room.clone());
+        let steps = tokio::spawn(async move {
+            let position = turn.submit(relaxed).await?.await?;
+            rooms.catch_up(&room).await?;
+            Ok(position)
+        });
+        steps.await.map_err(|_| RoomsError::Busy)?
+    }
+
+    /// Lets the states follow that were on their way when the program ended.
+    pub(crate) async fn catch_up_all(&self) -> Result<(), RoomsError> {
+        let view = self.inner.store.view();
+        for (room, ()) in view.scan_all(Range::<Behind>::all()).await? {
+            let room = room.into_inner();
+            if let Err(error) = self.catch_up(&room).await {
+                // What is wrong with one room keeps nobody from the others.
+                tracing::error!(room.id = %room, "the current state can't follow the resolved one: {error}");
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a room's current state, and the rows that derive from it, follow the resolved state to the end.
     pub(crate) async fn catch_up(&self, room: &RoomId) -> Result<(), RoomsError> {
         let mut failed = 0;
         while failed < ATTEMPTS_MAX {
             let mut turn = self.turn(room).await?;
-            let resolved = turn.head.resolved;
-            if turn.head.root == resolved {
+            if !turn.head.is_behind() {
                 return Ok(());
             }
-            turn.move_root(None, resolved).await?;
+            turn.move_root(None, turn.head.resolved).await?;
             match turn.submit(true).await?.await {
                 Ok(_) => {}
                 Err(CommitError::Conflict) => failed += 1,

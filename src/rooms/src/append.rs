@@ -97,9 +97,9 @@ impl Draft {
     }
 }
 
-/// What came of a turn: an event to wait for, or the wish to begin again later.
+/// What came of a turn: an event to write, or the wish to begin again later.
 enum Step {
-    Queued(crate::turn::InFlight, OwnedEventId),
+    Built(Box<Turn>, OwnedEventId),
     Wait(NextAnswer),
     /// The room's policy server has to sign the event first.
     Ask(PolicyServer, Own),
@@ -139,10 +139,10 @@ impl Rooms {
                     self.resolve_ahead(fork, &mut ahead).await?;
                     continue;
                 }
-                Step::Queued(in_flight, event_id) => match in_flight.await {
+                Step::Built(turn, event_id) => match self.write(*turn, false).await {
                     Ok(position) => return Ok(Sent { event_id, position }),
-                    Err(CommitError::Conflict) => continue,
-                    Err(error) => return Err(error.into()),
+                    Err(RoomsError::Commit(CommitError::Conflict)) => continue,
+                    Err(error) => return Err(error),
                 },
                 Step::Ask(policy, own) => {
                     let pdu = self.ask_policy_server(room, &policy, own.pdu).await?;
@@ -204,7 +204,7 @@ impl Rooms {
         }
         extra(&mut turn.batch);
         let event_id = event.pdu.owned_event_id();
-        Ok(Step::Queued(turn.submit(false).await?, event_id))
+        Ok(Step::Built(Box::new(turn), event_id))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     serve::Asker,
     snapshot::Root,
     tables::Metas,
-    turn::{InFlight, Turn},
+    turn::Turn,
     types::{EventNum, EventStatus, Extremity, Membership, StoredEvent},
 };
 
@@ -211,11 +211,11 @@ impl Rooms {
             match turn.enter(&entrance, &ahead).await? {
                 Entering::Known => break,
                 Entering::Resolve(fork) => self.resolve_ahead(fork, &mut ahead).await?,
-                Entering::Queued(in_flight) => match in_flight.await {
+                Entering::Built(turn) => match self.write(*turn, false).await {
                     Ok(_) => break,
                     // Another user entered at the same time, or the room went on.
-                    Err(CommitError::Conflict) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(RoomsError::Commit(CommitError::Conflict)) => {}
+                    Err(error) => return Err(error),
                 },
             }
         }
@@ -242,11 +242,11 @@ enum Entering {
     Known,
     /// States have to be resolved before.
     Resolve(Fork),
-    Queued(InFlight),
+    Built(Box<Turn>),
 }
 
 impl Turn {
-    /// Gives a join that another server let in its place, and queues it.
+    /// Gives a join that another server let in its place.
     ///
     /// Nobody asks the current state here whether it allows the join: the others in the room have it.
     async fn enter(mut self, entrance: &Entrance, ahead: &Ahead) -> Result<Entering, RoomsError> {
@@ -286,7 +286,7 @@ impl Turn {
             follows,
         };
         self.place(&placed, front, resolved).await?;
-        self.submit(false).await.map(Entering::Queued)
+        Ok(Entering::Built(Box::new(self)))
     }
 
     /// Those of the head's extremities that are state set by this server's users which the told state knows nothing of, like a leave

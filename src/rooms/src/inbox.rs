@@ -241,9 +241,9 @@ impl Rooms {
     /// Works on a room's inbox until nothing is left that can be done now, asking other servers one after another.
     pub async fn work_inbox(&self, room: &RoomId) -> Result<InboxProgress, RoomsError> {
         if let Some(head) = self.head(&self.inner.store.view(), room).await?
-            && head.root != head.resolved
+            && head.is_behind()
         {
-            // The program ended in the middle of a great change of the state.
+            // The store failed in the middle of a great change of the state.
             self.catch_up(room).await?;
         }
         let mut progress = InboxProgress::default();

@@ -6,7 +6,7 @@ use event::{
     PDU_SIZE_BYTES_MAX, Pdu,
     canonical::{self, Numbers},
 };
-use ruma::{RoomId, RoomVersionId, ServerName, UserId};
+use ruma::{OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use store::{Batch, Json, View};
@@ -43,6 +43,23 @@ const STRIPPED_TYPES: &[&str] = &[
     "m.room.encryption",
 ];
 
+/// An invite of one of this server's users by another server, checked.
+#[derive(Clone, Debug)]
+pub struct ReceivedInvite {
+    target: OwnedUserId,
+    /// The event with this server's signature.
+    signed: Pdu,
+    /// What came with it of the room's state.
+    state: Vec<Box<RawValue>>,
+}
+
+impl ReceivedInvite {
+    /// Who is invited.
+    pub fn target(&self) -> &UserId {
+        &self.target
+    }
+}
+
 impl Rooms {
     /// Invites a user of another server.
     pub(crate) async fn invite_remote(
@@ -68,44 +85,61 @@ impl Rooms {
         self.sent(status, &signed).await
     }
 
-    /// Takes an invite of one of our users by another server: signs it, and remembers it with what the other server tells of the room.
+    /// Checks an invite of one of our users by another server, and what comes with it of the room's state. Whether the user is there
+    /// and lets themselves be invited is not known here (`flows::Flows::receive_invite`).
     ///
-    /// Fails with [`RoomsError::UnsupportedRoomVersion`] if we could never take part in the room.
-    pub async fn receive_invite(
+    /// Fails with [`RoomsError::UnsupportedRoomVersion`] if we could never take part in the room, and with [`RoomsError::BadEvent`] if one
+    /// of the checks that the specification demands fails.
+    pub async fn check_invite(
         &self,
         origin: &ServerName,
         room: &RoomId,
         version: &RoomVersionId,
         json: &RawValue,
-        stripped: &[Box<RawValue>],
-    ) -> Result<Box<RawValue>, RoomsError> {
+        state: &[Box<RawValue>],
+    ) -> Result<ReceivedInvite, RoomsError> {
         let rules = event::rules(version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
-        let pdu = self.verify_by(origin, room, rules, json).await?;
+        let pdu = self.verify_unaltered(origin, room, rules, json).await?;
         let target = pdu.state_key().and_then(|key| UserId::parse(key).ok());
         let target = target.filter(|user| self.is_local(user));
         let is_invite = pdu.event_type() == MEMBER && Membership::of(&pdu) == Membership::Invite;
         let (Some(target), true) = (target, is_invite && pdu.sender().server_name() == origin) else {
             return Err(RoomsError::BadEvent("not an invite of one of our users by one of yours".to_owned()));
         };
+        let state = &state[..state.len().min(STRIPPED_EVENTS_MAX)];
+        // Servers may, and here do, ask nothing of what comes with invites to rooms of versions 1 to 11: many send what clients get. What
+        // tells those of version 12 and later is that their ids are those of their create events.
+        let kept = match event::room_id_is_create_hash(rules) {
+            true => kept_stripped(&self.verify_stripped(origin, room, rules, state).await?, &target),
+            false => kept_stripped(state, &target),
+        };
         let signed = event::countersign(&pdu, rules, &self.signing_key(), self.server_name())?;
+        Ok(ReceivedInvite { target, signed, state: kept })
+    }
+
+    /// Remembers an invite with what came with it, and gives the event with this server's signature.
+    ///
+    /// Fails with [`RoomsError::Forbidden`] if the user is in the room.
+    pub async fn take_invite(&self, invite: &ReceivedInvite) -> Result<Box<RawValue>, RoomsError> {
+        let (target, room, signed) = (&invite.target, invite.signed.room_id(), invite.signed.json());
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
             if self.head(&view, room).await?.is_some() && self.is_server_joined(&view, room, self.server_name()).await?
             {
                 // It comes as an event of the room too.
-                return Ok(signed.json().to_owned());
+                return Ok(signed.to_owned());
             }
-            let row = self.membership(&view, &target, room).await?;
+            let row = self.membership(&view, target, room).await?;
             match row.map(|row| row.membership) {
                 Some(Membership::Join) => return Err(RoomsError::forbidden("the user is in the room")),
                 Some(Membership::Ban | Membership::Leave | Membership::Invite | Membership::Knock) | None => {}
             }
-            let mut told = kept_stripped(stripped);
-            told.push(signed.json().to_owned());
+            let mut told = invite.state.clone();
+            told.push(signed.to_owned());
             let mut batch = Batch::new();
-            batch.put::<StrippedStates>(&(&target, room), &Json(told));
-            if self.move_membership_with(&target, room, row, Membership::Invite, false, batch).await? {
-                return Ok(signed.json().to_owned());
+            batch.put::<StrippedStates>(&(target, room), &Json(told));
+            if self.move_membership_with(target, room, row, Membership::Invite, false, batch).await? {
+                return Ok(signed.to_owned());
             }
         }
         Err(RoomsError::Busy)
@@ -141,13 +175,17 @@ impl Rooms {
 }
 
 /// What is kept of the stripped state that another server tells: JSON of which there is one reading, as our clients get it, and not
-/// too much of it.
-fn kept_stripped(stripped: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+/// too much of it. Who invites `target` the invite says and nothing else.
+fn kept_stripped(stripped: &[Box<RawValue>], target: &UserId) -> Vec<Box<RawValue>> {
     let mut kept = Vec::new();
     let mut bytes = 0;
-    for json in stripped.iter().take(STRIPPED_EVENTS_MAX) {
+    for json in stripped {
         let Ok(mut object) = canonical::parse_object(json.get().as_bytes(), Numbers::Strict) else { continue };
         object.remove("unsigned");
+        let is = |field: &str, value: &str| object.get(field).and_then(|found| found.as_str()) == Some(value);
+        if is("type", MEMBER) && is("state_key", target.as_str()) {
+            continue;
+        }
         let text = canonical::to_canonical_string(&object);
         if text.len() > PDU_SIZE_BYTES_MAX || bytes + text.len() > STRIPPED_BYTES_MAX {
             continue;

@@ -79,6 +79,7 @@ pub use self::{
         INBOX_ROOM_EVENTS_MAX, INBOX_SHARE_BYTES, INBOX_SHARE_EVENTS, InboxProgress, Inboxed, QUARANTINE_EVENTS_MAX,
         QUARANTINE_MS, QUARANTINE_ORIGIN_EVENTS_MAX, QUARANTINE_VISITS_MAX, TRANSACTION_EVENTS_MAX,
     },
+    invite::ReceivedInvite,
     keys::OldSigningKey,
     log::{DirectoryChanged, EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
     members::{JoinedMember, MembersQuery},
@@ -216,7 +217,9 @@ impl Rooms {
             keys,
             ports,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let rooms = Self { inner: Arc::new(inner) };
+        rooms.catch_up_all().await?;
+        Ok(rooms)
     }
 
     /// This server's name.

@@ -230,17 +230,6 @@ impl Rooms {
         json: &RawValue,
     ) -> Result<Pdu, RoomsError> {
         let rules = self.rules(&self.inner.store.view(), room).await?;
-        self.verify_by(origin, room, rules, json).await
-    }
-
-    /// As [`Rooms::verify_for`], also for a room that this server doesn't hold.
-    pub(crate) async fn verify_by(
-        &self,
-        origin: &ServerName,
-        room: &RoomId,
-        rules: &'static RoomVersionRules,
-        json: &RawValue,
-    ) -> Result<Pdu, RoomsError> {
         let intake = Intake::new(self, room, rules, origin, Reach::Network);
         intake.verify(json).await?.map_err(RoomsError::BadEvent)
     }

@@ -178,6 +178,11 @@ table! {
     pub(crate) StateRedactions = 55, Ranges: (Room, Position) => EventNum
 }
 
+table! {
+    /// Rooms whose current state doesn't follow the resolved one to the end yet.
+    pub(crate) Behind = 250, Ranges: Room => ()
+}
+
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<crate::snapshot::Nodes>(),
@@ -220,4 +225,5 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Stays>(),
     TableInfo::of::<JoinedCounts>(),
     TableInfo::of::<StateRedactions>(),
+    TableInfo::of::<Behind>(),
 ];

@@ -21,7 +21,7 @@ use crate::{
     resolve::{Ahead, Fork},
     room::RoomInfo,
     snapshot::{Entry, Overlay, Root, Source, StateChange},
-    tables::{EventNums, Heads, LastPositions, Metas},
+    tables::{Behind, EventNums, Heads, LastPositions, Metas},
     txn_ids::TxnKey,
     types::{EventMeta, EventNum, EventStatus, RoomHead, StoredEvent},
 };
@@ -415,6 +415,11 @@ impl Turn {
         self.batch.put::<Heads>(&self.room, &self.head);
         if let Some(stamp) = self.last_stamp {
             self.batch.put::<LastPositions>(&self.room, &Position::from(stamp));
+        }
+        match (self.expected.as_ref().is_some_and(RoomHead::is_behind), self.head.is_behind()) {
+            (false, true) => self.batch.put::<Behind>(&self.room, &()),
+            (true, false) => self.batch.delete::<Behind>(&self.room),
+            (false, false) | (true, true) => {}
         }
         for (num, (read, meta)) in &self.metas {
             self.batch.expect::<Metas>(num, read.as_ref());

@@ -365,6 +365,13 @@ pub struct RoomHead {
     pub invited_count: u64,
 }
 
+impl RoomHead {
+    /// Whether the current state is still on its way to the resolved one.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.root != self.resolved
+    }
+}
+
 /// The version byte that starts every stored [`EventMeta`] and [`RoomHead`].
 const CODING: u8 = 1;
 

@@ -155,7 +155,7 @@ impl Rooms {
             }
         }
         self.names_to_move(&view, &room).await?.put(&mut turn.batch, &room, new);
-        turn.submit(false).await?.await?;
+        self.write(turn, false).await?;
         Ok(())
     }
 

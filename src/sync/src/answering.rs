@@ -1,7 +1,11 @@
 //! Devices that are sending: they hear of what they sent from its answer first, and from their sync after that.
 //!
 //! Clients show a message before it is sent, and know it again by the event id that the answer tells. Some take it for another
-//! message if their sync is faster.
+//! message if their sync is faster (client-server API, "Local echo").
+//!
+//! Only requests with a transaction id count, which are those that clients show before they are answered: messages and redactions. State,
+//! joins and other changes of membership have none: clients show them when their sync tells them, and to wait for their
+//! answer first would only make that later.
 
 use std::{
     collections::HashMap,

@@ -150,8 +150,8 @@ impl Sync {
         self.inner.hub.state().routed_count()
     }
 
-    /// A device is about to send something. Until what this gives is dropped, which is when the device has its answer, it hears no news
-    /// (but for [`Config::answer_first_ms`] at most); nobody else waits.
+    /// A device is about to send a message or a redaction, which its client shows already. Until what this gives is dropped, which is
+    /// when the device has its answer, it hears no news (but for [`Config::answer_first_ms`] at most); nobody else waits.
     pub fn sending(&self, user: &UserId, device: &DeviceId) -> Sending {
         self.inner.answering.begin(user, device)
     }

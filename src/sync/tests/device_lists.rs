@@ -12,17 +12,20 @@ use rooms::{CreateRoom, Preset};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
 use serde_json::{Value, json};
 use store::Batch;
-use testkit::{SeededRandom, seeds};
+use testkit::SeededRandom;
 use tokio::time::Instant;
 use world::{
-    World,
+    Disk, World,
     client::*,
     far::{Far, act, deliver},
-    raw, user,
+    play, raw, user,
 };
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
+
+/// Seeds with a database larger than what memory there is to cache it.
+const DISK_SEEDS: u64 = 3;
 
 /// Things that happen in one history.
 const STEPS: usize = 90;
@@ -85,10 +88,10 @@ async fn free_room(world: &World, creator: &OwnedUserId) -> OwnedRoomId {
 }
 
 impl History {
-    async fn new(seed: u64) -> Self {
+    async fn new(disk: Disk, seed: u64) -> Self {
         let large = if seed.is_multiple_of(2) { 2 } else { 500 };
         let config = sync::Config { large_room_members: large, ..sync::Config::default() };
-        let world = World::configured(config, seed).await;
+        let world = World::configured_on(disk, config, seed).await;
         let far = Far::new(&world.servers, &world.clock, seed).await;
         let here_users: Vec<OwnedUserId> = ["alice", "bob", "carol", "dan"].map(user).to_vec();
         let far_users = vec![far.user("xenia"), far.user("yves")];
@@ -319,10 +322,16 @@ fn users(names: &[&str]) -> Users {
 
 #[test]
 fn device_lists_are_what_the_definition_says() {
-    for seed in seeds(SEEDS) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { History::new(seed).await.run().await });
-    }
+    play(SEEDS, Disk::simulated, run);
+}
+
+#[test]
+fn so_they_are_where_the_database_is_larger_than_the_memory() {
+    play(DISK_SEEDS, Disk::files, run);
+}
+
+async fn run(disk: Disk, seed: u64) {
+    History::new(disk, seed).await.run().await;
 }
 
 #[tokio::test]

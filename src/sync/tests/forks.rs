@@ -8,16 +8,19 @@ use std::collections::{BTreeMap, VecDeque};
 use rooms::{CreateRoom, Preset};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::json;
-use testkit::{SeededRandom, seeds};
+use testkit::SeededRandom;
 use world::{
-    World,
+    Disk, World,
     client::*,
     far::{Far, act, deliver},
-    raw, user,
+    play, raw, user,
 };
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 40;
+
+/// Seeds with a database larger than what memory there is to cache it.
+const DISK_SEEDS: u64 = 3;
 
 /// Things that happen in one history.
 const STEPS: usize = 90;
@@ -37,8 +40,8 @@ struct Forks {
 }
 
 impl Forks {
-    async fn new(seed: u64) -> Self {
-        let world = World::seeded(seed).await;
+    async fn new(disk: Disk, seed: u64) -> Self {
+        let world = World::seeded_on(disk, seed).await;
         let far = Far::new(&world.servers, &world.clock, seed).await;
         let dice = SeededRandom::new(seed);
         let here_users = vec![user("alice"), user("bob")];
@@ -169,10 +172,16 @@ impl Forks {
 
 #[test]
 fn syncs_of_a_forked_room_add_up_to_its_resolved_state() {
-    for seed in seeds(SEEDS) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Forks::new(seed).await.run().await });
-    }
+    play(SEEDS, Disk::simulated, run);
+}
+
+#[test]
+fn so_do_those_of_a_server_whose_database_is_larger_than_its_memory() {
+    play(DISK_SEEDS, Disk::files, run);
+}
+
+async fn run(disk: Disk, seed: u64) {
+    Forks::new(disk, seed).await.run().await;
 }
 
 #[tokio::test]

@@ -10,9 +10,8 @@ use std::collections::BTreeMap;
 use rooms::{NewReceipt, ReceiptType};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
-use store::MemoryDisk;
-use testkit::{SeededRandom, seeds};
-use world::{Disk, World, client::*, raw, user};
+use testkit::SeededRandom;
+use world::{Disk, World, client::*, play, raw, user};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 60;
@@ -211,19 +210,14 @@ fn compare_lazily(known: &Known, expected: &BTreeMap<(String, String), String>, 
 
 #[test]
 fn every_way_to_cut_a_history_tells_the_same() {
-    for seed in seeds(SEEDS) {
-        run(Disk::Simulated(MemoryDisk::new()), seed);
-    }
+    play(SEEDS, Disk::simulated, run);
 }
 
 #[test]
 fn so_does_a_server_whose_database_is_larger_than_its_memory() {
-    for seed in seeds(DISK_SEEDS) {
-        run(Disk::Files(tempfile::tempdir().unwrap()), seed);
-    }
+    play(DISK_SEEDS, Disk::files, run);
 }
 
-fn run(disk: Disk, seed: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { History::new(disk, seed).await.run().await });
+async fn run(disk: Disk, seed: u64) {
+    History::new(disk, seed).await.run().await;
 }

@@ -8,13 +8,16 @@ use std::collections::VecDeque;
 
 use ruma::{DeviceId, OwnedUserId};
 use serde_json::{Value, json};
-use testkit::{SeededRandom, seeds};
+use testkit::SeededRandom;
 use tokio::time::Instant;
 use users::{Kind, Login, NewAccount, Origin, TO_DEVICE_PER_SYNC_MAX, ToDeviceMessage, ToDeviceRequest};
-use world::{World, client::*, raw, user};
+use world::{Disk, World, client::*, play, raw, user};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 15;
+
+/// Seeds with a database larger than what memory there is to cache it.
+const DISK_SEEDS: u64 = 2;
 
 /// Things that happen in one history.
 const STEPS: usize = 80;
@@ -133,8 +136,8 @@ struct History {
 }
 
 impl History {
-    async fn new(seed: u64) -> Self {
-        let world = World::seeded(seed).await;
+    async fn new(disk: Disk, seed: u64) -> Self {
+        let world = World::seeded_on(disk, seed).await;
         let devices = ["ONE", "TWO"];
         let alice = account(&world, "alice", &devices).await;
         let clients = devices.map(|device| (Client::new(&alice, device), VecDeque::new())).into();
@@ -198,9 +201,16 @@ impl History {
     }
 }
 
-#[tokio::test]
-async fn each_message_comes_once_and_in_order() {
-    for seed in seeds(SEEDS) {
-        History::new(seed).await.play().await;
-    }
+#[test]
+fn each_message_comes_once_and_in_order() {
+    play(SEEDS, Disk::simulated, run);
+}
+
+#[test]
+fn so_it_does_where_the_database_is_larger_than_the_memory() {
+    play(DISK_SEEDS, Disk::files, run);
+}
+
+async fn run(disk: Disk, seed: u64) {
+    History::new(disk, seed).await.play().await;
 }

@@ -54,15 +54,15 @@ impl Random for SeededRandom {
 }
 
 /// The seeds that a test goes through, `usual` of them. `HAIMA_SEED=n` in the environment replays one, `HAIMA_SEEDS=n` runs so
-/// many. Each is printed before its turn, so that a failed test names its own.
+/// many, those from `HAIMA_SEED` on if both are there. Each is printed before its turn, so that a failed test names its own.
 pub fn seeds(usual: u64) -> impl Iterator<Item = u64> {
     let number = |name: &str| {
         let text = std::env::var(name).ok()?;
         Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
     };
-    let seeds = match number("HAIMA_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("HAIMA_SEEDS").unwrap_or(usual),
+    let seeds = match (number("HAIMA_SEED"), number("HAIMA_SEEDS")) {
+        (Some(first), count) => first..first + count.unwrap_or(1),
+        (None, count) => 0..count.unwrap_or(usual),
     };
     seeds.inspect(|seed| println!("HAIMA_SEED={seed}"))
 }

@@ -393,24 +393,30 @@ async fn what_a_device_sent_is_answered_before_its_sync_tells_it() {
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.post(&format!("/v3/rooms/{room}/join"), json!({})).await;
     let next = |answer: Value| answer["next_batch"].as_str().unwrap().to_owned();
-    let (since, bobs) = (next(alice.get("/v3/sync").await), next(bob.get("/v3/sync").await));
-    let poll = format!("/v3/sync?timeout=30000&since={since}");
-    let mut polling = std::pin::pin!(alice.get(&poll));
-    assert!(polling.as_mut().now_or_never().is_none());
-    let path = format!("/v3/rooms/{room}/send/m.room.message/1");
-    let content = json!({ "msgtype": "m.text", "body": "hello" });
-    let answer = world.ask_and_wait(&alice.token, Method::PUT, &path, content).await;
-    // It is news to everybody else.
-    let told = bob.get(&format!("/v3/sync?timeout=30000&since={bobs}")).await;
-    assert!(told["rooms"]["join"].as_object().is_some_and(|rooms| !rooms.is_empty()), "{told}");
-    for _ in 0..10 {
-        assert!(polling.as_mut().now_or_never().is_none(), "the sender's device is not told yet");
-        tokio::task::yield_now().await;
+    let (mut since, mut bobs) = (next(alice.get("/v3/sync").await), next(bob.get("/v3/sync").await));
+    let mut path = format!("/v3/rooms/{room}/send/m.room.message/1");
+    let contents = [json!({ "msgtype": "m.text", "body": "hello" }), json!({ "reason": "hello to nobody" })];
+    for content in contents {
+        let poll = format!("/v3/sync?timeout=30000&since={since}");
+        let mut polling = std::pin::pin!(alice.get(&poll));
+        assert!(polling.as_mut().now_or_never().is_none());
+        let answer = world.ask_and_wait(&alice.token, Method::PUT, &path, content).await;
+        // It is news to everybody else.
+        let told = bob.get(&format!("/v3/sync?timeout=30000&since={bobs}")).await;
+        assert!(told["rooms"]["join"].as_object().is_some_and(|rooms| !rooms.is_empty()), "{told}");
+        bobs = next(told);
+        for _ in 0..10 {
+            assert!(polling.as_mut().now_or_never().is_none(), "the sender's device is not told yet");
+            tokio::task::yield_now().await;
+        }
+        let (status, sent) = World::take(answer).await;
+        assert_eq!(status, 200);
+        let event = sent["event_id"].as_str().unwrap();
+        let told = polling.await;
+        assert!(told.to_string().contains(event), "{told}");
+        since = next(told);
+        path = format!("/v3/rooms/{room}/redact/{event}/1");
     }
-    let (status, sent) = World::take(answer).await;
-    assert_eq!(status, 200);
-    let told = polling.await.to_string();
-    assert!(told.contains(sent["event_id"].as_str().unwrap()), "{told}");
 }
 
 /// A receipt for each of many threads.

@@ -153,12 +153,10 @@ impl Rooms {
             if let Some(sequence) = prepared.inbox {
                 turn.batch.delete::<Inbox>(&(room, sequence));
             }
-            let is_behind = turn.head.root != turn.head.resolved;
-            match turn.submit(relaxed).await?.await {
-                Ok(_) if is_behind => return self.catch_up(room).await.map(|()| status),
+            match self.write(turn, relaxed).await {
                 Ok(_) => return Ok(status),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+                Err(RoomsError::Commit(CommitError::Conflict)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(RoomsError::Busy)

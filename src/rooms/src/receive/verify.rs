@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use event::{Pdu, PublicKeyMap, ReceivedPdu, Verified, VerifyError};
-use ruma::{OwnedEventId, OwnedServerName};
+use event::{Pdu, PublicKeyMap, ReceivedPdu, RoomVersionRules, Verified, VerifyError};
+use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
 use serde_json::value::RawValue;
 
 use super::Intake;
 use crate::{
-    RoomsError,
+    Rooms, RoomsError,
     cpu::Cpu,
     ports::{KeyAnswer, NeededKeys, Reach, RemoteError},
 };
@@ -41,6 +41,56 @@ pub(super) enum Checked {
 enum Ready {
     Checks(Box<ReceivedPdu>, PublicKeyMap),
     Known(Checked),
+}
+
+impl Rooms {
+    /// An event of a room that this server need not hold, if its format, signatures and hash are right. It comes from its own server,
+    /// so nobody can have altered it on its way.
+    pub(crate) async fn verify_unaltered(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        rules: &'static RoomVersionRules,
+        json: &RawValue,
+    ) -> Result<Pdu, RoomsError> {
+        let intake = Intake::new(self, room, rules, origin, Reach::Network);
+        let received = intake.parse(json).map_err(RoomsError::BadEvent)?;
+        let checked = intake.verify_all(vec![received]).await?.pop();
+        match checked {
+            Some(Checked::Altered(_)) | None => Err(RoomsError::BadEvent("its hash is wrong".to_owned())),
+            Some(checked) => intake.verdict(checked)?.map_err(RoomsError::BadEvent),
+        }
+    }
+
+    /// The events with which a server tells somebody outside what a room is (server-server API, "Inviting to a room"): all of them have to be of
+    /// the room and right, and its create event among them. Those whose servers' keys can't be had now are left out.
+    pub(crate) async fn verify_stripped(
+        &self,
+        origin: &ServerName,
+        room: &RoomId,
+        rules: &'static RoomVersionRules,
+        state: &[Box<RawValue>],
+    ) -> Result<Vec<Box<RawValue>>, RoomsError> {
+        let bad = |reason: String| RoomsError::BadEvent(format!("the room's state: {reason}"));
+        let intake = Intake::new(self, room, rules, origin, Reach::Network);
+        let mut received = Vec::with_capacity(state.len());
+        for json in state {
+            received.push(intake.parse(json).map_err(bad)?);
+        }
+        if !received.iter().any(|event| event.unverified().is_state("m.room.create", "")) {
+            return Err(bad("the create event is missing".to_owned()));
+        }
+        let mut right = Vec::with_capacity(received.len());
+        for checked in intake.verify_all(received).await? {
+            match checked {
+                // What was redacted is told redacted, which its hash doesn't cover.
+                Checked::Right(pdu) | Checked::Altered(pdu) => right.push(pdu.json().to_owned()),
+                Checked::Wrong(reason) => return Err(bad(reason)),
+                Checked::Unknown(server) => tracing::debug!(room.id = %room, %server, "left out of an invite: no keys"),
+            }
+        }
+        Ok(right)
+    }
 }
 
 impl Intake<'_> {

@@ -3,7 +3,7 @@
 //! resolved is what resolution gives on whole states and whole auth chains. Some of them send events that follow any others and lie
 //! about depth, or a flood of these; some die. Whatever they do, no event that a server accepted ever falls out of its graph.
 //!
-//! `HAIMA_SEED=n` replays one seed; `HAIMA_SEEDS=n` runs that many instead of a few hundred.
+//! `HAIMA_SEED=n` replays one seed; `HAIMA_SEEDS=n` runs that many instead of a few hundred, with both those from the one on.
 
 mod agreement;
 mod front;

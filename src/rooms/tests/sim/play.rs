@@ -99,6 +99,14 @@ pub async fn play(seed: u64, storage: Storage) {
             front::check_events(seed, world, &game.room, game.events.iter()).await;
         }
     }
+    for (index, world) in game.worlds.iter().enumerate().filter(|(index, _)| game.dead != Some(*index)) {
+        let users = game.users.iter().filter(|(at, _)| *at == index).map(|(_, user)| &**user);
+        let said = front::check_merging(seed, world, &game.room, &users.collect::<Vec<_>>()).await;
+        front::check_state(seed, world, &game.room).await;
+        if !game.entered_again.contains(&index) {
+            front::check_events(seed, world, &game.room, game.events.iter().chain(&said)).await;
+        }
+    }
     if std::env::var("HAIMA_SIM_STATS").is_ok() {
         println!("{}, resolved {resolved}", agreement::statistics(&game).await);
     }

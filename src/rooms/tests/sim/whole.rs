@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use event::{
     Pdu, StateMap,
-    resolve::{auth_chain, conflicted_subgraph, resolve},
+    resolve::{EventIdSet, auth_chain, conflicted_subgraph, resolve},
 };
 use rooms::{EventStatus, Root};
 use ruma::{EventId, OwnedEventId, RoomId, events::StateEventType};
@@ -23,27 +23,35 @@ pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterato
     for id in events {
         let Some(event) = world.rooms.event_by_id(&view, id).await.expect("a read") else { continue };
         let meta = world.rooms.meta(&view, event.num).await.expect("a read");
-        if meta.before.is_empty() || matches!(meta.status, EventStatus::Missing | EventStatus::Outlier) {
+        if meta.told || meta.before.is_empty() || matches!(meta.status, EventStatus::Missing | EventStatus::Outlier) {
             continue;
         }
-        let mut roots: Vec<Root> = Vec::new();
-        for prev in world.rooms.metas(&view, &event.prev).await.expect("a read") {
-            roots.push(prev.after);
+        let prevs = world.rooms.metas(&view, &event.prev).await.expect("a read");
+        if prevs.iter().any(|prev| meta.index.is_some() && prev.index > meta.index) {
+            // Only the state after that one was known when this came, as somebody told it.
+            continue;
         }
+        let mut roots: Vec<Root> = prevs.into_iter().map(|prev| prev.after).collect();
         roots.sort();
         roots.dedup();
-        // One that is empty: the state was told, not resolved.
+        // One that is empty: this is where the server entered the room.
         if roots.len() < 2 || roots[0].is_empty() {
             continue;
         }
-        check_resolution(seed, world, room, roots, meta.before).await;
+        check_resolution(seed, world, room, roots, (&format!("before {id}"), meta.before)).await;
         checked += 1;
     }
     checked
 }
 
 /// Checks that a state of a server is what several states of it resolve to.
-pub async fn check_resolution(seed: u64, world: &World, room: &RoomId, roots: Vec<Root>, resolved: Root) {
+pub async fn check_resolution(
+    seed: u64,
+    world: &World,
+    room: &RoomId,
+    roots: Vec<Root>,
+    (when, resolved): (&str, Root),
+) {
     let view = world.view();
     let rules = world.rooms.rules(&view, room).await.expect("rules");
     let mut forks = Vec::new();
@@ -62,12 +70,45 @@ pub async fn check_resolution(seed: u64, world: &World, room: &RoomId, roots: Ve
         chains.push(chain);
     }
     let subgraph = |conflicted: &_| conflicted_subgraph(conflicted, fetch).ok();
-    let expected = resolve(rules, &forks, chains, fetch, subgraph).expect("resolved");
+    let expected = resolve(rules, &forks, chains.clone(), fetch, subgraph).expect("resolved");
     let found = whole_state(world, &view, room, resolved).await;
     let sorted = |state: &StateMap| -> BTreeMap<String, OwnedEventId> {
         state.iter().map(|(key, id)| (format!("{key:?}"), id.clone())).collect()
     };
-    assert_eq!(sorted(&expected), sorted(&found), "seed {seed}: a state of {}", world.name);
+    if sorted(&expected) != sorted(&found) {
+        let problem = problem(world, &forks, &chains, &events).await;
+        let outcome = [&expected, &found].map(|state| differing(state, &[expected.clone(), found.clone()]));
+        panic!("seed {seed}: the state of {} {when}\n{problem}by the book, found: {outcome:#?}", world.name);
+    }
+}
+
+/// The entries of a state at which it differs from one of some states.
+fn differing(state: &StateMap, states: &[StateMap]) -> BTreeMap<String, OwnedEventId> {
+    let alone = state.iter().filter(|(key, id)| states.iter().any(|other| other.get(key) != Some(id)));
+    alone.map(|(key, id)| (format!("{key:?}"), id.clone())).collect()
+}
+
+/// What was to resolve: how the states differ, and the events that are not in all auth chains.
+async fn problem(
+    world: &World,
+    forks: &[StateMap],
+    chains: &[EventIdSet],
+    events: &HashMap<OwnedEventId, Pdu>,
+) -> String {
+    let mut text = String::new();
+    for fork in forks {
+        text += &format!("a fork: {:#?}\n", differing(fork, forks));
+    }
+    for (id, pdu) in events {
+        let within: Vec<usize> = (0..chains.len()).filter(|fork| chains[*fork].contains(id)).collect();
+        if within.len() == chains.len() {
+            continue;
+        }
+        let stored = world.rooms.event_by_id(&world.view(), id).await.expect("a read").expect("an event");
+        let status = world.status(id).await;
+        text += &format!("{id} in {within:?}, generation {}, {status:?}: {}\n", stored.generation, pdu.json().get());
+    }
+    text
 }
 
 async fn whole_state(world: &World, view: &View, room: &RoomId, root: Root) -> StateMap {

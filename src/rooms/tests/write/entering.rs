@@ -106,16 +106,118 @@ async fn a_second_invite_can_be_declined() {
     assert_eq!(ends, [(Membership::Leave, None), (Membership::Invite, None)]);
 }
 
+/// A room of here, and an invite to it for a user of there that here signed.
+async fn invite_to(here: &World, user: &UserId, version: &RoomVersionId) -> (OwnedRoomId, event::Pdu) {
+    let alice = here.user("alice");
+    let room = here.room(&alice, Preset::PublicChat, version).await;
+    let last = here.say(&alice, &room, "hello").await.expect("said");
+    let key = ("m.room.member", Some(user.to_string()));
+    let invite = here.forge(&room, &alice, key, json!({ "membership": "invite" }), (&last, &last)).await;
+    (room, invite.expect("an invite"))
+}
+
+/// What comes with an invite to a room of here.
+async fn state_for_invited(here: &World, room: &RoomId) -> Vec<Box<RawValue>> {
+    let head = here.rooms.head(&here.view(), room).await.expect("a read").expect("a head");
+    let state = here.rooms.state_for_invited(&here.view(), room, head.root, None).await.expect("a state");
+    state.iter().map(|event| event.json().to_owned()).collect()
+}
+
+/// What a server makes of an invite by another: why it refuses, or the event with its signature.
+async fn invited(
+    (here, there): (&World, &World),
+    room: &RoomId,
+    version: &RoomVersionId,
+    invite: &RawValue,
+    state: &[Box<RawValue>],
+) -> Result<Value, RoomsError> {
+    let checked = there.rooms.check_invite(&here.name, room, version, invite, state).await?;
+    let signed = there.rooms.take_invite(&checked).await?;
+    Ok(serde_json::from_str(signed.get()).expect("JSON"))
+}
+
+#[tokio::test]
+async fn an_invite_that_is_not_what_it_should_be_is_not_signed() {
+    let (here, there) = two().await;
+    let bob = there.user("bob");
+    let both = (&here, &there);
+    for version in event::SUPPORTED_ROOM_VERSIONS {
+        let (room, invite) = invite_to(&here, &bob, &version).await;
+        let state = state_for_invited(&here, &room).await;
+        let json: Value = serde_json::from_str(invite.json().get()).expect("JSON");
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut json = json.clone();
+            change(&mut json);
+            crate::world::raw(json)
+        };
+        let wrong = [
+            ("unsigned", changed(&|json| json["signatures"] = json!({}))),
+            ("signed wrongly", changed(&|json| json["origin_server_ts"] = 17.into())),
+            ("altered", changed(&|json| json["content"]["reason"] = "none".into())),
+            ("of another room", changed(&|json| json["room_id"] = "!other:here".into())),
+        ];
+        for (what, wrong) in &wrong {
+            let refused = invited(both, &room, &version, wrong, &state).await;
+            assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{what}, version {version}: {refused:?}");
+        }
+        let (alice, last) = (here.user("alice"), json["prev_events"].clone());
+        let last = last.pointer("/0/0").or(last.pointer("/0")).and_then(Value::as_str).expect("an id").to_owned();
+        let last = ruma::EventId::parse(last).expect("an id");
+        let others = [
+            ("m.room.member", bob.to_string(), json!({ "membership": "ban" })),
+            ("m.room.topic", bob.to_string(), json!({ "membership": "invite" })),
+            ("m.room.member", here.user("carol").to_string(), json!({ "membership": "invite" })),
+        ];
+        for (event_type, state_key, content) in others {
+            let other = here.forge(&room, &alice, (event_type, Some(state_key)), content, (&last, &last)).await;
+            let refused = invited(both, &room, &version, other.expect("an event").json(), &state).await;
+            assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{event_type}, version {version}: {refused:?}");
+        }
+        // Another server hands it in.
+        let refused = there.rooms.check_invite(&there.name, &room, &version, invite.json(), &state).await;
+        assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "version {version}: {refused:?}");
+        assert!(there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").is_none());
+
+        let signed = invited(both, &room, &version, invite.json(), &state).await.expect("signed");
+        assert!(signed["signatures"]["here"].is_object() && signed["signatures"]["there"].is_object(), "{signed}");
+        let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+        assert_eq!(row.membership, Membership::Invite);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_an_invite_to_a_room_of_a_new_version_is_checked() {
+    let (here, there) = two().await;
+    let (bob, version) = (there.user("bob"), RoomVersionId::V12);
+    let (room, invite) = invite_to(&here, &bob, &version).await;
+    let (other, _) = invite_to(&here, &bob, &version).await;
+    let state = state_for_invited(&here, &room).await;
+    let of_other = state_for_invited(&here, &other).await;
+    let is_create = |event: &RawValue| event.get().contains("\"m.room.create\"");
+    let without_create: Vec<_> = state.iter().filter(|event| !is_create(event)).cloned().collect();
+    assert_ne!(without_create.len(), state.len());
+    let rules = of_other.iter().find(|event| !is_create(event)).expect("join rules").clone();
+    let mut unsigned: Value = serde_json::from_str(without_create[0].get()).expect("JSON");
+    unsigned["signatures"] = json!({});
+    let brief =
+        crate::world::raw(json!({ "type": "m.room.name", "state_key": "", "sender": "@a:here", "content": {} }));
+    let with = |event: Box<RawValue>| state.iter().cloned().chain([event]).collect::<Vec<_>>();
+    let wrong = [without_create, of_other, with(rules), with(crate::world::raw(unsigned)), with(brief), Vec::new()];
+    for (number, wrong) in wrong.iter().enumerate() {
+        let refused = invited((&here, &there), &room, &version, invite.json(), wrong).await;
+        assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{number}: {refused:?}");
+    }
+    invited((&here, &there), &room, &version, invite.json(), &state).await.expect("signed");
+    let kept = there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").expect("stripped state");
+    assert_eq!(kept.len(), state.len() + 1);
+}
+
 #[tokio::test]
 async fn of_what_comes_with_an_invite_only_what_can_be_read_in_one_way_is_kept() {
     let (here, there) = two().await;
     let (alice, bob) = (here.user("alice"), there.user("bob"));
-    let version = RoomVersionId::V12;
-    let room = here.room(&alice, Preset::PublicChat, &version).await;
-    let last = here.say(&alice, &room, "hello").await.expect("said");
-    let key = ("m.room.member", Some(bob.to_string()));
-    let invite = here.forge(&room, &alice, key, json!({ "membership": "invite" }), (&last, &last)).await;
-    let invite = invite.expect("an invite");
+    let version = RoomVersionId::V11;
+    let (room, invite) = invite_to(&here, &bob, &version).await;
     let name = |name: &str| {
         let text = format!(r#"{{"type":"m.room.name","state_key":"","sender":"{alice}","content":{{"name":{name}}}}}"#);
         RawValue::from_string(text).expect("JSON")
@@ -125,7 +227,11 @@ async fn of_what_comes_with_an_invite_only_what_can_be_read_in_one_way_is_kept()
     for _ in 0..40 {
         stripped.push(name(&format!("{:?}", "y".repeat(60_000))));
     }
-    there.rooms.receive_invite(&here.name, &room, &version, invite.json(), &stripped).await.expect("taken");
+    // Who else invited bob nobody but the invite says.
+    let other = json!({ "type": "m.room.member", "state_key": bob, "sender": "@eve:here", "content": {} });
+    stripped.insert(0, crate::world::raw(other));
+    let checked = there.rooms.check_invite(&here.name, &room, &version, invite.json(), &stripped).await;
+    there.rooms.take_invite(&checked.expect("right")).await.expect("taken");
     let kept = there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").expect("stripped state");
     let first: Value = serde_json::from_str(kept[0].get()).expect("JSON");
     assert_eq!(first["content"]["name"], "Reef");

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rooms::{Asker, EXTREMITIES_MAX, EventStatus, Preset, RoomHead};
+use rooms::{Asker, EXTREMITIES_MAX, EventStatus, Preset, RoomHead, TABLES};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
 use serde_json::json;
+use store::{MemoryDisk, Options, Store};
 use testkit::ManualClock;
 
 use crate::world::{Others, World};
@@ -195,6 +196,74 @@ async fn thousands_of_member_changes_at_once_go_through() {
         let members = world.rooms.joined_members(&world.view(), &room).await.expect("a read");
         assert_eq!(after.joined_count, members.len() as u64);
     }
+}
+
+/// A room whose state takes several batches to write for whoever enters it.
+async fn large_room(here: &World) -> OwnedRoomId {
+    let alice = here.user("alice");
+    let room = here.room(&alice, Preset::PublicChat, &RoomVersionId::V12).await;
+    for number in 0..1_700 {
+        let target = here.user(&format!("banned{number}"));
+        let content = json!({ "membership": "ban" });
+        here.set(&alice, &room, ("m.room.member", target.as_str()), content).await.expect("banned");
+    }
+    room
+}
+
+/// Whether the state of a room is all that it should be.
+async fn is_whole(world: &World, room: &RoomId) -> bool {
+    let head = head(world, room).await;
+    let state = world.rooms.state_events(&world.view(), room, head.root).await.expect("a state");
+    head.root == head.resolved && state.len() > 1_700
+}
+
+fn open(disk: &MemoryDisk) -> Store {
+    Store::open_memory(disk, &Options::default(), &[TABLES]).expect("a store")
+}
+
+#[tokio::test]
+async fn a_great_change_that_a_crash_broke_off_is_finished_by_the_next_start() {
+    let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+    let here = World::named("here", others.clone(), clock.clone()).await;
+    let room = large_room(&here).await;
+    let disk = MemoryDisk::new();
+    let late = World::on("late", others.clone(), clock.clone(), open(&disk)).await;
+    late.join_from(&here, &room, &late.user("eve")).await;
+    assert!(is_whole(&late, &room).await);
+    // The first batch only is waited for until it is on the disk.
+    disk.lose_unsynced();
+    let store = open(&disk);
+    let before = store.published();
+    let late = World::on("late", others, clock, store).await;
+    assert!(late.store.published() > before, "nothing was left to do");
+    assert!(is_whole(&late, &room).await);
+    let members = late.rooms.joined_members(&late.view(), &room).await.expect("a read");
+    assert_eq!(head(&late, &room).await.joined_count, members.len() as u64);
+}
+
+#[tokio::test]
+async fn a_great_change_goes_on_though_who_waits_for_it_goes_away() {
+    let (others, clock): (Arc<Others>, Arc<ManualClock>) = Default::default();
+    let here = World::named("here", others.clone(), clock.clone()).await;
+    let room = large_room(&here).await;
+    let late = World::named("late", others, clock).await;
+    let is_in = async || late.rooms.head(&late.view(), &room).await.expect("a read").is_some();
+    let eve = late.user("eve");
+    let mut joining = Box::pin(late.join_from(&here, &room, &eve));
+    while !is_in().await {
+        tokio::select! {
+            biased;
+            () = &mut joining => break,
+            () = std::future::ready(()) => {}
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(joining);
+    // Whatever is queued before a room is made is written before it.
+    for _ in 0..20 {
+        late.public_room(&eve).await;
+    }
+    assert!(is_whole(&late, &room).await);
 }
 
 #[tokio::test]

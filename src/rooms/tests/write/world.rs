@@ -235,7 +235,9 @@ impl RemoteRooms for Port {
     ) -> Result<Box<RawValue>, RemoteError> {
         let json: Value = serde_json::from_str(event.get()).expect("JSON");
         let room = RoomId::parse(json["room_id"].as_str().expect("a room")).expect("a room id");
-        self.reach(to)?.receive_invite(&self.own, &room, version, event, stripped).await.map_err(refused)
+        let to = self.reach(to)?;
+        let invite = to.check_invite(&self.own, &room, version, event, stripped).await.map_err(refused)?;
+        to.take_invite(&invite).await.map_err(refused)
     }
 
     async fn event_auth(

@@ -90,7 +90,9 @@ impl RemoteRooms for Port {
     ) -> Result<Box<RawValue>, RemoteError> {
         let event: Value = serde_json::from_str(invite.get()).unwrap();
         let room = RoomId::parse(event["room_id"].as_str().unwrap()).unwrap();
-        self.reach(to)?.receive_invite(&self.own, &room, version, invite, stripped).await.map_err(refused)
+        let to = self.reach(to)?;
+        let invite = to.check_invite(&self.own, &room, version, invite, stripped).await.map_err(refused)?;
+        to.take_invite(&invite).await.map_err(refused)
     }
 
     async fn event_auth(

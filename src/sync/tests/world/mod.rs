@@ -13,15 +13,16 @@ use serde_json::{Value, json, value::RawValue};
 use store::{MEMORY_BUDGET_BYTES_MIN, MemoryDisk, OpenError, Options, Store, TableInfo};
 use sync::Sync;
 use tempfile::TempDir;
-use testkit::{ManualClock, SeededRandom};
+use testkit::{ManualClock, SeededRandom, seeds};
 use users::Users;
 
 use far::Servers;
 
 pub const SERVER: &str = "haima.test";
 
-/// What each cache of rooms holds, in bytes, where the server is to read from the disk.
+/// What each cache holds, in bytes, where the server is to read from the disk.
 const TINY_CACHE_BYTES: u64 = 16 * 1024;
+
 /// How often a database on disk is opened again while those who read from it end.
 const OPENED_AGAIN_MAX: usize = 10_000;
 
@@ -32,7 +33,23 @@ pub enum Disk {
     Files(TempDir),
 }
 
+/// Plays a history for each of so many seeds (or those that the environment names), each on a disk of its own.
+pub fn play<F: Future<Output = ()>>(usual: u64, disk: fn() -> Disk, history: impl Fn(Disk, u64) -> F) {
+    for seed in seeds(usual) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(history(disk(), seed));
+    }
+}
+
 impl Disk {
+    pub fn simulated() -> Self {
+        Self::Simulated(MemoryDisk::new())
+    }
+
+    pub fn files() -> Self {
+        Self::Files(tempfile::tempdir().unwrap())
+    }
+
     fn try_open(&self, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES_MIN, ..Options::default() };
         match self {
@@ -75,14 +92,14 @@ impl World {
     }
 
     pub async fn configured(config: sync::Config, seed: u64) -> Self {
-        Self::configured_on(Disk::Simulated(MemoryDisk::new()), config, seed).await
+        Self::configured_on(Disk::simulated(), config, seed).await
     }
 
     pub async fn seeded_on(disk: Disk, seed: u64) -> Self {
         Self::configured_on(disk, sync::Config::default(), seed).await
     }
 
-    async fn configured_on(disk: Disk, config: sync::Config, seed: u64) -> Self {
+    pub async fn configured_on(disk: Disk, config: sync::Config, seed: u64) -> Self {
         let clock = Arc::new(ManualClock::new());
         let random = Arc::new(SeededRandom::new(seed));
         Self::open(disk, Arc::default(), clock, random, config).await
@@ -93,20 +110,23 @@ impl World {
         servers: Arc<Servers>,
         clock: Arc<ManualClock>,
         random: Arc<SeededRandom>,
-        config: sync::Config,
+        mut config: sync::Config,
     ) -> Self {
         let store = disk.open().await;
         let name: OwnedServerName = SERVER.try_into().unwrap();
         let ports = servers.ports(&name);
-        let mut rooms_config = rooms::Config::new(name);
+        let (mut rooms_config, mut users_config) = (rooms::Config::new(name), users::Config::default());
         if matches!(disk, Disk::Files(_)) {
             rooms_config.event_cache_bytes = TINY_CACHE_BYTES;
             rooms_config.node_cache_bytes = TINY_CACHE_BYTES;
+            rooms_config.derived_cache_bytes = TINY_CACHE_BYTES;
+            users_config.cache_bytes = TINY_CACHE_BYTES;
+            config.cache_bytes = TINY_CACHE_BYTES;
         }
         let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports);
         let rooms = rooms.await.unwrap();
         servers.add(&rooms);
-        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random.clone()).unwrap();
+        let users = Users::new(users_config, store.clone(), clock.clone(), random.clone()).unwrap();
         let sync = Sync::start(config.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
         Self { disk, servers, clock, random, store, rooms, users, sync, config }

@@ -1,0 +1,117 @@
+//! Invites that other servers send.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use event::{PduBuilder, SigningKey};
+use flows::{Flows, FlowsError};
+use rooms::{KeyAnswer, Membership, NeededKeys, NoFederation, Ports, PublishedKey, Reach, Rooms, ServerKeys};
+use ruma::{OwnedServerName, RoomId, RoomVersionId, ServerName, UserId, room_id, serde::Base64, server_name, user_id};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
+use store::Store;
+use testkit::{ManualClock, SeededRandom};
+use users::{Erasure, Kind, NewAccount, Origin, Users};
+
+fn far() -> &'static ServerName {
+    server_name!("far.test")
+}
+
+/// Knows the key of the other server.
+struct Keys(SigningKey);
+
+#[async_trait]
+impl ServerKeys for Keys {
+    async fn public_keys(&self, _: &NeededKeys, _: Reach) -> BTreeMap<OwnedServerName, KeyAnswer> {
+        let key = Base64::new(self.0.public_key().to_vec());
+        let published = PublishedKey { key, valid_until_ms: u64::MAX };
+        BTreeMap::from([(far().to_owned(), KeyAnswer::Keys(BTreeMap::from([(self.0.id().to_owned(), published)])))])
+    }
+}
+
+struct World {
+    store: Store,
+    rooms: Rooms,
+    users: Users,
+    flows: Flows,
+    far_key: SigningKey,
+}
+
+impl World {
+    async fn new() -> Self {
+        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES]).expect("a store");
+        let (clock, random) = (Arc::new(ManualClock::new()), Arc::new(SeededRandom::new(1)));
+        let far_key = SigningKey::generate(&SeededRandom::new(2));
+        let ports = Ports {
+            remote: Arc::new(NoFederation),
+            keys: Arc::new(Keys(far_key.clone())),
+            policy: Arc::new(NoFederation),
+        };
+        let config = rooms::Config::new(server_name!("haima.test").to_owned());
+        let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports).await.expect("rooms");
+        let users = Users::new(users::Config::default(), store.clone(), clock, random).expect("users");
+        let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
+        Self { store, rooms, users, flows, far_key }
+    }
+
+    async fn register(&self, user: &UserId) {
+        let account = NewAccount {
+            user_id: user.to_owned(),
+            password: None,
+            kind: Kind::User,
+            admin: false,
+            origin: Origin::Administrator,
+            display_name: None,
+            login: None,
+        };
+        self.users.create_account(account).await.expect("an account");
+    }
+
+    /// What comes of an invite of the other server.
+    async fn invite(&self, room: &RoomId, target: &UserId) -> Result<Box<RawValue>, FlowsError> {
+        let version = RoomVersionId::V11;
+        let content = to_raw_value(&json!({ "membership": "invite" })).expect("JSON");
+        let sender = user_id!("@xenia:far.test").to_owned();
+        let mut invite = PduBuilder::new(sender, "m.room.member".to_owned(), content);
+        invite.room_id = Some(room.to_owned());
+        invite.state_key = Some(target.to_string());
+        let rules = event::rules(&version).expect("rules");
+        let invite = invite.build(rules, &self.far_key, far()).expect("an event");
+        self.flows.receive_invite(far(), room, &version, invite.json(), &[]).await
+    }
+
+    async fn membership(&self, room: &RoomId, user: &UserId) -> Option<Membership> {
+        let row = self.rooms.membership(&self.store.view(), user, room).await.expect("a read");
+        row.map(|row| row.membership)
+    }
+}
+
+#[tokio::test]
+async fn only_who_is_here_and_lets_themselves_be_invited_is_invited_from_elsewhere() {
+    let world = World::new().await;
+    let room = room_id!("!room:far.test");
+    let (alice, bob, carol) =
+        (user_id!("@alice:haima.test"), user_id!("@bob:haima.test"), user_id!("@carol:haima.test"));
+    let nobody = user_id!("@nobody:haima.test");
+    for user in [alice, bob, carol] {
+        world.register(user).await;
+    }
+    world.flows.deactivate(bob, Erasure::Keep).await.expect("deactivated");
+    let blocking = to_raw_value(&json!({ "default_action": "block" })).expect("JSON");
+    world.users.set_account_data(carol, None, "m.invite_permission_config", &blocking).await.expect("set");
+
+    let refused = world.invite(room, nobody).await;
+    assert!(matches!(refused, Err(FlowsError::Users(users::Error::UnknownUser))), "{refused:?}");
+    let refused = world.invite(room, bob).await;
+    assert!(matches!(refused, Err(FlowsError::Users(users::Error::Deactivated))), "{refused:?}");
+    let refused = world.invite(room, carol).await;
+    assert!(matches!(refused, Err(FlowsError::InviteBlocked)), "{refused:?}");
+    for user in [nobody, bob, carol] {
+        assert_eq!(world.membership(room, user).await, None, "{user}");
+    }
+    let signed = world.invite(room, alice).await.expect("signed");
+    assert!(signed.get().contains("\"haima.test\""), "{signed}");
+    assert_eq!(world.membership(room, alice).await, Some(Membership::Invite));
+}
