@@ -2,8 +2,8 @@
 //!
 //! The algorithms are `event::resolve`'s. They want whole states and whole auth chains; here they are given the conflicted
 //! keys, every key of the common state that authorising the full conflicted set reads, and the auth difference that the
-//! state trees know how to find. Of the answer only the conflicted keys count, where absence is an answer too; the rest is
-//! what all forks have in common.
+//! state trees know how to find. Of the answer count the conflicted keys, where absence is an answer too, and those that no fork has;
+//! the rest is what all forks have in common.
 //!
 //! No room's turn waits for a resolution: who needs one gives the turn back, has it made [ahead](Rooms::resolve_ahead), and
 //! comes again. If the states to resolve are others by then, it is made once more.
@@ -243,7 +243,7 @@ impl Rooms {
         forks: &[Root],
     ) -> Result<Changes, RoomsError> {
         let difference = auth_difference(&self.inner.tree, reader.source, forks, reader).await?;
-        let conflicts = difference.conflicts;
+        let mut conflicts = difference.conflicts;
         let size = conflicts.len() + difference.events.len();
         check_size(size)?;
         // Taken before the events are read, so that those of a few only are in memory.
@@ -283,7 +283,27 @@ impl Rooms {
         let problem = Problem { rules, forks: states, auth_chains, subgraph, events };
         let resolved = self.run_resolution(reader, problem, share.as_ref()).await?;
         drop(share);
+        let regained = self.regained(reader, forks, &conflicts, &resolved).await?;
+        conflicts.extend(regained);
         changes_of(forks, &conflicts, &full, &resolved)
+    }
+
+    /// The keys that no fork has and the resolution does. All of the full conflicted set is replayed, not only what the forks have: an event that
+    /// authorises others comes back to a key from which an earlier resolution took it (room version 2, "State resolution", "Algorithm").
+    async fn regained(
+        &self,
+        reader: &Reader<'_>,
+        forks: &[Root],
+        conflicts: &[Conflict],
+        resolved: &StateMap,
+    ) -> Result<Vec<Conflict>, RoomsError> {
+        let conflicted: HashSet<(&str, &str)> = conflicts.iter().map(|conflict| conflict.key.as_key()).collect();
+        let keys: Vec<(String, &str)> = resolved.keys().map(|(kind, key)| (kind.to_string(), &**key)).collect();
+        let mut asked: Vec<(&str, &str)> = keys.iter().map(|(kind, key)| (&**kind, *key)).collect();
+        asked.retain(|key| !conflicted.contains(key));
+        let entries = self.inner.tree.get_many(reader.source, forks[0], &asked).await?;
+        let absent = asked.into_iter().zip(entries).filter(|(_, entry)| entry.is_none());
+        Ok(absent.map(|(key, _)| Conflict { key: key.into(), entries: vec![None; forks.len()] }).collect())
     }
 
     /// The forks' states at the conflicted keys and at those that authorising the full conflicted set reads.

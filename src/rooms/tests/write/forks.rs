@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rooms::{Asker, EXTREMITIES_MAX, EventStatus, Preset, RoomHead, TABLES};
+use rooms::{Asker, EXTREMITIES_MAX, EventStatus, Membership, Preset, RoomHead, TABLES};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId};
 use serde_json::json;
 use store::{MemoryDisk, Options, Store};
@@ -121,6 +121,44 @@ async fn an_event_that_follows_sidelined_ones_takes_their_place() {
     let event = there.forge(&room, &bob, message, json!({ "body": "next" }), next).await.expect("an event");
     give(&there, &here, &room, &event).await;
     assert_eq!(head(&here, &room).await.sidelined.map(|sidelined| sidelined.count), Some(5));
+}
+
+#[tokio::test]
+async fn a_membership_that_authorises_others_comes_back_though_no_fork_has_it() {
+    for version in [RoomVersionId::V6, RoomVersionId::V11, RoomVersionId::V12] {
+        let ([here, there, _], room) = room_of_three(&version).await;
+        let (alice, bob, dora) = (here.user("alice"), there.user("bob"), there.user("dora"));
+        let rule = |rule: &str| json!({ "join_rule": rule });
+        let mut levels = here.state(&room, "m.room.power_levels", "").await.expect("levels");
+        levels["state_default"] = 0.into();
+        let old = here.set(&alice, &room, ("m.room.power_levels", ""), levels).await.expect("set");
+        here.deliver(&there, &room, &[&old]).await;
+        // While here closes the room, dora comes in there, says what it is about, and bob goes on from that.
+        let closed = here.set(&alice, &room, ("m.room.join_rules", ""), rule("invite")).await.expect("set");
+        let mut last = old;
+        for (sender, event_type, state_key, content) in [
+            (&dora, "m.room.member", Some(dora.to_string()), json!({ "membership": "join" })),
+            (&dora, "m.room.topic", Some(String::new()), json!({ "topic": "dora's" })),
+            (&bob, "m.room.message", None, json!({ "body": "hm" })),
+        ] {
+            let key = (event_type, state_key);
+            let event = there.forge(&room, sender, key, content, (&last, &last)).await.expect("an event");
+            give(&there, &there, &room, &event).await;
+            give(&there, &here, &room, &event).await;
+            last = event.event_id().to_owned();
+        }
+        assert_eq!(topic(&here, &room).await, "dora's", "version {version}");
+        assert_eq!(here.membership(&room, &dora).await, Membership::Leave, "version {version}");
+        // Of two forks of the open room, neither of which has dora in it, one has her topic.
+        let open = here.set(&alice, &room, ("m.room.join_rules", ""), rule("public")).await.expect("set");
+        here.deliver(&there, &room, &[&closed, &open]).await;
+        let key = ("x.other", Some(String::new()));
+        let event = there.forge(&room, &bob, key, json!({}), (&open, &open)).await.expect("an event");
+        set_topic(&here, &alice, &room, "alice's").await;
+        give(&there, &here, &room, &event).await;
+        assert_eq!(topic(&here, &room).await, "alice's", "version {version}");
+        assert_eq!(here.membership(&room, &dora).await, Membership::Join, "version {version}");
+    }
 }
 
 #[tokio::test]
