@@ -20,7 +20,9 @@ mkdir -p "$home"
 if [ ! -e "$home/ready" ]; then
     python3 -m venv "$home/venv"
     "$home/venv/bin/pip" install --quiet matrix-nio matrix-commander
-    npm install --silent --no-audit --no-fund --prefix "$home" matrix-js-sdk
+    # The newest matrix-js-sdk wants a newer Node than many systems have.
+    npm install --silent --no-audit --no-fund --prefix "$home" node@22
+    PATH=$home/node_modules/node/bin:$PATH npm install --silent --no-audit --no-fund --prefix "$home" matrix-js-sdk
     touch "$home/ready"
 fi
 
@@ -69,6 +71,7 @@ client() {
         failed="$failed $name"
     fi
 }
+export PATH=$home/node_modules/node/bin:$PATH
 nio=$("$home/venv/bin/pip" show matrix-nio | sed -n 's/^Version: //p')
 commander=$("$home/venv/bin/pip" show matrix-commander | sed -n 's/^Version: //p')
 js=$(node -p 'require(process.argv[1]).version' "$home/node_modules/matrix-js-sdk/package.json")
