@@ -268,9 +268,7 @@ impl Rooms {
         let events = self.load(view, nums).await?;
         let mut delivered = Vec::with_capacity(events.len());
         for (event, meta) in events {
-            // The membership at each state event would cost more than all the rest of it.
-            let sight = Sight { seen: Visibility::Visible, membership: None };
-            let json = self.client_event(view, viewer, &event, &meta, sight, format).await?;
+            let json = self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await?;
             delivered.push(Delivered { event, meta, json });
         }
         Ok(delivered)

@@ -58,6 +58,11 @@ pub struct Sight {
     pub membership: Option<Membership>,
 }
 
+impl Sight {
+    /// The sight of an event of a state that the viewer may read. The membership at each would cost more than all the rest of it.
+    pub const OF_STATE: Self = Self { seen: Visibility::Visible, membership: None };
+}
+
 /// What visibility depends on in one state of the room.
 #[derive(Clone, Debug)]
 struct Facts {

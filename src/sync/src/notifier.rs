@@ -142,6 +142,9 @@ impl Notifier {
 
     /// Puts records into the inboxes.
     fn route(&mut self, records: &[LogRecord]) -> Result<(), StoreError> {
+        // Who is woken by this finds their session, rules and ignored users as it left them.
+        let from = self.hub.state().routed().position;
+        self.users.follow(from, records);
         let mut state = self.hub.state();
         let mut touched = Vec::new();
         for record in records {

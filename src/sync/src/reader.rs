@@ -92,7 +92,8 @@ impl Reader<'_> {
         Ok(Seen { events: seen, redacts, thinned })
     }
 
-    async fn metas(&self, nums: &[EventNum]) -> Result<Vec<EventMeta>, SyncError> {
+    /// What may change about these events.
+    pub(crate) async fn metas(&self, nums: &[EventNum]) -> Result<Vec<EventMeta>, SyncError> {
         if nums.len() > SHARED_EVENTS_MAX {
             return Ok(self.rooms.metas(self.view, nums).await?);
         }

@@ -43,8 +43,9 @@ use std::{
 };
 
 use event::{Clock, Random};
+use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
-use store::{Batch, CommitError, FollowError, Follower, Position, Store, View};
+use store::{Batch, CommitError, FollowError, Follower, LogRecord, Position, Store, View};
 use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
@@ -121,6 +122,8 @@ struct Inner {
     key_turns: keys::Turns,
     unused_devices: unused_devices::Cursor,
     watchers: watch::Watchers,
+    /// What the log says up to here is in what is kept in memory.
+    followed: Mutex<Position>,
     presence: Presence,
 }
 
@@ -150,6 +153,7 @@ impl Users {
             key_turns: keys::Turns::default(),
             unused_devices: unused_devices::Cursor::default(),
             watchers: watch::Watchers::default(),
+            followed: Mutex::new(from),
             presence: Presence::new(config.presence, store.clone(), clock.clone()),
             config,
             store,
@@ -170,6 +174,15 @@ impl Users {
     /// The store's position, as of which the next answers are at least.
     pub fn position(&self) -> Position {
         self.inner.store.published()
+    }
+
+    /// Applies what the log says after `from`, up to the last of these records, to what is kept in memory, before others who follow the
+    /// log act on it. Where something before `from` is still to be applied it comes in its turn, and so do these.
+    pub fn follow(&self, from: Position, records: &[LogRecord]) {
+        let mut followed = self.inner.followed.lock();
+        if from <= *followed {
+            self.inner.apply(records, &mut followed);
+        }
     }
 
     /// The configuration that these users were made with.
@@ -272,10 +285,13 @@ async fn follow(users: Weak<Inner>, mut follower: Follower) {
         let records = follower.next().await;
         let Some(inner) = users.upgrade() else { return };
         match records {
-            Ok(records) => inner.apply(&records),
+            Ok(records) => inner.apply(&records, &mut inner.followed.lock()),
             Err(FollowError::TooOld { .. }) => {
                 let position = inner.store.published();
+                let mut followed = inner.followed.lock();
                 inner.forget_all(position);
+                *followed = position.max(*followed);
+                drop(followed);
                 follower = inner.store.follow(position);
             }
             Err(FollowError::Closed) => return,
@@ -290,9 +306,10 @@ async fn follow(users: Weak<Inner>, mut follower: Follower) {
 }
 
 impl Inner {
-    fn apply(&self, records: &[store::LogRecord]) {
+    /// Applies those of some records that were not yet, and notes it.
+    fn apply(&self, records: &[LogRecord], followed: &mut Position) {
         for record in records {
-            if record.kind != <UserChanged as store::LogEntry>::KIND {
+            if record.position <= *followed || record.kind != <UserChanged as store::LogEntry>::KIND {
                 continue;
             }
             match <UserChanged as store::LogEntry>::decode_entry(&record.payload) {
@@ -307,6 +324,7 @@ impl Inner {
             self.sessions.applied(last.position);
             self.rules.users.applied(last.position);
             self.ignored.applied(last.position);
+            *followed = last.position.max(*followed);
         }
     }
 
@@ -317,20 +335,20 @@ impl Inner {
                     self.presence.deactivated(&user);
                     self.erased.changed();
                 }
-                self.watchers.changed(&user);
                 self.sessions.changed(position, user.clone());
                 self.rules.users.changed(position, user.clone());
-                self.ignored.changed(position, user);
+                self.ignored.changed(position, user.clone());
+                self.watchers.changed(&user);
             }
             Change::Sessions => self.sessions.changed(position, user),
             Change::Devices { deleted, .. } => {
+                self.sessions.changed(position, user.clone());
                 if !deleted.is_empty() {
                     self.watchers.changed(&user);
                 }
                 for device in deleted {
                     self.queues.forget(&(user.clone(), device.clone()));
                 }
-                self.sessions.changed(position, user);
             }
             Change::AccountData { room: None, event_type } => {
                 if event_type == push_rules::TYPE {

@@ -68,8 +68,7 @@ impl SessionWatch<'_> {
     }
 
     async fn check(&mut self) -> Result<()> {
-        let now = self.users.inner.store.published();
-        if self.users.inner.sessions.is_unchanged(self.user, self.known_at, now) {
+        if self.users.inner.sessions.is_unchanged(self.user, self.known_at) {
             return Ok(());
         }
         // Boxed, so that a waiting request is small.

@@ -1,6 +1,6 @@
 //! Room events in the form that a filter asks for.
 
-use rooms::{ClientEvent, ClientFormat, Delivered, EventForm, EventNum};
+use rooms::{ClientEvent, ClientFormat, EventForm, EventNum, Sight};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{Answer, account::to_event};
@@ -37,9 +37,12 @@ impl Answer<'_> {
         let (rooms, view) = (self.reader.rooms, self.reader.view);
         let format = ClientFormat { with_replaced: false, ..self.format(false) };
         let mut events = Vec::with_capacity(nums.len());
-        let delivered = rooms.deliver_state(view, &self.reader.viewer, nums, format).await?;
-        for Delivered { event, meta, json } in delivered {
+        let metas = self.reader.metas(nums).await?;
+        for (event, meta) in rooms.events(view, nums).await?.into_iter().zip(metas) {
+            let Some(event) = event else { continue };
             if rooms.wants(view, filter, &event, &meta).await? {
+                let json =
+                    rooms.client_event(view, &self.reader.viewer, &event, &meta, Sight::OF_STATE, format).await?;
                 events.push(self.only_fields(json)?);
             }
         }
