@@ -43,7 +43,7 @@ pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl 
     }
     let sidelined = outside.iter().filter(|num| !followed.contains(num)).count();
     let counted = head.sidelined.as_ref().map_or(0, |sidelined| sidelined.count);
-    // One behind an event whose state was told stays one: nobody knows whether that state owes anything to it.
+    // One more than there are does no harm: it is merged once more. Some seeds (928, 2269) count one that is named only by an outlier.
     assert!(counted >= sidelined as u64, "seed {seed}: {} lost sight of events", world.name);
 }
 
