@@ -19,6 +19,9 @@ const SEEDS: u64 = 520;
 /// Seeds that are played with databases larger than what memory there is to cache them.
 const DISK_SEEDS: u64 = 6;
 
+/// Seeds beyond these that found a fault.
+const SEEDS_OF_FAULTS: [u64; 11] = [928, 2269, 4131, 5685, 8502, 9230, 10793, 10815, 11348, 11661, 17752];
+
 /// Tests below, which share the seeds so that they run side by side.
 const TESTS: u64 = 8;
 
@@ -32,6 +35,13 @@ async fn run(part: u64) {
 async fn servers_whose_databases_are_larger_than_their_memory_agree() {
     for seed in testkit::seeds(DISK_SEEDS) {
         play::play(seed, play::Storage::Disk).await;
+    }
+}
+
+#[tokio::test]
+async fn those_of_seeds_that_found_a_fault_agree() {
+    for seed in SEEDS_OF_FAULTS {
+        play::play(seed, play::Storage::Memory).await;
     }
 }
 
