@@ -207,6 +207,6 @@ if [ -z "$only_deps" ]; then
     timed "make test" inside make test
     times+=("target directory: $(du -sh "$system/root/haima/target" | cut -f1)")
 fi
-echo "Debian $(cat "$system/etc/debian_version"), $("$system/opt/rust/bin/rustc" --version), $(nproc) cores, $(git rev-parse --short HEAD)"
+echo "Debian $(cat "$system/etc/debian_version"), $("$system/opt/rust/bin/rustc" --version), $(nproc) cores, $(git -C "$system/root/haima" rev-parse --short HEAD)"
 [ -z "$rocksdb" ] || echo "(with a library of RocksDB that was built before)"
 printf '%s\n' "${times[@]}"
