@@ -10,11 +10,16 @@ use std::sync::Arc;
 
 use ruma::events::{StateEventType, TimelineEventType};
 use ruma::room_version_rules::RoomVersionRules;
-use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId};
+use ruma::serde::{Base64, base64::Standard};
+use ruma::{
+    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
+    UserId,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::PduError;
+use crate::canonical::{self, Numbers};
 
 /// The size of an event with its signatures, in canonical JSON.
 pub const PDU_SIZE_BYTES_MAX: usize = 65_536;
@@ -195,6 +200,16 @@ impl Pdu {
         &self.inner.json
     }
 
+    /// Whether the content hash is right, as it is until an event is redacted (server-server API, "Calculating the content hash for an event").
+    pub fn has_right_hash(&self) -> bool {
+        let Ok(object) = canonical::parse_object(self.json().get().as_bytes(), Numbers::Lenient) else { return false };
+        let hashes = object.get("hashes").and_then(CanonicalJsonValue::as_object);
+        let claimed = hashes.and_then(|hashes| hashes.get("sha256")).and_then(CanonicalJsonValue::as_str);
+        let claimed = claimed.and_then(|text| Base64::<Standard>::parse(text).ok());
+        let right = ruma::signatures::content_hash(&object).ok();
+        right.zip(claimed).is_some_and(|(right, claimed)| right.as_bytes() == claimed.as_bytes())
+    }
+
     /// The same event, known to have been rejected on receipt. The authorisation rules reject
     /// whatever refers to it.
     #[must_use]
@@ -272,7 +287,8 @@ impl ruma::state_res::Event for Pdu {
     /// Read by the rules of room versions 1 and 2, which allow to redact events of one's own server. A redaction that was redacted doesn't say
     /// any more what it was for: then itself, so that who has only that copy judges as those do who have the whole one.
     fn redacts(&self) -> Option<&Self::Id> {
-        Some(self.inner.redacts.as_ref().unwrap_or(&self.inner.event_id))
+        let lost_it = || (!self.has_right_hash()).then_some(&self.inner.event_id);
+        self.inner.redacts.as_ref().or_else(lost_it)
     }
 
     fn rejected(&self) -> bool {
