@@ -37,6 +37,8 @@ pub struct Game {
     pub room: OwnedRoomId,
     /// All events that anybody sent.
     pub events: BTreeSet<OwnedEventId>,
+    /// The events with which the room began.
+    created: Vec<OwnedEventId>,
     creator: OwnedUserId,
     users: Vec<(usize, OwnedUserId)>,
     /// A server that nobody hears of any more.
@@ -96,7 +98,7 @@ pub async fn play(seed: u64, storage: Storage) {
         resolved += whole::check(seed, world, &game.room, game.events.iter()).await;
         front::check_state(seed, world, &game.room).await;
         if !game.entered_again.contains(&index) {
-            front::check_events(seed, world, &game.room, game.events.iter()).await;
+            front::check_events(seed, world, &game.room, game.events.iter().chain(&game.created)).await;
         }
     }
     for (index, world) in game.worlds.iter().enumerate().filter(|(index, _)| game.dead != Some(*index)) {
@@ -104,7 +106,7 @@ pub async fn play(seed: u64, storage: Storage) {
         let said = front::check_merging(seed, world, &game.room, &users.collect::<Vec<_>>()).await;
         front::check_state(seed, world, &game.room).await;
         if !game.entered_again.contains(&index) {
-            front::check_events(seed, world, &game.room, game.events.iter().chain(&said)).await;
+            front::check_events(seed, world, &game.room, game.events.iter().chain(&game.created).chain(&said)).await;
         }
     }
     if std::env::var("HAIMA_SIM_STATS").is_ok() {
@@ -150,6 +152,9 @@ impl Game {
         request.version = Some(random.pick(&versions).clone());
         request.preset = Some(Preset::PublicChat);
         let room = worlds[0].rooms.create(&request).await.expect("a room");
+        let view = worlds[0].view();
+        let head = worlds[0].rooms.head(&view, &room).await.expect("a read").expect("a head");
+        let began = worlds[0].rooms.state_events(&view, &room, head.root).await.expect("a state");
         let network = Network::new(servers, Faults::NONE);
         let mut game = Self {
             _directories: directories,
@@ -158,6 +163,7 @@ impl Game {
             worlds,
             room,
             events: BTreeSet::new(),
+            created: began.iter().map(|event| event.pdu.owned_event_id()).collect(),
             creator,
             users,
             dead: None,
