@@ -7,6 +7,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::Subcommand;
+use event::Secret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::info;
@@ -81,7 +82,7 @@ pub enum Command {
     /// Make a registration token and print it.
     CreateToken {
         /// The token: up to 64 of the characters A-Z a-z 0-9 . _ ~ -; a random one if it is left out.
-        token: Option<String>,
+        token: Option<Secret>,
         /// How many accounts may be made with it; any number if it is left out.
         #[arg(long)]
         uses: Option<u64>,
@@ -94,7 +95,7 @@ pub enum Command {
     /// Revoke a registration token.
     RevokeToken {
         /// The token.
-        token: String,
+        token: Secret,
     },
     /// Take a file out of circulation, whatever names its content has or gets.
     QuarantineFile {

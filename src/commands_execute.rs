@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use chrono::DateTime;
+use event::Secret;
 use media::Media;
 use rooms::Rooms;
 use ruma::{MxcUri, OwnedUserId};
@@ -158,9 +159,10 @@ impl On<'_> {
         }
     }
 
-    async fn create_token(&self, token: Option<String>, uses: Option<u64>, days: Option<u64>) -> anyhow::Result<()> {
+    async fn create_token(&self, token: Option<Secret>, uses: Option<u64>, days: Option<u64>) -> anyhow::Result<()> {
         let now_ms = self.parts.clock.now_ms();
         let expires_ms = days.map(|days| now_ms.saturating_add(days.saturating_mul(DAY_MS)));
+        let token = token.map(|token| token.to_string());
         let new = NewRegistrationToken { token, uses_allowed: uses, expires_ms };
         let made = self.users().create_registration_token(new).await?;
         tracing::info!("on the command line: made a registration token");

@@ -1,10 +1,10 @@
 //! Text that is not to be seen.
 
-use std::{fmt, ops::Deref};
+use std::{convert::Infallible, fmt, ops::Deref, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A password or token of the configuration: what prints it for a log or an error prints `***`.
+/// A password or token of the configuration or of a command: what prints it for a log or an error prints `***`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -13,6 +13,14 @@ impl Secret {
     /// Text that is not to be seen.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self::new(text))
     }
 }
 
