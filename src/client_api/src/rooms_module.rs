@@ -56,10 +56,7 @@ pub(crate) async fn get_room_state_with_key(
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
 pub(crate) async fn get_room_state(api: ClientApi, caller: Guest, req: state::v3::Request) -> Result<Json<Events>> {
     let reading = Reading::begin(&api, &caller).await?;
-    let events = api.rooms.current_state(&reading.view, &req.room_id, reading.user()).await?;
-    let nums: Vec<_> = events.iter().map(|event| event.num).collect();
-    let shown = api.rooms.deliver_state(&reading.view, &reading.viewer(), &nums, ClientFormat::state()).await?;
-    Ok(Json(Events(shown.into_iter().map(|shown| shown.json).collect())))
+    Ok(Json(Events(api.rooms.current_state(&reading.view, &reading.viewer(), &req.room_id).await?)))
 }
 
 /// The answer of `/members`.

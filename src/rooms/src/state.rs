@@ -11,14 +11,19 @@ use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
     append::{Draft, Extra, Sender, Sent},
+    format::{ClientEvent, ClientFormat},
     redact::REDACTION,
     snapshot::{Root, Source},
     txn_ids::TxnKey,
     types::{EventNum, StoredEvent},
+    visibility::Viewer,
 };
 
 /// The longest event type and state key, in bytes (server-server API, "Size limits").
 const TYPE_BYTES_MAX: usize = 255;
+
+/// Events of a state that are read together.
+const EVENTS_PER_READ: usize = 1_000;
 
 /// Where a room's published trees are read from.
 pub(crate) fn source<'a>(view: &'a View, room: &'a RoomId) -> Source<'a> {
@@ -87,11 +92,19 @@ impl Rooms {
     pub async fn current_state(
         &self,
         view: &View,
+        viewer: &Viewer<'_>,
         room: &RoomId,
-        user: &UserId,
-    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
-        let root = self.readable_root(view, user, room).await?;
-        self.state_events(view, room, root).await
+    ) -> Result<Vec<ClientEvent>, RoomsError> {
+        let root = self.readable_root(view, viewer.user, room).await?;
+        let entries = self.inner.tree.all(&source(view, room), root).await?;
+        let mut shown = Vec::with_capacity(entries.len());
+        // A large room's events fit in memory as they are sent, but not with all that is known of each.
+        for entries in entries.chunks(EVENTS_PER_READ) {
+            let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
+            let delivered = self.deliver_state(view, viewer, &nums, ClientFormat::state()).await?;
+            shown.extend(delivered.into_iter().map(|delivered| delivered.json));
+        }
+        Ok(shown)
     }
 
     /// The state before and after an event of the room's graph.
