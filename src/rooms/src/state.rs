@@ -13,7 +13,7 @@ use crate::{
     append::{Draft, Extra, Sender, Sent},
     format::{ClientEvent, ClientFormat},
     redact::REDACTION,
-    snapshot::{Root, Source},
+    snapshot::{OwnedStateKey, Root, Source},
     txn_ids::TxnKey,
     types::{EventNum, StoredEvent},
     visibility::Viewer,
@@ -88,7 +88,7 @@ impl Rooms {
     }
 
     /// The current state, for a user who may read it: a member, one who was (as it was then), or anybody where history is world
-    /// readable.
+    /// readable. Members don't say what they replaced, as in `/members`.
     pub async fn current_state(
         &self,
         view: &View,
@@ -98,11 +98,16 @@ impl Rooms {
         let root = self.readable_root(view, viewer.user, room).await?;
         let entries = self.inner.tree.all(&source(view, room), root).await?;
         let mut shown = Vec::with_capacity(entries.len());
-        // A large room's events fit in memory as they are sent, but not with all that is known of each.
-        for entries in entries.chunks(EVENTS_PER_READ) {
-            let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
-            let delivered = self.deliver_state(view, viewer, &nums, ClientFormat::state()).await?;
-            shown.extend(delivered.into_iter().map(|delivered| delivered.json));
+        let is_member = |key: &OwnedStateKey| &*key.event_type == MEMBER;
+        for alike in entries.chunk_by(|(one, _), (other, _)| is_member(one) == is_member(other)) {
+            let members = alike.first().is_some_and(|(key, _)| is_member(key));
+            let format = if members { ClientFormat::members() } else { ClientFormat::state() };
+            // A large room's events fit in memory as they are sent, but not with all that is known of each.
+            for page in alike.chunks(EVENTS_PER_READ) {
+                let nums: Vec<EventNum> = page.iter().map(|(_, entry)| entry.event).collect();
+                let delivered = self.deliver_state(view, viewer, &nums, format).await?;
+                shown.extend(delivered.into_iter().map(|delivered| delivered.json));
+            }
         }
         Ok(shown)
     }
