@@ -114,13 +114,14 @@ const LEVELS: &[(&str, u8)] = &[
     ("event", 0),
     ("store", 0),
     ("net", 0),
-    ("rooms", 1),
-    ("users", 1),
-    ("media", 1),
-    ("flows", 2),
-    ("sync", 2),
-    ("http", 3),
-    ("client_api", 4),
+    ("state_tree", 1),
+    ("rooms", 2),
+    ("users", 2),
+    ("media", 2),
+    ("flows", 3),
+    ("sync", 3),
+    ("http", 4),
+    ("client_api", 5),
 ];
 
 #[test]

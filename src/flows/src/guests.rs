@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use rooms::{EventRedacted, RoomAdvanced, snapshot::Root};
+use rooms::{EventRedacted, RoomAdvanced};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use state_tree::Root;
 use store::{Batch, FollowError, Follower, LogEntry, LogRecord, Position, View};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use state_tree::{Entry, EventNum, Root, StateChange};
 use store::{CommitError, Json, Position, Range, Stamp};
 
 use crate::{
@@ -15,13 +16,12 @@ use crate::{
     directory::withdraw_in,
     extremities::Front,
     log::RoomAdvanced,
-    snapshot::{Entry, Root, StateChange},
     tables::{
         Behind, Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
         Stays, StrippedStates, Timeline, Timestamps,
     },
     turn::Turn,
-    types::{EventMeta, EventNum, EventStatus, MemberChange, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, EventStatus, MemberChange, Membership, StoredEvent, TimelineIndex},
     unread::notable,
 };
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ruma::{EventId, UserId};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::View;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     format::{Aggregations, ClientEvent, ClientFormat, to_json},
     relations::{Child, REFERENCE, REPLACE, THREAD, relates_to},
     timeline::Direction,
-    types::{EventMeta, EventNum, StoredEvent},
+    types::{EventMeta, StoredEvent},
     visibility::Viewer,
 };
 

@@ -5,9 +5,10 @@
 use ruma::{OwnedEventId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::Fixed;
 
-use crate::{RoomsError, append::Draft, tables::Annotations, turn::Turn, types::EventNum};
+use crate::{RoomsError, append::Draft, tables::Annotations, turn::Turn};
 
 /// An annotation that a user of this server sends.
 pub(crate) struct Annotation {

@@ -7,6 +7,7 @@ use ruma::{
     DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, UserId, room_version_rules::EventsReferenceFormatVersion,
 };
 use serde_json::value::RawValue;
+use state_tree::{Entry, Root};
 use store::{Batch, CommitError, Position};
 
 use crate::{
@@ -15,7 +16,6 @@ use crate::{
     annotations::Annotation,
     head::NextAnswer,
     resolve::{Ahead, Fork},
-    snapshot::{Entry, Root},
     turn::{AuthState, Turn},
     txn_ids::{Answered, TxnKey},
     types::{Extremity, StoredEvent},

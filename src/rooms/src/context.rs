@@ -3,6 +3,7 @@
 //! Specification: client-server API, "Event Context"; `GET /rooms/{roomId}/event/{eventId}`.
 
 use ruma::{EventId, RoomId};
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
@@ -11,10 +12,8 @@ use crate::{
     filter::RoomEventFilter,
     format::{ClientEvent, ClientFormat, Delivered},
     messages::MessagesQuery,
-    snapshot::Root,
     state::source,
     timeline::{Direction, TimelineToken},
-    types::EventNum,
     visibility::Viewer,
 };
 

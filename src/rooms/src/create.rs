@@ -8,6 +8,7 @@ use event::{PduBuilder, auth, new_room_id};
 use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
+use state_tree::Root;
 use store::{Batch, CommitError, Record};
 
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
     append::{ATTEMPTS_MAX, Draft},
     membership::member_content,
     room::RoomInfo,
-    snapshot::Root,
     state::check_power_levels,
     tables::RoomInfos,
     turn::Turn,

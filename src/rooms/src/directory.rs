@@ -200,7 +200,7 @@ impl Rooms {
         view: &View,
         user: &UserId,
         room: &RoomId,
-        root: crate::snapshot::Root,
+        root: state_tree::Root,
     ) -> Result<bool, RoomsError> {
         let levels = self.power_levels(view, room, root).await?;
         let needed = levels.for_event(&TimelineEventType::RoomCanonicalAlias, Some(""));

@@ -6,12 +6,13 @@ use event::Pdu;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId};
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::{Batch, Counter, Decode, DecodeError, Encode, Reader, Text, Value, View, Writer};
 
 use crate::{
     Rooms, RoomsError,
     tables::{Bodies, Edges, EventNums, Metas},
-    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+    types::{EventMeta, EventStatus, StoredEvent},
 };
 
 /// The version byte that starts every stored body.

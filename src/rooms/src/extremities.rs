@@ -11,14 +11,14 @@
 use std::collections::HashSet;
 
 use ruma::{OwnedServerName, ServerName};
+use state_tree::{EventNum, Root};
 use store::Range;
 
 use crate::{
     EXTREMITIES_MAX, RoomsError,
-    snapshot::Root,
     tables::SidelinedExtremities,
     turn::Turn,
-    types::{EventNum, Extremity, RoomHead, Sidelined},
+    types::{Extremity, RoomHead, Sidelined},
 };
 
 /// Different states that count for sidelined extremities. When there are more, the resolution of all states of the room takes

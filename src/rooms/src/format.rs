@@ -14,6 +14,7 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use state_tree::EventNum;
 use store::View;
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     shown::Shown,
     state::source,
     tables::EventTxnIds,
-    types::{EventMeta, EventNum, Membership, StoredEvent},
+    types::{EventMeta, Membership, StoredEvent},
     visibility::{Sight, Viewer},
 };
 

@@ -8,6 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 use event::{Pdu, PduBuilder, ReceivedPdu, countersign};
 use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Map, Value, value::RawValue};
+use state_tree::{EventNum, Root};
 use store::CommitError;
 
 use crate::{
@@ -19,10 +20,9 @@ use crate::{
     ports::RemoteError,
     resolve::{Ahead, Fork},
     serve::Asker,
-    snapshot::Root,
     tables::Metas,
     turn::Turn,
-    types::{EventNum, EventStatus, Extremity, Membership, StoredEvent},
+    types::{EventStatus, Extremity, Membership, StoredEvent},
 };
 
 /// Events of a room's state, and of its auth chain, that are taken from another server.

@@ -11,16 +11,16 @@ use std::{
 };
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId};
+use state_tree::{EventNum, Overlay, Root};
 use store::{Position, Range, View};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, futures::OwnedNotified};
 
 use crate::{
     Rooms, RoomsError,
     room::RoomInfo,
-    snapshot::{Overlay, Root},
     tables::{Heads as HeadsTable, LastPositions, Roots},
     txn_ids::TxnKey,
-    types::{EventMeta, EventNum, RoomHead, StoredEvent},
+    types::{EventMeta, RoomHead, StoredEvent},
 };
 
 /// Rooms whose pending head is kept in memory before those without work are let go.

@@ -9,6 +9,7 @@ use event::{
 use ruma::{OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use state_tree::{EventNum, Root};
 use store::{Batch, Json, View};
 
 use crate::{
@@ -17,10 +18,9 @@ use crate::{
     append::{ATTEMPTS_MAX, Draft, Sent},
     ports::RemoteError,
     shown::Shown,
-    snapshot::Root,
     state::source,
     tables::StrippedStates,
-    types::{EventNum, EventStatus, Membership},
+    types::{EventStatus, Membership},
 };
 
 /// Events of stripped state that are kept of one invite.

@@ -1,7 +1,7 @@
 //! Rooms: the one place that writes events.
 //!
 //! A room is a graph of events and, at each of them, a state. This crate decides what enters the graph (its own
-//! users' events in `append`, other servers' in `receive`), keeps the state trees (`snapshot`) and the current state
+//! users' events in `append`, other servers' in `receive`), follows the current state
 //! (`head`, `advance`, `resolve`), and answers what is in a room for whom (`timeline`, `visibility`, `format` and the
 //! features beside them).
 //!
@@ -42,7 +42,6 @@ mod resolve;
 mod room;
 mod serve;
 mod shown;
-pub mod snapshot;
 mod spaces;
 mod state;
 mod summary;
@@ -62,6 +61,7 @@ use std::sync::Arc;
 
 use event::{Clock, DEFAULT_ROOM_VERSION, Random};
 use ruma::{OwnedServerName, RoomVersionId, ServerName, UserId};
+use state_tree::StateTree;
 use store::Store;
 
 pub use self::{
@@ -94,7 +94,6 @@ pub use self::{
     room::RoomInfo,
     serve::{Asker, SERVED_EVENTS_MAX},
     shown::{Envelope, Shown},
-    snapshot::Root,
     spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
     state::SendOptions,
     summary::{MemberSummary, RoomDescription},
@@ -103,16 +102,17 @@ pub use self::{
     timeline::{BadToken, Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange, TimelineToken},
     txn_ids::TXN_KEPT_MS,
     types::{
-        EventMeta, EventNum, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow,
-        RoomHead, Sidelined, StoredEvent, TimelineIndex,
+        EventMeta, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow, RoomHead,
+        Sidelined, StoredEvent, TimelineIndex,
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
     unread::{Count, NewEvents, UnreadCounts},
     upgrade::UpgradeRoom,
     visibility::{Sight, Viewer},
 };
-use self::{events::EventStore, head::Heads, resolve::Resolutions, snapshot::StateTree};
+use self::{events::EventStore, head::Heads, resolve::Resolutions};
 pub use event::visibility::Visibility;
+pub use state_tree::{EventNum, Root};
 
 /// Forward extremities in a room's head: as many as an event may name (room versions, "Event format": `prev_events`), so that each
 /// event of this server names them all and leaves one.

@@ -2,12 +2,10 @@
 
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
+use state_tree::{EventNum, Root};
 use store::log_entry;
 
-use crate::{
-    snapshot::Root,
-    types::{EventNum, MemberChange, Membership},
-};
+use crate::types::{MemberChange, Membership};
 
 /// A room's head moved: a new event, or a state that changed without one (a resolution, a finished partial join).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,15 +5,15 @@
 use event::Pdu;
 use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
     format::{ClientEvent, ClientFormat},
-    snapshot::Root,
     state::source,
     timeline::TimelineToken,
-    types::{EventNum, Membership},
+    types::Membership,
     visibility::{Viewer, membership_of},
 };
 

@@ -5,6 +5,7 @@
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
+use state_tree::Root;
 use store::{Batch, CommitError, Position, View};
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
     create::raw,
     log::MembershipMoved,
     ports::RemoteError,
-    snapshot::Root,
     tables::{MembershipLog, Memberships, Metas},
     types::{Membership, MembershipRow},
 };

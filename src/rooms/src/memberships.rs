@@ -2,15 +2,15 @@
 
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::value::RawValue;
+use state_tree::{EventNum, Root};
 use store::{Json, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
-    snapshot::Root,
     state::source,
     tables::{JoinedServers, LocalMembers, MembershipLog, Memberships, StrippedStates},
-    types::{EventNum, Membership, MembershipLogRow, MembershipRow},
+    types::{Membership, MembershipLogRow, MembershipRow},
 };
 
 /// Rows read at once where everything of a prefix is wanted.

@@ -5,15 +5,15 @@
 use std::collections::BTreeSet;
 
 use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
     filter::RoomEventFilter,
     format::{ClientEvent, ClientFormat, Delivered},
-    snapshot::Root,
     timeline::{Direction, TimelinePage, TimelineRange, TimelineToken},
-    types::{EventNum, Membership, TimelineIndex},
+    types::{Membership, TimelineIndex},
     visibility::Viewer,
 };
 

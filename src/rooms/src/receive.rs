@@ -24,6 +24,7 @@ use std::{
 use event::{Pdu, RoomVersionRules, auth};
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, events::StateEventType};
 use serde_json::value::RawValue;
+use state_tree::{Entry, EventNum, Overlay, Root};
 use store::{CommitError, Range, View};
 
 pub(crate) use self::allowance::Allowances;
@@ -39,10 +40,9 @@ use crate::{
     append::{Extra, Own, Sent},
     handshake::{Entrance, ROOM_EVENTS_MAX, RoomState},
     ports::{Reach, RemoteError, RemoteRooms},
-    snapshot::{Entry, Overlay, Root},
     state::source,
     tables::{Holes, JoinedServers},
-    types::{EventMeta, EventNum, EventStatus, Membership, StoredEvent},
+    types::{EventMeta, EventStatus, Membership, StoredEvent},
 };
 
 /// Whether the events between what we have and an event may be asked for.
@@ -416,7 +416,7 @@ impl Intake<'_> {
         let change = [((event.pdu.event_type(), state_key), Some(entry))];
         let held = overlay.clone();
         let overlays = [&held];
-        let source = crate::snapshot::Source { overlays: &overlays, ..source(view, self.room) };
+        let source = state_tree::Source { overlays: &overlays, ..source(view, self.room) };
         Ok(self.rooms.inner.tree.apply(&source, before, &change, overlay).await?)
     }
 
@@ -460,7 +460,7 @@ impl Intake<'_> {
         keys.push(("m.room.create".to_owned(), String::new()));
         let asked: Vec<(&str, &str)> = keys.iter().map(|(kind, key)| (&**kind, &**key)).collect();
         let overlays = [overlay];
-        let source = crate::snapshot::Source { overlays: &overlays, ..source(view, self.room) };
+        let source = state_tree::Source { overlays: &overlays, ..source(view, self.room) };
         let entries = self.rooms.inner.tree.get_many(&source, root, &asked).await?;
         let mut events = Vec::new();
         for entry in entries.into_iter().flatten() {

@@ -10,6 +10,7 @@ use event::{Pdu, auth::PowerLevels, may_redact};
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use state_tree::{EventNum, Root};
 use store::{Position, Range, View};
 
 use crate::{
@@ -18,11 +19,10 @@ use crate::{
     create::raw,
     log::EventRedacted,
     relations,
-    snapshot::Root,
     tables::{Redactions, StateRedactions},
     turn::Turn,
     txn_ids::TxnKey,
-    types::{EventNum, EventStatus, StoredEvent, TimelineIndex},
+    types::{EventStatus, StoredEvent, TimelineIndex},
     unread::notable,
 };
 

@@ -8,6 +8,7 @@ use event::visibility::Visibility;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::{Batch, Range, View};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     format::{ClientEvent, ClientFormat},
     tables::{Relations, ThreadReplies},
     timeline::{Direction, TimelineToken},
-    types::{EventNum, StoredEvent, TimelineIndex},
+    types::{StoredEvent, TimelineIndex},
     visibility::Viewer,
 };
 

@@ -20,15 +20,16 @@ use event::{
 };
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::StateEventType};
+use state_tree::{
+    AuthDiffError, AuthEdges, Conflict, Entry, EventEdges, EventNum, Overlay, OwnedStateKey, Root, Source,
+    auth_difference,
+};
 use store::{Batch, View};
 
 use crate::{
     Rooms, RoomsError,
     cpu::{Cpu, CpuShare},
-    snapshot::{
-        AuthDiffError, AuthEdges, Conflict, Entry, EventEdges, Overlay, OwnedStateKey, Root, Source, auth_difference,
-    },
-    types::{EventNum, StoredEvent},
+    types::StoredEvent,
 };
 
 /// Full conflicted sets up to this size are resolved on the spot, larger ones on a thread of their own, a few at a time.
@@ -222,7 +223,7 @@ impl Rooms {
     }
 
     /// Stores nodes of a state before the batch that makes something point to it, in chunks: they may be too many for one batch. Until
-    /// then nothing reaches them, and what is left of an operation that failed is [swept](crate::snapshot::StateTree::sweep_page) with the rest.
+    /// then nothing reaches them, and what is left of an operation that failed is [swept](state_tree::StateTree::sweep_page) with the rest.
     pub(crate) async fn store_nodes(&self, room: &RoomId, overlay: &mut Overlay) -> Result<(), RoomsError> {
         while overlay.bytes_left() > 0 {
             let mut chunk = Batch::new();

@@ -3,9 +3,10 @@
 use event::RoomVersionRules;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId};
 use serde::{Deserialize, Serialize};
+use state_tree::EventNum;
 use store::{NoPrevious, Range, Record, Versioned, View};
 
-use crate::{Rooms, RoomsError, tables::RoomInfos, types::EventNum};
+use crate::{Rooms, RoomsError, tables::RoomInfos};
 
 /// What never changes about a room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,14 +16,14 @@ use ruma::{
     EventId, OwnedEventId, OwnedUserId, RoomId, ServerName, events::room::history_visibility::HistoryVisibility,
 };
 use serde_json::value::RawValue;
+use state_tree::{EventNum, Root};
 use store::View;
 
 use self::insight::Insight;
 use crate::{
     Rooms, RoomsError,
     ports::{MissingEvents, StateEvents, StateIds},
-    snapshot::Root,
-    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+    types::{EventMeta, EventStatus, StoredEvent},
     visibility::NOBODY,
 };
 

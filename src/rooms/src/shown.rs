@@ -11,13 +11,13 @@ use ruma::{
     EventId, OwnedEventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
-    snapshot::Root,
     turn::Turn,
-    types::{EventMeta, EventNum, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, Membership, StoredEvent, TimelineIndex},
 };
 
 /// A stored event without its content: what no redaction takes away.

@@ -7,12 +7,10 @@ use std::{collections::HashSet, str::FromStr, sync::Arc};
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::View;
 
-use crate::{
-    Rooms, RoomsError, format::stripped_with_time, shown::Shown, state::source, summary::RoomDescription,
-    types::EventNum,
-};
+use crate::{Rooms, RoomsError, format::stripped_with_time, shown::Shown, state::source, summary::RoomDescription};
 
 /// The type of the events that name a space's children.
 const CHILD: &str = "m.space.child";

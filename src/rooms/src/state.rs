@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ruma::{EventId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use state_tree::{EventNum, OwnedStateKey, Root, Source};
 use store::View;
 
 use crate::{
@@ -13,9 +14,8 @@ use crate::{
     append::{Draft, Extra, Sender, Sent},
     format::{ClientEvent, ClientFormat},
     redact::REDACTION,
-    snapshot::{OwnedStateKey, Root, Source},
     txn_ids::TxnKey,
-    types::{EventNum, StoredEvent},
+    types::StoredEvent,
     visibility::Viewer,
 };
 
@@ -44,7 +44,7 @@ impl Rooms {
     }
 
     /// The state trees, to be read with a [`Rooms::source`].
-    pub fn tree(&self) -> &crate::snapshot::StateTree {
+    pub fn tree(&self) -> &state_tree::StateTree {
         &self.inner.tree
     }
 

@@ -9,15 +9,15 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
     format::membership_name,
     shown::Shown,
-    snapshot::Root,
     state::source,
-    types::{EventNum, Membership, TimelineIndex},
+    types::{Membership, TimelineIndex},
     visibility::membership_of,
 };
 

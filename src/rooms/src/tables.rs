@@ -1,12 +1,10 @@
-//! Every table of the crate in one place. Ids 16 and 17 are the state tree's, in `snapshot`.
+//! Every table of the crate in one place. Id 16 is the state tree's.
 
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use state_tree::{EventNum, Root};
 use store::{Fixed, Json, Position, Record, TableInfo, Text, table};
 
-use crate::{
-    snapshot::Root,
-    types::{EventNum, Membership, TimelineIndex},
-};
+use crate::types::{Membership, TimelineIndex};
 
 type Room = Text<OwnedRoomId>;
 type User = Text<OwnedUserId>;
@@ -185,7 +183,7 @@ table! {
 
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
-    TableInfo::of::<crate::snapshot::Nodes>(),
+    TableInfo::of::<state_tree::Nodes>(),
     TableInfo::of::<EventNums>(),
     TableInfo::of::<Bodies>(),
     TableInfo::of::<Metas>(),

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use ruma::RoomId;
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::{Range, View};
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     relations::{Child, THREAD, relates_to},
     tables::ThreadReplies,
     timeline::{Direction, TimelineToken},
-    types::{EventNum, StoredEvent, TimelineIndex},
+    types::{StoredEvent, TimelineIndex},
     visibility::Viewer,
 };
 

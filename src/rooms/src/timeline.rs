@@ -5,12 +5,13 @@
 use std::{fmt, str::FromStr};
 
 use ruma::{OwnedEventId, RoomId};
+use state_tree::EventNum;
 use store::{Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
     tables::{Gaps, Timeline},
-    types::{EventNum, TimelineIndex},
+    types::TimelineIndex,
 };
 
 /// The most events that one call of [`Rooms::timeline`] returns.

@@ -4,9 +4,10 @@
 
 use event::visibility::Visibility;
 use ruma::{OwnedEventId, RoomId};
+use state_tree::EventNum;
 use store::{Range, View};
 
-use crate::{Rooms, RoomsError, tables::Timestamps, timeline::Direction, types::EventNum, visibility::Viewer};
+use crate::{Rooms, RoomsError, tables::Timestamps, timeline::Direction, visibility::Viewer};
 
 /// Events looked at together.
 const EVENTS_PER_SCAN: usize = 20;

@@ -10,6 +10,7 @@ use std::{
 use event::{Pdu, RoomVersionRules};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId, events::StateEventType};
 use serde_json::value::RawValue;
+use state_tree::{Entry, EventNum, Overlay, Root, Source, StateChange};
 use store::{Batch, CommitError, Pending, Position, Stamp, View};
 use tokio::sync::OwnedMutexGuard;
 
@@ -20,10 +21,9 @@ use crate::{
     head::{NextAnswer, Outcome, PendingRoom, RoomSlot},
     resolve::{Ahead, Fork},
     room::RoomInfo,
-    snapshot::{Entry, Overlay, Root, Source, StateChange},
     tables::{Behind, EventNums, Heads, LastPositions, Metas},
     txn_ids::TxnKey,
-    types::{EventMeta, EventNum, EventStatus, RoomHead, StoredEvent},
+    types::{EventMeta, EventStatus, RoomHead, StoredEvent},
 };
 
 /// Types of which every redaction leaves what the authorisation rules read.

@@ -4,6 +4,7 @@
 //! They are kept for [`TXN_KEPT_MS`], across restarts.
 
 use ruma::RoomId;
+use state_tree::EventNum;
 use store::{Batch, CommitError, Range, View};
 
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
     append::{Sender, Sent},
     tables::{EventTxnIds, TxnIds, TxnTimes},
     turn::Turn,
-    types::EventNum,
 };
 
 /// How long a transaction id is remembered, in milliseconds: clients repeat requests within minutes; a day covers a phone that was off.

@@ -5,41 +5,10 @@ use std::sync::{Arc, OnceLock};
 use event::Pdu;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
+use state_tree::{EventNum, Root};
 use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
 
-use crate::{shown::Envelope, snapshot::Root, unread::Notability};
-
-/// Names an event id inside this server. Handed out from a counter before the event is stored; never an order.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct EventNum(pub u64);
-
-impl Encode<EventNum> for EventNum {
-    fn encode(&self, w: &mut Writer) {
-        Encode::<u64>::encode(&self.0, w);
-    }
-}
-
-impl Encode<EventNum> for &EventNum {
-    fn encode(&self, w: &mut Writer) {
-        Encode::<u64>::encode(&self.0, w);
-    }
-}
-
-impl Value for EventNum {
-    fn encode_value(&self, w: &mut Writer) {
-        Encode::<Self>::encode(self, w);
-    }
-
-    fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode_all(bytes)
-    }
-}
-
-impl Decode for EventNum {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(u64::decode(r)?))
-    }
-}
+use crate::{shown::Envelope, unread::Notability};
 
 /// Where an event stands in its room's timeline on this server: the order of `/sync` and `/messages`.
 ///

@@ -8,6 +8,7 @@ use event::{Pdu, PolicyServer};
 use ruma::{EventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use state_tree::{EventNum, Root};
 use store::{CommitError, View};
 
 use crate::{
@@ -17,9 +18,8 @@ use crate::{
     append::{Draft, Own, nothing},
     create::{CREATOR_LEVEL, CreateRoom, INITIAL_STATE_MAX, InitialState, Preset, object, raw},
     shown::Shown,
-    snapshot::Root,
     turn::Turn,
-    types::{EventNum, Membership},
+    types::Membership,
 };
 
 /// State with an empty state key that goes along into the new room.

@@ -13,12 +13,12 @@ use ruma::{
     DeviceId, EventId, OwnedUserId, RoomId, UserId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
 };
+use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
-    snapshot::Root,
-    types::{EventMeta, EventNum, EventStatus, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, EventStatus, Membership, StoredEvent, TimelineIndex},
 };
 
 /// How many earlier memberships are looked at to find when a user was last in a room.

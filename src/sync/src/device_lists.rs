@@ -20,11 +20,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use parking_lot::Mutex;
-use rooms::{
-    EventNum, Membership, Rooms, RoomsError,
-    snapshot::{Entry, Root},
-};
+use rooms::{EventNum, Membership, Rooms, RoomsError};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use state_tree::{Entry, Root};
 use store::{Position, View};
 use users::Users;
 

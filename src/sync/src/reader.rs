@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use rooms::{
-    EventMeta, EventNum, RoomEventFilter, Rooms, Sight, StoredEvent, TimelineIndex, Viewer, Visibility, snapshot::Root,
-};
+use rooms::{EventMeta, EventNum, RoomEventFilter, Rooms, Sight, StoredEvent, TimelineIndex, Viewer, Visibility};
 use ruma::RoomId;
+use state_tree::Root;
 use store::{Position, View};
 
 use crate::{SyncError, memo::Memo, tail::TailRange};

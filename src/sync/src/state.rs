@@ -6,11 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rooms::{
-    EventNum,
-    snapshot::{Entry, OwnedStateKey, Root, Source, StateChange},
-};
+use rooms::EventNum;
 use ruma::{OwnedUserId, RoomId};
+use state_tree::{Entry, OwnedStateKey, Root, Source, StateChange};
 use store::Position;
 
 use crate::{SyncError, reader::Reader, slice::Slice};

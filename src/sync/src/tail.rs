@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use rooms::{EventNum, snapshot::Root};
+use rooms::EventNum;
+use state_tree::Root;
 use store::Position;
 
 /// Advances that a room's tail holds.

@@ -8,6 +8,7 @@ use std::{
 use event::{Pdu, ReceivedPdu, RoomVersionRules};
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde_json::value::RawValue;
+use state_tree::EventNum;
 use store::{BATCH_BYTES_MAX, Batch, CommitError, View};
 use tokio::task::JoinSet;
 
@@ -21,7 +22,7 @@ use crate::{
     events::put_body,
     ports::RemoteError,
     tables::{EventNums, Metas},
-    types::{EventMeta, EventNum, EventStatus, StoredEvent},
+    types::{EventMeta, EventStatus, StoredEvent},
 };
 
 /// Events taken of one answer about what authorises an event.

@@ -7,6 +7,7 @@ use std::{
 
 use event::Pdu;
 use ruma::{EventId, OwnedEventId};
+use state_tree::{Entry, Overlay, Root, StateKey};
 use store::{Batch, CommitError};
 
 use super::{
@@ -19,7 +20,6 @@ use crate::{
     append::ATTEMPTS_MAX,
     events::put_body,
     ports::{MissingEvents, RemoteError, StateEvents},
-    snapshot::{Entry, Overlay, Root, StateKey},
     state::source,
     tables::{Holes, Inbox, Metas},
     types::{EventMeta, EventStatus, StoredEvent},

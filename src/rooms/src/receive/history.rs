@@ -11,17 +11,17 @@ use std::{
 
 use event::Pdu;
 use ruma::{EventId, OwnedEventId, RoomId};
+use state_tree::{EventNum, Overlay, Root};
 use store::{CommitError, Json, Position};
 
 use super::{Intake, authority::sorted, gap::Before, outcome::unless_store_failed};
 use crate::{
     Rooms, RoomsError,
     ports::Reach,
-    snapshot::{Overlay, Root},
     tables::{Gaps, Timeline, Timestamps},
     timeline::{Direction, Gap, TimelineRange},
     turn::Turn,
-    types::{EventNum, EventStatus, TimelineIndex},
+    types::{EventStatus, TimelineIndex},
 };
 
 /// Events asked for at once.

@@ -7,6 +7,7 @@ use std::{
 
 use event::{PolicyServer, auth};
 use ruma::OwnedEventId;
+use state_tree::{EventNum, Overlay, Root};
 use store::{Batch, CommitError};
 
 use super::Intake;
@@ -18,11 +19,10 @@ use crate::{
     events::put_body,
     extremities::Front,
     resolve::Ahead,
-    snapshot::{Overlay, Root},
     tables::{Inbox, Metas},
     turn::Turn,
     txn_ids::TxnKey,
-    types::{EventMeta, EventNum, EventStatus, Extremity, StoredEvent},
+    types::{EventMeta, EventStatus, Extremity, StoredEvent},
 };
 
 /// Nodes of the states around an event that go into its batch, in bytes.

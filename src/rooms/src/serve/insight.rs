@@ -1,15 +1,10 @@
 //! Whether users of another server are in a room, at one state after another.
 
 use ruma::{RoomId, ServerName, events::room::member::MembershipState};
+use state_tree::{Entry, EventNum, Root};
 use store::View;
 
-use crate::{
-    Rooms, RoomsError,
-    advance::MEMBER,
-    snapshot::{Entry, Root},
-    tables::JoinedServers,
-    types::{EventNum, Membership},
-};
+use crate::{Rooms, RoomsError, advance::MEMBER, tables::JoinedServers, types::Membership};
 
 /// Events read at once.
 const READ_AT_ONCE_MAX: usize = 1_000;

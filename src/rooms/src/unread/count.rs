@@ -8,6 +8,7 @@ use event::{
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
+use state_tree::{EventNum, Root};
 use store::{Batch, Pending, Position, Range, Record, View};
 
 use super::{
@@ -19,9 +20,8 @@ use crate::{
     Rooms, RoomsError,
     advance::MEMBER,
     receipts::Receipt,
-    snapshot::Root,
     tables::{JoinedCounts, Notable, Stays, Timeline, Unread},
-    types::{EventMeta, EventNum, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, Membership, StoredEvent, TimelineIndex},
     visibility::Viewer,
 };
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rooms::{
     ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, Viewer,
-    receipt_events, snapshot::Root,
+    receipt_events,
 };
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
+use state_tree::Root;
 use store::Position;
 
 use super::{Answer, account::to_event};

@@ -12,8 +12,9 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use rooms::{EventNum, MemberChange, snapshot::Root};
+use rooms::{EventNum, MemberChange};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use state_tree::Root;
 use store::{Held, Position, View};
 use tokio::{sync::watch, time::Instant};
 

@@ -3,11 +3,8 @@
 use proptest::{collection, prelude::*};
 
 use crate::{
-    EventNum,
-    snapshot::{
-        Entry, Root,
-        node::{self, Child, Item, ItemValue},
-    },
+    Entry, EventNum, Root,
+    node::{self, Child, Item, ItemValue},
 };
 
 fn keys() -> impl Strategy<Value = Vec<(String, String)>> {

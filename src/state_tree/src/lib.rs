@@ -14,6 +14,7 @@
 mod apply;
 mod auth_diff;
 mod diff;
+mod event_num;
 mod layout;
 mod mark;
 mod node;
@@ -32,19 +33,19 @@ use store::{Decode, DecodeError, Encode, Fixed, Reader, StoreError, Text, Value,
 pub use self::{
     auth_diff::{AuthDiffError, AuthDifference, AuthEdges, EventEdges, FORKS_MAX, Reached, auth_difference},
     diff::{Conflict, DiffPage, StateChange},
+    event_num::EventNum,
     mark::{Marked, Marker},
     overlay::Overlay,
     scan::RangePage,
     tree::{NodeReads, StateTree},
 };
-use crate::EventNum;
 
 /// Bytes of a [`Root`].
 const ROOT_BYTES: usize = 16;
 
 table! {
     /// Nodes of state trees by room and hash. Never changed, only removed when nothing reaches them.
-    pub(crate) Nodes = 16, Points: (Text<OwnedRoomId>, Root) => node::Node
+    pub Nodes = 16, Points: (Text<OwnedRoomId>, Root) => node::Node
 }
 
 /// The name of a state: the keyed hash of the topmost node of its tree. Equal states of one database have equal roots.
