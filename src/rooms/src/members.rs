@@ -14,7 +14,7 @@ use crate::{
     state::source,
     timeline::TimelineToken,
     types::Membership,
-    visibility::{Viewer, membership_of},
+    visibility::{Sight, Viewer, membership_of},
 };
 
 /// The type of member events.
@@ -74,14 +74,11 @@ impl Rooms {
             let source = source(view, room);
             let page = self.inner.tree.range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
             let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
-            let mut wanted = Vec::with_capacity(nums.len());
-            for event in self.all_present(view, &nums).await? {
+            for (event, meta) in self.load(view, &nums).await? {
                 if query.wants(membership_of(Some(&event))) {
-                    wanted.push(event.num);
+                    let format = ClientFormat::members();
+                    found.push(self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await?);
                 }
-            }
-            for delivered in self.deliver_state(view, viewer, &wanted, ClientFormat::members()).await? {
-                found.push(delivered.json);
             }
             match page.next {
                 Some(next) => start = next,
