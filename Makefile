@@ -9,7 +9,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: run test test-s3 fresh interop-clients check bench deps rocksdb config docs
+.PHONY: run test test-s3 fresh interop-clients check audit bench deps rocksdb config docs
 
 run: rocksdb
 	cargo build --release --bin haima
@@ -39,6 +39,11 @@ check: rocksdb
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
+
+# Dependencies that nothing uses, licences, sources, and crates that are there twice. Needs what `cargo install cargo-machete cargo-deny` installs.
+audit:
+	cargo machete
+	cargo deny check licenses bans sources
 
 bench: rocksdb
 	cargo bench --workspace
