@@ -237,7 +237,7 @@ async fn commands_go_to_the_running_server_alone() {
     assert!(there.file_type().is_socket());
     assert_eq!(there.permissions().mode() & 0o777, 0o600);
     run(&server, "", &["lock-user", "bob"]).expect("done");
-    assert!(server.log().iter().any(|line| line.contains("on the command line: Locked @bob:localhost.")));
+    server.wait_for_log("on the command line: Locked @bob:localhost.", 1);
     // Whatever comes in, the server goes on.
     for garbage in [&b"\n"[..], b"{}\n", b"{\"command\":\"reboot\",\"password\":null}\n", &[b'x'; 100_000]] {
         use std::io::Read;

@@ -8,10 +8,15 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header::CONTENT_TYPE};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::{
+    coverage,
+    schema::{Answer, Specification},
+};
 
 /// How long a server may take to start or stop before a test gives up.
 pub const SERVER_PATIENCE: Duration = Duration::from_secs(120);
@@ -207,7 +212,7 @@ impl Server {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let mut request = self.http.request(method, format!("{}{path}", self.url()));
+        let mut request = self.raw(method, path);
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
@@ -220,9 +225,9 @@ impl Server {
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    /// A request with a raw body, for what no JSON library writes.
-    pub fn raw(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url()))
+    /// A request with whatever headers and body.
+    pub fn raw(&self, method: Method, path: &str) -> Request {
+        Request(self.http.request(method, format!("{}{path}", self.url())))
     }
 
     /// Registers an account with the registration token.
@@ -252,6 +257,58 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("--- server log\n{}", self.log().join("\n"));
         }
+    }
+}
+
+/// A request whose answer has to fit the specification, if that is given.
+pub struct Request(reqwest::RequestBuilder);
+
+impl Request {
+    pub fn bearer_auth(self, token: &str) -> Self {
+        Self(self.0.bearer_auth(token))
+    }
+
+    pub fn header(self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        Self(self.0.header(name.as_ref(), value.as_ref()))
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        Self(self.0.json(body))
+    }
+
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        Self(self.0.body(body))
+    }
+
+    pub async fn send(self) -> reqwest::Result<reqwest::Response> {
+        let Some(specification) = Specification::given() else { return self.0.send().await };
+        let (client, request) = self.0.build_split();
+        let request = request?;
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let sent = request.body().and_then(reqwest::Body::as_bytes).map(<[u8]>::to_vec);
+        let response = client.execute(request).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let check = |body| {
+            let answer = Answer { method: &method, path: url.path(), status: status.as_u16(), body };
+            if let Some(fault) = specification.fault(&answer) {
+                panic!("{fault}");
+            }
+            if let Some(operation) = specification.operation(&method, url.path()) {
+                coverage::record(operation, &url, sent.as_deref(), status.as_u16(), body);
+            }
+        };
+        if !content_type.starts_with("application/json") {
+            // It may be a file of any length, which the test reads as it likes.
+            check(None);
+            return Ok(response);
+        }
+        let bytes = response.bytes().await?;
+        check(serde_json::from_slice(&bytes).ok().as_ref());
+        let mut response = http::Response::new(bytes);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response.into())
     }
 }
 
