@@ -9,7 +9,7 @@ ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC := 1
 
-.PHONY: run test test-s3 conformance fresh interop-clients check audit bench deps rocksdb config docs
+.PHONY: run test test-s3 conformance matrix-spec fresh interop-clients check audit bench deps rocksdb config docs
 
 run: rocksdb
 	cargo build --release --bin haima
@@ -29,14 +29,16 @@ test-s3: rocksdb
 # The tests of the whole server, with every answer that they get checked against the documents of the specification, and then
 # what of these documents they exercise.
 CONFORMANCE := $(CARGO_TARGET_DIR)/conformance
-conformance: rocksdb
+conformance: matrix-spec rocksdb
+	rm -rf "$(CONFORMANCE)" && mkdir -p "$(CONFORMANCE)"
+	export MATRIX_SPEC="$(abspath $(MATRIX_SPEC))" MATRIX_SPEC_COVERAGE="$(CONFORMANCE)"; \
+		cargo test --test haima && cargo test --quiet --test haima -- --ignored --nocapture coverage::
+
+matrix-spec:
 	@test -d "$(MATRIX_SPEC)/data/api/client-server" || { \
 		echo "Say where the specification is: make conformance MATRIX_SPEC=DIRECTORY, a clone of https://github.com/matrix-org/matrix-spec" >&2; \
 		exit 1; \
 	}
-	rm -rf "$(CONFORMANCE)" && mkdir -p "$(CONFORMANCE)"
-	export MATRIX_SPEC="$(abspath $(MATRIX_SPEC))" MATRIX_SPEC_COVERAGE="$(CONFORMANCE)"; \
-		cargo test --test haima && cargo test --quiet --test haima -- --ignored --nocapture coverage::
 
 # README's commands on a bare Debian 12, as root: before a release, and after changes of the build. FRESH has options; see the script.
 fresh:
