@@ -32,7 +32,7 @@ CONFORMANCE := $(CARGO_TARGET_DIR)/conformance
 conformance: matrix-spec rocksdb
 	rm -rf "$(CONFORMANCE)" && mkdir -p "$(CONFORMANCE)"
 	export MATRIX_SPEC="$(abspath $(MATRIX_SPEC))" MATRIX_SPEC_COVERAGE="$(CONFORMANCE)"; \
-		cargo test --test haima && cargo test --quiet --test haima -- --ignored --nocapture coverage::
+		cargo test --test haima && cargo test --quiet --test haima -- --nocapture coverage::
 
 matrix-spec:
 	@test -d "$(MATRIX_SPEC)/data/api/client-server" || { \

@@ -75,12 +75,12 @@ fn add_properties(specification: &Specification, file: &str, schema: &Value, fou
 }
 
 #[test]
-#[ignore = "counts what a run has recorded: make conformance"]
 fn what_the_documents_name_and_the_tests_exercise() {
-    let specification = Specification::given().expect("MATRIX_SPEC");
-    let directory = std::env::var_os("MATRIX_SPEC_COVERAGE").expect("MATRIX_SPEC_COVERAGE");
+    let Some(specification) = Specification::given() else { return };
     let (mut answers, mut seen) = (0, HashMap::<String, BTreeSet<String>>::new());
-    for entry in std::fs::read_dir(directory).expect("what was recorded") {
+    let directory = std::env::var_os("MATRIX_SPEC_COVERAGE").filter(|directory| !directory.is_empty());
+    let recorded = directory.map(|directory| std::fs::read_dir(directory).expect("what was recorded"));
+    for entry in recorded.into_iter().flatten() {
         let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a record");
         for line in text.lines() {
             let mut words = line.split(' ').map(str::to_owned);

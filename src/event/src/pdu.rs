@@ -200,14 +200,18 @@ impl Pdu {
         &self.inner.json
     }
 
-    /// Whether the content hash is right, as it is until an event is redacted (server-server API, "Calculating the content hash for an event").
-    pub fn has_right_hash(&self) -> bool {
-        let Ok(object) = canonical::parse_object(self.json().get().as_bytes(), Numbers::Lenient) else { return false };
+    /// Whether this is what a redaction left: the content hash isn't that of the content (server-server API, "Calculating the content hash for an
+    /// event").
+    ///
+    /// Fails if the event names no hash that can be read.
+    pub fn is_redacted_copy(&self) -> Result<bool, PduError> {
+        let object = canonical::parse_object(self.json().get().as_bytes(), Numbers::Lenient)?;
         let hashes = object.get("hashes").and_then(CanonicalJsonValue::as_object);
-        let claimed = hashes.and_then(|hashes| hashes.get("sha256")).and_then(CanonicalJsonValue::as_str);
-        let claimed = claimed.and_then(|text| Base64::<Standard>::parse(text).ok());
-        let right = ruma::signatures::content_hash(&object).ok();
-        right.zip(claimed).is_some_and(|(right, claimed)| right.as_bytes() == claimed.as_bytes())
+        let named = hashes.and_then(|hashes| hashes.get("sha256")).and_then(CanonicalJsonValue::as_str);
+        let named = Base64::<Standard>::parse(named.unwrap_or_default());
+        let named = named.map_err(|_| PduError::Field { field: "hashes" })?;
+        let right = ruma::signatures::content_hash(&object).map_err(|error| PduError::Json(error.to_string()))?;
+        Ok(named.as_bytes() != right.as_bytes())
     }
 
     /// The same event, known to have been rejected on receipt. The authorisation rules reject
@@ -287,7 +291,8 @@ impl ruma::state_res::Event for Pdu {
     /// Read by the rules of room versions 1 and 2, which allow to redact events of one's own server. A redaction that was redacted doesn't say
     /// any more what it was for: then itself, so that who has only that copy judges as those do who have the whole one.
     fn redacts(&self) -> Option<&Self::Id> {
-        let lost_it = || (!self.has_right_hash()).then_some(&self.inner.event_id);
+        // One whose hash can't be read never said it either.
+        let lost_it = || matches!(self.is_redacted_copy(), Ok(true)).then_some(&self.inner.event_id);
         self.inner.redacts.as_ref().or_else(lost_it)
     }
 
