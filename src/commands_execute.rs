@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use chrono::DateTime;
 use event::Secret;
 use media::Media;
+use reading::Reading;
 use rooms::Rooms;
 use ruma::{MxcUri, OwnedUserId};
 use users::{
@@ -58,6 +59,10 @@ struct On<'a> {
 impl On<'_> {
     fn users(&self) -> &Users {
         &self.parts.users
+    }
+
+    fn reading(&self) -> &Reading {
+        &self.parts.reading
     }
 
     fn rooms(&self) -> &Rooms {
@@ -210,7 +215,7 @@ impl On<'_> {
             after = Some(last.clone());
             for room in page {
                 let view = self.parts.store.view();
-                let description = match self.rooms().describe(&view, &room).await {
+                let description = match self.reading().describe(&view, &room).await {
                     // It was begun and never filled.
                     Err(rooms::RoomsError::RoomNotFound) => continue,
                     other => other?,

@@ -8,6 +8,7 @@ use event::{Clock, Random, SystemClock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Certificates, Front, Gate, Networks, Server, limit};
 use media::Media;
+use reading::Reading;
 use rooms::Rooms;
 use ruma::api::client::discovery::discover_support::{Contact, ContactRole};
 use store::{Position, Store};
@@ -27,6 +28,7 @@ pub(crate) struct Parts {
     descriptors: Descriptors,
     pub(crate) store: Store,
     pub(crate) rooms: Rooms,
+    pub(crate) reading: Reading,
     pub(crate) users: Users,
     pub(crate) flows: Flows,
     pub(crate) media: Media,
@@ -43,7 +45,7 @@ const DECODING_PART: u64 = 1;
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
 const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
-const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES];
+const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES];
 
 /// Opens the database and the domains over it for some work. However that ends, the database is closed: a process must not end
 /// while RocksDB's threads run.
@@ -74,25 +76,26 @@ async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyh
     let mut rooms_config = rooms_config(config);
     rooms_config.event_cache_bytes = caches.events;
     rooms_config.node_cache_bytes = caches.nodes;
-    rooms_config.derived_cache_bytes = caches.derived;
+    rooms_config.resolution_cache_bytes = caches.resolutions;
     let ports = rooms::Ports::no_federation();
     let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports).await?;
+    let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), caches.reading);
     let users_config = users::Config { cache_bytes: caches.users, ..users_config(config) };
     let users = Users::new(users_config, store.clone(), clock.clone(), random.clone())?;
-    let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
+    let flows = Flows::new(store.clone(), users.clone(), reading.clone());
     let media = Media::open(media_config(config)?, store.clone(), clock.clone(), random.clone()).await?;
-    Ok(Parts { descriptors, store: store.clone(), rooms, users, flows, media, clock, random })
+    Ok(Parts { descriptors, store: store.clone(), rooms, reading, users, flows, media, clock, random })
 }
 
 /// Removes what has had its time, now and then, for the life of the process.
-async fn sweep(store: Store, rooms: Rooms, users: Users, media: Media) {
+async fn sweep(store: Store, reading: Reading, users: Users, media: Media) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
-        if let Err(error) = rooms.sweep_txn_ids().await {
+        if let Err(error) = reading.rooms().sweep_txn_ids().await {
             warn!(%error, "can't remove old transaction ids");
         }
-        if let Err(error) = rooms.refresh_directory().await {
+        if let Err(error) = reading.refresh_directory().await {
             warn!(%error, "can't bring the room directory up to date");
         }
         if let Err(error) = users.sweep_expired().await {
@@ -122,14 +125,14 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
     let accounts = Accounts::new(parts.users.clone(), config.admins.iter().cloned());
     let gate = Arc::new(Gate::new(http_config(config, parts.descriptors)?, Box::new(accounts), shutdown.clone()));
     let listeners = Server::bind(gate.clone()).await?;
-    let Parts { store, rooms, users, media, clock, .. } = parts;
+    let Parts { store, reading, users, media, clock, .. } = parts;
     let cache_bytes = Caches::of(store.budget().callers_bytes as u64).sync;
     let sync_config = sync::Config { cache_bytes, ..sync_config(config) };
-    let sync = Sync::start(sync_config, store.clone(), rooms.clone(), users.clone(), clock.clone()).await?;
+    let sync = Sync::start(sync_config, store.clone(), reading.clone(), users.clone(), clock.clone()).await?;
     let domains = Domains {
         store: parts.store.clone(),
         users: parts.users.clone(),
-        rooms: parts.rooms.clone(),
+        reading: parts.reading.clone(),
         flows: parts.flows.clone(),
         sync: sync.clone(),
         media: parts.media.clone(),
@@ -145,7 +148,7 @@ async fn run(config: &Config, parts: &Parts) -> anyhow::Result<()> {
         info!("listening on {scheme}://{address}");
     }
     tokio::spawn(heed_signals(signals, listeners.certificates().clone(), shutdown, sync));
-    let sweeping = tokio::spawn(sweep(store.clone(), rooms.clone(), users.clone(), media.clone()));
+    let sweeping = tokio::spawn(sweep(store.clone(), reading.clone(), users.clone(), media.clone()));
     listeners.run(front).await;
     sweeping.abort();
     if let Some(commands) = commands {
@@ -278,8 +281,10 @@ pub(crate) fn rooms_config(config: &Config) -> rooms::Config {
 struct Caches {
     events: u64,
     nodes: u64,
-    /// What is worked out from events and nodes.
-    derived: u64,
+    /// States that were resolved.
+    resolutions: u64,
+    /// What readers get of events and states.
+    reading: u64,
     users: u64,
     sync: u64,
 }
@@ -290,7 +295,8 @@ impl Caches {
         Self {
             events: 25 * percent,
             nodes: 15 * percent,
-            derived: 30 * percent,
+            resolutions: 2 * percent,
+            reading: 28 * percent,
             users: 25 * percent,
             sync: 5 * percent,
         }

@@ -1,6 +1,6 @@
 //! `spec/endpoints.tsv` against the router and against the tests.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use reqwest::Method;
 
@@ -118,63 +118,4 @@ fn every_invariant_names_a_test_that_is_there() {
         count += 1;
     }
     assert!(count > 10, "the table of invariants was not found");
-}
-
-/// The crates that each crate of the workspace depends on, by its manifest; the root package is `haima`.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let mut manifests = vec![("haima".to_owned(), std::path::PathBuf::from("Cargo.toml"))];
-    for entry in std::fs::read_dir("src").expect("src") {
-        let path = entry.expect("entry").path();
-        if path.is_dir() {
-            let name = path.file_name().expect("name").to_string_lossy().into_owned();
-            manifests.push((name, path.join("Cargo.toml")));
-        }
-    }
-    let names: BTreeSet<String> = manifests.iter().map(|(name, _)| name.clone()).collect();
-    let mut found = BTreeMap::new();
-    for (name, path) in manifests {
-        let manifest = std::fs::read_to_string(path).expect("manifest");
-        let section = manifest.split("\n[dependencies]\n").nth(1).expect("dependencies");
-        let lines = section.split("\n[").next().expect("a section").lines();
-        let dependencies = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
-        // `http` is another's crate; ours has a longer name.
-        let ours = dependencies.filter(|dependency| *dependency != "http").map(|name| name.replace("haima-", ""));
-        found.insert(name, ours.filter(|dependency| names.contains(dependency)).collect());
-    }
-    found
-}
-
-/// The cells of the table of crates in `docs/architecture.md`.
-fn levels() -> BTreeMap<String, u8> {
-    let rows = include_str!("../docs/architecture.md").lines().filter_map(|line| line.strip_prefix("| `"));
-    let cells = rows.filter_map(|row| row.split_once("` | "));
-    cells.filter_map(|(name, rest)| Some((name.to_owned(), rest.split(' ').next()?.parse().ok()?))).collect()
-}
-
-#[test]
-fn crates_depend_only_on_lower_ones() {
-    let levels = levels();
-    for (name, dependencies) in dependencies() {
-        if name == "haima" || name == "testkit" {
-            continue;
-        }
-        let own = levels.get(&name).unwrap_or_else(|| panic!("docs/architecture.md gives {name} no level"));
-        for dependency in dependencies {
-            assert!(levels[&dependency] < *own, "{name} depends on {dependency}, which isn't lower");
-        }
-    }
-}
-
-#[test]
-fn the_picture_of_the_crates_is_that_of_the_manifests() {
-    let page = include_str!("../docs/architecture.md");
-    let picture = page.split("```mermaid\n").nth(1).expect("a picture").split("```").next().expect("its end");
-    let mut drawn: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in picture.lines().skip(1) {
-        let (name, dependencies) = line.trim().split_once(" --> ").expect("an arrow");
-        drawn.insert(name.to_owned(), dependencies.split(" & ").map(str::to_owned).collect());
-    }
-    let mut real = dependencies();
-    real.retain(|name, dependencies| name != "testkit" && !dependencies.is_empty());
-    assert_eq!(drawn, real);
 }

@@ -14,6 +14,7 @@ mod durability;
 mod hostile;
 mod key_backup;
 mod keys;
+mod layers;
 mod ledger;
 mod media;
 mod media_hostile;

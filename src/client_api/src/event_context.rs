@@ -1,16 +1,16 @@
 //! Module "Event context".
 
 use haima_http::{Guest, Json, WithQuery};
-use rooms::CONTEXT_LIMIT_MAX;
+use reading::CONTEXT_LIMIT_MAX;
 use ruma::{UInt, api::client::context::get_context::v3::Request};
 use serde::Serialize;
 
 use crate::{
     ClientApi,
+    asker::Asker,
     error::Result,
     events::{Events, page_size},
     message_pagination::FilterQuery,
-    reading::Reading,
 };
 
 /// Events around the event if the client doesn't say.
@@ -40,9 +40,9 @@ pub(crate) async fn get_event_context(
         true => 0,
         false => page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX),
     };
-    let reading = Reading::begin(&api, &caller).await?;
+    let asker = Asker::begin(&api, &caller).await?;
     let (room, event) = (&request.room_id, &request.event_id);
-    let found = api.rooms.context(&reading.view, &reading.viewer(), room, event, limit, &filter).await?;
+    let found = api.reading.context(&asker.view, &asker.viewer(), room, event, limit, &filter).await?;
     Ok(Json(Context {
         event: (*found.event).to_owned(),
         events_before: Events(found.events_before),

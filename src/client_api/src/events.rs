@@ -1,6 +1,6 @@
 //! Events and tokens as answers carry them.
 
-use rooms::{ClientEvent, TimelineToken};
+use reading::{ClientEvent, TimelineToken};
 use serde::{Serialize, Serializer};
 
 use crate::error::Result;

@@ -6,6 +6,7 @@
 mod account_data;
 mod account_deactivation;
 mod accounts;
+mod asker;
 mod banning;
 mod capabilities;
 mod config;
@@ -40,7 +41,6 @@ mod presence;
 mod profile;
 mod pushrules;
 mod read_markers;
-mod reading;
 mod receipts;
 mod redaction;
 mod refresh;
@@ -77,6 +77,7 @@ use event::{Clock, Random};
 use flows::Flows;
 use haima_http::{AnyAccount, ApiError, Gate};
 use media::Media;
+use reading::Reading;
 use rooms::Rooms;
 use ruma::UserId;
 use store::Store;
@@ -101,6 +102,7 @@ pub struct Inner {
     store: Store,
     users: Users,
     rooms: Rooms,
+    reading: Reading,
     flows: Flows,
     sync: Sync,
     media: Media,
@@ -115,8 +117,8 @@ pub struct Domains {
     pub store: Store,
     /// Accounts and what belongs to them.
     pub users: Users,
-    /// Rooms.
-    pub rooms: Rooms,
+    /// Rooms, and what readers see of them.
+    pub reading: Reading,
     /// What spans rooms and users.
     pub flows: Flows,
     /// News for clients.
@@ -143,8 +145,9 @@ impl ClientApi {
             clock: clock.clone(),
             random: random.clone(),
         });
-        let Domains { store, users, rooms, flows, sync, media } = domains;
-        Self(Arc::new(Inner { config, gate, store, users, rooms, flows, sync, media, clock, random, uia }))
+        let Domains { store, users, reading, flows, sync, media } = domains;
+        let rooms = reading.rooms().clone();
+        Self(Arc::new(Inner { config, gate, store, users, rooms, reading, flows, sync, media, clock, random, uia }))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haima_http::{Anyone, ApiError, Incoming, Json, MaybeGuest, Session, StatusCode, Unsuspended, read_with_default};
-use rooms::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
+use reading::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
 use ruma::{
     OwnedServerName, RoomId, UInt,
     api::client::{
@@ -73,7 +73,7 @@ pub(crate) async fn set_room_visibility_on_directory(
         Visibility::Private => false,
         _ => return Err(ApiError::bad_json("Unknown visibility").into()),
     };
-    let done = api.rooms.set_published(&caller.user, &req.room_id, publish).await;
+    let done = api.reading.set_published(&caller.user, &req.room_id, publish).await;
     done.map_err(|error| or_no_room(error.into()))?;
     Ok(set_visibility::v3::Response::new())
 }
@@ -163,7 +163,7 @@ async fn page(api: &ClientApi, server: Option<OwnedServerName>, query: PublicRoo
         let message = "Other servers can't be asked for their rooms";
         return Err(ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message).into());
     }
-    let page = api.rooms.public_rooms(&api.store.view(), &query).await?;
+    let page = api.reading.public_rooms(&api.store.view(), &query).await?;
     Ok(Json(Page {
         chunk: page.chunk,
         next_batch: page.next.map(|token| token.to_string()),

@@ -1,15 +1,16 @@
 //! Module "Getting events for a room": pages of its timeline.
 
 use haima_http::{ApiError, Guest, Json, WithQuery};
-use rooms::{Direction, MESSAGES_LIMIT_MAX, MessagesQuery, RoomEventFilter};
+use reading::{MESSAGES_LIMIT_MAX, MessagesQuery, RoomEventFilter};
+use rooms::Direction;
 use ruma::{api::Direction as Asked, api::client::message::get_message_events::v3::Request};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientApi,
+    asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
-    reading::Reading,
 };
 
 /// Events on a page if the client doesn't say.
@@ -54,8 +55,8 @@ pub(crate) async fn get_room_events(
         limit: page_size(Some(request.limit), PAGE_EVENTS_DEFAULT, MESSAGES_LIMIT_MAX),
         filter: query.parse()?,
     };
-    let reading = Reading::begin(&api, &caller).await?;
-    let page = api.rooms.messages(&reading.view, &reading.viewer(), &request.room_id, &query).await?;
+    let asker = Asker::begin(&api, &caller).await?;
+    let page = api.reading.messages(&asker.view, &asker.viewer(), &request.room_id, &query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         start: page.start.to_string(),

@@ -5,7 +5,7 @@ use rooms::Sender;
 use ruma::api::client::redact::redact_event::v3::{Request, Response};
 use sync::Sending;
 
-use crate::{ClientApi, error::Result, reading::Reading};
+use crate::{ClientApi, asker::Asker, error::Result};
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}`. Who is suspended may take back their own events
 /// alone (client-server API, "Account suspension").
@@ -13,8 +13,8 @@ pub(crate) async fn redact_event(api: ClientApi, caller: Session, req: Request) 
     let sending = api.sync.sending(&caller.user, &caller.device);
     let (room, target) = (&req.room_id, &req.event_id);
     if caller.suspended {
-        let reading = Reading::begin(&api, &caller).await?;
-        let (event, ..) = api.rooms.visible_event(&reading.view, &reading.viewer(), room, target).await?;
+        let asker = Asker::begin(&api, &caller).await?;
+        let (event, ..) = api.reading.visible_event(&asker.view, &asker.viewer(), room, target).await?;
         if event.pdu.sender() != caller.user {
             caller.require_unsuspended()?;
         }

@@ -1,7 +1,7 @@
 //! Module "Relationships API".
 
 use haima_http::{Guest, Json};
-use rooms::{RELATIONS_LIMIT_MAX, RelationsQuery};
+use reading::{RELATIONS_LIMIT_MAX, RelationsQuery};
 use ruma::{
     EventId, RoomId, UInt,
     api::{
@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use crate::{
     ClientApi,
+    asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
     message_pagination::direction,
-    reading::Reading,
 };
 
 /// Events on a page if the client doesn't say.
@@ -113,8 +113,8 @@ async fn page(api: &ClientApi, caller: &Guest, asked: Asked<'_>, query: Relation
         recurse: asked.recurse,
         ..query
     };
-    let reading = Reading::begin(api, caller).await?;
-    let page = api.rooms.relations(&reading.view, &reading.viewer(), asked.room, asked.event, &query).await?;
+    let asker = Asker::begin(api, caller).await?;
+    let page = api.reading.relations(&asker.view, &asker.viewer(), asked.room, asked.event, &query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         next_batch: page.next.map(|token| token.to_string()),

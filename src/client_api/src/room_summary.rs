@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haima_http::{Json, MaybeGuest};
-use rooms::RoomDescription;
+use reading::RoomDescription;
 use ruma::api::client::room::get_summary::v1::Request;
 use serde::{Serialize, Serializer};
 
@@ -30,7 +30,7 @@ fn shared<S: Serializer>(description: &Arc<RoomDescription>, s: S) -> std::resul
 pub(crate) async fn get_room_summary(api: ClientApi, caller: MaybeGuest, req: Request) -> Result<Json<Summary>> {
     let room = resolve(&api, req.room_id_or_alias).await?;
     let user = caller.account.as_ref().map(|account| &*account.user);
-    let found = api.rooms.room_summary(&api.store.view(), user, &room).await;
+    let found = api.reading.room_summary(&api.store.view(), user, &room).await;
     let (description, membership) = found.map_err(|error| or_no_room(error.into()))?;
     Ok(Json(Summary { description, membership }))
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use haima_http::{ApiError, Guest, Json, JsonBytes, Session};
-use rooms::{ClientEvent, ClientFormat, MembersQuery, Membership};
+use reading::{ClientEvent, ClientFormat, MembersQuery};
+use rooms::Membership;
 use ruma::{
     OwnedUserId,
     api::client::{
@@ -21,15 +22,15 @@ use serde::Serialize;
 
 use crate::{
     ClientApi,
+    asker::Asker,
     error::Result,
     events::{Events, optional_token},
-    reading::Reading,
 };
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
 pub(crate) async fn get_one_room_event(api: ClientApi, caller: Guest, req: one::v3::Request) -> Result<JsonBytes> {
-    let reading = Reading::begin(&api, &caller).await?;
-    let event = api.rooms.one_event(&reading.view, &reading.viewer(), &req.room_id, &req.event_id).await?;
+    let asker = Asker::begin(&api, &caller).await?;
+    let event = api.reading.one_event(&asker.view, &asker.viewer(), &req.room_id, &req.event_id).await?;
     Ok(raw(&event))
 }
 
@@ -39,13 +40,13 @@ pub(crate) async fn get_room_state_with_key(
     caller: Guest,
     req: state_event::v3::Request,
 ) -> Result<JsonBytes> {
-    let reading = Reading::begin(&api, &caller).await?;
-    let (view, room) = (&reading.view, &req.room_id);
-    let root = api.rooms.readable_root(view, reading.user(), room).await?;
+    let asker = Asker::begin(&api, &caller).await?;
+    let (view, room) = (&asker.view, &req.room_id);
+    let root = api.reading.readable_root(view, asker.user(), room).await?;
     let event_type = req.event_type.to_string();
     let event = api.rooms.state_event(view, room, root, &event_type, &req.state_key).await?;
     let event = event.ok_or(ApiError::not_found("The room has no such state"))?;
-    let shown = api.rooms.deliver_state(view, &reading.viewer(), &[event.num], ClientFormat::state()).await?;
+    let shown = api.reading.deliver_state(view, &asker.viewer(), &[event.num], ClientFormat::state()).await?;
     let shown = shown.into_iter().next().ok_or(ApiError::not_found("The room has no such state"))?;
     if req.format == StateEventFormat::Event {
         return Ok(raw(&shown.json));
@@ -55,8 +56,8 @@ pub(crate) async fn get_room_state_with_key(
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
 pub(crate) async fn get_room_state(api: ClientApi, caller: Guest, req: state::v3::Request) -> Result<Json<Events>> {
-    let reading = Reading::begin(&api, &caller).await?;
-    Ok(Json(Events(api.rooms.current_state(&reading.view, &reading.viewer(), &req.room_id).await?)))
+    let asker = Asker::begin(&api, &caller).await?;
+    Ok(Json(Events(api.reading.current_state(&asker.view, &asker.viewer(), &req.room_id).await?)))
 }
 
 /// The answer of `/members`.
@@ -76,8 +77,8 @@ pub(crate) async fn get_members_by_room(
         membership: req.membership.as_ref().map(membership).transpose()?,
         not_membership: req.not_membership.as_ref().map(membership).transpose()?,
     };
-    let reading = Reading::begin(&api, &caller).await?;
-    let chunk = api.rooms.members(&reading.view, &reading.viewer(), &req.room_id, query).await?;
+    let asker = Asker::begin(&api, &caller).await?;
+    let chunk = api.reading.members(&asker.view, &asker.viewer(), &req.room_id, query).await?;
     Ok(Json(Members { chunk: Events(chunk) }))
 }
 
@@ -102,7 +103,7 @@ pub(crate) async fn get_joined_members_by_room(
     caller: Session,
     req: joined::v3::Request,
 ) -> Result<Json<Joined>> {
-    let members = api.rooms.joined_profiles(&api.store.view(), &caller.user, &req.room_id).await?;
+    let members = api.reading.joined_profiles(&api.store.view(), &caller.user, &req.room_id).await?;
     let mut joined = BTreeMap::new();
     for member in members {
         joined.insert(member.user, Member { display_name: member.display_name, avatar_url: member.avatar_url });

@@ -1,7 +1,7 @@
 //! Module "Spaces".
 
 use haima_http::{ApiError, Json, Session};
-use rooms::{HierarchyQuery, HierarchyRoom};
+use reading::{HierarchyQuery, HierarchyRoom};
 use ruma::{UInt, api::client::space::get_hierarchy::v1::Request};
 use serde::Serialize;
 
@@ -28,6 +28,6 @@ pub(crate) async fn get_space_hierarchy(api: ClientApi, caller: Session, req: Re
         limit: number(req.limit),
         from: from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?,
     };
-    let page = api.rooms.hierarchy(&api.store.view(), &caller.user, &req.room_id, &query).await?;
+    let page = api.reading.hierarchy(&api.store.view(), &caller.user, &req.room_id, &query).await?;
     Ok(Json(Page { rooms: page.rooms, next_batch: page.next.map(|token| token.to_string()) }))
 }

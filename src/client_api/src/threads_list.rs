@@ -1,15 +1,15 @@
 //! Module "Threading": the threads of a room.
 
 use haima_http::{ApiError, Json, Session};
-use rooms::ThreadsInclude;
+use reading::ThreadsInclude;
 use ruma::api::client::threads::get_threads::v1::{IncludeThreads, Request};
 use serde::Serialize;
 
 use crate::{
     ClientApi,
+    asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
-    reading::Reading,
 };
 
 /// Threads on a page if the client doesn't say.
@@ -34,7 +34,7 @@ pub(crate) async fn get_thread_roots(api: ClientApi, caller: Session, req: Reque
     };
     let from = optional_token(req.from.as_deref())?;
     let limit = page_size(req.limit, PAGE_THREADS_DEFAULT, PAGE_THREADS_MAX);
-    let reading = Reading::begin(&api, &caller).await?;
-    let page = api.rooms.threads(&reading.view, &reading.viewer(), &req.room_id, include, from, limit).await?;
+    let asker = Asker::begin(&api, &caller).await?;
+    let page = api.reading.threads(&asker.view, &asker.viewer(), &req.room_id, include, from, limit).await?;
     Ok(Json(Page { chunk: Events(page.chunk), next_batch: page.next.map(|token| token.to_string()) }))
 }

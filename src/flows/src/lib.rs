@@ -20,6 +20,7 @@ mod work;
 
 use std::sync::Arc;
 
+use reading::Reading;
 use rooms::Rooms;
 use store::{Position, Store};
 use tokio::sync::watch;
@@ -40,6 +41,7 @@ struct Inner {
     store: Store,
     users: Users,
     rooms: Rooms,
+    reading: Reading,
     jobs: Arc<work::Jobs>,
     /// How far the follower of guest access came.
     followed: guests::Followed,
@@ -56,10 +58,11 @@ impl Flows {
     /// Flows between the users and rooms of one store (opened with [`TABLES`] among others).
     ///
     /// Starts the background tasks, which end with the last clone, so it must be called inside a tokio runtime.
-    pub fn new(store: Store, users: Users, rooms: Rooms) -> Self {
+    pub fn new(store: Store, users: Users, reading: Reading) -> Self {
         let jobs = Arc::new(work::Jobs::new());
         let followed = watch::Sender::new(Position::ZERO);
-        let inner = Arc::new(Inner { store, users, rooms, jobs: jobs.clone(), followed });
+        let inner =
+            Arc::new(Inner { store, users, rooms: reading.rooms().clone(), reading, jobs: jobs.clone(), followed });
         tokio::spawn(guests::run(Arc::downgrade(&inner), jobs.clone()));
         tokio::spawn(work::run(Arc::downgrade(&inner), jobs));
         Self { inner }

@@ -4,7 +4,7 @@
 //! counted only when somebody asks. So before any of it changes, all that has come is counted and stored. An event that comes
 //! while the change is made may be judged by either.
 
-use rooms::Viewer;
+use reading::Viewer;
 use ruma::{
     RoomId, UserId,
     push::{Action, NewPushRule, RuleKind},
@@ -110,6 +110,6 @@ impl Flows {
         let rules = users.compiled_push_rules(&view, user).await?;
         let ignored = users.ignored_users(&view, user).await?;
         let viewer = Viewer { ignored: &ignored, ..Viewer::new(user) };
-        Ok(self.inner.rooms.settle_unread(&view, &viewer, &rules).await?)
+        Ok(self.inner.reading.settle_unread(&view, &viewer, &rules).await?)
     }
 }

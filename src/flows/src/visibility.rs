@@ -70,7 +70,7 @@ impl Acquaintances<'_> {
             return Ok(true);
         }
         for room in &first {
-            let room = rooms.describe(self.view, room).await?;
+            let room = self.flows.inner.reading.describe(self.view, room).await?;
             if room.join_rule == "public" || room.world_readable {
                 return Ok(true);
             }

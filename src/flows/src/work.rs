@@ -120,6 +120,7 @@ mod tests {
     };
 
     use event::{Clock, SystemRandom};
+    use reading::Reading;
     use rooms::{CreateRoom, Ports, Rooms};
     use ruma::{OwnedRoomId, OwnedUserId, server_name};
     use store::{Batch, Store};
@@ -144,23 +145,26 @@ mod tests {
         store: Store,
         users: Users,
         rooms: Rooms,
+        reading: Reading,
     }
 
     impl World {
         async fn new() -> Self {
-            let store = Store::in_memory(&[rooms::TABLES, users::TABLES, crate::TABLES]).unwrap();
+            let store = Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, crate::TABLES]).unwrap();
             let (clock, random) = (Arc::new(Ticks::default()), Arc::new(SystemRandom));
             let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
             let config = users::Config { password, ..users::Config::default() };
             let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
             let config = rooms::Config::new(server_name!("example.org").to_owned());
-            let rooms = Rooms::open(config, store.clone(), clock, random, Ports::no_federation()).await.unwrap();
-            Self { store, users, rooms }
+            let rooms =
+                Rooms::open(config, store.clone(), clock.clone(), random, Ports::no_federation()).await.unwrap();
+            let reading = Reading::new(rooms.clone(), store.clone(), clock, 1 << 20);
+            Self { store, users, rooms, reading }
         }
 
         /// Background jobs begin with this, as after a restart.
         fn flows(&self) -> Flows {
-            Flows::new(self.store.clone(), self.users.clone(), self.rooms.clone())
+            Flows::new(self.store.clone(), self.users.clone(), self.reading.clone())
         }
 
         async fn user(&self, name: &str) -> OwnedUserId {

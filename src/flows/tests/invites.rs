@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use event::{PduBuilder, SigningKey};
 use flows::{Flows, FlowsError};
+use reading::Reading;
 use rooms::{KeyAnswer, Membership, NeededKeys, NoFederation, Ports, PublishedKey, Reach, Rooms, ServerKeys};
 use ruma::{OwnedServerName, RoomId, RoomVersionId, ServerName, UserId, room_id, serde::Base64, server_name, user_id};
 use serde_json::{
@@ -41,7 +42,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES]).expect("a store");
+        let store = Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES]).expect("a store");
         let (clock, random) = (Arc::new(ManualClock::new()), Arc::new(SeededRandom::new(1)));
         let far_key = SigningKey::generate(&SeededRandom::new(2));
         let ports = Ports {
@@ -51,8 +52,9 @@ impl World {
         };
         let config = rooms::Config::new(server_name!("haima.test").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports).await.expect("rooms");
-        let users = Users::new(users::Config::default(), store.clone(), clock, random).expect("users");
-        let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
+        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random).expect("users");
+        let reading = Reading::new(rooms.clone(), store.clone(), clock, 1 << 20);
+        let flows = Flows::new(store.clone(), users.clone(), reading);
         Self { store, rooms, users, flows, far_key }
     }
 

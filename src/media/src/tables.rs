@@ -4,10 +4,25 @@ use ruma::{OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use store::{Fixed, NoPrevious, Record, TableInfo, Text, Versioned};
 
-use crate::preview::PreviewRow;
-
 /// A BLAKE3 digest of a file's bytes.
 pub(crate) type Digest = Fixed<32>;
+
+/// A preview that was made, or that could not be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PreviewRow {
+    /// The answer; none if there is no preview.
+    pub(crate) json: Option<String>,
+    pub(crate) expires_ms: u64,
+}
+
+impl Versioned for PreviewRow {
+    const VERSION: u8 = 1;
+    type Previous = NoPrevious;
+
+    fn upgrade(previous: NoPrevious) -> Self {
+        match previous {}
+    }
+}
 
 store::table! { /// A file by its server and id.
 pub(crate) Files = 208, Points: (Text<OwnedServerName>, String) => Record<FileRow> }

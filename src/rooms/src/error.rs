@@ -119,12 +119,12 @@ pub enum RoomsError {
 
 impl RoomsError {
     /// A refusal with its reason.
-    pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
+    pub fn forbidden(reason: impl Into<String>) -> Self {
         Self::Forbidden(reason.into())
     }
 
     /// A contradiction in the store.
-    pub(crate) fn corrupt(what: impl Into<String>) -> Self {
+    pub fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt(what.into())
     }
 }

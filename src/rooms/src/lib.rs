@@ -1,61 +1,34 @@
 //! Rooms: the one place that writes events.
 //!
 //! A room is a graph of events and, at each of them, a state. This crate decides what enters the graph (its own
-//! users' events in `append`, other servers' in `receive`), follows the current state
-//! (`head`, `advance`, `resolve`), and answers what is in a room for whom (`timeline`, `visibility`, `format` and the
-//! features beside them).
+//! users' events in `engine`, other servers' in `remote`) and follows the current state. What readers get of it is the crate above.
+//! The files beside those two folders are what both stand on: what is stored of events and rooms, and the ports to other servers.
 //!
 //! Everything durable goes through batches of the store, each with entries in its log (`log`); everything that reacts
 //! to rooms follows that log.
 
-mod advance;
-mod aggregations;
-mod aliases;
-mod annotations;
-mod append;
-mod context;
+mod busy;
 mod cpu;
-mod create;
 mod directory;
+mod engine;
 mod error;
 mod events;
-mod extremities;
-mod filter;
-mod format;
-mod handshake;
-mod head;
-mod inbox;
-mod invite;
+pub mod json;
 mod keys;
 mod log;
-mod members;
-mod membership;
 mod memberships;
-mod messages;
+pub mod notable;
 mod ports;
-mod reads;
 mod receipts;
-mod receive;
-mod redact;
-mod relations;
-mod resolve;
+pub mod relations;
+mod remote;
 mod room;
-mod serve;
 mod shown;
-mod spaces;
 mod state;
-mod summary;
-mod tables;
-mod threads;
+pub mod tables;
 mod timeline;
-mod timestamps;
-mod turn;
-mod txn_ids;
 mod types;
 mod typing;
-mod unread;
-mod upgrade;
-mod visibility;
 
 use std::sync::Arc;
 
@@ -64,54 +37,53 @@ use ruma::{OwnedServerName, RoomVersionId, ServerName, UserId};
 use state_tree::StateTree;
 use store::Store;
 
+use self::{
+    busy::Busy,
+    engine::{head::Heads, resolve::Resolutions},
+    events::EventStore,
+    remote::{inbox, receive},
+};
 pub use self::{
-    append::{Extra, Sender, Sent},
-    context::{CONTEXT_LIMIT_MAX, Context},
     cpu::{Cpu, CpuShare},
-    create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
-    directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
-    error::RoomsError,
-    filter::{RoomEventFilter, null_as_default},
-    format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
-    handshake::{JoinTemplate, RoomState},
-    inbox::{
-        ERRAND_WITHIN, INBOX_ATTEMPTS_MAX, INBOX_BYTES_MAX, INBOX_ORIGIN_BYTES_MAX, INBOX_ORIGIN_EVENTS_MAX,
-        INBOX_ROOM_EVENTS_MAX, INBOX_SHARE_BYTES, INBOX_SHARE_EVENTS, InboxProgress, Inboxed, QUARANTINE_EVENTS_MAX,
-        QUARANTINE_MS, QUARANTINE_ORIGIN_EVENTS_MAX, QUARANTINE_VISITS_MAX, TRANSACTION_EVENTS_MAX,
+    directory::Published,
+    engine::{
+        append::{Extra, Sender, Sent},
+        create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
+        send::SendOptions,
+        txn_ids::TXN_KEPT_MS,
+        upgrade::UpgradeRoom,
     },
-    invite::ReceivedInvite,
+    error::RoomsError,
     keys::OldSigningKey,
     log::{DirectoryChanged, EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
-    members::{JoinedMember, MembersQuery},
-    messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
+    memberships::{StrippedState, membership_of},
     ports::{
         KeyAnswer, MissingEvents, NeededKeys, NoFederation, PolicySigner, Ports, PublishedKey, Reach, RemoteError,
         RemoteRooms, ServerKeys, StateEvents, StateIds,
     },
-    receipts::{NewReceipt, ROOM_RECEIPTS_MAX, Receipt, ReceiptType, USER_RECEIPTS_MAX, receipt_events},
-    receive::Received,
-    relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
+    receipts::{MAIN, NewReceipt, ROOM_RECEIPTS_MAX, Receipt, ReceiptType, USER_RECEIPTS_MAX, receipt_events},
+    remote::{
+        handshake::{JoinTemplate, RoomState},
+        inbox::{
+            ERRAND_WITHIN, INBOX_ATTEMPTS_MAX, INBOX_BYTES_MAX, INBOX_ORIGIN_BYTES_MAX, INBOX_ORIGIN_EVENTS_MAX,
+            INBOX_ROOM_EVENTS_MAX, INBOX_SHARE_BYTES, INBOX_SHARE_EVENTS, InboxProgress, Inboxed,
+            QUARANTINE_EVENTS_MAX, QUARANTINE_MS, QUARANTINE_ORIGIN_EVENTS_MAX, QUARANTINE_VISITS_MAX,
+            TRANSACTION_EVENTS_MAX,
+        },
+        invite::ReceivedInvite,
+        receive::Received,
+        serve::{Asker, SERVED_EVENTS_MAX},
+    },
     room::RoomInfo,
-    serve::{Asker, SERVED_EVENTS_MAX},
     shown::{Envelope, Shown},
-    spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
-    state::SendOptions,
-    summary::{MemberSummary, RoomDescription},
     tables::TABLES,
-    threads::{ThreadsInclude, ThreadsPage},
-    timeline::{BadToken, Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange, TimelineToken},
-    txn_ids::TXN_KEPT_MS,
+    timeline::{Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange},
     types::{
-        EventMeta, EventStatus, Extremity, MemberChange, Membership, MembershipLogRow, MembershipRow, RoomHead,
-        Sidelined, StoredEvent, TimelineIndex,
+        EventMeta, EventStatus, Extremity, MEMBER, MemberChange, Membership, MembershipLogRow, MembershipRow,
+        REDACTION, RoomHead, Sidelined, StoredEvent, TimelineIndex,
     },
     typing::{TYPING_TIMEOUT_MS_DEFAULT, TYPING_TIMEOUT_MS_MAX, Typing},
-    unread::{Count, NewEvents, UnreadCounts},
-    upgrade::UpgradeRoom,
-    visibility::{Sight, Viewer},
 };
-use self::{events::EventStore, head::Heads, resolve::Resolutions};
-pub use event::visibility::Visibility;
 pub use state_tree::{EventNum, Root};
 
 /// Forward extremities in a room's head: as many as an event may name (room versions, "Event format": `prev_events`), so that each
@@ -120,6 +92,9 @@ pub const EXTREMITIES_MAX: usize = event::PREV_EVENTS_MAX;
 
 /// What the name of the server's identity is in the store.
 const IDENTITY: &str = "server_name";
+
+/// Rooms for which other servers are asked for history at one time.
+const FILLING_ROOMS_MAX: usize = 50;
 
 /// Name of the counter of event numbers.
 const EVENT_COUNTER: &str = "event_num";
@@ -141,8 +116,8 @@ pub struct Config {
     pub node_cache_bytes: u64,
     /// Who may compute for long, resolving states: the bound may be shared with others.
     pub cpu: Cpu,
-    /// Memory for what is worked out from both, in bytes: events as clients get them, unread counts, descriptions, resolutions.
-    pub derived_cache_bytes: u64,
+    /// Memory for states that were resolved, in bytes.
+    pub resolution_cache_bytes: u64,
 }
 
 impl Config {
@@ -156,7 +131,7 @@ impl Config {
             event_cache_bytes: 32 << 20,
             node_cache_bytes: 32 << 20,
             cpu: Cpu::default(),
-            derived_cache_bytes: 32 << 20,
+            resolution_cache_bytes: 2 << 20,
         }
     }
 }
@@ -181,8 +156,8 @@ pub(crate) struct Inner {
     pub(crate) inbox: inbox::Inboxes,
     pub(crate) allowances: receive::Allowances,
     pub(crate) typing: typing::Typing,
-    pub(crate) reads: reads::Reads,
-    pub(crate) directory: directory::DirectoryIndex,
+    pub(crate) filling: Busy,
+    pub(crate) upgrading: Busy,
 }
 
 impl Rooms {
@@ -204,12 +179,12 @@ impl Rooms {
             tree: StateTree::new(secret, config.node_cache_bytes),
             events: EventStore::new(counter, config.event_cache_bytes),
             heads: Heads::new(),
-            resolutions: Resolutions::new(config.derived_cache_bytes / 20),
+            resolutions: Resolutions::new(config.resolution_cache_bytes),
             inbox: inbox::Inboxes::load(&store).await?,
             allowances: receive::Allowances::default(),
             typing: typing::Typing::new(clock.clone()),
-            reads: reads::Reads::new(config.derived_cache_bytes / 20 * 19),
-            directory: directory::DirectoryIndex::new(store.hold()),
+            filling: Busy::new(FILLING_ROOMS_MAX),
+            upgrading: Busy::new(usize::MAX),
             config,
             store,
             clock,

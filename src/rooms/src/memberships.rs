@@ -1,5 +1,7 @@
 //! Who is in which room: the rows about this server's users, and members by the state.
 
+use std::sync::Arc;
+
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::value::RawValue;
 use state_tree::{EventNum, Root};
@@ -7,10 +9,9 @@ use store::{Json, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
-    advance::MEMBER,
     state::source,
     tables::{JoinedServers, LocalMembers, MembershipLog, Memberships, StrippedStates},
-    types::{Membership, MembershipLogRow, MembershipRow},
+    types::{MEMBER, Membership, MembershipLogRow, MembershipRow, StoredEvent},
 };
 
 /// Rows read at once where everything of a prefix is wanted.
@@ -18,6 +19,11 @@ const PAGE_ROWS: usize = 1_000;
 
 /// Stripped state of a room that this server doesn't hold, and its member event at the end.
 pub type StrippedState = Vec<Box<RawValue>>;
+
+/// The membership that a member event gives; none counts as having left.
+pub fn membership_of(event: Option<&StoredEvent>) -> Membership {
+    event.map_or(Membership::Leave, |event| event.pdu.membership())
+}
 
 impl Rooms {
     /// A local user's present membership of a room; `None` if they never had any.
@@ -186,6 +192,31 @@ impl Rooms {
     ) -> Result<Option<StrippedState>, RoomsError> {
         let stored = view.get::<StrippedStates>(&(user, room)).await?;
         Ok(stored.map(|Json(events)| events))
+    }
+
+    /// Whether the user is joined to the room.
+    pub async fn is_joined(&self, view: &View, user: &UserId, room: &RoomId) -> Result<bool, RoomsError> {
+        let row = self.membership(view, user, room).await?;
+        Ok(row.is_some_and(|row| row.membership == Membership::Join))
+    }
+
+    /// Fails with [`RoomsError::NotJoined`] unless the local user is joined.
+    pub async fn check_joined(&self, view: &View, room: &RoomId, user: &UserId) -> Result<(), RoomsError> {
+        match self.membership(view, user, room).await? {
+            Some(row) if row.membership == Membership::Join => Ok(()),
+            _ => Err(RoomsError::NotJoined),
+        }
+    }
+
+    /// A user's member event in the state `root`.
+    pub async fn member_event(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        user: &UserId,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        self.state_event(view, room, root, "m.room.member", user.as_str()).await
     }
 }
 

@@ -12,11 +12,11 @@ use store::{Batch, CommitError, Position, Range, Text, View};
 
 use crate::{
     Rooms, RoomsError,
-    format::to_json,
+    json::to_json,
     log::ReceiptMoved,
+    memberships::membership_of,
     tables::{ReceiptLog, Receipts},
     types::{Membership, StoredEvent, TimelineIndex},
-    visibility::membership_of,
 };
 
 /// The thread id of the main timeline.

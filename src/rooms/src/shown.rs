@@ -16,7 +16,6 @@ use store::View;
 
 use crate::{
     Rooms, RoomsError,
-    turn::Turn,
     types::{EventMeta, Membership, StoredEvent, TimelineIndex},
 };
 
@@ -115,7 +114,7 @@ impl Deref for Shown {
 
 impl Shown {
     /// What counts of an event, by what the server knows about it.
-    pub(crate) fn of(event: &StoredEvent, meta: &EventMeta, rules: &RoomVersionRules) -> Result<Self, RoomsError> {
+    pub fn of(event: &StoredEvent, meta: &EventMeta, rules: &RoomVersionRules) -> Result<Self, RoomsError> {
         match meta.redacted_by {
             None => Ok(Self::whole(event)),
             Some(_) => Ok(Self(event::redact(event.pdu.as_received(), rules)?)),
@@ -123,12 +122,12 @@ impl Shown {
     }
 
     /// All of an event that isn't redacted.
-    pub(crate) fn whole(event: &StoredEvent) -> Self {
+    pub fn whole(event: &StoredEvent) -> Self {
         Self(event.pdu.as_received().clone())
     }
 
     /// What a redaction would leave.
-    pub(crate) fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, RoomsError> {
+    pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, RoomsError> {
         Ok(Self(event::redact(&self.0, rules)?))
     }
 
@@ -143,7 +142,7 @@ impl Rooms {
     pub async fn shown_event(&self, view: &View, event: &StoredEvent, meta: &EventMeta) -> Result<Shown, RoomsError> {
         match meta.redacted_by {
             None => Ok(Shown::whole(event)),
-            Some(_) => Ok(self.formatted(view, event, meta).await?.pdu.clone()),
+            Some(_) => Shown::of(event, meta, self.rules(view, event.pdu.room_id()).await?),
         }
     }
 
@@ -171,7 +170,7 @@ impl Rooms {
     }
 
     /// As [`Rooms::shown_state`], as it was at a point of the timeline: a redaction takes nothing from what came before it.
-    pub(crate) async fn shown_state_then(
+    pub async fn shown_state_then(
         &self,
         view: &View,
         room: &RoomId,
@@ -208,12 +207,5 @@ impl Rooms {
         let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
         let levels = self.shown_state(view, room, root, "m.room.power_levels", "").await?;
         Ok(PowerLevels::new(rules, &create, levels.as_deref())?)
-    }
-}
-
-impl Turn {
-    /// What counts of an event, also of one whose redaction is queued.
-    pub(crate) async fn shown(&self, event: &StoredEvent) -> Result<Shown, RoomsError> {
-        Shown::of(event, &self.meta(event.num).await?, self.rules)
     }
 }

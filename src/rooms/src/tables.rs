@@ -1,4 +1,4 @@
-//! Every table of the crate in one place. Id 16 is the state tree's.
+//! Every table of the crate in one place. Id 16 is the state tree's, 39 the reading side's.
 
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use state_tree::{EventNum, Root};
@@ -23,7 +23,7 @@ table! {
 }
 table! {
     /// The order of events for clients.
-    pub(crate) Timeline = 21, Ranges: (Room, TimelineIndex) => EventNum
+    pub Timeline = 21, Ranges: (Room, TimelineIndex) => EventNum
 }
 table! {
     /// Holes: the event at this index has prev events that we don't hold.
@@ -47,7 +47,7 @@ table! {
 }
 table! {
     /// Redactions by the event id that they name, whichever came first: the redaction, and whether it applies.
-    pub(crate) Redactions = 27, Ranges: (Text<OwnedEventId>, EventNum) => u8
+    pub Redactions = 27, Ranges: (Text<OwnedEventId>, EventNum) => u8
 }
 table! {
     /// Children of an event, in timeline order: relation type, event type, sender.
@@ -79,7 +79,7 @@ table! {
 }
 table! {
     /// The transaction id that a device gave an event, for `unsigned.transaction_id`: user, device, transaction id.
-    pub(crate) EventTxnIds = 35, Points: EventNum => (String, String, String)
+    pub EventTxnIds = 35, Points: EventNum => (String, String, String)
 }
 table! {
     /// Transaction ids by time, for their removal.
@@ -94,10 +94,6 @@ table! {
     pub(crate) ReceiptLog = 38, Ranges: (Room, Position) => (User, String, String)
 }
 table! {
-    /// Unread counts as last computed: user, room, thread ("" main timeline, "*" all).
-    pub(crate) Unread = 39, Ranges: (User, Room, String) => Record<crate::unread::StoredCounts>
-}
-table! {
     /// Aliases of this server: room, who made it.
     pub(crate) Aliases = 40, Points: Text<OwnedRoomAliasId> => (Room, User)
 }
@@ -107,11 +103,11 @@ table! {
 }
 table! {
     /// Rooms published in the directory, ordered as the directory lists them.
-    pub(crate) Directory = 42, Ranges: Room => Record<crate::directory::Published>
+    pub Directory = 42, Ranges: Room => Record<crate::directory::Published>
 }
 table! {
     /// Events by their timestamp, for timestamp to event.
-    pub(crate) Timestamps = 43, Ranges: (Room, u64, TimelineIndex) => EventNum
+    pub Timestamps = 43, Ranges: (Room, u64, TimelineIndex) => EventNum
 }
 table! {
     /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, how often it was in
@@ -133,12 +129,12 @@ table! {
 }
 table! {
     /// Events in threads in timeline order: the root, the event, its sender.
-    pub(crate) ThreadReplies = 49, Ranges: (Room, TimelineIndex) => (EventNum, EventNum, String)
+    pub ThreadReplies = 49, Ranges: (Room, TimelineIndex) => (EventNum, EventNum, String)
 }
 table! {
     /// Events that notify by the default push rules: flags (see `unread::notable`), the event, its sender, the root of its thread
     /// or empty.
-    pub(crate) Notable = 50, Ranges: (Room, TimelineIndex) => (u8, EventNum, String, String)
+    pub Notable = 50, Ranges: (Room, TimelineIndex) => (u8, EventNum, String, String)
 }
 
 table! {
@@ -164,11 +160,11 @@ table! {
 
 table! {
     /// When a local user's present stay in a room began: the position of the change that made them a member.
-    pub(crate) Stays = 53, Points: (User, Room) => Position
+    pub Stays = 53, Points: (User, Room) => Position
 }
 table! {
     /// How many are joined to a room from a position on, for every change of that number.
-    pub(crate) JoinedCounts = 54, Ranges: (Room, Position) => u64
+    pub JoinedCounts = 54, Ranges: (Room, Position) => u64
 }
 
 table! {
@@ -205,7 +201,6 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<TxnTimes>(),
     TableInfo::of::<Receipts>(),
     TableInfo::of::<ReceiptLog>(),
-    TableInfo::of::<Unread>(),
     TableInfo::of::<Aliases>(),
     TableInfo::of::<RoomAliases>(),
     TableInfo::of::<Directory>(),

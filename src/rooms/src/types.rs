@@ -8,7 +8,13 @@ use serde::{Deserialize, Serialize};
 use state_tree::{EventNum, Root};
 use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
 
-use crate::{shown::Envelope, unread::Notability};
+use crate::{notable::Notability, shown::Envelope};
+
+/// The type of membership events.
+pub const MEMBER: &str = "m.room.member";
+
+/// The type of redactions.
+pub const REDACTION: &str = "m.room.redaction";
 
 /// Where an event stands in its room's timeline on this server: the order of `/sync` and `/messages`.
 ///
@@ -36,6 +42,11 @@ impl TimelineIndex {
     /// The index of the live event whose log entry has this position.
     pub fn live(position: Position) -> Self {
         Self { era: 1, major: position, minor: Self::LIVE_MINOR }
+    }
+
+    /// Whether it is the place of an event that was news when it came.
+    pub fn is_live(self) -> bool {
+        self.era == 1 && self.minor == Self::LIVE_MINOR
     }
 
     /// Sorts after every event at or before `position` and before every later one.

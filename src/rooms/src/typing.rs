@@ -12,7 +12,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::View;
 use tokio::sync::watch;
 
-use crate::{Rooms, RoomsError, types::Membership, visibility::membership_of};
+use crate::{Rooms, RoomsError, memberships::membership_of, types::Membership};
 
 /// How long one notification lasts if the client doesn't say.
 pub const TYPING_TIMEOUT_MS_DEFAULT: u64 = 30_000;

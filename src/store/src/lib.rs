@@ -12,6 +12,7 @@
 //! Engines: RocksDB for servers, persistent maps in memory for tests and simulation.
 
 mod batch;
+mod budget;
 mod codec;
 mod committer;
 mod counter;
@@ -41,6 +42,7 @@ pub use bytes::Bytes;
 pub use crate::value::{read_named, write_named};
 pub use crate::{
     batch::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch},
+    budget::{Budget, MEMORY_BUDGET_BYTES_MIN},
     codec::{Decode, Encode, Fixed, Prefix, Reader, Text, Writer, decode_all, encode_to_vec},
     committer::GROUP_BYTES_MAX,
     counter::{COUNTER_BLOCK, Counter},
@@ -50,7 +52,7 @@ pub use crate::{
     log::{FOLLOW_RECORDS_MAX, Follower, LogEntry, LogRecord},
     migrate::{Migration, Step},
     open::RESTORE_JUMP,
-    options::{Budget, MEMORY_BUDGET_BYTES_MIN, Options},
+    options::Options,
     position::{Position, Stamp},
     range::{Range, SCAN_LIMIT},
     store::{Pending, QUEUE_BYTES_MAX, Store},

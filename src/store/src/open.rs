@@ -7,13 +7,14 @@ use tokio::sync::mpsc;
 
 use crate::{
     batch::Batch,
+    budget::Budget,
     codec::{decode_all, encode_to_vec},
     committer::{Committer, POSITION_CEILING},
     engine::Engine,
     error::{OpenError, StoreError},
     held::Holdings,
     migrate,
-    options::{Budget, Options},
+    options::Options,
     position::Position,
     range::Range,
     shared::Shared,

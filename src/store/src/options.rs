@@ -1,9 +1,6 @@
 //! How a store is opened.
 
-use crate::migrate::Migration;
-
-/// The smallest memory budget that is divided; less is treated as this much. Servers have many times more.
-pub const MEMORY_BUDGET_BYTES_MIN: usize = 1024 * 1024;
+use crate::{budget::Budget, engine::Resources, migrate::Migration};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -19,6 +16,17 @@ pub struct Options {
     pub open_files_max: u32,
 }
 
+impl Options {
+    /// What the engine may use of the machine.
+    pub(crate) fn resources(&self) -> Resources {
+        Resources {
+            budget: Budget::of(self.memory_budget_bytes),
+            background_jobs: self.background_jobs,
+            open_files_max: self.open_files_max,
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {
@@ -26,35 +34,6 @@ impl Default for Options {
             migrations: Vec::new(),
             background_jobs: 2,
             open_files_max: 256,
-        }
-    }
-}
-
-/// How one memory budget is divided.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub struct Budget {
-    /// Blocks of stored tables, with their indexes and filters.
-    pub block_cache_bytes: usize,
-    /// Tables in memory that are being written.
-    pub memtable_bytes: usize,
-    /// The newest log records, for followers.
-    pub log_tail_bytes: usize,
-    /// Left for the caches of those who use the store.
-    pub callers_bytes: usize,
-}
-
-impl Budget {
-    /// Divides `total_bytes`.
-    pub const fn of(total_bytes: usize) -> Budget {
-        let total = if total_bytes < MEMORY_BUDGET_BYTES_MIN { MEMORY_BUDGET_BYTES_MIN } else { total_bytes };
-        let block_cache_bytes = total / 100 * 30;
-        let memtable_bytes = total / 100 * 15;
-        let log_tail_bytes = total / 100 * 3;
-        Budget {
-            block_cache_bytes,
-            memtable_bytes,
-            log_tail_bytes,
-            callers_bytes: total - block_cache_bytes - memtable_bytes - log_tail_bytes,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     batch::Batch,
+    budget::Budget,
     committer::{Request, Submission},
     counter::{Counter, Registry},
     engine::memory::{Memory, MemoryDisk},
@@ -19,7 +20,7 @@ use crate::{
     held::{Held, Holdings},
     log::Follower,
     open::{self, LOG_OLDEST, Purpose, log_oldest, put_meta_number},
-    options::{Budget, Options},
+    options::Options,
     position::Position,
     shared::Shared,
     table::{Cursors, Identities, Log, Meta, TableInfo},
@@ -55,7 +56,7 @@ struct Inner {
 impl Store {
     /// Opens the RocksDB store in the directory `path`, which is made if it isn't there.
     pub fn open_rocksdb(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
+        let engine = crate::engine::rocksdb::Rocks::open(path, options.resources())?;
         open::open(Box::new(engine), options, tables, Purpose::Use)
     }
 
@@ -73,7 +74,7 @@ impl Store {
     /// before with another meaning: a new epoch begins, positions and counters jump ahead by
     /// [`RESTORE_JUMP`](crate::RESTORE_JUMP), and tables declared `forget_on_restore` are emptied.
     pub fn restore(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        let engine = crate::engine::rocksdb::Rocks::open(path, options)?;
+        let engine = crate::engine::rocksdb::Rocks::open(path, options.resources())?;
         open::open(Box::new(engine), options, tables, Purpose::Restore)
     }
 

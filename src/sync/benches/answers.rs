@@ -4,6 +4,7 @@
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use event::{SystemClock, SystemRandom};
+use reading::Reading;
 use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId, UserId, server_name};
 use serde_json::{json, value::to_raw_value};
@@ -33,12 +34,13 @@ struct World {
 
 impl World {
     async fn open(path: &Path) -> Result<Self, Failure> {
-        let store = Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES, users::TABLES])?;
+        let store = Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES, reading::TABLES, users::TABLES])?;
         let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
         let config = rooms::Config::new(server_name!("example.org").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), Ports::no_federation()).await?;
         let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random)?;
-        let sync = Sync::start(sync::Config::default(), store.clone(), rooms.clone(), users.clone(), clock).await?;
+        let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), 30 << 20);
+        let sync = Sync::start(sync::Config::default(), store.clone(), reading, users.clone(), clock).await?;
         Ok(Self { store, rooms, sync })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Specification: client-server API, "Filtering".
 
-use rooms::{RoomEventFilter, null_as_default};
+use reading::{RoomEventFilter, null_as_default};
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Deserialize;
 

@@ -31,6 +31,7 @@ mod token;
 use std::{num::NonZeroUsize, sync::Arc};
 
 use event::Clock;
+use reading::Reading;
 use rooms::Rooms;
 use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,7 @@ pub(crate) struct Inner {
     config: Config,
     store: Store,
     rooms: Rooms,
+    reading: Reading,
     users: Users,
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
@@ -129,10 +131,11 @@ impl Sync {
     pub async fn start(
         config: Config,
         store: Store,
-        rooms: Rooms,
+        reading: Reading,
         users: Users,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SyncError> {
+        let rooms = reading.rooms().clone();
         let hub = Arc::new(notifier::build(&config, &store, &rooms, &users).await?);
         let notifier =
             Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
@@ -141,7 +144,7 @@ impl Sync {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
         let answering = Arc::default();
-        let inner = Inner { config, store, rooms, users, clock, hub, sent_members, answering, builders };
+        let inner = Inner { config, store, rooms, reading, users, clock, hub, sent_members, answering, builders };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rooms::{EventMeta, EventNum, RoomEventFilter, Rooms, Sight, StoredEvent, TimelineIndex, Viewer, Visibility};
+use reading::{Reading, RoomEventFilter, Sight, Viewer, Visibility};
+use rooms::{EventMeta, EventNum, Rooms, StoredEvent, TimelineIndex};
 use ruma::RoomId;
 use state_tree::Root;
 use store::{Position, View};
@@ -19,6 +20,7 @@ const REDACTION: &str = "m.room.redaction";
 #[derive(Copy, Clone)]
 pub(crate) struct Reader<'a> {
     pub(crate) rooms: &'a Rooms,
+    pub(crate) reading: &'a Reading,
     /// Shows everything up to `now` and nothing after it.
     pub(crate) view: &'a View,
     /// What others read through it.
@@ -62,7 +64,7 @@ impl Reader<'_> {
     ) -> Result<Seen, SyncError> {
         let nums: Vec<EventNum> = events.iter().map(|(_, num)| *num).collect();
         let related = match filter.by_relations() {
-            true => Some(self.rooms.wanted(self.view, &nums, filter).await?),
+            true => Some(self.reading.wanted(self.view, &nums, filter).await?),
             false => None,
         };
         let bodies = self.rooms.events(self.view, &nums).await?;
@@ -74,14 +76,14 @@ impl Reader<'_> {
             let Some(body) = body else { continue };
             redacts |= body.pdu.event_type() == REDACTION;
             let is_related = related.as_ref().is_none_or(|related| related.contains(&body.num));
-            if is_related && self.rooms.wants(self.view, filter, &body, &meta).await? {
+            if is_related && self.reading.wants(self.view, filter, &body, &meta).await? {
                 indices.push(*index);
                 wanted.push((body, meta));
             } else {
                 thinned = true;
             }
         }
-        let sights = self.rooms.sights(self.view, &self.viewer, room, &wanted).await?;
+        let sights = self.reading.sights(self.view, &self.viewer, room, &wanted).await?;
         let mut seen = Vec::with_capacity(wanted.len());
         for ((index, (event, meta)), sight) in indices.into_iter().zip(wanted).zip(sights) {
             if sight.seen != Visibility::Hidden {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::ClientEvent;
+use reading::ClientEvent;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::{
     Serialize, Serializer,

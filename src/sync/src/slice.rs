@@ -2,7 +2,8 @@
 //!
 //! Specification: client-server API, "Syncing" (`limited`, `prev_batch`).
 
-use rooms::{Direction, EventNum, RoomEventFilter, TimelineIndex, TimelineRange, TimelineToken};
+use reading::{RoomEventFilter, TimelineToken};
+use rooms::{Direction, EventNum, TimelineIndex, TimelineRange};
 use ruma::RoomId;
 use store::Position;
 

@@ -61,11 +61,6 @@ fn check_object(content: &RawValue) -> Result<()> {
     Ok(())
 }
 
-/// What was put together of many things of a user is too large: they have too many of them.
-pub(crate) fn too_many(what: &'static str) -> impl Fn(Error) -> Error {
-    move |error| if matches!(error, Error::TooLarge { .. }) { Error::UserLimit(what) } else { error }
-}
-
 /// What of a content counts for what its user may have: nothing where it only tells of a deletion.
 #[derive(Copy, Clone, Default)]
 struct Weight {

@@ -6,12 +6,12 @@
 use std::{fmt, sync::Arc};
 
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
-use serde::{Deserialize, Serialize};
-use store::{Batch, Range, Record, Text, Versioned, View};
+use store::{Batch, Range, Record, Text, View};
 
 use crate::{
     Change, Error, Login, Reservation, Result, Users, bump_version, directory, keys, log,
     profile::{self, ProfileChange},
+    rows::{Account, Kind},
     tables,
     tokens::IssuedSession,
 };
@@ -24,50 +24,6 @@ const GUEST_DIGITS: u32 = 12;
 
 /// The fact that there is an account that isn't a guest or an application service's.
 const FIRST_ACCOUNT: &str = "first_account";
-
-/// What a user is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// An ordinary account.
-    User,
-    /// A guest: no password, few rights.
-    Guest,
-}
-
-/// The account of a local user.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// What the user is.
-    pub kind: Kind,
-    /// May administer the server.
-    #[serde(default)]
-    pub admin: bool,
-    /// Gone for ever; the name isn't given again.
-    #[serde(default)]
-    pub deactivated: bool,
-    /// Deactivated with the wish that what they wrote be hidden from those who don't see it yet.
-    #[serde(default)]
-    pub erased: bool,
-    /// Can do nothing but log out, until unlocked.
-    #[serde(default)]
-    pub locked: bool,
-    /// Can read but not write, until the suspension ends.
-    #[serde(default)]
-    pub suspended: bool,
-    /// When the account was created, in Unix milliseconds.
-    pub created_ms: u64,
-    /// The id of the application service that registered it.
-    #[serde(default)]
-    pub appservice: Option<String>,
-}
-
-impl Versioned for Account {
-    const VERSION: u8 = 1;
-    type Previous = store::NoPrevious;
-    fn upgrade(previous: Self::Previous) -> Self {
-        match previous {}
-    }
-}
 
 /// Who wants an account to be created.
 #[derive(Debug)]

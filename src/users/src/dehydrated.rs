@@ -14,9 +14,6 @@ use crate::{Change, Error, KeyUpload, PutDevice, Result, Users, bump_version, ke
 /// The most bytes of the stored keys of a dehydrated device with the object around them.
 pub const DEHYDRATED_DEVICE_BYTES_MAX: usize = 65_536;
 
-/// Device id, its keys as JSON, and the dehydrated device that it replaces and that is still to be deleted.
-pub(crate) type DehydratedRow = (String, String, Option<String>);
-
 /// A device to store.
 #[derive(Clone, Debug)]
 pub struct NewDehydratedDevice<'a> {

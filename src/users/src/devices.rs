@@ -9,11 +9,14 @@ use std::{
 };
 
 use ruma::{DeviceId, OwnedDeviceId, UserId};
-use serde::{Deserialize, Serialize};
-use store::{Batch, Encode, Prefix, Range, Record, Table, Text, Versioned, View};
+use store::{Batch, Range, Record, Text, View};
 
 use crate::{
-    Change, Error, Result, Users, bump_version, dehydrated, device_lists, keys, log, tables, to_device,
+    Change, Error, Result, Users, bump_version, dehydrated, device_lists,
+    device_runs::{Run, runs_of},
+    keys, log,
+    rows::DeviceRow,
+    tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
 
@@ -23,26 +26,8 @@ pub const DEVICE_ID_BYTES_MAX: usize = 255;
 pub const DEVICE_NAME_BYTES_MAX: usize = 1024;
 /// The greatest number of devices of a user; so many can be deleted in one batch.
 pub const DEVICES_PER_USER_MAX: usize = 1_000;
-/// Devices that are deleted in one step of a batch.
-const RUN_DEVICES_MAX: usize = 100;
-
 /// Characters of a device id that the server makes.
 const NEW_DEVICE_ID_CHARS: usize = 10;
-
-/// What is stored of a device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DeviceRow {
-    pub(crate) display_name: Option<String>,
-    created_ms: u64,
-}
-
-impl Versioned for DeviceRow {
-    const VERSION: u8 = 1;
-    type Previous = store::NoPrevious;
-    fn upgrade(previous: Self::Previous) -> Self {
-        match previous {}
-    }
-}
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -401,67 +386,6 @@ async fn prepare_deleted(view: &View, batch: &mut Batch, user: &UserId, deleted:
     let changed = Vec::new();
     log(batch, user, Change::Devices { changed, deleted });
     Ok(())
-}
-
-/// Neighbours in the order of device ids, with no other device of the user between them: a table's rows of a run are deleted at
-/// once, so that also all devices but a few can be deleted in one batch.
-pub(crate) struct Run {
-    /// At least one, and [`RUN_DEVICES_MAX`] at most.
-    ids: Vec<OwnedDeviceId>,
-    /// The device after the last.
-    before: Option<OwnedDeviceId>,
-}
-
-/// The devices of a user that are selected.
-async fn runs_of(view: &View, user: &UserId, selects: impl Fn(&str) -> bool) -> Result<Vec<Run>> {
-    let mut runs: Vec<Run> = Vec::new();
-    for ((_, id), _) in view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await? {
-        let is_selected = selects(&id);
-        let id = OwnedDeviceId::from(id);
-        match runs.last_mut().filter(|run| run.before.is_none()) {
-            Some(run) if is_selected && run.ids.len() < RUN_DEVICES_MAX => run.ids.push(id),
-            open => {
-                if let Some(run) = open {
-                    run.before = Some(id.clone());
-                }
-                if is_selected {
-                    runs.push(Run { ids: vec![id], before: None });
-                }
-            }
-        }
-    }
-    Ok(runs)
-}
-
-impl Run {
-    /// Deletes the rows of these devices in a table that has one for each.
-    pub(crate) fn delete_rows<'a, T: Table>(&'a self, batch: &mut Batch, user: &'a UserId)
-    where
-        (&'a UserId, &'a str): Prefix<T::Key> + Encode<T::Key>,
-        for<'u> (&'u str,): Prefix<T::Key>,
-    {
-        match &self.ids[..] {
-            [id] => batch.delete::<T>(&(user, id.as_str())),
-            _ => self.delete_below::<T>(batch, user),
-        }
-    }
-
-    /// Deletes all rows of these devices in a table that has several for each.
-    pub(crate) fn delete_below<'a, T: Table>(&'a self, batch: &mut Batch, user: &'a UserId)
-    where
-        (&'a UserId, &'a str): Prefix<T::Key>,
-        for<'u> (&'u str,): Prefix<T::Key>,
-    {
-        match (&self.ids[..], &self.before) {
-            ([], _) => {}
-            ([id], _) => batch.delete_prefix::<T>(&(user, id.as_str())),
-            ([from, ..], Some(before)) => batch.delete_between::<T>(&(user, from.as_str()), &(user, before.as_str())),
-            // The least text that sorts after the user's name.
-            ([from, ..], None) => {
-                batch.delete_between::<T>(&(user, from.as_str()), &(format!("{user}\0").as_str(),));
-            }
-        }
-    }
 }
 
 fn device(id: String, row: DeviceRow, seen: Option<(u64, String)>) -> Device {

@@ -201,3 +201,8 @@ pub enum Error {
 
 /// The result of an operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What was put together of many things of a user is too large: they have too many of them.
+pub(crate) fn too_many(what: &'static str) -> impl Fn(Error) -> Error {
+    move |error| if matches!(error, Error::TooLarge { .. }) { Error::UserLimit(what) } else { error }
+}

@@ -1,11 +1,12 @@
 //! Filters: definitions that clients upload once and name by id. They never change.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use quick_cache::{Weighter, unsync::Cache};
 use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
 use store::{Batch, Fixed, Range, View};
 
 use crate::{Error, Result, Users, tables};

@@ -15,6 +15,7 @@ mod change;
 mod config;
 mod dehydrated;
 mod device_lists;
+mod device_runs;
 mod devices;
 mod directory;
 mod erased;
@@ -29,6 +30,7 @@ mod profile;
 mod projection;
 mod push_rules;
 mod registration_tokens;
+mod rows;
 mod sessions;
 mod tables;
 mod tags;
@@ -52,7 +54,7 @@ pub use account_data::{
     ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_DELETIONS_KEPT, ACCOUNT_DATA_ROWS_MAX, ACCOUNT_DATA_TOTAL_BYTES_MAX,
     AccountDataRow, Entry as AccountDataEntry, SERVER_MANAGED_TYPES,
 };
-pub use accounts::{Account, AccountFlag, Created, Erasure, Kind, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
+pub use accounts::{AccountFlag, Created, Erasure, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
 pub use change::{Change, UserChanged};
 pub use config::{Config, PasswordConfig, PresenceConfig, TokenConfig};
 pub use dehydrated::{DEHYDRATED_DEVICE_BYTES_MAX, DehydratedDevice, NewDehydratedDevice};
@@ -80,6 +82,7 @@ pub use presence::{
 pub use profile::{PROFILE_BYTES_MAX, PROFILE_KEY_BYTES_MAX, Profile, ProfileChange, ProfileDelta};
 pub use push_rules::RulePlace;
 pub use registration_tokens::{NewRegistrationToken, RegistrationToken, RegistrationTokenUpdate, Reservation};
+pub use rows::{Account, Kind};
 pub use sessions::Session;
 pub use tables::TABLES;
 pub use tags::{TAG_BYTES_MAX, check_tag};

@@ -14,7 +14,7 @@ use ruma::{OwnedDeviceId, UserId};
 use store::{Batch, View};
 use tokio::sync::Semaphore;
 
-use crate::{Change, Error, PasswordConfig, Result, Users, accounts::Account, bump_version, log, tables};
+use crate::{Change, Error, PasswordConfig, Result, Users, bump_version, log, rows::Account, tables};
 
 /// The greatest number of bytes of a password.
 pub const PASSWORD_BYTES_MAX: usize = 1024;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, Position, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, account_data::too_many, projection::Projection, tables};
+use crate::{AccountDataEntry, Error, Result, Users, error::too_many, projection::Projection, tables};
 
 pub(crate) const TYPE: &str = "m.push_rules";
 

@@ -14,8 +14,8 @@ use store::{Batch, Fixed, Record, View};
 use crate::{
     Account, Error, Kind, Result, Users, expect_version,
     projection::Projection,
-    tables,
-    tokens::{self, TokenHash},
+    rows::{AccessTokenRow, TokenHash},
+    tables, tokens,
 };
 
 pub(crate) type SessionCache = Projection<OwnedUserId, TokenHash, Arc<Session>>;
@@ -73,7 +73,7 @@ impl Users {
         Ok(session)
     }
 
-    async fn access_token(&self, view: &View, key: TokenHash) -> Result<tokens::AccessTokenRow> {
+    async fn access_token(&self, view: &View, key: TokenHash) -> Result<AccessTokenRow> {
         let row = view.get::<tables::AccessTokens>(&Fixed(key)).await?;
         match row {
             Some(Record(row)) => Ok(row),
@@ -81,7 +81,7 @@ impl Users {
         }
     }
 
-    async fn load_session(&self, view: &View, key: TokenHash, row: tokens::AccessTokenRow) -> Result<Arc<Session>> {
+    async fn load_session(&self, view: &View, key: TokenHash, row: AccessTokenRow) -> Result<Arc<Session>> {
         let account = self.account(view, &row.user).await?;
         let Some(account) = account.filter(|account| !account.deactivated) else {
             return Err(Error::UnknownToken);

@@ -6,14 +6,13 @@
 use ruma::{OwnedRoomId, OwnedUserId};
 use store::{Fixed, Position, Record, TableInfo, Text};
 
-use crate::{
-    accounts::Account,
-    dehydrated::DehydratedRow,
-    devices::DeviceRow,
-    key_backup::KeyRow,
-    to_device::TxnRow,
-    tokens::{AccessTokenRow, RefreshTokenRow},
-};
+use crate::rows::{AccessTokenRow, Account, DehydratedRow, DeviceRow, RefreshTokenRow};
+
+/// First message index, forwarded count, whether verified, session data as JSON.
+pub(crate) type KeyBackupKey = (u64, u64, bool, String);
+
+/// When a request began (Unix ms), whether all of it is written, and the destination of the last message that is.
+pub(crate) type ToDeviceTxn = (u64, bool, String, String);
 
 store::table! { /// Account of a local user.
 pub(crate) Accounts = 128, Points: Text<OwnedUserId> => Record<Account> }
@@ -90,7 +89,7 @@ pub(crate) DeviceListHistory = 162, Ranges: (Text<OwnedUserId>, Position) => () 
 store::table! { /// Message to a device, as its client gets it, by the position of its log entry.
 pub(crate) ToDevice = 164, Ranges: (Text<OwnedUserId>, String, Position) => String }
 store::table! { /// How far a request to send to devices came, by sender, device, event type and transaction id.
-pub(crate) ToDeviceTxns = 165, Ranges: (Text<OwnedUserId>, String, String, String) => TxnRow }
+pub(crate) ToDeviceTxns = 165, Ranges: (Text<OwnedUserId>, String, String, String) => ToDeviceTxn }
 store::table! { /// [`ToDeviceTxns`] by when they began (Unix ms), to find those to forget.
 pub(crate) ToDeviceTxnTimes = 166, Ranges: (u64, Text<OwnedUserId>, String, String, String) => () }
 store::table! { /// OpenID token by SHA-256: user and expiry (Unix ms).
@@ -106,7 +105,7 @@ pub(crate) KeyBackupContents = 171, Ranges: (Text<OwnedUserId>, u64) => (u64, u6
 store::table! { /// The last version that a key backup of a user got.
 pub(crate) KeyBackupLast = 172, Points: Text<OwnedUserId> => u64 }
 store::table! { /// Backed up key by backup, room and session.
-pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyRow }
+pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyBackupKey }
 store::table! { /// Bytes of the keys of a key backup; written with [`KeyBackupContents`].
 pub(crate) KeyBackupBytes = 174, Ranges: (Text<OwnedUserId>, u64) => u64 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, account_data::too_many};
+use crate::{AccountDataEntry, Error, Result, Users, error::too_many};
 
 /// The greatest number of bytes of a tag's name.
 pub const TAG_BYTES_MAX: usize = 255;

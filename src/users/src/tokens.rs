@@ -11,11 +11,14 @@
 use std::fmt;
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use store::{Batch, Fixed, Range, Record, Text, Versioned, View};
+use store::{Batch, Fixed, Range, Record, Text, View};
 
-use crate::{Change, Error, Result, Users, bump_version, log, tables};
+use crate::{
+    Change, Error, Result, Users, bump_version, log,
+    rows::{AccessTokenRow, RefreshTokenRow, TokenHash},
+    tables,
+};
 
 /// Characters of the random part of a token, of 62: 256 bits.
 const TOKEN_RANDOM_CHARS: usize = 43;
@@ -29,52 +32,6 @@ const SUPERSEDED_PER_DEVICE_MAX: usize = 4;
 const ACCESS: u8 = 1;
 const REFRESH: u8 = 2;
 const SUPERSEDED: u8 = 3;
-
-pub(crate) type TokenHash = [u8; 32];
-
-/// What is stored of an access token.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct AccessTokenRow {
-    pub(crate) user: OwnedUserId,
-    pub(crate) device: OwnedDeviceId,
-    pub(crate) expires_ms: Option<u64>,
-    /// The refresh token that this one was got with, until this one is used.
-    #[serde(default)]
-    pub(crate) replaces: Option<TokenHash>,
-    /// The refresh token that was issued with it.
-    #[serde(default)]
-    pub(crate) refresh: Option<TokenHash>,
-}
-
-impl Versioned for AccessTokenRow {
-    const VERSION: u8 = 1;
-    type Previous = store::NoPrevious;
-    fn upgrade(previous: Self::Previous) -> Self {
-        match previous {}
-    }
-}
-
-/// What is stored of a refresh token.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RefreshTokenRow {
-    user: OwnedUserId,
-    device: OwnedDeviceId,
-    expires_ms: Option<u64>,
-    /// The access token that was issued with it.
-    access: TokenHash,
-    /// The refresh token that this one was got with, until this one or its access token is used.
-    replaces: Option<TokenHash>,
-    /// The pair (access, refresh) that it was exchanged for and that wasn't used yet.
-    next: Option<(TokenHash, TokenHash)>,
-}
-
-impl Versioned for RefreshTokenRow {
-    const VERSION: u8 = 1;
-    type Previous = store::NoPrevious;
-    fn upgrade(previous: Self::Previous) -> Self {
-        match previous {}
-    }
-}
 
 /// How somebody logs in.
 #[derive(Clone, Debug, Default)]

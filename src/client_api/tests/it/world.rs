@@ -12,6 +12,7 @@ use flows::Flows;
 use haima_http::{CancellationToken, Endpoint, Front, Gate, limit};
 use http_body_util::BodyExt;
 use media::Media;
+use reading::Reading;
 use rooms::{Ports, Rooms};
 use ruma::{
     exports::http::{Method, Request},
@@ -58,7 +59,8 @@ impl World {
 
     pub async fn with_limits(limits: limit::Config, change: impl FnOnce(&mut Config)) -> Self {
         let server = server_name!("example.org").to_owned();
-        let store = Store::in_memory(&[rooms::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
+        let store =
+            Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
         let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
         let random = Arc::new(SystemRandom);
         let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
@@ -67,10 +69,11 @@ impl World {
         let rooms_config = rooms::Config::new(server.clone());
         let ports = Ports::no_federation();
         let rooms = Rooms::open(rooms_config, store.clone(), time.clone(), random.clone(), ports).await.unwrap();
-        let flows = Flows::new(store.clone(), users.clone(), rooms.clone());
+        let reading = Reading::new(rooms, store.clone(), time.clone(), 30 << 20);
+        let flows = Flows::new(store.clone(), users.clone(), reading.clone());
         // Nothing waits so long, but for what a test lets wait.
         let sync_config = sync::Config { answer_first_ms: 600_000, ..sync::Config::default() };
-        let sync = Sync::start(sync_config, store.clone(), rooms.clone(), users.clone(), time.clone()).await.unwrap();
+        let sync = Sync::start(sync_config, store.clone(), reading.clone(), users.clone(), time.clone()).await.unwrap();
         let files = tempfile::tempdir().unwrap();
         let media_config = media::Config::new(server.clone(), files.path().to_owned());
         let media = Media::open(media_config, store.clone(), time.clone(), random.clone()).await.unwrap();
@@ -80,7 +83,8 @@ impl World {
         let http = haima_http::Config { limits, ..haima_http::Config::default() };
         let stop = CancellationToken::new();
         let gate = Arc::new(Gate::new(http, Box::new(accounts), stop.clone()));
-        let domains = Domains { store: store.clone(), users: users.clone(), rooms, flows: flows.clone(), sync, media };
+        let domains =
+            Domains { store: store.clone(), users: users.clone(), reading, flows: flows.clone(), sync, media };
         let api = ClientApi::new(config, gate.clone(), domains, time.clone(), random);
         let (routes, endpoints) = router(api);
         let front = Front::new(&gate, routes);

@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use net::{Headers, Limits, Url};
 use ruma::UserId;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
-use store::{Batch, Fixed, NoPrevious, Range, Record, Versioned};
+use store::{Batch, Fixed, Range, Record};
 use tokio::sync::{Mutex, Semaphore};
+
+use crate::tables::PreviewRow;
 
 pub use self::allow::PreviewLists;
 use self::page::{Page, cut};
@@ -84,23 +85,6 @@ impl Previewer {
             fetching: Semaphore::new(FETCHING_MAX),
             locks: (0..LOCKS).map(|_| Mutex::default()).collect(),
         })
-    }
-}
-
-/// A preview that was made, or that could not be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct PreviewRow {
-    /// The answer; none if there is no preview.
-    pub(crate) json: Option<String>,
-    pub(crate) expires_ms: u64,
-}
-
-impl Versioned for PreviewRow {
-    const VERSION: u8 = 1;
-    type Previous = NoPrevious;
-
-    fn upgrade(previous: NoPrevious) -> Self {
-        match previous {}
     }
 }
 

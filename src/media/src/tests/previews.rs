@@ -19,7 +19,7 @@ use tokio::{
 use super::{World, alice, bob, now_ms};
 use crate::{
     Error, Media, PreviewConfig, PreviewLists,
-    preview::PreviewRow,
+    tables::PreviewRow,
     tables::{PreviewExpiry, Previews},
 };
 

@@ -5,10 +5,13 @@ use std::io::Cursor;
 use futures_util::FutureExt;
 use image::{
     AnimationDecoder, Delay, DynamicImage, Frame, ImageEncoder, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage,
-    codecs::{gif::GifDecoder, gif::GifEncoder, jpeg::JpegEncoder, png::PngEncoder},
+    codecs::{
+        gif::{GifDecoder, GifEncoder},
+        jpeg::JpegEncoder,
+        png::PngEncoder,
+    },
 };
 use proptest::prelude::*;
-
 use testkit::plain_webp;
 
 use super::{World, alice, bob, is_gone};

@@ -4,7 +4,6 @@ mod appending;
 mod creating;
 mod entering;
 mod forks;
-mod history;
 mod hostile;
 mod members;
 mod receiving;

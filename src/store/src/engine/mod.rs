@@ -7,7 +7,17 @@ pub(crate) mod rocksdb;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
-use crate::{error::EngineError, table::Family};
+use crate::{budget::Budget, error::EngineError, table::Family};
+
+/// What an engine may use of the machine.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Resources {
+    pub(crate) budget: Budget,
+    /// Threads that flush and compact.
+    pub(crate) background_jobs: u16,
+    /// Files of tables that stay open.
+    pub(crate) open_files_max: u32,
+}
 
 /// One change of a key or a range of keys.
 #[derive(Copy, Clone, Debug)]

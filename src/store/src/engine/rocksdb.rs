@@ -6,18 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRecoveryMode, DataBlockIndexType, ErrorKind, LogLevel, ReadOptions, ReadTier, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    WriteOptions, checkpoint::Checkpoint,
 };
 use self_cell::self_cell;
 
 use crate::{
-    engine::{Durability, Engine, Reach, RowVisitor, ScanSpan, SetCache, Snapshot, Tier, WriteOp},
+    budget::Budget,
+    engine::{Durability, Engine, Reach, Resources, RowVisitor, ScanSpan, SetCache, Snapshot, Tier, WriteOp},
     error::EngineError,
-    options::{Budget, Options},
     table::Family,
 };
 
@@ -49,7 +48,7 @@ const PROBE_KEY: &[u8] = b"probe";
 /// RocksDB in a directory.
 pub(crate) struct Rocks {
     path: PathBuf,
-    options: Options,
+    resources: Resources,
     cache: Cache,
     /// `None` while opening again has failed.
     db: Option<Arc<DB>>,
@@ -57,17 +56,17 @@ pub(crate) struct Rocks {
 
 impl Rocks {
     /// Opens the database in `path`, making the directory if it isn't there.
-    pub(crate) fn open(path: &Path, options: &Options) -> Result<Rocks, EngineError> {
+    pub(crate) fn open(path: &Path, resources: Resources) -> Result<Rocks, EngineError> {
         std::fs::create_dir_all(path).map_err(|error| EngineError::Failed(error.to_string()))?;
         // Charges of entries are estimated as they come.
-        let cache = Cache::new_hyper_clock_cache(Budget::of(options.memory_budget_bytes).block_cache_bytes, 0);
-        let db = open_db(path, options, &cache)?;
-        Ok(Rocks { path: path.to_owned(), options: options.clone(), cache, db: Some(Arc::new(db)) })
+        let cache = Cache::new_hyper_clock_cache(resources.budget.block_cache_bytes, 0);
+        let db = open_db(path, resources, &cache)?;
+        Ok(Rocks { path: path.to_owned(), resources, cache, db: Some(Arc::new(db)) })
     }
 
     /// Whether the disk has room for what opening the database writes.
     fn has_room(&self) -> bool {
-        let memtable_bytes = Budget::of(self.options.memory_budget_bytes).memtable_bytes as u64;
+        let memtable_bytes = self.resources.budget.memtable_bytes as u64;
         match rustix::fs::statvfs(&self.path) {
             Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize) >= memtable_bytes + ROOM_BYTES_MIN,
             Err(_) => false,
@@ -127,7 +126,7 @@ impl Engine for Rocks {
                 }
             }
         }
-        self.db = Some(Arc::new(open_db(&self.path, &self.options, &self.cache)?));
+        self.db = Some(Arc::new(open_db(&self.path, self.resources, &self.cache)?));
         Ok(())
     }
 
@@ -337,16 +336,16 @@ fn families(db: &DB) -> Result<[&ColumnFamily; Family::ALL.len()], EngineError> 
     Ok([handle(points)?, handle(ranges)?, handle(log)?, handle(large)?])
 }
 
-fn open_db(path: &Path, options: &Options, cache: &Cache) -> Result<DB, EngineError> {
-    let budget = Budget::of(options.memory_budget_bytes);
+fn open_db(path: &Path, resources: Resources, cache: &Cache) -> Result<DB, EngineError> {
+    let Resources { budget, background_jobs, open_files_max } = resources;
     let memtables = WriteBufferManager::new_write_buffer_manager(budget.memtable_bytes, false);
 
     let mut db = rocksdb::Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
     db.set_write_buffer_manager(&memtables);
-    db.set_max_background_jobs(i32::from(options.background_jobs));
-    db.set_max_open_files(i32::try_from(options.open_files_max).unwrap_or(i32::MAX));
+    db.set_max_background_jobs(i32::from(background_jobs));
+    db.set_max_open_files(i32::try_from(open_files_max).unwrap_or(i32::MAX));
     db.set_max_total_wal_size(WAL_BYTES_MIN.max(budget.memtable_bytes as u64));
     // What was synced is there; after what was lost of the rest, nothing is taken.
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);

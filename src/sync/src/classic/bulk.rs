@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use event::push::PushRules;
 use futures_util::{StreamExt, stream};
-use rooms::{ClientEvent, Viewer};
+use reading::{ClientEvent, Viewer};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use store::{Position, StoreError, View};
 use tokio::{runtime::Handle, task::spawn_blocking};
@@ -75,7 +75,13 @@ impl Basis {
             erased: &self.erased,
             joined_in: None,
         };
-        let reader = Reader { rooms: &self.inner.rooms, view: &self.view, memo: &self.memo, viewer };
+        let reader = Reader {
+            rooms: &self.inner.rooms,
+            reading: &self.inner.reading,
+            view: &self.view,
+            memo: &self.memo,
+            viewer,
+        };
         let answer = Answer {
             session: &session,
             reader,

@@ -1,6 +1,7 @@
 //! Room events in the form that a filter asks for.
 
-use rooms::{ClientEvent, ClientFormat, EventForm, EventNum, Sight};
+use reading::{ClientEvent, ClientFormat, EventForm, Sight};
+use rooms::EventNum;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{Answer, account::to_event};
@@ -23,9 +24,9 @@ impl Answer<'_> {
     ) -> Result<Vec<ClientEvent>, SyncError> {
         let format = self.format(limited);
         let mut formatted = Vec::with_capacity(events.len());
-        let (rooms, view) = (self.reader.rooms, self.reader.view);
+        let (reading, view) = (self.reader.reading, self.reader.view);
         for SeenEvent { event, meta, sight, .. } in events {
-            let json = rooms.client_event(view, &self.reader.viewer, event, meta, *sight, format).await?;
+            let json = reading.client_event(view, &self.reader.viewer, event, meta, *sight, format).await?;
             formatted.push(self.only_fields(json)?);
         }
         Ok(formatted)
@@ -34,15 +35,15 @@ impl Answer<'_> {
     /// Those of these state events that the filter wants.
     pub(super) async fn state_events(&self, nums: &[EventNum]) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter.room.state;
-        let (rooms, view) = (self.reader.rooms, self.reader.view);
+        let (rooms, reading, view) = (self.reader.rooms, self.reader.reading, self.reader.view);
         let format = ClientFormat { with_replaced: false, ..self.format(false) };
         let mut events = Vec::with_capacity(nums.len());
         let metas = self.reader.metas(nums).await?;
         for (event, meta) in rooms.events(view, nums).await?.into_iter().zip(metas) {
             let Some(event) = event else { continue };
-            if rooms.wants(view, filter, &event, &meta).await? {
+            if reading.wants(view, filter, &event, &meta).await? {
                 let json =
-                    rooms.client_event(view, &self.reader.viewer, &event, &meta, Sight::OF_STATE, format).await?;
+                    reading.client_event(view, &self.reader.viewer, &event, &meta, Sight::OF_STATE, format).await?;
                 events.push(self.only_fields(json)?);
             }
         }

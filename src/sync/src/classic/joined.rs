@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::{
-    ClientEvent, Count, EventNum, MemberSummary, NewEvents, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, Viewer,
-    receipt_events,
-};
+use reading::{ClientEvent, Count, MemberSummary, NewEvents, Viewer};
+use rooms::{EventNum, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, receipt_events};
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
 use state_tree::Root;
@@ -191,8 +189,8 @@ impl Answer<'_> {
     }
 
     async fn summary(&self, room: &RoomId, root: Root) -> Result<Summary, SyncError> {
-        let (rooms, view, user) = (self.reader.rooms, self.reader.view, self.reader.viewer.user);
-        let MemberSummary { heroes, joined, invited } = rooms.member_summary(view, user, room, root).await?;
+        let (reading, view, user) = (self.reader.reading, self.reader.view, self.reader.viewer.user);
+        let MemberSummary { heroes, joined, invited } = reading.member_summary(view, user, room, root).await?;
         Ok(Summary { heroes, joined, invited })
     }
 
@@ -313,7 +311,7 @@ impl Answer<'_> {
 
     /// What happened since unread events were last counted, if that is all in memory and the user didn't read in between.
     fn news_since_counted(&self, room: &RoomId, hints: Hints) -> Option<(Position, TailRange)> {
-        let counted = self.reader.rooms.unread_counted_at(self.reader.viewer.user, room)?;
+        let counted = self.reader.reading.unread_counted_at(self.reader.viewer.user, room)?;
         let state = self.session.inner.hub.state();
         let unmoved = state.unmoved_since(self.session.number, hints.number)?;
         let tail = state.tail(hints.number, counted, self.reader.now())?;
@@ -321,14 +319,14 @@ impl Answer<'_> {
     }
 
     async fn add_unread(&self, room: &RoomId, hints: Hints, update: &mut JoinedRoom) -> Result<(), SyncError> {
-        let Reader { rooms, view, viewer, .. } = &self.reader;
+        let Reader { reading, view, viewer, .. } = &self.reader;
         let unread = match self.news_since_counted(room, hints) {
             Some((since, tail)) => {
                 let events = self.reader.tail_events(&tail).await?;
                 let new = NewEvents { since, events: &events };
-                rooms.unread_with(view, viewer, room, &self.rules, new).await?
+                reading.unread_with(view, viewer, room, &self.rules, new).await?
             }
-            None => rooms.unread(view, viewer, room, &self.rules).await?,
+            None => reading.unread(view, viewer, room, &self.rules).await?,
         };
         if !self.session.filter.room.timeline.unread_thread_notifications {
             update.unread_notifications = Some(unread_count(unread.total()));

@@ -1,6 +1,7 @@
 //! Rooms that the user left, or is not in yet.
 
-use rooms::{ClientEvent, Membership, Sight, TimelineIndex, Visibility, stripped};
+use reading::{ClientEvent, Sight, Visibility, stripped};
+use rooms::{Membership, TimelineIndex};
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -54,14 +55,14 @@ impl Answer<'_> {
 
     /// The user's own member event, which they may see whatever the room's history visibility.
     async fn own_member_event(&self, room: &RoomId, step: Step) -> Result<Option<ClientEvent>, SyncError> {
-        let (rooms, view) = (self.reader.rooms, self.reader.view);
+        let (rooms, reading, view) = (self.reader.rooms, self.reader.reading, self.reader.view);
         let filter = &self.session.filter.room.timeline;
         let Some(num) = step.event else { return Ok(None) };
         let Some(event) = rooms.event(view, num).await? else {
             return Ok(None);
         };
         let meta = rooms.meta(view, num).await?;
-        if !filter.wants_room(room) || !rooms.wants(view, filter, &event, &meta).await? {
+        if !filter.wants_room(room) || !reading.wants(view, filter, &event, &meta).await? {
             return Ok(None);
         }
         let sight = Sight { seen: Visibility::Visible, membership: Some(step.membership) };

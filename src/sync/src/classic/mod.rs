@@ -18,7 +18,8 @@ use std::{
 };
 
 use event::push::PushRules;
-use rooms::{ClientEvent, Membership, MembershipLogRow, MembershipRow, Viewer};
+use reading::{ClientEvent, Viewer};
+use rooms::{Membership, MembershipLogRow, MembershipRow};
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::Position;
 use tokio::time::Instant;
@@ -218,7 +219,7 @@ impl Session<'_> {
         since: Option<&Token>,
         published: &Published,
     ) -> Result<(SyncResponse, Token), SyncError> {
-        let Inner { rooms, users, store, hub, .. } = &**self.inner;
+        let Inner { rooms, reading, users, store, hub, .. } = &**self.inner;
         let user = self.request.user;
         let view = &published.view;
         let (boot, presence) = (store.boot_id(), self.filter.wants_presence());
@@ -231,7 +232,7 @@ impl Session<'_> {
             Viewer { user, device: Some(self.request.device), ignored: &ignored, erased: &erased, joined_in: None };
         let answer = Answer {
             session: self,
-            reader: Reader { rooms, view, memo: &published.memo, viewer },
+            reader: Reader { rooms, reading, view, memo: &published.memo, viewer },
             since: since.map(|since| since.position),
             presence_since: since.filter(|since| since.boot == boot).map(|since| since.presence),
             typing_shown: since.is_some_and(|since| since.typing_shown != 0),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rooms::{Direction, MessagesQuery, RoomEventFilter, TimelineToken, Viewer};
+use reading::{MessagesQuery, RoomEventFilter, TimelineToken, Viewer};
+use rooms::Direction;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::Value;
 use sync::{SyncRequest, Token};
@@ -172,7 +173,7 @@ impl Client {
             let view = world.store.view();
             let ignored = world.users.ignored_users(&view, &self.user).await.unwrap();
             let viewer = Viewer { ignored: &ignored, ..Viewer::new(&self.user) };
-            let page = world.rooms.messages(&view, &viewer, room, &query).await.unwrap();
+            let page = world.reading.messages(&view, &viewer, room, &query).await.unwrap();
             for event in &page.chunk {
                 let event: Value = serde_json::from_str(event.get()).unwrap();
                 missing.push(text(&event, "event_id"));

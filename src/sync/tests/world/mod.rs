@@ -7,6 +7,7 @@ pub mod keys;
 
 use std::sync::Arc;
 
+use reading::Reading;
 use rooms::{CreateRoom, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde_json::{Value, json, value::RawValue};
@@ -22,6 +23,9 @@ pub const SERVER: &str = "haima.test";
 
 /// What each cache holds, in bytes, where the server is to read from the disk.
 const TINY_CACHE_BYTES: u64 = 16 * 1024;
+
+/// What is kept of what is read, in bytes, elsewhere.
+const READING_CACHE_BYTES: u64 = 30 << 20;
 
 /// How often a database on disk is opened again while those who read from it end.
 const OPENED_AGAIN_MAX: usize = 10_000;
@@ -59,7 +63,7 @@ impl Disk {
     }
 
     async fn open(&self) -> Store {
-        let tables = [rooms::TABLES, users::TABLES];
+        let tables = [rooms::TABLES, reading::TABLES, users::TABLES];
         for _ in 0..OPENED_AGAIN_MAX {
             if let Ok(store) = self.try_open(&tables) {
                 return store;
@@ -77,6 +81,7 @@ pub struct World {
     pub random: Arc<SeededRandom>,
     pub store: Store,
     pub rooms: Rooms,
+    pub reading: Reading,
     pub users: Users,
     pub sync: Sync,
     config: sync::Config,
@@ -116,28 +121,31 @@ impl World {
         let name: OwnedServerName = SERVER.try_into().unwrap();
         let ports = servers.ports(&name);
         let (mut rooms_config, mut users_config) = (rooms::Config::new(name), users::Config::default());
+        let mut reading_cache_bytes = READING_CACHE_BYTES;
         if matches!(disk, Disk::Files(_)) {
             rooms_config.event_cache_bytes = TINY_CACHE_BYTES;
             rooms_config.node_cache_bytes = TINY_CACHE_BYTES;
-            rooms_config.derived_cache_bytes = TINY_CACHE_BYTES;
+            rooms_config.resolution_cache_bytes = TINY_CACHE_BYTES;
+            reading_cache_bytes = TINY_CACHE_BYTES;
             users_config.cache_bytes = TINY_CACHE_BYTES;
             config.cache_bytes = TINY_CACHE_BYTES;
         }
         let rooms = Rooms::open(rooms_config, store.clone(), clock.clone(), random.clone(), ports);
         let rooms = rooms.await.unwrap();
         servers.add(&rooms);
+        let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), reading_cache_bytes);
         let users = Users::new(users_config, store.clone(), clock.clone(), random.clone()).unwrap();
-        let sync = Sync::start(config.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone());
+        let sync = Sync::start(config.clone(), store.clone(), reading.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
-        Self { disk, servers, clock, random, store, rooms, users, sync, config }
+        Self { disk, servers, clock, random, store, rooms, reading, users, sync, config }
     }
 
     /// Stops the server and starts it again with what was stored.
     pub async fn restart(self) -> Self {
-        let Self { disk, servers, clock, random, store, rooms, users, sync, config } = self;
+        let Self { disk, servers, clock, random, store, rooms, reading, users, sync, config } = self;
         sync.shut_down();
         servers.remove(&rooms);
-        drop((rooms, users, sync));
+        drop((rooms, reading, users, sync));
         store.close().await;
         drop(store);
         Self::open(disk, servers, clock, random, config).await
@@ -145,8 +153,8 @@ impl World {
 
     /// Another instance of sync beside the one that clients use, which knows of nothing that was before.
     pub async fn another_sync(&self) -> Sync {
-        let (store, rooms, users) = (self.store.clone(), self.rooms.clone(), self.users.clone());
-        Sync::start(self.config.clone(), store, rooms, users, self.clock.clone()).await.unwrap()
+        let (store, reading, users) = (self.store.clone(), self.reading.clone(), self.users.clone());
+        Sync::start(self.config.clone(), store, reading, users, self.clock.clone()).await.unwrap()
     }
 
     /// A public room whose history its members see from the start.

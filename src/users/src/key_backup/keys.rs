@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use store::{Batch, Range, View};
 
 use super::{BackupContents, backup_contents};
-use crate::{Error, Result, Users, tables};
+use crate::{Error, Result, Users, tables, tables::KeyBackupKey};
 
 /// The most bytes of a key's `session_data`.
 pub const KEY_BACKUP_SESSION_BYTES_MAX: usize = 65_536;
@@ -39,7 +39,7 @@ pub struct BackedUpKey {
 impl BackedUpKey {
     /// Whether it replaces `old` of the same session: the verified one stays, then that with the lower first message index, then that
     /// which was forwarded less.
-    fn replaces(&self, old: &KeyRow) -> bool {
+    fn replaces(&self, old: &KeyBackupKey) -> bool {
         let (index, forwarded, verified, _) = old;
         if self.is_verified != *verified {
             return self.is_verified;
@@ -47,21 +47,18 @@ impl BackedUpKey {
         (self.first_message_index, self.forwarded_count) < (*index, *forwarded)
     }
 
-    fn row(&self) -> KeyRow {
+    fn row(&self) -> KeyBackupKey {
         let data = self.session_data.get().to_owned();
         (self.first_message_index, self.forwarded_count, self.is_verified, data)
     }
 
-    fn of_row(row: KeyRow) -> Result<Self> {
+    fn of_row(row: KeyBackupKey) -> Result<Self> {
         let (first_message_index, forwarded_count, is_verified, data) = row;
         let session_data = RawValue::from_string(data);
         let session_data = session_data.map_err(|source| Error::Damaged { what: "a backed up key", source })?;
         Ok(Self { first_message_index, forwarded_count, is_verified, session_data })
     }
 }
-
-/// First message index, forwarded count, whether verified, session data as JSON.
-pub(crate) type KeyRow = (u64, u64, bool, String);
 
 /// A key with its place in the backup.
 #[derive(Clone, Debug)]

@@ -14,7 +14,6 @@ use store::{Batch, Range, View};
 
 use crate::{Error, Result, Users, expect_version, tables};
 
-pub(crate) use self::keys::KeyRow;
 pub use self::keys::{
     BackedUpKey, BackupKey, BackupScope, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
 };

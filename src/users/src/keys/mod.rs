@@ -18,7 +18,7 @@ mod upload;
 use ruma::{OwnedDeviceId, UserId};
 use store::{Batch, Range, View};
 
-use crate::{Result, device_lists, devices::Run, tables};
+use crate::{Result, device_lists, device_runs::Run, tables};
 
 pub use claim::{CLAIMED_DEVICES_MAX, ClaimedKey, KeyClaim};
 pub use cross_signing::{CROSS_SIGNING_KEY_BYTES_MAX, Confirmation, CrossSigningUpload, MASTER_KEY_BYTES_MAX};

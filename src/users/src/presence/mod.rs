@@ -13,11 +13,11 @@ use std::sync::Arc;
 use event::Clock;
 use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use state::State;
 use store::{Batch, Range, Store, Text};
 use tokio::sync::watch;
 
 use crate::{Error, PresenceConfig, Result, tables};
-use state::State;
 
 /// The greatest number of users whose presence is kept; beyond it those who changed longest ago are
 /// forgotten.

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Position, Range, View};
 
-use crate::{Error, Result, Users, devices::Run, tables};
+use crate::{Error, Result, Users, device_runs::Run, tables};
 
-pub(crate) use self::{queues::Queues, senders::count_waiting, txns::TxnRow};
+pub(crate) use self::{queues::Queues, senders::count_waiting};
 use self::{
     queues::{Load, Refusal},
     txns::{Progress, TxnKey},

@@ -7,7 +7,7 @@ use ruma::{DeviceId, UserId};
 use store::{Batch, CommitError, Range, View};
 
 use super::ToDeviceRequest;
-use crate::{Result, Users, tables};
+use crate::{Result, Users, tables, tables::ToDeviceTxn};
 
 /// How long a transaction id is remembered, in milliseconds: clients repeat requests within minutes; a day covers a phone that
 /// was off.
@@ -39,19 +39,16 @@ impl TxnKey {
     }
 }
 
-/// When a request began (Unix ms), whether all of it is written, and the destination of the last message that is.
-pub(crate) type TxnRow = (u64, bool, String, String);
-
 /// How far a request came.
 pub(super) struct Progress {
     /// What is stored.
-    row: Option<TxnRow>,
+    row: Option<ToDeviceTxn>,
     /// Whether what is stored is too old to mean anything.
     expired: bool,
 }
 
 impl Progress {
-    fn valid(&self) -> Option<&TxnRow> {
+    fn valid(&self) -> Option<&ToDeviceTxn> {
         self.row.as_ref().filter(|_| !self.expired)
     }
 

@@ -1,0 +1,192 @@
+//! The members of a room.
+//!
+//! Specification: client-server API, `GET /rooms/{roomId}/members` and `/joined_members`.
+
+use event::Pdu;
+use rooms::{Membership, RoomsError, membership_of};
+use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
+use serde::Deserialize;
+use state_tree::{EventNum, Root};
+use store::View;
+
+use crate::{
+    Reading,
+    format::{ClientEvent, ClientFormat},
+    token::TimelineToken,
+    visibility::{Sight, Viewer},
+};
+
+/// The type of member events.
+const MEMBER: &str = "m.room.member";
+
+/// Members that are read together.
+const MEMBERS_PER_READ: usize = 1_000;
+
+/// Which members are asked for. If both fields are given, members that fit either of them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct MembersQuery {
+    /// When: a token of the timeline; now if it isn't given.
+    pub at: Option<TimelineToken>,
+    /// Only those with this membership.
+    pub membership: Option<Membership>,
+    /// Only those without this membership.
+    pub not_membership: Option<Membership>,
+}
+
+impl MembersQuery {
+    fn wants(&self, membership: Membership) -> bool {
+        match (self.membership, self.not_membership) {
+            (None, None) => true,
+            (Some(wanted), None) => membership == wanted,
+            (None, Some(unwanted)) => membership != unwanted,
+            (Some(wanted), Some(unwanted)) => membership == wanted || membership != unwanted,
+        }
+    }
+}
+
+/// A joined member as `/joined_members` shows them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinedMember {
+    /// Who.
+    pub user: OwnedUserId,
+    /// Their name in the room.
+    pub display_name: Option<String>,
+    /// Their picture in the room, an `mxc:` URI.
+    pub avatar_url: Option<String>,
+}
+
+impl Reading {
+    /// The member events of a room, for somebody who may read its state.
+    ///
+    /// Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world readable.
+    pub async fn members(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        query: MembersQuery,
+    ) -> Result<Vec<ClientEvent>, RoomsError> {
+        let root = self.root_for_members(view, viewer.user, room, query.at).await?;
+        let mut found = Vec::new();
+        let mut start: Box<str> = "".into();
+        loop {
+            let source = self.rooms.source(view, room);
+            let page = self.rooms.tree().range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            for (event, meta) in self.rooms.load(view, &nums).await? {
+                if query.wants(membership_of(Some(&event))) {
+                    let format = ClientFormat::members();
+                    found.push(self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await?);
+                }
+            }
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// The joined members of a room with their names and pictures, for one of them.
+    ///
+    /// Fails with [`RoomsError::NotJoined`] for everybody else.
+    pub async fn joined_profiles(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Vec<JoinedMember>, RoomsError> {
+        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        if !self.rooms.is_joined(view, user, room).await? {
+            return Err(RoomsError::NotJoined);
+        }
+        let mut members = Vec::new();
+        let mut start: Box<str> = "".into();
+        loop {
+            let source = self.rooms.source(view, room);
+            let page = self.rooms.tree().range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            for event in self.rooms.shown(view, &nums).await? {
+                if Membership::of(&event) == Membership::Join {
+                    members.extend(profile(&event));
+                }
+            }
+            match page.next {
+                Some(next) => start = next,
+                None => return Ok(members),
+            }
+        }
+    }
+
+    /// The state whose members a user gets: at a token only for those who are in the room and may look so far back.
+    async fn root_for_members(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        at: Option<TimelineToken>,
+    ) -> Result<Root, RoomsError> {
+        let readable = self.readable_root(view, user, room).await?;
+        let Some(at) = at else { return Ok(readable) };
+        if !self.rooms.is_joined(view, user, room).await? {
+            return Ok(readable);
+        }
+        let position = at.position().min(view.position());
+        let then = self.rooms.root_at(view, room, position).await?.unwrap_or(Root::EMPTY);
+        let member = membership_of(self.rooms.member_event(view, room, then, user).await?.as_deref());
+        let may_look = match self.rooms.history_visibility(view, room, then).await? {
+            _ if member == Membership::Join => true,
+            HistoryVisibility::Joined => false,
+            HistoryVisibility::Invited => member == Membership::Invite,
+            _ => true,
+        };
+        Ok(if may_look { then } else { readable })
+    }
+
+    /// The member events of these users in the state `root`, of those who have one.
+    pub async fn member_nums<'a>(
+        &self,
+        view: &View,
+        room: &RoomId,
+        root: Root,
+        users: impl Iterator<Item = &'a UserId>,
+    ) -> Result<Vec<EventNum>, RoomsError> {
+        let keys: Vec<(&str, &str)> = users.map(|user| (MEMBER, user.as_str())).collect();
+        let entries = self.rooms.tree().get_many(&self.rooms.source(view, room), root, &keys).await?;
+        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
+    }
+}
+
+fn profile(event: &Pdu) -> Option<JoinedMember> {
+    #[derive(Deserialize, Default)]
+    struct Content {
+        #[serde(default)]
+        displayname: serde_json::Value,
+        #[serde(default)]
+        avatar_url: serde_json::Value,
+    }
+    // What other servers send may be of any shape: a member whose key is no user's isn't listed, and what doesn't fit in
+    // content isn't shown.
+    let Ok(user) = UserId::parse(event.state_key()?) else { return None };
+    let content = event.content_as::<Content>().unwrap_or_default();
+    Some(JoinedMember {
+        user,
+        display_name: content.displayname.as_str().map(str::to_owned),
+        avatar_url: content.avatar_url.as_str().map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_conditions_make_an_or() {
+        let query = |membership, not_membership| MembersQuery { at: None, membership, not_membership };
+        let both = query(Some(Membership::Ban), Some(Membership::Leave));
+        assert!(both.wants(Membership::Ban));
+        assert!(both.wants(Membership::Join));
+        assert!(!both.wants(Membership::Leave));
+        assert!(query(None, Some(Membership::Leave)).wants(Membership::Knock));
+        assert!(!query(Some(Membership::Join), None).wants(Membership::Knock));
+    }
+}

@@ -1,0 +1,300 @@
+//! Who may see which event: what a viewer's sight of events depends on, read once for many events.
+//!
+//! Specification: client-server API, "Room History Visibility" and "Ignoring Users". The decision itself
+//! is [`event::visibility::for_user`]; every reader of events goes through here.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, LazyLock},
+};
+
+use event::visibility::{Viewing, Visibility, for_user, history_visibility};
+use rooms::{EventMeta, EventStatus, Membership, RoomsError, StoredEvent, TimelineIndex, membership_of};
+use ruma::{
+    DeviceId, EventId, OwnedUserId, RoomId, UserId,
+    events::room::{history_visibility::HistoryVisibility, member::MembershipState},
+};
+use state_tree::{EventNum, Root};
+use store::View;
+
+use crate::Reading;
+
+/// How many earlier memberships are looked at to find when a user was last in a room.
+const MEMBERSHIPS_LOOKED_AT_MAX: usize = 32;
+
+pub(crate) static NOBODY: LazyLock<HashSet<OwnedUserId>> = LazyLock::new(HashSet::new);
+
+/// On whose behalf events are read.
+#[derive(Copy, Clone, Debug)]
+pub struct Viewer<'a> {
+    /// The user.
+    pub user: &'a UserId,
+    /// The device, for the transaction ids of what it sent.
+    pub device: Option<&'a DeviceId>,
+    /// Users that the viewer ignores.
+    pub ignored: &'a HashSet<OwnedUserId>,
+    /// Users of this server who asked for their messages to be erased.
+    pub erased: &'a HashSet<OwnedUserId>,
+    /// A state in which the user is known to be joined, so that nobody looks it up.
+    pub joined_in: Option<Root>,
+}
+
+impl<'a> Viewer<'a> {
+    /// A viewer who ignores nobody, on a server where nobody is erased.
+    pub fn new(user: &'a UserId) -> Self {
+        Self { user, device: None, ignored: &NOBODY, erased: &NOBODY, joined_in: None }
+    }
+}
+
+/// A viewer's relation to an event.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Sight {
+    /// How much of the event the viewer gets.
+    pub seen: Visibility,
+    /// The viewer's membership at the event, including what the event changed. `None` where it isn't worth
+    /// finding out.
+    pub membership: Option<Membership>,
+}
+
+impl Sight {
+    /// The sight of an event of a state that the viewer may read. The membership at each would cost more than all the rest of it.
+    pub const OF_STATE: Self = Self { seen: Visibility::Visible, membership: None };
+}
+
+/// What visibility depends on in one state of the room.
+#[derive(Clone, Debug)]
+struct Facts {
+    history: HistoryVisibility,
+    membership: Membership,
+}
+
+/// The facts of the states that were looked at; neighbouring events share theirs.
+type Memo = Vec<(Root, Facts)>;
+
+/// Until when the viewer was in the room, as far as it has been found out.
+#[derive(Copy, Clone)]
+enum Stay {
+    Unknown,
+    /// Joined now.
+    Lasting,
+    /// The last stay ended with the event at this index, which left this state behind.
+    EndedAt(TimelineIndex, Root),
+    Never,
+}
+
+impl Reading {
+    /// Whether the viewer may see each of these events of a room (redacted for erased senders or not).
+    pub async fn visible(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Vec<bool>, RoomsError> {
+        let nums: Vec<EventNum> = events.iter().map(|event| event.num).collect();
+        let metas = self.rooms.metas(view, &nums).await?;
+        let pairs: Vec<_> = events.iter().cloned().zip(metas).collect();
+        let sights = self.sights(view, viewer, room, &pairs).await?;
+        Ok(sights.iter().map(|sight| sight.seen != Visibility::Hidden).collect())
+    }
+
+    /// How the viewer sees each of these events of a room.
+    pub async fn sights(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        events: &[(Arc<StoredEvent>, EventMeta)],
+    ) -> Result<Vec<Sight>, RoomsError> {
+        let mut memo = Memo::new();
+        let mut stay = Stay::Unknown;
+        let mut sights = Vec::with_capacity(events.len());
+        for (event, meta) in events {
+            if event.pdu.room_id() != room {
+                // Its states are another room's.
+                sights.push(Sight { seen: Visibility::Hidden, membership: None });
+                continue;
+            }
+            let facts = self.facts(view, viewer, room, meta.before, &mut memo).await?;
+            let membership = match event.pdu.is_state("m.room.member", viewer.user.as_str()) {
+                true => membership_of(Some(event)),
+                false => facts.membership,
+            };
+            let mut seen = Visibility::Hidden;
+            if meta.status == EventStatus::Accepted {
+                let joined_later = (facts.history == HistoryVisibility::Shared || sets_shared(event))
+                    && facts.membership != Membership::Join
+                    && self.joined_after(view, viewer.user, room, meta.index, &mut stay).await?;
+                let sender = event.pdu.sender();
+                seen = for_user(
+                    event.pdu.as_received(),
+                    &Viewing {
+                        user: viewer.user,
+                        history: facts.history,
+                        membership: membership_state(facts.membership),
+                        joined_later,
+                        ignores_sender: viewer.ignored.contains(sender),
+                        sender_erased: viewer.erased.contains(sender),
+                    },
+                );
+            }
+            sights.push(Sight { seen, membership: Some(membership) });
+        }
+        Ok(sights)
+    }
+
+    /// Whether the user was in the room at some time after the event with this index.
+    async fn joined_after(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        index: Option<TimelineIndex>,
+        stay: &mut Stay,
+    ) -> Result<bool, RoomsError> {
+        if matches!(stay, Stay::Unknown) {
+            *stay = self.stay(view, user, room).await?;
+        }
+        Ok(match stay {
+            Stay::Lasting => true,
+            Stay::EndedAt(end, _) => index.is_some_and(|index| index < *end),
+            Stay::Unknown | Stay::Never => false,
+        })
+    }
+
+    /// The index of the event that ended a user's last stay, and the state after it; `None` if they are in the room or
+    /// never were.
+    pub(crate) async fn end_of_stay(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+    ) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
+        match self.stay(view, user, room).await? {
+            Stay::EndedAt(end, root) => Ok(Some((end, root))),
+            Stay::Lasting | Stay::Never | Stay::Unknown => Ok(None),
+        }
+    }
+
+    /// Finds the end of the user's last stay by going back through their member events.
+    async fn stay(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Stay, RoomsError> {
+        let Some(row) = self.rooms.membership(view, user, room).await? else { return Ok(Stay::Never) };
+        if row.membership == Membership::Join {
+            return Ok(Stay::Lasting);
+        }
+        let mut num = row.event;
+        for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
+            let Some(end) = num else { return Ok(Stay::Never) };
+            let meta = self.rooms.meta(view, end).await?;
+            let before = self.rooms.member_event(view, room, meta.before, user).await?;
+            if membership_of(before.as_deref()) == Membership::Join {
+                return Ok(meta.index.map_or(Stay::Never, |index| Stay::EndedAt(index, meta.after)));
+            }
+            num = before.map(|event| event.num);
+        }
+        Ok(Stay::Never)
+    }
+
+    /// What visibility depends on in the state `root`.
+    async fn facts(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        root: Root,
+        memo: &mut Memo,
+    ) -> Result<Facts, RoomsError> {
+        if let Some((_, facts)) = memo.iter().rev().find(|(known, _)| *known == root) {
+            return Ok(facts.clone());
+        }
+        let history = self.rooms.history_visibility(view, room, root).await?;
+        let membership = match viewer.joined_in {
+            Some(known) if known == root => Membership::Join,
+            _ => membership_of(self.rooms.member_event(view, room, root, viewer.user).await?.as_deref()),
+        };
+        let facts = Facts { history, membership };
+        memo.push((root, facts.clone()));
+        Ok(facts)
+    }
+
+    /// The state of a room that the user may read: the current one for members and where history is
+    /// world readable; for those who left, the one that they left behind.
+    ///
+    /// Fails with [`RoomsError::RoomNotFound`], or with [`RoomsError::NotJoined`] for strangers.
+    pub async fn readable_root(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Root, RoomsError> {
+        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let row = self.rooms.membership(view, user, room).await?;
+        if row.is_some_and(|row| row.membership == Membership::Join) {
+            return Ok(head.root);
+        }
+        if self.rooms.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable {
+            return Ok(head.root);
+        }
+        let mut num = row.filter(|row| !row.forgotten).and_then(|row| row.event);
+        for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
+            let Some(end) = num else { break };
+            let meta = self.rooms.meta(view, end).await?;
+            let before = self.rooms.member_event(view, room, meta.before, user).await?;
+            if membership_of(before.as_deref()) == Membership::Join {
+                return Ok(meta.after);
+            }
+            num = before.map(|event| event.num);
+        }
+        Err(RoomsError::NotJoined)
+    }
+
+    /// Loads an event of a room that the viewer may see, whole or redacted.
+    ///
+    /// Fails with [`RoomsError::EventNotFound`] alike if there is none and if it is hidden.
+    pub async fn visible_event(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Arc<StoredEvent>, EventMeta, Sight), RoomsError> {
+        let event = self.rooms.event_by_id(view, event_id).await?;
+        // That there is such an event elsewhere is nobody's business here.
+        let event = event.filter(|event| event.pdu.room_id() == room).ok_or(RoomsError::EventNotFound)?;
+        self.check_not_forgotten(view, viewer.user, room).await?;
+        let meta = self.rooms.meta(view, event.num).await?;
+        let pair = [(event, meta)];
+        let sight = self.sights(view, viewer, room, &pair).await?;
+        let [(event, meta)] = pair;
+        match sight.as_slice() {
+            [sight] if sight.seen != Visibility::Hidden => Ok((event, meta, *sight)),
+            _ => Err(RoomsError::EventNotFound),
+        }
+    }
+}
+
+impl Reading {
+    /// Fails with [`RoomsError::EventNotFound`] if the user has forgotten the room, and it isn't one that everybody may read.
+    async fn check_not_forgotten(&self, view: &View, user: &UserId, room: &RoomId) -> Result<(), RoomsError> {
+        if self.rooms.membership(view, user, room).await?.is_none_or(|row| !row.forgotten) {
+            return Ok(());
+        }
+        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::EventNotFound)?;
+        match self.rooms.history_visibility(view, room, head.root).await? {
+            HistoryVisibility::WorldReadable => Ok(()),
+            _ => Err(RoomsError::EventNotFound),
+        }
+    }
+}
+
+/// Whether an event makes the room's history one that later members may read: then they may read it too.
+fn sets_shared(event: &StoredEvent) -> bool {
+    // Every redaction leaves it.
+    event.pdu.is_state("m.room.history_visibility", "")
+        && history_visibility(Some(event.pdu.as_received())) == HistoryVisibility::Shared
+}
+
+fn membership_state(membership: Membership) -> MembershipState {
+    match membership {
+        Membership::Leave => MembershipState::Leave,
+        Membership::Invite => MembershipState::Invite,
+        Membership::Knock => MembershipState::Knock,
+        Membership::Join => MembershipState::Join,
+        Membership::Ban => MembershipState::Ban,
+    }
+}
