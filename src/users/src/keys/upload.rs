@@ -12,7 +12,7 @@ use vodozemac::Ed25519PublicKey;
 use super::{
     device_keys::{Identity, prepare_identity},
     pool::{Kind, Pool, PoolKey, SIGNED_CURVE25519},
-    signed::{SignedObject, ed25519_id, public_key_bytes, verifies},
+    signed::{SignedObject, all_verify, ed25519_id, public_key_bytes, verifies},
 };
 use crate::{Error, Result, Users, expect_version, tables};
 
@@ -29,7 +29,7 @@ pub const FALLBACK_KEYS_PER_DEVICE_MAX: usize = 10;
 /// How many claimed one-time keys of a device are remembered when it uploads new ones.
 const HANDED_OUT_KEPT_MAX: usize = 200;
 /// After how many signature checks others have a turn on the thread.
-const CHECKS_PER_TURN: usize = 16;
+const CHECKS_PER_TURN: usize = 64;
 
 /// What a device uploads.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,8 @@ struct UploadedKey {
     algorithm: String,
     name: String,
     json: String,
+    /// What is signed and the signature of the device; `None` for keys that aren't signed.
+    signed: Option<(String, Option<String>)>,
 }
 
 impl Upload {
@@ -62,8 +64,8 @@ impl Upload {
             Some(json) => Some(Identity::parse(user, device, json)?),
             None => None,
         };
-        let one_time = parse_keys(&upload.one_time_keys)?;
-        let fallback = parse_keys(&upload.fallback_keys)?;
+        let one_time = parse_keys((user, device), &upload.one_time_keys)?;
+        let fallback = parse_keys((user, device), &upload.fallback_keys)?;
         let algorithms: HashSet<&str> = fallback.iter().map(|key| key.algorithm.as_str()).collect();
         if algorithms.len() < fallback.len() {
             return Err(Error::InvalidKey("there can be only one fallback key for each algorithm"));
@@ -72,7 +74,11 @@ impl Upload {
     }
 }
 
-fn parse_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Box<RawValue>>) -> Result<Vec<UploadedKey>> {
+fn parse_keys(
+    (user, device): (&UserId, &DeviceId),
+    keys: &BTreeMap<OwnedOneTimeKeyId, Box<RawValue>>,
+) -> Result<Vec<UploadedKey>> {
+    let key_id = ed25519_id(device.as_str());
     let mut parsed = Vec::with_capacity(keys.len().min(ONE_TIME_KEYS_PER_DEVICE_MAX));
     for (id, json) in keys {
         if id.as_str().len() > ONE_TIME_KEY_ID_BYTES_MAX {
@@ -81,22 +87,26 @@ fn parse_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Box<RawValue>>) -> Result<Vec<U
         if parsed.len() == ONE_TIME_KEYS_PER_DEVICE_MAX {
             return Err(Error::UserLimit("one-time keys"));
         }
-        let json = match id.algorithm() {
-            OneTimeKeyAlgorithm::SignedCurve25519 => parse_signed_curve25519(json)?,
+        let (json, signed) = match id.algorithm() {
+            OneTimeKeyAlgorithm::SignedCurve25519 => {
+                let object = parse_signed_curve25519(json)?;
+                let signature = object.signature(user, &key_id).map(str::to_owned);
+                (object.to_json(), Some((object.signed_text(), signature)))
+            }
             // Of other algorithms the server knows nothing; their keys are kept as they are.
-            _ => parse_unknown(json)?,
+            _ => (parse_unknown(json)?, None),
         };
         let (algorithm, name) = (id.algorithm().to_string(), id.key_name().to_string());
-        parsed.push(UploadedKey { algorithm, name, json });
+        parsed.push(UploadedKey { algorithm, name, json, signed });
     }
     Ok(parsed)
 }
 
-fn parse_signed_curve25519(json: &RawValue) -> Result<String> {
+fn parse_signed_curve25519(json: &RawValue) -> Result<SignedObject> {
     let object = SignedObject::parse("a one-time key", json, ONE_TIME_KEY_BYTES_MAX, &["key", "signatures"])?;
     let key = object.text("key").and_then(public_key_bytes);
     key.ok_or(Error::InvalidKey("a signed_curve25519 key must be 32 bytes in unpadded base64"))?;
-    Ok(object.to_json())
+    Ok(object)
 }
 
 fn parse_unknown(json: &RawValue) -> Result<String> {
@@ -179,8 +189,8 @@ async fn prepare_parsed(
     let mut changes = Changes::default();
     let signing_key = upload.identity.as_ref().or(stored.as_ref()).map(|identity| identity.ed25519);
     if let Some(key) = signing_key {
-        check_signatures(owner, &key, &upload.one_time).await?;
-        check_signatures(owner, &key, &upload.fallback).await?;
+        check_signatures(&key, &upload.one_time).await?;
+        check_signatures(&key, &upload.fallback).await?;
         if stored.is_none() && !pool.is_new() {
             changes.drop_foreign(view, &pool, owner, &key).await?;
         }
@@ -196,18 +206,17 @@ async fn prepare_parsed(
 }
 
 /// Refuses signed keys that the device didn't sign.
-async fn check_signatures(
-    (user, device): (&UserId, &DeviceId),
-    signing_key: &Ed25519PublicKey,
-    keys: &[UploadedKey],
-) -> Result<()> {
-    for (index, key) in keys.iter().enumerate() {
-        if !is_signed_by(signing_key, (user, device), &key.algorithm, &key.json)? {
-            return Err(Error::InvalidSignature("a one-time key must be signed by its device"));
+async fn check_signatures(signing_key: &Ed25519PublicKey, keys: &[UploadedKey]) -> Result<()> {
+    let unsigned = || Error::InvalidSignature("a one-time key must be signed by its device");
+    let mut signed = Vec::with_capacity(keys.len());
+    for (text, signature) in keys.iter().filter_map(|key| key.signed.as_ref()) {
+        signed.push((text.as_str(), signature.as_deref().ok_or_else(unsigned)?));
+    }
+    for some in signed.chunks(CHECKS_PER_TURN) {
+        if !all_verify(signing_key, some) {
+            return Err(unsigned());
         }
-        if index % CHECKS_PER_TURN == CHECKS_PER_TURN - 1 {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::yield_now().await;
     }
     Ok(())
 }
@@ -239,7 +248,7 @@ impl Changes {
     }
 
     fn add(&mut self, kind: Kind, key: &UploadedKey) {
-        let UploadedKey { algorithm, name, json } = key;
+        let UploadedKey { algorithm, name, json, .. } = key;
         let (algorithm, name, json) = (algorithm.clone(), name.clone(), json.clone());
         self.added.push((kind, PoolKey { algorithm, name, position: Position::ZERO, json }));
     }
