@@ -10,6 +10,7 @@ mod config_generate;
 #[cfg(test)]
 mod config_tests;
 mod descriptors;
+mod lag;
 mod logging;
 mod private;
 mod wire;

@@ -19,6 +19,7 @@ use users::Users;
 use crate::{
     config::{Config, RateLimit, RateLimits, WellKnown},
     descriptors::Descriptors,
+    lag::Lag,
     private,
 };
 
@@ -43,7 +44,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 const DECODING_PART: u64 = 1;
 
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
-const LOG_ENTRIES_KEPT: u64 = 1_000_000;
+pub(crate) const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
 const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES];
 
@@ -90,6 +91,7 @@ async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyh
 /// Removes what has had its time, now and then, for the life of the process.
 async fn sweep(store: Store, reading: Reading, users: Users, media: Media) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    let mut lag = Lag::default();
     loop {
         interval.tick().await;
         if let Err(error) = reading.rooms().sweep_txn_ids().await {
@@ -107,6 +109,13 @@ async fn sweep(store: Store, reading: Reading, users: Users, media: Media) {
         let before = Position::from_u64(store.published().get().saturating_sub(LOG_ENTRIES_KEPT));
         if let Err(error) = store.trim_log(before).await {
             warn!(%error, "can't trim the log");
+        }
+        for follower in lag.staying(store.followers()) {
+            let (name, lag) = (follower.name, follower.lag);
+            warn!(
+                follower = name,
+                lag, "a follower of the log stays behind; {LOG_ENTRIES_KEPT} entries are kept for it"
+            );
         }
     }
 }

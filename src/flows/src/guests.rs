@@ -2,128 +2,99 @@
 //!
 //! Specification: client-server API, "Guest Access", server behaviour.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
-
-use rooms::{EventRedacted, RoomAdvanced};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use state_tree::Root;
-use store::{Batch, FollowError, Follower, LogEntry, LogRecord, Position, View};
-use tokio::sync::watch;
-use tracing::{debug, error, warn};
-use users::Kind;
+use store::{Batch, Cursor, Follow, LogEntry, LogRecord, Store, StoreError, View};
+use tracing::{error, warn};
+use users::{Kind, Users};
 
 use crate::{
-    FlowsError, Inner,
-    join::lets_guests_in,
-    work::{Jobs, RETRY_MS},
+    FlowsError,
+    join::{GUEST_ACCESS, lets_guests_in},
 };
 
-/// Name of the follower's cursor.
-const CURSOR: &str = "flows.guests";
-/// Log records after which the cursor is moved even if nothing was done. Looking at them again is harmless.
-const RECORDS_PER_MOVE: usize = 4_096;
+/// Accounts that are looked at together when all are.
+const PAGE_ACCOUNTS: usize = 1_000;
 
-/// How far the follower came, for those who wait for it.
-pub(crate) type Followed = watch::Sender<Position>;
-
-/// Follows the log until the flows are dropped.
-pub(crate) async fn run(flows: Weak<Inner>, jobs: Arc<Jobs>) {
-    let mut dropped = jobs.wanted();
-    let Some((mut follower, mut published)) = begin(&flows).await else { return };
-    let mut unmoved = 0;
-    loop {
-        // Before looking, so that nothing is missed between the look and the wait.
-        published.mark_unchanged();
-        let records = follower.try_next().await;
-        let Some(inner) = flows.upgrade() else { return };
-        let nothing_new = records.as_ref().is_ok_and(Vec::is_empty);
-        match records {
-            Ok(records) => {
-                unmoved += records.len();
-                if let Err(failed) = inner.look_for_closed_rooms(&records, &mut unmoved).await {
-                    error!(error = %failed, "guests can't be taken out of closed rooms");
-                }
-            }
-            // Who was let out of sight so long ago stays until the next change of that room.
-            Err(FollowError::TooOld { .. }) => follower = inner.store.follow(inner.store.published()),
-            Err(FollowError::Closed) => {
-                debug!("the store is closed");
-                return;
-            }
-            Err(failed) => {
-                error!(error = %failed, "flows can't read the log");
-                tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
-            }
-        }
-        inner.followed.send_replace(follower.position());
-        drop(inner);
-        if nothing_new {
-            tokio::select! {
-                changed = published.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-                _ = dropped.changed() => {}
-            }
-        }
-    }
+/// Follows the log for rooms that close themselves to guests.
+pub(crate) struct Guests {
+    pub(crate) store: Store,
+    pub(crate) users: Users,
+    pub(crate) rooms: Rooms,
 }
 
-async fn begin(flows: &Weak<Inner>) -> Option<(Follower, watch::Receiver<Position>)> {
-    let inner = flows.upgrade()?;
-    match inner.store.cursor(CURSOR).await {
-        Ok(cursor) => {
-            let follower = inner.store.follow(cursor.unwrap_or(inner.store.published()));
-            Some((follower, inner.store.subscribe()))
-        }
-        Err(failed) => {
-            error!(error = %failed, "flows can't follow the log");
-            None
-        }
-    }
-}
+impl Follow for Guests {
+    const NAME: &'static str = "flows.guests";
+    const CURSOR: Cursor = Cursor::Stored;
+    type Error = FlowsError;
 
-fn unreadable<T>(record: &LogRecord) -> Result<Option<T>, FlowsError> {
-    error!(position = record.position.get(), "unreadable log entry");
-    Ok(None)
-}
-
-impl Inner {
-    async fn look_for_closed_rooms(&self, records: &[LogRecord], unmoved: &mut usize) -> Result<(), FlowsError> {
+    async fn apply(&mut self, records: &[LogRecord]) -> Result<Option<Batch>, FlowsError> {
         let mut found = false;
         for record in records {
-            if let Some(room) = self.closed_by(record).await? {
-                found = true;
-                self.remove_guests(&self.store.view(), &room).await?;
-            }
+            let handled = self.take_out_after(record).await;
+            found |= match handled {
+                Err(failed) if !may_pass(&failed) => {
+                    let position = record.position.get();
+                    error!(position, error = %failed, "whether a room is closed to guests can't be told");
+                    false
+                }
+                handled => handled?,
+            };
         }
-        let Some(last) = records.last() else { return Ok(()) };
-        if found || *unmoved >= RECORDS_PER_MOVE {
-            *unmoved = 0;
-            let mut batch = Batch::new();
-            batch.relaxed();
-            batch.move_cursor(CURSOR, last.position);
-            self.store.commit(batch).await?;
+        Ok(found.then(Batch::new))
+    }
+
+    async fn rebuild(&mut self, view: &View) -> Result<(), FlowsError> {
+        let mut accounts = self.users.accounts(view, None, PAGE_ACCOUNTS).await?;
+        while let Some((last, _)) = accounts.last() {
+            for (guest, _) in accounts.iter().filter(|(_, account)| account.kind == Kind::Guest) {
+                self.take_out_of_closed_rooms(view, guest).await?;
+            }
+            accounts = self.users.accounts(view, Some(last), PAGE_ACCOUNTS).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether it may go better another time: what is stored could not be read or written now. All else stays as it is.
+fn may_pass(error: &FlowsError) -> bool {
+    let readable = |error: &StoreError| !matches!(error, StoreError::Decode { .. });
+    match error {
+        FlowsError::Store(error)
+        | FlowsError::Rooms(RoomsError::Store(error))
+        | FlowsError::Users(users::Error::Store(error)) => readable(error),
+        FlowsError::Commit(_) | FlowsError::Rooms(RoomsError::Commit(_) | RoomsError::Busy) => true,
+        _ => false,
+    }
+}
+
+impl Guests {
+    /// Takes guests out of the room of which a log record tells that they may no longer be there. Says whether there was one.
+    async fn take_out_after(&self, record: &LogRecord) -> Result<bool, FlowsError> {
+        let Some(room) = self.closed_by(record).await? else { return Ok(false) };
+        let view = self.store.view();
+        for member in self.rooms.local_members(&view, &room).await? {
+            if self.is_guest(&view, &member).await? {
+                self.take_out(&member, &room).await?;
+            }
+        }
+        Ok(true)
     }
 
     /// The room, if a log record tells that guests may no longer be there.
     async fn closed_by(&self, record: &LogRecord) -> Result<Option<OwnedRoomId>, FlowsError> {
         match record.kind {
-            RoomAdvanced::KIND => match RoomAdvanced::decode_entry(&record.payload) {
+            RoomAdvanced::KIND => match record.decode::<RoomAdvanced>()? {
                 // Messages leave the state as it is.
-                Ok(advanced) if advanced.old_root == advanced.new_root => Ok(None),
-                Ok(advanced) => Ok(self.closed_to_guests(&advanced).await?.then_some(advanced.room)),
-                Err(_) => unreadable(record),
+                Some(advanced) if advanced.old_root != advanced.new_root => {
+                    Ok(self.closed_to_guests(&advanced).await?.then_some(advanced.room))
+                }
+                _ => Ok(None),
             },
-            EventRedacted::KIND => match EventRedacted::decode_entry(&record.payload) {
-                Ok(redacted) => Ok(self.closed_by_redaction(&redacted).await?.then_some(redacted.room)),
-                Err(_) => unreadable(record),
+            EventRedacted::KIND => match record.decode::<EventRedacted>()? {
+                Some(redacted) => Ok(self.closed_by_redaction(&redacted).await?.then_some(redacted.room)),
+                None => Ok(None),
             },
             _ => Ok(None),
         }
@@ -132,7 +103,7 @@ impl Inner {
     /// Whether the redacted event is the one that let guests in.
     async fn closed_by_redaction(&self, redacted: &EventRedacted) -> Result<bool, FlowsError> {
         let view = self.store.view();
-        let access = self.rooms.current_event(&view, &redacted.room, crate::join::GUEST_ACCESS, "").await?;
+        let access = self.rooms.current_event(&view, &redacted.room, GUEST_ACCESS, "").await?;
         Ok(access.is_some_and(|access| access.num == redacted.target))
     }
 
@@ -145,20 +116,34 @@ impl Inner {
     }
 
     async fn guests_allowed(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, FlowsError> {
-        let event = self.rooms.shown_state(view, room, root, crate::join::GUEST_ACCESS, "").await?;
+        let event = self.rooms.shown_state(view, room, root, GUEST_ACCESS, "").await?;
         Ok(event.is_some_and(|event| lets_guests_in(event.content())))
     }
 
-    async fn remove_guests(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {
-        for member in self.rooms.local_members(view, room).await? {
-            if !self.is_guest(view, &member).await? {
-                continue;
-            }
-            if let Err(failed) = self.rooms.leave(&member, room, None).await {
-                warn!(%member, %room, error = %failed, "a guest can't be taken out of a closed room");
+    async fn take_out_of_closed_rooms(&self, view: &View, guest: &UserId) -> Result<(), FlowsError> {
+        for room in self.rooms.joined_rooms(view, guest).await? {
+            let access = self.rooms.shown_now(view, &room, GUEST_ACCESS, "").await;
+            match access.map_err(FlowsError::from) {
+                Ok(Some(access)) if lets_guests_in(access.content()) => {}
+                Ok(_) => self.take_out(guest, &room).await?,
+                Err(failed) if !may_pass(&failed) => {
+                    error!(%room, error = %failed, "whether a room is closed to guests can't be told");
+                }
+                Err(failed) => return Err(failed),
             }
         }
         Ok(())
+    }
+
+    async fn take_out(&self, guest: &UserId, room: &RoomId) -> Result<(), FlowsError> {
+        let left = self.rooms.leave(guest, room, None).await.map_err(FlowsError::from);
+        match left {
+            Err(failed) if !may_pass(&failed) => {
+                warn!(%guest, %room, error = %failed, "a guest can't be taken out of a closed room");
+                Ok(())
+            }
+            left => left.map(drop),
+        }
     }
 
     async fn is_guest(&self, view: &View, user: &OwnedUserId) -> Result<bool, FlowsError> {

@@ -22,8 +22,7 @@ use std::sync::Arc;
 
 use reading::Reading;
 use rooms::Rooms;
-use store::{Position, Store};
-use tokio::sync::watch;
+use store::{Following, Store};
 use users::Users;
 
 pub use self::{error::FlowsError, read_markers::ReadMarkers, tables::TABLES, visibility::Acquaintances};
@@ -43,8 +42,7 @@ struct Inner {
     rooms: Rooms,
     reading: Reading,
     jobs: Arc<work::Jobs>,
-    /// How far the follower of guest access came.
-    followed: guests::Followed,
+    guests: Following,
 }
 
 impl Drop for Inner {
@@ -60,10 +58,10 @@ impl Flows {
     /// Starts the background tasks, which end with the last clone, so it must be called inside a tokio runtime.
     pub fn new(store: Store, users: Users, reading: Reading) -> Self {
         let jobs = Arc::new(work::Jobs::new());
-        let followed = watch::Sender::new(Position::ZERO);
-        let inner =
-            Arc::new(Inner { store, users, rooms: reading.rooms().clone(), reading, jobs: jobs.clone(), followed });
-        tokio::spawn(guests::run(Arc::downgrade(&inner), jobs.clone()));
+        let rooms = reading.rooms().clone();
+        let guests = guests::Guests { store: store.clone(), users: users.clone(), rooms: rooms.clone() };
+        let guests = store.run_follower(guests);
+        let inner = Arc::new(Inner { store, users, rooms, reading, jobs: jobs.clone(), guests });
         tokio::spawn(work::run(Arc::downgrade(&inner), jobs));
         Self { inner }
     }
@@ -71,12 +69,8 @@ impl Flows {
     /// Waits until what follows from everything published by now is done: for tests.
     pub async fn finish_jobs(&self) {
         let published = self.inner.store.published();
-        let mut followed = self.inner.followed.subscribe();
-        while *followed.borrow_and_update() < published {
-            // The sender lives as long as we do.
-            if followed.changed().await.is_err() {
-                return;
-            }
+        if self.inner.guests.reached(published).await.is_err() {
+            return;
         }
         self.inner.jobs.finished().await;
     }

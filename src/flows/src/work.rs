@@ -21,7 +21,7 @@ const USERS_PER_ROUND: usize = 256;
 /// Users whose jobs go on at the same time.
 const USERS_AT_ONCE: usize = 8;
 /// Pause after a round that failed, in milliseconds.
-pub(crate) const RETRY_MS: u64 = 5_000;
+const RETRY_MS: u64 = 5_000;
 
 /// Tells the background task of jobs, and others when it is done.
 pub(crate) struct Jobs {
@@ -34,11 +34,6 @@ pub(crate) struct Jobs {
 impl Jobs {
     pub(crate) fn new() -> Self {
         Self { wanted: watch::Sender::new(1), done: watch::Sender::new(0) }
-    }
-
-    /// Changes with each job, and at the end.
-    pub(crate) fn wanted(&self) -> watch::Receiver<u64> {
-        self.wanted.subscribe()
     }
 
     /// Says that a job was written down.

@@ -72,7 +72,7 @@ impl Reading {
             formats: format::FormatCache::new(3 * sixth),
             heroes: summary::HeroCache::new(sixth),
             tallies: unread::TallyCache::new(2 * sixth),
-            directory: directory::DirectoryIndex::new(store.hold()),
+            directory: directory::DirectoryIndex::new(&store),
             store,
             clock,
         };

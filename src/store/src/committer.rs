@@ -7,13 +7,15 @@ use tracing::{error, info, warn};
 
 use crate::{
     batch::{BATCH_BYTES_MAX, Batch},
-    engine::{Durability, Engine, NoSnapshot, WriteOp},
+    engine::{Durability, Engine, Snapshot, WriteOp},
     error::{CommitError, EngineError},
+    log::{FOLLOW_RECORDS_MAX, LogRecord},
     overlay::Overlay,
     position::Position,
     range::Range,
     shared::{Senders, Shared},
     table::{Log, Meta},
+    view::{Published, View},
 };
 
 /// The most bytes that are written together.
@@ -59,12 +61,14 @@ pub(crate) struct Committer {
     last: Position,
     /// No position above this one may be given before a higher ceiling is on the disk.
     ceiling: Position,
+    /// Empty between groups.
+    records: Vec<LogRecord>,
 }
 
 impl Committer {
     /// A committer that gives positions after `last`, none of which is reserved yet.
     pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>, senders: Senders, last: Position) -> Committer {
-        Committer { engine, shared, senders, last, ceiling: last }
+        Committer { engine, shared, senders, last, ceiling: last, records: Vec::new() }
     }
 
     /// Writes one batch at once, before the committer runs.
@@ -102,16 +106,16 @@ impl Committer {
     }
 
     fn close(self) {
-        let Committer { mut engine, shared, senders, last, .. } = self;
+        let Committer { mut engine, shared, senders, .. } = self;
         if let Err(error) = engine.flush() {
             error!(%error, "the store could not be flushed before closing");
         }
-        shared.publish(last, Arc::new(NoSnapshot));
+        shared.withdraw_snapshot();
         drop(senders);
         drop(engine);
     }
 
-    /// Decides on, writes, publishes and answers a group. On an error all of it is answered as failed.
+    /// Decides on, writes, applies to the projections, publishes and answers a group. On an error all of it is answered as failed.
     fn commit_group(&mut self, group: &mut Vec<Submission>) -> Written {
         let before = self.last;
         let verdicts = self.decide(group);
@@ -129,11 +133,16 @@ impl Committer {
         let mut last = before;
         for (submission, verdict) in group.iter().zip(&verdicts) {
             if let Ok(position) = verdict {
-                self.shared.tail.push(last, submission.batch.entries());
+                self.records.extend(LogRecord::of_batch(last, &submission.batch));
                 last = *position;
             }
         }
+        let applied = self.shared.projections.apply(&self.records);
+        // Before it is published, as followers take what isn't there for positions that were skipped.
+        self.shared.tail.extend(self.records.drain(..));
         self.shared.publish(self.last, snapshot);
+        drop(applied);
+        self.records.shrink_to(FOLLOW_RECORDS_MAX);
         self.announce();
         for (submission, verdict) in group.drain(..).zip(verdicts) {
             // A caller that stopped waiting doesn't need its answer.
@@ -250,32 +259,38 @@ impl Committer {
         if attempt <= RESUME_ATTEMPTS || full {
             self.engine.resume()?;
         } else {
-            self.shared.publish(self.last, Arc::new(NoSnapshot));
+            self.shared.withdraw_snapshot();
             self.engine.reopen()?;
         }
         let snapshot = self.engine.snapshot()?;
         // What the failed group was about to write may be there or not: look.
-        let stored = last_stored(&self.shared, &snapshot, self.last)?;
-        self.last = self.last.max(stored);
+        let records = stored_after_published(&self.shared, &snapshot)?;
+        self.last = records.last().map_or(self.last, |record| self.last.max(record.position));
+        let applied = self.shared.projections.apply(&records);
         self.shared.tail.reset(self.last);
         self.shared.publish(self.last, snapshot);
+        drop(applied);
         self.announce();
         Ok(())
     }
 }
 
-/// The position of the newest log entry in the store.
-fn last_stored(
-    shared: &Shared,
-    snapshot: &Arc<dyn crate::engine::Snapshot>,
-    position: Position,
-) -> Result<Position, EngineError> {
-    let limits = Arc::clone(&shared.published.load().limits);
-    let published = crate::view::Published { position, snapshot: Arc::clone(snapshot), limits };
-    let view = crate::view::View::new(Arc::new(published));
-    let newest = view.scan_blocking(Range::<Log>::all().reverse().limit(1));
-    let newest = newest.map_err(|error| EngineError::Failed(error.to_string()))?;
-    Ok(newest.rows.first().map_or(Position::ZERO, |(position, _)| *position))
+/// The log entries of a snapshot that were not published: those of one group at most.
+fn stored_after_published(shared: &Shared, snapshot: &Arc<dyn Snapshot>) -> Result<Vec<LogRecord>, EngineError> {
+    let published = shared.published.load_full();
+    let (position, limits) = (published.position, Arc::clone(&published.limits));
+    let view = View::new(Arc::new(Published { position, snapshot: Arc::clone(snapshot), limits }));
+    let mut records = Vec::new();
+    let mut next = Some(Range::<Log>::all().after(&(position,)));
+    while let Some(range) = next {
+        let page = view.scan_blocking(range).map_err(|error| EngineError::Failed(error.to_string()))?;
+        for (position, value) in page.rows {
+            let record = LogRecord::from_value(position, value);
+            records.push(record.map_err(|error| EngineError::Failed(error.to_string()))?);
+        }
+        next = page.next;
+    }
+    Ok(records)
 }
 
 /// Adds `first` and what else waits to the group, within its limits. Returns whom to tell if the store

@@ -148,11 +148,11 @@ pub enum OpenError {
     Thread(String),
 }
 
-/// A follower that can't go on.
+/// A log that can't be read on.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FollowError {
     /// The log no longer holds what comes next: rebuild from the tables and follow from there.
-    #[error("the log starts at {oldest}; the follower must rebuild")]
+    #[error("the log starts at {oldest} now; what follows it must be made anew")]
     TooOld {
         /// The oldest position that the log may still hold.
         oldest: Position,

@@ -3,9 +3,9 @@
 //! Every durable change is a [`Batch`]: puts, deletes, entries of the log, and *expectations* of what
 //! is stored. If an expectation doesn't hold, nothing is written and the caller loads and decides again;
 //! there is no other concurrency control. One thread commits: it takes all waiting batches, checks
-//! them, gives ascending positions, writes them with one fsync, publishes, and answers. A [`View`]
-//! reads the tables as of one position. A [`Follower`] reads the log from a position on, and then as it
-//! grows.
+//! them, gives ascending positions, writes them with one fsync, applies them to the [`Projection`]s, publishes,
+//! and answers. A [`View`] reads the tables as of one position. A [`Follower`] does something about what the log tells,
+//! some time afterwards.
 //!
 //! Load from one view, decide in a pure function, commit one batch.
 //!
@@ -18,6 +18,7 @@ mod committer;
 mod counter;
 mod engine;
 mod error;
+mod follow;
 mod held;
 mod log;
 mod migrate;
@@ -26,6 +27,7 @@ mod options;
 mod overlay;
 mod parts;
 mod position;
+mod projection;
 mod range;
 #[cfg(test)]
 mod recovery_tests;
@@ -48,12 +50,17 @@ pub use crate::{
     counter::{COUNTER_BLOCK, Counter},
     engine::memory::MemoryDisk,
     error::{CommitError, DecodeError, EngineError, FollowError, OpenError, StoreError},
+    follow::{
+        CURSOR_RECORDS_MAX, Cursor, FOLLOW_DELAY_FIRST, FOLLOW_DELAY_MAX, Follow, Follower, FollowerStatus, Following,
+        News,
+    },
     held::Held,
-    log::{FOLLOW_RECORDS_MAX, Follower, LogEntry, LogRecord},
+    log::{FOLLOW_RECORDS_MAX, LogEntry, LogReader, LogRecord},
     migrate::{Migration, Step},
     open::RESTORE_JUMP,
     options::Options,
     position::{Position, Stamp},
+    projection::Projection,
     range::{Range, SCAN_LIMIT},
     store::{Pending, QUEUE_BYTES_MAX, Store},
     table::{Family, Table, TableInfo},

@@ -1,4 +1,4 @@
-//! The log: entries in one total order, the recent ones in memory, and followers that read them.
+//! The log: entries in one total order, the recent ones in memory, and how it is read.
 
 use std::{
     collections::VecDeque,
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
+    batch::Batch,
     codec::{Reader, Writer},
     error::{DecodeError, FollowError, StoreError},
     position::Position,
@@ -18,12 +19,12 @@ use crate::{
     value::read_stored,
 };
 
-/// The most records that a follower gets at one time.
+/// The most records that are read from the log at one time.
 pub const FOLLOW_RECORDS_MAX: usize = 1024;
 /// What a record in memory counts for besides its payload.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
-/// Something that happened, as the log tells it to its followers.
+/// Something that happened, as the log tells it.
 pub trait LogEntry: Sized {
     /// The kind of the entry, unique in the program and never used again.
     const KIND: u16;
@@ -81,8 +82,17 @@ impl LogRecord {
         entry.map(Some).map_err(|error| StoreError::Decode { table: Log::NAME, error })
     }
 
+    /// The records of the stored entries of one batch, at the positions after `last`.
+    pub(crate) fn of_batch(last: Position, batch: &Batch) -> impl Iterator<Item = LogRecord> {
+        let positions = std::iter::successors(Some(last.next()), |position| Some(position.next()));
+        positions.zip(batch.entries()).filter_map(|(position, stored)| {
+            // The batch wrote the value and the kind itself, so reading them can't fail.
+            LogRecord::from_value(position, read_stored(stored).ok()?).ok()
+        })
+    }
+
     /// From the value in [`Log`]: kind, payload.
-    fn from_value(position: Position, mut value: Bytes) -> Result<LogRecord, StoreError> {
+    pub(crate) fn from_value(position: Position, mut value: Bytes) -> Result<LogRecord, StoreError> {
         let kind = Reader::new(&value).array::<2>();
         let kind = kind.map_err(|error| StoreError::Decode { table: Log::NAME, error })?;
         Ok(LogRecord { position, kind: u16::from_be_bytes(kind), payload: value.split_off(kind.len()) })
@@ -108,15 +118,10 @@ impl Tail {
         Tail { inner: Mutex::new(records) }
     }
 
-    /// Adds the stored entries of one batch, at the positions after `last`.
-    pub(crate) fn push<'a>(&self, last: Position, entries: impl Iterator<Item = &'a [u8]>) {
+    /// Adds the records that come next.
+    pub(crate) fn extend(&self, records: impl Iterator<Item = LogRecord>) {
         let mut inner = self.lock();
-        let mut position = last;
-        for stored in entries {
-            position = position.next();
-            // The batch wrote the value and the kind itself, so reading them can't fail.
-            let Ok(value) = read_stored(stored) else { continue };
-            let Ok(record) = LogRecord::from_value(position, value) else { continue };
+        for record in records {
             inner.bytes += record.payload.len() + RECORD_OVERHEAD_BYTES;
             inner.records.push_back(record);
         }
@@ -152,17 +157,18 @@ impl Tail {
     }
 }
 
-/// Reads the log from a position on and then as it grows.
-pub struct Follower {
+/// Reads the log from a position on and then as it grows. What does something about what it reads is a [`Follower`](crate::Follower),
+/// which goes on after failures too.
+pub struct LogReader {
     shared: Arc<Shared>,
     published: watch::Receiver<Position>,
     at: Position,
 }
 
-impl Follower {
-    pub(crate) fn new(shared: Arc<Shared>, from: Position) -> Follower {
+impl LogReader {
+    pub(crate) fn new(shared: Arc<Shared>, from: Position) -> LogReader {
         let published = shared.positions.clone();
-        Follower { shared, published, at: from }
+        LogReader { shared, published, at: from }
     }
 
     /// Everything up to this position was returned.
@@ -177,26 +183,52 @@ impl Follower {
             if !records.is_empty() {
                 return Ok(records);
             }
-            self.published.changed().await.map_err(|_| FollowError::Closed)?;
+            self.changed().await?;
         }
     }
 
     /// The next records that are there now, in order; none if everything was returned.
     pub async fn try_next(&mut self) -> Result<Vec<LogRecord>, FollowError> {
-        let through = *self.published.borrow_and_update();
-        if self.at >= through {
-            return Ok(Vec::new());
-        }
-        let records = match self.shared.tail.read(self.at, through) {
-            Some(records) => records,
-            None => self.read_stored(through).await?,
-        };
-        match records.last() {
-            Some(last) => self.at = last.position,
-            // Positions were skipped: nothing is there up to the published one.
-            None => self.at = through,
-        }
+        let Some((records, through)) = self.peek().await? else { return Ok(Vec::new()) };
+        self.at = through;
         Ok(records)
+    }
+
+    /// The next records that are there now and the position that is reached with them, without going there. No records where only
+    /// positions were skipped; `None` if there is nothing new at all.
+    pub(crate) async fn peek(&mut self) -> Result<Option<(Vec<LogRecord>, Position)>, FollowError> {
+        // Before looking, so that nothing is missed between the look and a wait.
+        self.published.mark_unchanged();
+        let published = self.shared.published.load().position;
+        if self.at >= published {
+            return Ok(None);
+        }
+        let records = match self.shared.tail.read(self.at, published) {
+            Some(records) => records,
+            None => self.read_stored(published).await?,
+        };
+        let through = records.last().map_or(published, |last| last.position);
+        Ok(Some((records, through)))
+    }
+
+    /// Goes on after `position`.
+    pub(crate) fn move_to(&mut self, position: Position) {
+        self.at = position;
+    }
+
+    /// Waits until more is published than [`LogReader::peek`] has seen.
+    pub(crate) async fn changed(&mut self) -> Result<(), FollowError> {
+        self.published.changed().await.map_err(|_| FollowError::Closed)
+    }
+
+    /// Waits until the store is closed.
+    pub(crate) async fn closed(&self) {
+        let mut published = self.published.clone();
+        while published.changed().await.is_ok() {}
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.published.has_changed().is_err()
     }
 
     async fn read_stored(&self, through: Position) -> Result<Vec<LogRecord>, FollowError> {
@@ -207,10 +239,6 @@ impl Follower {
         }
         let range = Range::<Log>::all().after(&(self.at,)).through(&(through,));
         let rows = view.scan(range.limit(FOLLOW_RECORDS_MAX)).await?.rows;
-        let mut records = Vec::with_capacity(rows.len());
-        for (position, value) in rows {
-            records.push(LogRecord::from_value(position, value)?);
-        }
-        Ok(records)
+        rows.into_iter().map(|(position, value)| Ok(LogRecord::from_value(position, value)?)).collect()
     }
 }

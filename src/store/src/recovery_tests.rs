@@ -1,9 +1,13 @@
 //! What happens when writing fails.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+};
 
 use crate::{
-    Batch, CommitError, EngineError, LogEntry, MemoryDisk, Options, Position, Store, StoreError, Writer,
+    Batch, CommitError, EngineError, LogEntry, LogRecord, MemoryDisk, News, Options, Position, Projection, Store,
+    StoreError, Writer,
     engine::{
         Durability,
         faulty::{Fault, Faults, Faulty},
@@ -58,7 +62,7 @@ async fn commit_when_recovered(store: &Store, number: u64) -> Position {
 }
 
 async fn logged(store: &Store) -> Vec<(Position, u64)> {
-    let mut follower = store.follow(Position::ZERO);
+    let mut follower = store.read_log(Position::ZERO);
     let mut entries = Vec::new();
     loop {
         let records = follower.try_next().await.unwrap();
@@ -68,6 +72,17 @@ async fn logged(store: &Store) -> Vec<(Position, u64)> {
         for record in records {
             entries.push((record.position, record.decode::<Wrote>().unwrap().unwrap().0));
         }
+    }
+}
+
+/// The numbers that were applied.
+#[derive(Default)]
+struct Applied(Mutex<Vec<(Position, u64)>>);
+
+impl Projection for Applied {
+    fn apply(&self, records: &[LogRecord]) {
+        let number = |record: &LogRecord| (record.position, record.decode::<Wrote>().unwrap().unwrap().0);
+        self.0.lock().unwrap().extend(records.iter().map(number));
     }
 }
 
@@ -97,7 +112,7 @@ fn write_that_failed_but_was_stored_is_seen_by_everyone() {
         let faults = Faults::default();
         let store = open(&MemoryDisk::new(), &faults);
         let first = store.commit(row(1)).await.unwrap();
-        let mut follower = store.follow(first);
+        let mut follower = store.read_log(first);
         faults.script().next_write = Some(Fault::Stored);
         assert!(matches!(store.commit(row(2)).await, Err(CommitError::Failed(_))));
         let third = commit_when_recovered(&store, 3).await;
@@ -158,6 +173,76 @@ fn engine_is_reopened_when_it_does_not_recover() {
         commit_when_recovered(&store, 3).await;
         assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
         assert_eq!(faults.script().resumed, 0);
+    });
+}
+
+/// A write fails that was stored or lost, and the engine goes on as it is or is opened again. Whatever is visible meanwhile was applied.
+async fn fail_and_recover(fault: Fault, resume_failures: usize) {
+    let faults = Faults::default();
+    let store = open(&MemoryDisk::new(), &faults);
+    let applied = store.project(|_| Arc::<Applied>::default());
+    let first = store.commit(row(1)).await.unwrap();
+    faults.script().resume_failures = vec![EngineError::Failed("stuck".to_owned()); resume_failures];
+    faults.script().next_write = Some(fault);
+    assert!(store.commit(row(2)).await.is_err());
+    loop {
+        let view = store.view();
+        let known = applied.0.lock().unwrap().clone();
+        let readable = view.get::<Rows>(&1).await.is_ok();
+        if let Ok(Some(second)) = view.get::<Rows>(&2).await {
+            assert_eq!(known.get(1).map(|(_, number)| *number), Some(second), "what is visible is applied");
+        }
+        assert!(readable || view.position() == first, "nothing is said of what can't be read");
+        if view.position() > first {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    // Who begins now gets what comes.
+    let late = store.project(|_| Arc::<Applied>::default());
+    let third = commit_when_recovered(&store, 3).await;
+    let logged = logged(&store).await;
+    assert_eq!(*applied.0.lock().unwrap(), logged);
+    assert_eq!(*late.0.lock().unwrap(), [(third, 3)]);
+}
+
+#[test]
+fn what_a_failed_write_left_is_applied_before_it_is_seen() {
+    run(async {
+        for fault in [Fault::Stored, Fault::Lost] {
+            fail_and_recover(fault, 0).await;
+            fail_and_recover(fault, 5).await;
+        }
+    });
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_given_up_after_a_while() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        let mut follower = store.follower("reading");
+        assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
+        follower.done();
+        // The newest records aren't in memory after a recovery.
+        faults.script().next_write = Some(Fault::Stored);
+        assert!(store.commit(row(1)).await.is_err());
+        let mut positions = store.subscribe();
+        positions.wait_for(|position| *position > follower.position()).await.unwrap();
+        let last = store.published();
+        // What passes is waited for, however long that takes.
+        faults.script().read_failures = vec![EngineError::Unavailable; 100];
+        assert!(matches!(follower.next().await, Some(News::Records { through, .. }) if through == last));
+        assert!(faults.script().read_failures.is_empty());
+        faults.script().read_failures = vec![EngineError::Failed("corrupt".to_owned()); 100];
+        let Some(News::Rebuild(view)) = follower.next().await else { panic!("it is read") };
+        assert_eq!(view.position(), last);
+        assert!(faults.script().read_failures.len() > 80);
+        faults.script().read_failures.clear();
+        follower.done();
+        let next = commit_when_recovered(&store, 2).await;
+        assert!(matches!(follower.next().await, Some(News::Records { through, .. }) if through == next));
     });
 }
 

@@ -6,9 +6,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::{
-    engine::Snapshot,
+    engine::{NoSnapshot, Snapshot},
+    follow::Followers,
     log::Tail,
     position::Position,
+    projection::Projections,
     view::{Published, ReadLimits, View},
 };
 
@@ -18,6 +20,8 @@ pub(crate) struct Shared {
     /// Follows the published position; its sender is dropped when the committer stops.
     pub(crate) positions: watch::Receiver<Position>,
     pub(crate) tail: Tail,
+    pub(crate) projections: Projections,
+    pub(crate) followers: Followers,
     /// Writing failed and has not recovered. Its sender is dropped with that of the positions.
     failing: watch::Receiver<bool>,
 }
@@ -42,6 +46,8 @@ impl Shared {
             published: ArcSwap::from_pointee(Published { position, snapshot, limits }),
             positions,
             tail: Tail::new(position, tail_bytes_max),
+            projections: Projections::default(),
+            followers: Followers::default(),
             failing,
         };
         (Arc::new(shared), Senders { positions: announced, failing: told })
@@ -56,8 +62,22 @@ impl Shared {
         self.published.store(Arc::new(Published { position, snapshot, limits }));
     }
 
+    /// Takes the snapshot back, so that the engine can be closed: from now on reads fail. The position stays, as nothing new can be read.
+    pub(crate) fn withdraw_snapshot(&self) {
+        let position = self.published.load().position;
+        self.publish(position, Arc::new(NoSnapshot));
+    }
+
     pub(crate) fn is_failing(&self) -> bool {
         *self.failing.borrow()
+    }
+
+    /// Waits until a position is published; an error once the committer has stopped.
+    pub(crate) async fn reached(&self, position: Position) -> Result<(), watch::error::RecvError> {
+        if self.published.load().position >= position {
+            return Ok(());
+        }
+        self.positions.clone().wait_for(|published| *published >= position).await.map(drop)
     }
 
     /// Waits until writing doesn't fail; an error once the committer has stopped.

@@ -17,11 +17,13 @@ use crate::{
     counter::{Counter, Registry},
     engine::memory::{Memory, MemoryDisk},
     error::{CommitError, OpenError, StoreError},
+    follow::{Follow, Follower, FollowerStatus, Following},
     held::{Held, Holdings},
-    log::Follower,
+    log::LogReader,
     open::{self, LOG_OLDEST, Purpose, log_oldest, put_meta_number},
     options::Options,
     position::Position,
+    projection::Projection,
     shared::Shared,
     table::{Cursors, Identities, Log, Meta, TableInfo},
     view::View,
@@ -110,6 +112,14 @@ impl Store {
         self.inner.shared.positions.clone()
     }
 
+    /// Waits until everything up to `position` is visible.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] if the store is closed before.
+    pub async fn reached(&self, position: Position) -> Result<(), StoreError> {
+        self.inner.shared.reached(position).await.map_err(|_closed| StoreError::Closed)
+    }
+
     /// Whether batches are taken: not from a failed write on until the store has recovered, nor once it is closed.
     pub fn is_writable(&self) -> bool {
         !self.inner.shared.is_failing() && !self.inner.room.is_closed()
@@ -151,9 +161,32 @@ impl Store {
         self.submit(batch).await?.await
     }
 
+    /// Keeps something in memory that never lags behind what is visible, until it is dropped. `make` makes it as of the view that it gets;
+    /// nothing is published meanwhile, so it must be as short as [`Projection::apply`]. What comes after that view is applied.
+    pub fn project<P: Projection>(&self, make: impl FnOnce(View) -> Arc<P>) -> Arc<P> {
+        self.inner.shared.projections.add(|| make(self.view()))
+    }
+
+    /// A follower of the log, to be driven by the caller, with its cursor in memory: it begins with [`News::Rebuild`](crate::News::Rebuild).
+    /// `name` is for [`Store::followers`] and the log of the process.
+    pub fn follower(&self, name: &'static str) -> Follower {
+        Follower::in_memory(Arc::clone(&self.inner.shared), name)
+    }
+
+    /// Lets `follow` follow the log in a task of its own, until the store is closed or what this gives is dropped. To be called inside a
+    /// tokio runtime.
+    pub fn run_follower<F: Follow>(&self, follow: F) -> Following {
+        Following::start(self.clone(), Arc::clone(&self.inner.shared), follow)
+    }
+
+    /// The followers of the log, and how far they are.
+    pub fn followers(&self) -> Vec<FollowerStatus> {
+        self.inner.shared.followers.list(self.published())
+    }
+
     /// Reads the log after `from`, and then what comes.
-    pub fn follow(&self, from: Position) -> Follower {
-        Follower::new(Arc::clone(&self.inner.shared), from)
+    pub fn read_log(&self, from: Position) -> LogReader {
+        LogReader::new(Arc::clone(&self.inner.shared), from)
     }
 
     /// How far the follower with this name is, as written by [`Batch::move_cursor`]. `None` if it never

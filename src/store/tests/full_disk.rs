@@ -139,7 +139,7 @@ fn with_files_up_to(kib_max: u64) {
         for number in &acknowledged {
             assert_eq!(view.get::<Rows>(number).await.unwrap(), Some(content(*number)), "{number}");
         }
-        let mut follower = store.follow(Position::ZERO);
+        let mut follower = store.read_log(Position::ZERO);
         let mut logged = Vec::new();
         loop {
             let records = follower.try_next().await.unwrap();

@@ -109,7 +109,7 @@ async fn write(store: Store, writer: u8) {
 }
 
 async fn follow(store: Store) {
-    let mut follower = store.follow(store.published());
+    let mut follower = store.read_log(store.published());
     loop {
         match follower.next().await {
             Ok(records) => {
@@ -191,7 +191,7 @@ async fn check_whole(store: &Store) -> BTreeMap<(u8, u64), Position> {
 }
 
 async fn logged(store: &Store) -> BTreeMap<(u8, u64), Position> {
-    let mut follower = store.follow(Position::ZERO);
+    let mut follower = store.read_log(Position::ZERO);
     let mut entries = BTreeMap::new();
     loop {
         let records = follower.try_next().await.unwrap();

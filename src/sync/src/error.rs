@@ -1,6 +1,6 @@
 //! What can go wrong in a sync.
 
-use store::{FollowError, StoreError};
+use store::StoreError;
 
 /// Why a sync was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,9 +18,6 @@ pub enum SyncError {
     /// Too many large answers wait to be made.
     #[error("too many large answers at once")]
     Busy,
-    /// The follower of the log can't start.
-    #[error(transparent)]
-    Follow(#[from] FollowError),
     /// Reading from the store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

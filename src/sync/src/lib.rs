@@ -136,9 +136,11 @@ impl Sync {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SyncError> {
         let rooms = reading.rooms().clone();
-        let hub = Arc::new(notifier::build(&config, &store, &rooms, &users).await?);
+        let (hub, follower) = notifier::build(&config, &store, &rooms, &users).await?;
+        let hub = Arc::new(hub);
+        let follows = (hub.clone(), follower);
         let notifier =
-            Notifier::new(hub.clone(), store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
+            Notifier::new(follows, store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
         tokio::spawn(notifier.run());
         let sent_members = SentMembers::new(config.half_of_cache());
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use event::Clock;
 use rooms::{MembershipMoved, ReceiptMoved, RoomAdvanced, Rooms};
 use ruma::ServerName;
-use store::{FollowError, Follower, LogEntry, LogRecord, Position, Store, StoreError, View};
+use store::{Follower, LogEntry, LogRecord, News, Position, Store, StoreError, View};
 use tokio::sync::watch;
 use users::{Change, ToDeviceQueued, UserChanged, Users};
 
@@ -26,15 +26,26 @@ const LOAD_PAGE_ROWS: usize = 5_000;
 /// Receipts that only their owner hears of (client-server API, "Private read receipts").
 const PRIVATE_RECEIPT: &str = "m.read.private";
 
-/// Builds the hub from the tables. The notifier then follows the log from its published position.
-pub(crate) async fn build(config: &Config, store: &Store, rooms: &Rooms, users: &Users) -> Result<Hub, SyncError> {
-    let view = store.view();
+/// The notifier's name among those who follow the log.
+const NAME: &str = "sync.notifier";
+
+/// Builds the hub from the tables, and says who follows the log from there.
+pub(crate) async fn build(
+    config: &Config,
+    store: &Store,
+    rooms: &Rooms,
+    users: &Users,
+) -> Result<(Hub, Follower), SyncError> {
+    let mut follower = store.follower(NAME);
+    // What follows begins with that.
+    let Some(News::Rebuild(view)) = follower.try_next().await? else { return Err(StoreError::Closed.into()) };
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
     let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
     let hub = Hub::new(published, config, store.hold());
     load(&hub, rooms, &view).await?;
-    Ok(hub)
+    follower.done();
+    Ok((hub, follower))
 }
 
 /// Reads who is in which room, and when each room advanced last.
@@ -81,21 +92,18 @@ pub(crate) struct Notifier {
     touched: Vec<(Position, Touched)>,
     /// A view that was ahead of what had been routed when it was taken.
     ahead: Option<View>,
-    /// The hub is not complete: it must be filled anew before the log is followed again.
-    behind: bool,
 }
 
 impl Notifier {
     pub(crate) fn new(
-        hub: Arc<Hub>,
+        (hub, follower): (Arc<Hub>, Follower),
         store: Store,
         rooms: Rooms,
         users: Users,
         clock: Arc<dyn Clock>,
         config: Config,
     ) -> Self {
-        let follower = store.follow(hub.published().view.position());
-        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None, behind: false }
+        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None }
     }
 
     /// Runs until the store is closed or the sync is shut down.
@@ -113,15 +121,16 @@ impl Notifier {
             tokio::select! {
                 biased;
                 () = closed(&mut closing) => break,
-                records = self.follower.next(), if !self.behind => match records {
-                    Err(FollowError::Closed) => break,
-                    records => self.follow(records).await,
+                news = self.follower.next() => match news {
+                    Some(News::Records { records, through }) => self.follow(&records, through),
+                    Some(News::Rebuild(view)) => self.rebuild(view).await,
+                    None => break,
                 },
                 number = changed(&mut typing) => if number { self.route_typing() },
                 number = changed(&mut presence) => if number { self.route_presence() },
                 _ = tick.tick() => {
                     ticks += 1;
-                    self.tick(ticks).await;
+                    self.tick(ticks);
                 }
             }
         }
@@ -129,22 +138,18 @@ impl Notifier {
         self.hub.closing.send_replace(true);
     }
 
-    async fn follow(&mut self, records: Result<Vec<LogRecord>, FollowError>) {
-        let routed = records.map_err(SyncError::from).and_then(|records| Ok(self.route(&records)?));
-        match routed {
-            Ok(()) => self.publish(),
-            Err(error) => {
-                tracing::warn!(%error, "sync can't follow the log and reads the rooms again");
-                self.rebuild().await;
+    fn follow(&mut self, records: &[LogRecord], through: Position) {
+        match self.route(records, through) {
+            Ok(()) => {
+                self.follower.done();
+                self.publish();
             }
+            Err(error) => self.follower.start_over(&error),
         }
     }
 
     /// Puts records into the inboxes.
-    fn route(&mut self, records: &[LogRecord]) -> Result<(), StoreError> {
-        // Who is woken by this finds their session, rules and ignored users as it left them.
-        let from = self.hub.state().routed().position;
-        self.users.follow(from, records);
+    fn route(&mut self, records: &[LogRecord], through: Position) -> Result<(), StoreError> {
         let mut state = self.hub.state();
         let mut touched = Vec::new();
         for record in records {
@@ -152,7 +157,7 @@ impl Notifier {
             route_record(&mut state, self.rooms.server_name(), record, &mut touched)?;
             self.touched.extend(touched.drain(..).map(|touched| (position, touched)));
         }
-        state.routed().position = self.follower.position();
+        state.routed().position = through;
         Ok(())
     }
 
@@ -178,18 +183,14 @@ impl Notifier {
         }
     }
 
-    /// Fills the hub anew, because what the log tells next is gone or can't be read. If that fails, the next tick tries again;
-    /// until then nothing new is published.
-    async fn rebuild(&mut self) {
-        let view = self.store.view();
-        let position = view.position();
+    /// Fills the hub anew, because what the log tells next is gone or can't be read. Nothing new is published until it is filled.
+    async fn rebuild(&mut self, view: View) {
         if let Err(error) = load(&self.hub, &self.rooms, &view).await {
-            tracing::error!(%error, "sync can't read the rooms");
-            self.behind = true;
+            self.follower.failed(&error);
             return;
         }
-        self.behind = false;
-        self.follower = self.store.follow(position);
+        self.follower.done();
+        let position = view.position();
         self.touched.clear();
         self.ahead = None;
         let inboxes = {
@@ -268,14 +269,11 @@ impl Notifier {
         }
     }
 
-    async fn tick(&mut self, ticks: u64) {
+    fn tick(&mut self, ticks: u64) {
         self.rooms.typing().expire();
         let late = self.hub.state().late_typing();
         for room in late {
             self.rooms.typing().announce(&room);
-        }
-        if self.behind {
-            self.rebuild().await;
         }
         if ticks.is_multiple_of(IDLE_CHECK_TICKS) {
             let before = self.clock.now_ms().saturating_sub(self.config.inbox_idle_ms);

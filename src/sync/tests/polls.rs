@@ -8,8 +8,9 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use rooms::{NewReceipt, ReceiptType};
+use rooms::{NewReceipt, ReceiptType, RoomAdvanced};
 use serde_json::json;
+use store::{Batch, LogEntry};
 use sync::{LargeAnswer, SyncError, SyncRequest, Token};
 use tokio::time::Instant;
 use users::PresenceState;
@@ -111,6 +112,50 @@ async fn receipts_wait_a_moment_for_other_news() {
     assert!(begin.elapsed() >= delay && begin.elapsed() <= Duration::from_secs(1));
     let events = &body["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
     assert_eq!(events[0]["type"], "m.receipt");
+}
+
+/// An entry of the log that says it is an advance of a room, and is none.
+struct Damaged;
+
+impl LogEntry for Damaged {
+    const KIND: u16 = RoomAdvanced::KIND;
+
+    fn encode_entry(&self, w: &mut store::Writer) {
+        w.raw(b"damaged");
+    }
+
+    fn decode_entry(_: &[u8]) -> Result<Self, store::DecodeError> {
+        Ok(Self)
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_in_the_log_keeps_no_news_from_anybody() {
+    let world = World::new().await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let room = world.room(&alice).await;
+    let mut client = Client::new(&alice, "A");
+    client.sync(&world, 0).await;
+    for text in ["one", "two"] {
+        // Who waits goes on waiting for news, and gets them.
+        let (body, ()) = tokio::join!(client.ask(&world, 300_000, false), async {
+            tokio::task::yield_now().await;
+            let mut batch = Batch::new();
+            let _ = batch.log(&Damaged);
+            world.store.commit(batch).await.unwrap();
+            world.join(&bob, &room).await;
+            world.send(&bob, &room, text).await;
+        });
+        assert!(body["next_batch"].is_string());
+        let mut seen = Vec::new();
+        while !seen.iter().any(|seen| seen == text) {
+            let body = client.sync(&world, 300_000).await;
+            let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
+            seen.extend(bodies(&timeline["events"]).into_iter().map(str::to_owned));
+        }
+        world.leave(&bob, &room).await;
+        client.sync(&world, 0).await;
+    }
 }
 
 #[tokio::test]

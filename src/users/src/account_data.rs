@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use store::{Batch, Position, Range, Text, View};
 
 use self::deleted::{DELETED, is_deletion};
-use crate::{Change, Error, Result, Users, log, projection::Projection, push_rules, tables};
+use crate::{Change, Error, Result, Users, group_cache::GroupCache, log, push_rules, tables};
 
 pub use deleted::ACCOUNT_DATA_DELETIONS_KEPT;
 
@@ -36,7 +36,7 @@ const EVENT_TYPE_BYTES_MAX: usize = 255;
 /// What an ignored user takes in memory besides the id.
 const IGNORED_OVERHEAD_BYTES: usize = 48;
 
-pub(crate) type IgnoredCache = Projection<OwnedUserId, OwnedUserId, Arc<HashSet<OwnedUserId>>>;
+pub(crate) type IgnoredCache = GroupCache<OwnedUserId, OwnedUserId, Arc<HashSet<OwnedUserId>>>;
 
 /// One content of a user's account data.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
 use ruma::OwnedUserId;
-use store::{Held, Range, Text};
+use store::{Held, Position, Range, Text};
 
 use crate::{Result, Users, tables::Erased};
 
@@ -20,8 +20,8 @@ pub(crate) struct ErasedCache {
 
 #[derive(Default)]
 struct State {
-    /// Counts what may have changed the users.
-    generation: u64,
+    /// Where they may have changed last.
+    changed: Position,
     users: Option<Arc<HashSet<OwnedUserId>>>,
     held: Held,
 }
@@ -32,31 +32,26 @@ impl ErasedCache {
         Self { state: Mutex::new(State { held, ..State::default() }) }
     }
 
-    /// Somebody was deactivated, or nobody knows.
-    pub(crate) fn changed(&self) {
+    /// Somebody was deactivated at `position`, or nobody knows. Views may not show it yet.
+    pub(crate) fn changed(&self, position: Position) {
         let mut state = self.state.lock();
-        state.generation += 1;
+        state.changed = position;
         state.users = None;
         state.held.set(0);
     }
 }
 
 impl Users {
-    /// Whose messages are to be hidden from those who joined a room after they were sent. A new one counts once the
-    /// log has been followed that far.
+    /// Whose messages are to be hidden from those who joined a room after they were sent. A new one counts as soon as
+    /// views show them.
     ///
     /// # Errors
     ///
     /// Fails only if the store does.
     pub async fn erased_users(&self) -> Result<Arc<HashSet<OwnedUserId>>> {
-        let generation = {
-            let state = self.inner.erased.state.lock();
-            if let Some(users) = &state.users {
-                return Ok(users.clone());
-            }
-            state.generation
-        };
-        // Taken after the generation was read, so it has every change that the generation counts.
+        if let Some(users) = &self.inner.erased.state.lock().users {
+            return Ok(users.clone());
+        }
         let view = self.inner.store.view();
         let mut users = HashSet::new();
         let mut next = Some(Range::<Erased>::all());
@@ -67,7 +62,7 @@ impl Users {
         }
         let users = Arc::new(users);
         let mut state = self.inner.erased.state.lock();
-        if state.generation == generation {
+        if state.changed <= view.position() {
             state.users = Some(users.clone());
             state.held.set(users.iter().map(|user| user.as_str().len() + USER_BYTES).sum());
         }

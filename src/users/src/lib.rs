@@ -6,8 +6,8 @@
 //! batch, so that it can be part of a larger change; the plain form prepares, commits, and tries again when
 //! somebody else changed the same rows meanwhile. Each change leaves a [`UserChanged`] entry in the log.
 //!
-//! What is cached in memory (sessions, rulesets, ignore lists) is a projection that follows the log, and is
-//! used only when it has followed as far as the view that is read from.
+//! What is cached in memory (sessions, rulesets, ignore lists) is told of each change before anybody sees it (`projection`), so it
+//! answers as the view would that is read from.
 
 mod account_data;
 mod accounts;
@@ -21,6 +21,7 @@ mod directory;
 mod erased;
 mod error;
 mod filters;
+mod group_cache;
 mod key_backup;
 mod keys;
 mod openid;
@@ -45,9 +46,8 @@ use std::{
 };
 
 use event::{Clock, Random};
-use parking_lot::Mutex;
-use ruma::{OwnedUserId, UserId};
-use store::{Batch, CommitError, FollowError, Follower, LogRecord, Position, Store, View};
+use ruma::UserId;
+use store::{Batch, CommitError, Position, Store, View};
 use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
@@ -100,8 +100,6 @@ const COMMIT_ATTEMPTS_MAX: u32 = 10;
 
 /// How often presence looks whose time is up.
 const PRESENCE_TICK: Duration = Duration::from_secs(1);
-/// How long to wait after the log could not be read.
-const FOLLOW_RETRY: Duration = Duration::from_secs(1);
 
 /// All operations on local users. Cheap to clone.
 #[derive(Clone)]
@@ -125,46 +123,44 @@ struct Inner {
     key_turns: keys::Turns,
     unused_devices: unused_devices::Cursor,
     watchers: watch::Watchers,
-    /// What the log says up to here is in what is kept in memory.
-    followed: Mutex<Position>,
     presence: Presence,
 }
 
 impl Users {
     /// Users of `store` (opened with [`TABLES`]).
     ///
-    /// Starts a task that keeps the caches and presence up to date until the last clone is gone, so it must
-    /// be called inside a tokio runtime.
+    /// Starts tasks that end when the last clone is gone, so it must be called inside a tokio runtime.
     ///
     /// # Errors
     ///
     /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range.
     pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
-        let from = store.published();
         // Before anything can be queued or taken.
         let at_start = store.view();
         let fifth = config.cache_bytes / 5;
-        let inner = Arc::new(Inner {
-            passwords: password::Passwords::new(&config.password, random.clone())?,
-            sessions: projection::Projection::new(fifth, from),
-            rules: push_rules::RulesCache::new(fifth, from),
-            ignored: projection::Projection::new(fifth, from),
-            erased: erased::ErasedCache::new(store.hold()),
-            filters: filters::FilterCache::new(fifth),
-            queues: to_device::Queues::new(fifth, config.to_device_sender_bytes_max, store.hold()),
-            reservations: registration_tokens::Reservations::new(random.as_ref()),
-            key_turns: keys::Turns::default(),
-            unused_devices: unused_devices::Cursor::default(),
-            watchers: watch::Watchers::default(),
-            followed: Mutex::new(from),
-            presence: Presence::new(config.presence, store.clone(), clock.clone()),
-            config,
-            store,
-            clock,
-            random,
+        let passwords = password::Passwords::new(&config.password, random.clone())?;
+        let inner = store.clone().project(|view| {
+            let from = view.position();
+            Arc::new(Inner {
+                passwords,
+                sessions: group_cache::GroupCache::new(fifth, from),
+                rules: push_rules::RulesCache::new(fifth, from),
+                ignored: group_cache::GroupCache::new(fifth, from),
+                erased: erased::ErasedCache::new(store.hold()),
+                filters: filters::FilterCache::new(fifth),
+                queues: to_device::Queues::new(fifth, config.to_device_sender_bytes_max, store.hold()),
+                reservations: registration_tokens::Reservations::new(random.as_ref()),
+                key_turns: keys::Turns::default(),
+                unused_devices: unused_devices::Cursor::default(),
+                watchers: watch::Watchers::default(),
+                presence: Presence::new(config.presence, store.clone(), clock.clone()),
+                config,
+                store,
+                clock,
+                random,
+            })
         });
-        tokio::spawn(follow(Arc::downgrade(&inner), inner.store.follow(from)));
-        tokio::spawn(tick_presence(Arc::downgrade(&inner)));
+        tokio::spawn(keep_presence(Arc::downgrade(&inner)));
         tokio::spawn(to_device::count_waiting(Arc::downgrade(&inner), at_start));
         Ok(Self { inner })
     }
@@ -177,15 +173,6 @@ impl Users {
     /// The store's position, as of which the next answers are at least.
     pub fn position(&self) -> Position {
         self.inner.store.published()
-    }
-
-    /// Applies what the log says after `from`, up to the last of these records, to what is kept in memory, before others who follow the
-    /// log act on it. Where something before `from` is still to be applied it comes in its turn, and so do these.
-    pub fn follow(&self, from: Position, records: &[LogRecord]) {
-        let mut followed = self.inner.followed.lock();
-        if from <= *followed {
-            self.inner.apply(records, &mut followed);
-        }
     }
 
     /// The configuration that these users were made with.
@@ -266,115 +253,18 @@ fn log(batch: &mut Batch, user: &UserId, change: Change) -> store::Stamp {
     batch.log(&UserChanged { user: user.to_owned(), change })
 }
 
-/// Lets presence time out until `users` is dropped.
-async fn tick_presence(users: Weak<Inner>) {
+/// Reads the stored status messages, and lets presence time out until `users` is dropped.
+async fn keep_presence(users: Weak<Inner>) {
+    let Some(presence) = users.upgrade().map(|inner| inner.presence.clone()) else { return };
+    if let Err(error) = presence.load().await {
+        tracing::warn!(%error, "stored status messages could not be read");
+    }
+    drop(presence);
     let mut seconds = tokio::time::interval(PRESENCE_TICK);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         seconds.tick().await;
         let Some(inner) = users.upgrade() else { return };
         inner.presence.tick();
-    }
-}
-
-/// Keeps the caches of `users` in step with the log until `users` is dropped or the store closed.
-async fn follow(users: Weak<Inner>, mut follower: Follower) {
-    let Some(presence) = users.upgrade().map(|inner| inner.presence.clone()) else { return };
-    if let Err(error) = presence.load().await {
-        tracing::warn!(%error, "stored status messages could not be read");
-    }
-    drop(presence);
-    loop {
-        let records = follower.next().await;
-        let Some(inner) = users.upgrade() else { return };
-        match records {
-            Ok(records) => inner.apply(&records, &mut inner.followed.lock()),
-            Err(FollowError::TooOld { .. }) => {
-                let position = inner.store.published();
-                let mut followed = inner.followed.lock();
-                inner.forget_all(position);
-                *followed = position.max(*followed);
-                drop(followed);
-                follower = inner.store.follow(position);
-            }
-            Err(FollowError::Closed) => return,
-            Err(error) => {
-                // Until the next record the caches answer nothing, and everything is read from the tables.
-                tracing::error!(%error, "users could not read the log");
-                drop(inner);
-                tokio::time::sleep(FOLLOW_RETRY).await;
-            }
-        }
-    }
-}
-
-impl Inner {
-    /// Applies those of some records that were not yet, and notes it.
-    fn apply(&self, records: &[LogRecord], followed: &mut Position) {
-        for record in records {
-            if record.position <= *followed || record.kind != <UserChanged as store::LogEntry>::KIND {
-                continue;
-            }
-            match <UserChanged as store::LogEntry>::decode_entry(&record.payload) {
-                Ok(entry) => self.apply_one(record.position, entry.user, &entry.change),
-                Err(error) => {
-                    tracing::error!(%error, position = record.position.get(), "unreadable log entry");
-                    self.forget_all(record.position);
-                }
-            }
-        }
-        if let Some(last) = records.last() {
-            self.sessions.applied(last.position);
-            self.rules.users.applied(last.position);
-            self.ignored.applied(last.position);
-            *followed = last.position.max(*followed);
-        }
-    }
-
-    fn apply_one(&self, position: Position, user: OwnedUserId, change: &Change) {
-        match change {
-            Change::Account | Change::Deactivated => {
-                if *change == Change::Deactivated {
-                    self.presence.deactivated(&user);
-                    self.erased.changed();
-                }
-                self.sessions.changed(position, user.clone());
-                self.rules.users.changed(position, user.clone());
-                self.ignored.changed(position, user.clone());
-                self.watchers.changed(&user);
-            }
-            Change::Sessions => self.sessions.changed(position, user),
-            Change::Devices { deleted, .. } => {
-                self.sessions.changed(position, user.clone());
-                if !deleted.is_empty() {
-                    self.watchers.changed(&user);
-                }
-                for device in deleted {
-                    self.queues.forget(&(user.clone(), device.clone()));
-                }
-            }
-            Change::AccountData { room: None, event_type } => {
-                if event_type == push_rules::TYPE {
-                    self.rules.users.changed(position, user);
-                } else if event_type == account_data::IGNORED_TYPE {
-                    self.ignored.changed(position, user);
-                }
-            }
-            Change::AccountData { room: Some(_), .. }
-            | Change::Profile { .. }
-            | Change::DeviceKeys
-            | Change::RemoteDeviceKeys { .. }
-            | Change::SignedUser { .. }
-            | Change::OneTimeKeys { .. } => {}
-        }
-    }
-
-    fn forget_all(&self, position: Position) {
-        self.sessions.clear(position);
-        self.rules.users.clear(position);
-        self.ignored.clear(position);
-        self.queues.clear();
-        self.watchers.all_changed();
-        self.erased.changed();
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, Position, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, error::too_many, projection::Projection, tables};
+use crate::{AccountDataEntry, Error, Result, Users, error::too_many, group_cache::GroupCache, tables};
 
 pub(crate) const TYPE: &str = "m.push_rules";
 
@@ -28,13 +28,13 @@ const HISTORICAL_ACTIONS: [&str; 2] = ["dont_notify", "coalesce"];
 
 /// The compiled rules of users; those with the default rules share one.
 pub(crate) struct RulesCache {
-    pub(crate) users: Projection<OwnedUserId, OwnedUserId, Arc<PushRules>>,
+    pub(crate) users: GroupCache<OwnedUserId, OwnedUserId, Arc<PushRules>>,
     defaults: OnceLock<Arc<PushRules>>,
 }
 
 impl RulesCache {
     pub(crate) fn new(bytes_max: u64, from: Position) -> Self {
-        Self { users: Projection::new(bytes_max, from), defaults: OnceLock::new() }
+        Self { users: GroupCache::new(bytes_max, from), defaults: OnceLock::new() }
     }
 
     /// The default rules, which compile to the same for every user.

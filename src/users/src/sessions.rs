@@ -13,12 +13,12 @@ use store::{Batch, Fixed, Record, View};
 
 use crate::{
     Account, Error, Kind, Result, Users, expect_version,
-    projection::Projection,
+    group_cache::GroupCache,
     rows::{AccessTokenRow, TokenHash},
     tables, tokens,
 };
 
-pub(crate) type SessionCache = Projection<OwnedUserId, TokenHash, Arc<Session>>;
+pub(crate) type SessionCache = GroupCache<OwnedUserId, TokenHash, Arc<Session>>;
 
 /// A valid access token: its user, device, and what of the account matters to every request.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Users {
             return Err(Error::UnknownToken);
         };
         let sessions = &self.inner.sessions;
-        // Whenever the log runs ahead of the projection sessions are read again, and that is no reason to write that they were seen.
+        // That something of their user changed is no reason to write that they were seen.
         let seen_ms = sessions.last(&key).map_or(0, |known| known.seen_ms.load(Ordering::Relaxed));
         let session = Arc::new(Session {
             user_id: row.user.clone(),
@@ -185,7 +185,7 @@ mod tests {
         users.touch(&first, Ipv4Addr::LOCALHOST.into()).await.unwrap();
         let seen = first.seen_ms.load(Ordering::Relaxed);
         assert_ne!(seen, 0);
-        // As where the projection is behind the view.
+        // As where something of the user changed.
         let (key, view) = (tokens::hash(&token), store.view());
         let row = users.access_token(&view, key).await.unwrap();
         let again = users.load_session(&view, key, row).await.unwrap();

@@ -68,16 +68,19 @@ impl SessionWatch<'_> {
     }
 
     async fn check(&mut self) -> Result<()> {
-        if self.users.inner.sessions.is_unchanged(self.user, self.known_at) {
+        let changed = self.users.inner.sessions.last_change(self.user);
+        if changed <= self.known_at {
             return Ok(());
         }
         // Boxed, so that a waiting request is small.
-        self.known_at = Box::pin(self.look()).await?;
+        self.known_at = Box::pin(self.look(changed)).await?;
         Ok(())
     }
 
-    /// Reads whether the session is there, as of the position that this gives.
-    async fn look(&self) -> Result<Position> {
+    /// Reads whether the session is there after what changed at a position, as of the position that this gives.
+    async fn look(&self, changed: Position) -> Result<Position> {
+        // Changes are told before views show them.
+        self.users.inner.store.reached(changed).await?;
         let view = self.users.inner.store.view();
         match self.users.usable_account(&view, self.user).await {
             Err(Error::UnknownUser | Error::Deactivated) => return Err(Error::UnknownToken),

@@ -13,11 +13,13 @@ use std::{
 use event::names::{self, Search};
 use rooms::{Direction, DirectoryChanged, EventRedacted, RoomAdvanced, RoomsError, tables::Directory};
 use ruma::{OwnedRoomId, RoomId};
-use store::{FollowError, Follower, Held, LogEntry, LogRecord, Position, Range, Record, StoreError, View};
+use store::{Follower, Held, LogEntry, LogRecord, News, Position, Range, Record, Store, View};
 
 use super::{DirectoryToken, Network, PUBLIC_ROOMS_LIMIT_MAX, PublicRoomsQuery};
 use crate::{Reading, summary::RoomDescription};
 
+/// The index's name among those who follow the log.
+const NAME: &str = "reading.directory";
 /// Bytes of each of a room's names, type and topic that are looked at, in the form in which they are compared: what is known of a room
 /// is bounded.
 const TEXT_BYTES_MAX: usize = 256;
@@ -28,8 +30,8 @@ const PAGE_ROOMS: usize = 200;
 
 /// See the module.
 pub(crate) struct DirectoryIndex {
-    /// Held while the index catches up with the log. `None` until it is made.
-    follower: tokio::sync::Mutex<Option<Follower>>,
+    /// Held while the index catches up with the log.
+    follower: tokio::sync::Mutex<Follower>,
     listed: Mutex<Listed>,
 }
 
@@ -94,43 +96,34 @@ impl Reading {
 
     /// Applies the log up to `until`.
     async fn catch_up_directory(&self, until: Position) -> Result<(), RoomsError> {
-        let mut turn = self.inner.directory.follower.lock().await;
-        // Whoever fails in the middle leaves none behind, and the next begins anew.
-        let mut follower = match turn.take() {
-            Some(follower) => follower,
-            None => self.make_directory().await?,
-        };
+        let mut follower = self.inner.directory.follower.lock().await;
         while follower.position() < until {
-            let mut records = follower.try_next().await;
-            if records.as_ref().is_ok_and(Vec::is_empty) && follower.position() < until {
-                records = follower.next().await;
+            match follower.try_next().await? {
+                Some(News::Records { records, .. }) => {
+                    let applied = self.apply_to_directory(&records).await;
+                    applied.inspect_err(|error| follower.start_over(error))?;
+                }
+                Some(News::Rebuild(view)) => self.make_directory(&view).await?,
+                None => break,
             }
-            match records {
-                Ok(records) => self.apply_to_directory(&records).await?,
-                Err(FollowError::TooOld { .. }) => follower = self.make_directory().await?,
-                Err(FollowError::Closed) => return Err(StoreError::Closed.into()),
-                Err(FollowError::Store(error)) => return Err(error.into()),
-            }
+            follower.done();
         }
-        *turn = Some(follower);
         Ok(())
     }
 
-    /// Makes the index from the tables, and says from where on it follows the log.
-    async fn make_directory(&self) -> Result<Follower, RoomsError> {
-        let view = self.inner.store.view();
-        let follower = self.inner.store.follow(view.position());
+    /// Makes the index from the tables.
+    async fn make_directory(&self, view: &View) -> Result<(), RoomsError> {
         self.inner.directory.lock().clear();
         let mut next = Some(Range::<Directory>::all().limit(PAGE_ROOMS));
         while let Some(range) = next {
             let page = view.scan::<Directory>(range).await?;
             for (room, _) in &page.rows {
-                self.list(&view, room).await?;
+                self.list(view, room).await?;
             }
             next = page.next;
             tokio::task::yield_now().await;
         }
-        Ok(follower)
+        Ok(())
     }
 
     async fn apply_to_directory(&self, records: &[LogRecord]) -> Result<(), RoomsError> {
@@ -178,9 +171,9 @@ impl Reading {
 
 impl DirectoryIndex {
     /// An index to be made, whose memory counts as held.
-    pub(crate) fn new(held: Held) -> Self {
-        let listed = Listed { held, ..Listed::default() };
-        Self { follower: tokio::sync::Mutex::default(), listed: Mutex::new(listed) }
+    pub(crate) fn new(store: &Store) -> Self {
+        let listed = Listed { held: store.hold(), ..Listed::default() };
+        Self { follower: tokio::sync::Mutex::new(store.follower(NAME)), listed: Mutex::new(listed) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Listed> {

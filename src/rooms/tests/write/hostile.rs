@@ -28,7 +28,7 @@ async fn send(from: &World, to: &World, room: &RoomId, event: &EventId) {
 
 /// Waits until an event is part of a room.
 async fn accepted(world: &World, event: &EventId) {
-    let mut log = world.store.follow(Position::from_u64(0));
+    let mut log = world.store.read_log(Position::from_u64(0));
     while world.status(event).await != EventStatus::Accepted {
         log.next().await.expect("the log");
     }

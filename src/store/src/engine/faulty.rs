@@ -1,13 +1,17 @@
 //! An engine for tests whose writes fail when told to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::{
     engine::{
-        Durability, Engine, Snapshot, WriteOp,
+        Durability, Engine, Reach, RowVisitor, ScanSpan, Snapshot, Tier, WriteOp,
         memory::{Memory, MemoryDisk},
     },
     error::EngineError,
+    table::Family,
 };
 
 /// What happens to the next write.
@@ -26,6 +30,8 @@ pub(crate) struct Script {
     /// Failures to answer to attempts to resume.
     pub(crate) resume_failures: Vec<EngineError>,
     pub(crate) reopen_failures: Vec<EngineError>,
+    /// Failures to answer to reads.
+    pub(crate) read_failures: Vec<EngineError>,
     pub(crate) resumed: u32,
     pub(crate) reopened: u32,
     /// The durability of each write that succeeded.
@@ -71,7 +77,8 @@ impl Engine for Faulty {
     }
 
     fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, EngineError> {
-        self.memory.snapshot()
+        let (snapshot, faults) = (self.memory.snapshot()?, self.faults.clone());
+        Ok(Arc::new(FaultySnapshot { snapshot, faults }))
     }
 
     fn resume(&mut self) -> Result<(), EngineError> {
@@ -96,5 +103,46 @@ impl Engine for Faulty {
 
     fn flush(&mut self) -> Result<(), EngineError> {
         self.memory.flush()
+    }
+}
+
+struct FaultySnapshot {
+    snapshot: Arc<dyn Snapshot>,
+    faults: Faults,
+}
+
+impl FaultySnapshot {
+    fn read(&self) -> Result<&dyn Snapshot, EngineError> {
+        self.faults.script().read_failures.pop().map_or(Ok(&*self.snapshot), Err)
+    }
+}
+
+impl Snapshot for FaultySnapshot {
+    fn get(
+        &self,
+        family: Family,
+        key: &[u8],
+        tier: Tier,
+        found: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<Reach, EngineError> {
+        self.read()?.get(family, key, tier, found)
+    }
+
+    fn get_many(
+        &self,
+        family: Family,
+        keys: &[&[u8]],
+        tier: Tier,
+        found: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<Reach, EngineError> {
+        self.read()?.get_many(family, keys, tier, found)
+    }
+
+    fn scan(&self, span: &ScanSpan, tier: Tier, visit: &mut RowVisitor<'_>) -> Result<Reach, EngineError> {
+        self.read()?.scan(span, tier, visit)
+    }
+
+    fn backup(&self, path: &Path) -> Result<(), EngineError> {
+        self.read()?.backup(path)
     }
 }

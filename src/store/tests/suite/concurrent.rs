@@ -1,10 +1,10 @@
 //! Many tasks change the same rows while others read and follow.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use store::{Batch, CommitError, FollowError, Position, Range, Store, TableInfo};
 
-use crate::{backend::Backend, model::Note};
+use crate::{backend::Backend, model::Note, projection::Applied};
 
 store::table! {
     /// Amounts that are moved between accounts; their sum stays.
@@ -38,13 +38,29 @@ async fn move_one(store: &Store, from: u64, to: u64) -> Position {
     }
 }
 
-/// In every view the sum is zero, the rows tell the same as the amounts, and nothing is beyond its position.
+/// Projections that a reader keeps, of which it began each at another time.
+const PROJECTIONS: usize = 4;
+
+/// In every view the sum is zero, the rows tell the same as the amounts, nothing is beyond its position, and all is in the projections
+/// already.
 async fn read(store: Store) {
+    let mut projections: Vec<Arc<Applied>> = Vec::new();
     while store.subscribe().has_changed().is_ok() {
+        if projections.len() == PROJECTIONS {
+            projections.remove(1);
+        }
+        projections.push(Applied::begin(&store));
         let view = store.view();
+        let applied: Vec<_> = projections.iter().map(|projection| (projection.from, projection.notes())).collect();
         let amounts = view.get_many::<Accounts>(&(0..ACCOUNTS).collect::<Vec<_>>()).await.unwrap();
         let mut told = BTreeMap::new();
-        for ((position,), (from, to)) in view.scan_all(Range::<Moves>::all()).await.unwrap() {
+        let moves = view.scan_all(Range::<Moves>::all()).await.unwrap();
+        for (begun, notes) in applied {
+            let shown = moves.iter().map(|((position,), (from, to))| (*position, vec![*from as u8, *to as u8]));
+            let shown: Vec<_> = shown.filter(|(position, _)| *position > begun).collect();
+            assert!(notes.starts_with(&shown), "a view shows what was not applied");
+        }
+        for ((position,), (from, to)) in moves {
             assert!(position <= view.position());
             *told.entry(from).or_insert(0) -= 1;
             *told.entry(to).or_insert(0) += 1;
@@ -61,7 +77,7 @@ async fn read(store: Store) {
 
 /// A follower sees every move once, in order, and what it sees is in the tables.
 async fn follow(store: Store) -> Vec<Position> {
-    let mut follower = store.follow(Position::ZERO);
+    let mut follower = store.read_log(Position::ZERO);
     let mut seen = Vec::new();
     loop {
         match follower.next().await {
@@ -86,7 +102,7 @@ pub fn no_update_is_lost_and_no_view_is_torn(backend: &impl Backend) {
     runtime.block_on(async {
         let store = backend.open(TABLES);
         let follower = tokio::spawn(follow(store.clone()));
-        let reader = tokio::spawn(read(store.clone()));
+        let readers = [tokio::spawn(read(store.clone())), tokio::spawn(read(store.clone()))];
         let mut tasks = Vec::new();
         for task in 0..TASKS {
             let store = store.clone();
@@ -105,9 +121,11 @@ pub fn no_update_is_lost_and_no_view_is_torn(backend: &impl Backend) {
         }
         positions.sort();
         assert_eq!(follower.await.unwrap(), positions);
-        reader.abort();
-        if let Err(error) = reader.await {
-            assert!(error.is_cancelled(), "{error}");
+        for reader in readers {
+            reader.abort();
+            if let Err(error) = reader.await {
+                assert!(error.is_cancelled(), "{error}");
+            }
         }
         store.close().await;
     });

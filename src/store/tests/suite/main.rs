@@ -5,7 +5,9 @@ mod codec;
 mod concurrent;
 mod follow;
 mod lifecycle;
+mod log;
 mod model;
+mod projection;
 mod values;
 
 use backend::{Backend, Disk, Files};
@@ -35,11 +37,19 @@ macro_rules! on_every_engine {
 on_every_engine!(
     model::agrees_with_a_model,
     concurrent::no_update_is_lost_and_no_view_is_torn,
-    follow::follower_reads_stored_records_then_live_ones,
-    follow::follower_behind_the_tail_reads_from_the_disk,
-    follow::trimmed_log_sends_the_follower_to_rebuild,
-    follow::follower_ends_when_the_store_closes,
-    follow::cursor_moves_with_the_batch,
+    log::stored_records_are_read_then_live_ones,
+    log::who_is_behind_the_tail_reads_from_the_disk,
+    log::who_is_behind_a_trimmed_log_is_told,
+    log::reading_ends_when_the_store_closes,
+    log::cursor_moves_with_the_batch,
+    follow::what_is_counted_is_counted_once_whatever_fails,
+    follow::after_each_failure_it_waits_longer,
+    follow::what_is_not_done_is_given_again,
+    follow::what_cannot_be_used_is_made_anew,
+    follow::a_cursor_is_moved_now_and_then_where_nothing_follows,
+    follow::a_follower_ends_with_its_owner_and_with_the_store,
+    follow::followers_are_listed_with_their_lag,
+    projection::what_is_dropped_is_told_nothing_more,
     lifecycle::content_survives_and_positions_never_repeat,
     lifecycle::counters_never_repeat,
     lifecycle::identity_is_kept,

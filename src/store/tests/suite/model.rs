@@ -1,11 +1,14 @@
 //! A store does what a BTreeMap and a list would.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use store::{Batch, CommitError, LogRecord, Pending, Position, Range, Store, TableInfo, View};
 
-use crate::backend::{Backend, run};
+use crate::{
+    backend::{Backend, run},
+    projection::Applied,
+};
 
 store::table! {
     /// Looked up.
@@ -64,6 +67,8 @@ enum Step {
     GetMany(Vec<(usize, u8)>),
     /// Keeps a view to look at later.
     Hold,
+    /// Begins another projection.
+    Project,
     Follow,
     Reopen,
 }
@@ -96,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(from, through, reverse, limit)| Step::Scan { from, through, reverse, limit }),
         1 => proptest::collection::vec(key(), 0..6).prop_map(Step::GetMany),
         1 => Just(Step::Hold),
+        1 => Just(Step::Project),
         1 => Just(Step::Follow),
         1 => Just(Step::Reopen),
     ]
@@ -197,6 +203,7 @@ struct World<'a, B> {
     store: Store,
     model: Model,
     held: Vec<(View, Model)>,
+    projections: Vec<Arc<Applied>>,
     followed: Position,
     /// Where in the model's log the follower is.
     seen: usize,
@@ -208,6 +215,7 @@ impl<B: Backend> World<'_, B> {
             Step::Commit(ops) => self.pipeline(std::slice::from_ref(ops)).await,
             Step::Pipeline(batches) => self.pipeline(batches).await,
             Step::Hold => self.held.push((self.store.view(), self.model.clone())),
+            Step::Project => self.projections.push(Applied::begin(&self.store)),
             Step::Follow => self.follow().await,
             Step::Reopen => self.reopen().await,
             Step::Scan { from, through, reverse, limit } => {
@@ -250,11 +258,26 @@ impl<B: Backend> World<'_, B> {
                     assert!(self.store.published() >= position);
                     last = position;
                     self.model.apply(ops, position, entries);
+                    self.check_projections();
                 }
                 Err(error) => panic!("{error}"),
             }
         }
         self.model.check(&self.store.view()).await;
+        for (projection, applied) in self.projections.iter().zip(self.check_projections()) {
+            assert_eq!(projection.notes().len(), applied);
+        }
+    }
+
+    /// What was answered is applied. Gives how much of it each projection has, which may have more already.
+    fn check_projections(&self) -> Vec<usize> {
+        let log = &self.model.log;
+        let check = |projection: &Arc<Applied>| {
+            let answered = &log[log.partition_point(|(position, _)| *position <= projection.from)..];
+            assert!(projection.notes().starts_with(answered));
+            answered.len()
+        };
+        self.projections.iter().map(check).collect()
     }
 
     async fn scan(&self, from: (usize, u8), through: (usize, u8), reverse: bool, limit: usize) {
@@ -283,7 +306,7 @@ impl<B: Backend> World<'_, B> {
     }
 
     async fn follow(&mut self) {
-        let mut follower = self.store.follow(self.followed);
+        let mut follower = self.store.read_log(self.followed);
         loop {
             let records: Vec<LogRecord> = follower.try_next().await.unwrap();
             if records.is_empty() {
@@ -304,8 +327,10 @@ impl<B: Backend> World<'_, B> {
 
     async fn reopen(&mut self) {
         self.check_held().await;
+        self.projections.clear();
         self.store.close().await;
         self.store = self.backend.open(TABLES);
+        self.projections.push(Applied::begin(&self.store));
         self.model.check(&self.store.view()).await;
     }
 
@@ -329,6 +354,7 @@ pub fn agrees_with_a_model<B: Backend>(_: &B) {
                     store,
                     model: Model::default(),
                     held: Vec::new(),
+                    projections: Vec::new(),
                     followed: Position::ZERO,
                     seen: 0,
                 };

@@ -319,7 +319,7 @@ fn futures_are_send() {
         send(view.get_many::<Numbers>(&[(1, 1)])).await.unwrap();
         assert!(send(view.scan(Range::<Numbers>::all())).await.unwrap().rows.is_empty());
         send(store.commit(Batch::new())).await.unwrap();
-        let mut follower = store.follow(Position::ZERO);
+        let mut follower = store.read_log(Position::ZERO);
         send(follower.try_next()).await.unwrap();
     });
 }

@@ -131,6 +131,12 @@ impl Presence {
 
     /// Reads the stored status messages of the users not heard of yet.
     pub(crate) async fn load(&self) -> Result<()> {
+        let loaded = self.load_statuses().await;
+        self.update(|state, _| state.loaded_all());
+        loaded
+    }
+
+    async fn load_statuses(&self) -> Result<()> {
         if !self.enabled() {
             return Ok(());
         }

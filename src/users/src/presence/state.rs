@@ -18,6 +18,8 @@ pub(super) struct State {
     sequence: u64,
     /// When to look at a user again, in Unix milliseconds.
     timers: BTreeSet<(u64, OwnedUserId)>,
+    /// Stored status messages are still being read.
+    loading: bool,
 }
 
 #[derive(Default)]
@@ -64,7 +66,8 @@ struct Remote {
 
 impl State {
     pub(super) fn new(config: PresenceConfig) -> Self {
-        Self { config, users: HashMap::new(), changes: BTreeMap::new(), sequence: 0, timers: BTreeSet::new() }
+        let (users, changes, timers) = (HashMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { config, users, changes, sequence: 0, timers, loading: true }
     }
 
     pub(super) fn sequence(&self) -> u64 {
@@ -90,6 +93,11 @@ impl State {
         };
         entry.status_msg = Some(status);
         self.review(&user, now);
+    }
+
+    /// All stored status messages were read that will be.
+    pub(super) fn loaded_all(&mut self) {
+        self.loading = false;
     }
 
     pub(super) fn begin_sync(&mut self, user: &UserId, device: &DeviceId, state: PresenceState, now: u64) {
@@ -179,6 +187,10 @@ impl State {
     }
 
     pub(super) fn deactivated(&mut self, user: &UserId, now: u64) {
+        if self.loading {
+            // So that what they said before isn't taken from a view that still has it.
+            self.entry(user);
+        }
         if let Some(entry) = self.users.get_mut(user) {
             entry.devices.clear();
             entry.status_msg = None;

@@ -144,7 +144,7 @@ async fn the_log_entry_has_the_position_of_the_row() {
     let world = world();
     let alice = world.register("alice").await;
     let start = world.store.published();
-    let mut follower = world.store.follow(start);
+    let mut follower = world.store.read_log(start);
     world.users.set_account_data(&alice, Some(room()), "org.a", &raw(json!({"n": 1}))).await.unwrap();
     let records = follower.next().await.unwrap();
     let change = Change::AccountData { room: Some(room().to_owned()), event_type: "org.a".to_owned() };

@@ -172,7 +172,7 @@ async fn devices_that_nobody_uses_go_after_the_configured_time() {
 async fn the_log_tells_of_devices() {
     let world = world();
     let alice = world.register("alice").await;
-    let mut follower = world.store.follow(world.store.published());
+    let mut follower = world.store.read_log(world.store.published());
     world.login(&alice, "PHONE").await;
     world.users.delete_all_devices(&alice).await.unwrap();
     let mut changes = Vec::new();

@@ -129,7 +129,7 @@ pub fn key_pair(seed: u8) -> Ed25519SecretKey {
 /// The changes in the log after `from`.
 pub async fn changes(world: &World, from: store::Position) -> Vec<Change> {
     let to = world.store.published();
-    let mut follower = world.store.follow(from);
+    let mut follower = world.store.read_log(from);
     let mut changes = Vec::new();
     let mut at = from;
     while at < to {

@@ -16,6 +16,7 @@ mod openid;
 mod passwords;
 mod presence;
 mod profile;
+mod projection;
 mod push_rules;
 mod registration_tokens;
 mod to_device;
