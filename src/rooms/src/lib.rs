@@ -22,6 +22,7 @@ mod ports;
 mod receipts;
 pub mod relations;
 mod remote;
+mod residents;
 mod room;
 mod shown;
 mod state;
@@ -74,6 +75,7 @@ pub use self::{
         receive::Received,
         serve::{Asker, SERVED_EVENTS_MAX},
     },
+    residents::Residents,
     room::RoomInfo,
     shown::{Envelope, Shown},
     tables::TABLES,
@@ -155,6 +157,7 @@ pub(crate) struct Inner {
     pub(crate) resolutions: Resolutions,
     pub(crate) inbox: inbox::Inboxes,
     pub(crate) allowances: receive::Allowances,
+    pub(crate) residents: Residents,
     pub(crate) typing: typing::Typing,
     pub(crate) filling: Busy,
     pub(crate) upgrading: Busy,
@@ -175,6 +178,8 @@ impl Rooms {
         let keys = keys::OwnKeys::load(&store, &*clock, &*random).await?;
         let secret = keys::tree_secret(&store, &*random).await?;
         let counter = store.counter(EVENT_COUNTER).await?;
+        let residents = Residents::new(store.project(|_| Arc::new(residents::Inner::new(store.hold()))));
+        residents.fill(&store).await?;
         let inner = Inner {
             tree: StateTree::new(secret, config.node_cache_bytes),
             events: EventStore::new(counter, config.event_cache_bytes),
@@ -182,6 +187,7 @@ impl Rooms {
             resolutions: Resolutions::new(config.resolution_cache_bytes),
             inbox: inbox::Inboxes::load(&store).await?,
             allowances: receive::Allowances::default(),
+            residents,
             typing: typing::Typing::new(clock.clone()),
             filling: Busy::new(FILLING_ROOMS_MAX),
             upgrading: Busy::new(usize::MAX),
@@ -200,6 +206,17 @@ impl Rooms {
     /// This server's name.
     pub fn server_name(&self) -> &ServerName {
         &self.inner.config.server_name
+    }
+
+    /// Who is where.
+    pub fn residents(&self) -> &Residents {
+        &self.inner.residents
+    }
+
+    /// Writes down who is where, for the next start, if the log has as many records (or more) since that was last done. To be called now
+    /// and then; says whether it did.
+    pub async fn checkpoint_residents(&self, records: u64) -> Result<bool, RoomsError> {
+        self.inner.residents.checkpoint(&self.inner.store, records).await
     }
 
     /// Whether a user is one of this server's.

@@ -1,6 +1,6 @@
 //! The log entries that rooms write, and that sync, federation, appservices, push and search follow.
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use state_tree::{EventNum, Root};
 use store::log_entry;
@@ -22,6 +22,9 @@ pub struct RoomAdvanced {
     pub new_root: Root,
     /// Memberships of this server's users that differ between the two.
     pub members: Vec<MemberChange>,
+    /// Servers that came to have joined members in the room, or have none any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<(OwnedServerName, bool)>,
     /// Whether the room is encrypted (has `m.room.encryption`) after, if that event differs between the two.
     pub encrypted: Option<bool>,
 }

@@ -47,8 +47,18 @@ impl Rooms {
         Ok(rows.into_iter().map(|((_, room), row)| (room.into_inner(), membership_row(row))).collect())
     }
 
-    /// The rooms that a local user is joined to.
+    /// The rooms that a local user is joined to, by room id.
     pub async fn joined_rooms(&self, view: &View, user: &UserId) -> Result<Vec<OwnedRoomId>, RoomsError> {
+        let residents = self.residents();
+        let rooms = match residents.known_user(user) {
+            Some(user) => residents.rooms_of(user, view.position()),
+            None => residents.is_filled(view.position()).then(Vec::new),
+        };
+        if let Some(rooms) = rooms {
+            let mut rooms: Vec<_> = rooms.into_iter().filter_map(|room| residents.room_id(room).cloned()).collect();
+            rooms.sort_unstable();
+            return Ok(rooms);
+        }
         let rows = self.memberships(view, user).await?;
         let joined = rows.into_iter().filter(|(_, row)| row.membership == Membership::Join);
         Ok(joined.map(|(room, _)| room).collect())
@@ -89,8 +99,18 @@ impl Rooms {
         Ok(found)
     }
 
-    /// The local users joined to a room.
+    /// The local users joined to a room, by user id.
     pub async fn local_members(&self, view: &View, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomsError> {
+        let residents = self.residents();
+        let members = match residents.known_room(room) {
+            Some(room) => residents.members_at(room, view.position()),
+            None => residents.is_filled(view.position()).then(Vec::new),
+        };
+        if let Some(members) = members {
+            let mut users: Vec<_> = members.into_iter().filter_map(|user| residents.user_id(user).cloned()).collect();
+            users.sort_unstable();
+            return Ok(users);
+        }
         let rows = view.scan_all(Range::<LocalMembers>::prefix(&(room,)).limit(PAGE_ROWS)).await?;
         Ok(rows.into_iter().map(|((_, user), _)| user.into_inner()).collect())
     }
@@ -118,7 +138,7 @@ impl Rooms {
             return Ok(rooms.iter().any(|room| theirs.binary_search(room).is_ok()));
         }
         for room in rooms {
-            if view.contains::<JoinedServers>(&(&room, other.server_name())).await?
+            if self.is_server_joined(view, &room, other.server_name()).await?
                 && self.membership_in(view, &room, None, other).await? == Membership::Join
             {
                 return Ok(true);
@@ -180,7 +200,15 @@ impl Rooms {
 
     /// Whether a server has users joined to a room.
     pub async fn is_server_joined(&self, view: &View, room: &RoomId, server: &ServerName) -> Result<bool, RoomsError> {
-        Ok(view.contains::<JoinedServers>(&(room, server)).await?)
+        let residents = self.residents();
+        let known = match residents.known_room(room) {
+            Some(room) => residents.is_server_joined(room, server, view.position()),
+            None => residents.is_filled(view.position()).then_some(false),
+        };
+        match known {
+            Some(joined) => Ok(joined),
+            None => Ok(view.contains::<JoinedServers>(&(room, server)).await?),
+        }
     }
 
     /// The stripped state that came with an invite to, or a knock on, a room that this server doesn't hold.

@@ -177,6 +177,15 @@ table! {
     pub(crate) Behind = 250, Ranges: Room => ()
 }
 
+table! {
+    /// The last checkpoint of who is where; the key is always 0.
+    pub(crate) ResidentCheckpoints = 61, Points: u8 => Record<crate::residents::CheckpointInfo>
+}
+table! {
+    /// The parts of checkpoints of who is where: generation, number.
+    pub(crate) ResidentParts = 62, Ranges: (u64, u32) => Record<crate::residents::Part>
+}
+
 /// All of them, for [`store::Store`]'s opening.
 pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<state_tree::Nodes>(),
@@ -219,4 +228,6 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<JoinedCounts>(),
     TableInfo::of::<StateRedactions>(),
     TableInfo::of::<Behind>(),
+    TableInfo::of::<ResidentCheckpoints>(),
+    TableInfo::of::<ResidentParts>(),
 ];

@@ -4,7 +4,7 @@
 //! current state, never from the event: a resolution may change more than the event did, or something else. If it changes
 //! more than a batch should write, the current state follows it in steps, each an advance with a log entry of its own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
 use state_tree::{Entry, EventNum, Root, StateChange};
@@ -36,6 +36,13 @@ struct Moved {
     new: Membership,
     /// The member event of the new state.
     event: Option<EventNum>,
+}
+
+impl Moved {
+    /// By how much it changes the number of those with a membership.
+    fn delta(&self, membership: Membership) -> i64 {
+        i64::from(self.new == membership) - i64::from(self.old == membership)
+    }
 }
 
 /// What comes before an event, as far as the head is concerned.
@@ -167,6 +174,7 @@ impl Turn {
         for change in moved.iter().filter(|change| change.old != change.new && self.rooms.is_local(&change.user)) {
             members.push(MemberChange { user: change.user.clone(), old: change.old, new: change.new });
         }
+        let servers = self.count_servers(&moved).await?;
         let encryption = changes.iter().find(|change| change.key.as_key() == (ENCRYPTION, ""));
         let entry = RoomAdvanced {
             room: self.room.clone(),
@@ -175,6 +183,7 @@ impl Turn {
             old_root,
             new_root: root,
             members,
+            servers,
             encrypted: encryption.map(|change| change.new.is_some()),
         };
         let stamp = self.batch.log(&entry);
@@ -183,7 +192,7 @@ impl Turn {
         if root != old_root {
             self.batch.put::<Roots>(&(&self.room, stamp), &root);
             self.write_members(&moved, stamp);
-            self.count_members(&moved, stamp).await?;
+            self.count_members(&moved, stamp);
             self.head.root = root;
         }
         Ok(stamp)
@@ -266,18 +275,13 @@ impl Turn {
         }
     }
 
-    /// The counts in the head and per server.
-    async fn count_members(&mut self, moved: &[Moved], stamp: Stamp) -> Result<(), RoomsError> {
-        let mut by_server: HashMap<OwnedServerName, i64> = HashMap::new();
+    /// The counts in the head.
+    fn count_members(&mut self, moved: &[Moved], stamp: Stamp) {
         let mut joined = 0;
         let mut invited = 0;
         for change in moved {
-            let delta = |membership| i64::from(change.new == membership) - i64::from(change.old == membership);
-            invited += delta(Membership::Invite);
-            if delta(Membership::Join) != 0 {
-                joined += delta(Membership::Join);
-                *by_server.entry(change.user.server_name().to_owned()).or_default() += delta(Membership::Join);
-            }
+            joined += change.delta(Membership::Join);
+            invited += change.delta(Membership::Invite);
         }
         self.head.joined_count = self.head.joined_count.saturating_add_signed(joined);
         if joined != 0 {
@@ -288,15 +292,28 @@ impl Turn {
             }
         }
         self.head.invited_count = self.head.invited_count.saturating_add_signed(invited);
+    }
+
+    /// The counts of joined members of each server. Gives the servers that have some and had none, or the other way round.
+    async fn count_servers(&mut self, moved: &[Moved]) -> Result<Vec<(OwnedServerName, bool)>, RoomsError> {
+        let mut by_server: BTreeMap<OwnedServerName, i64> = BTreeMap::new();
+        for change in moved.iter().filter(|change| change.delta(Membership::Join) != 0) {
+            *by_server.entry(change.user.server_name().to_owned()).or_default() += change.delta(Membership::Join);
+        }
+        let mut turned = Vec::new();
         for (server, delta) in by_server {
-            let count = self.joined_of(&server).await?.saturating_add_signed(delta);
+            let before = self.joined_of(&server).await?;
+            let count = before.saturating_add_signed(delta);
             if count == 0 {
                 self.batch.delete::<JoinedServers>(&(&self.room, &server));
             } else {
                 self.batch.put::<JoinedServers>(&(&self.room, &server), &count);
             }
+            if (before == 0) != (count == 0) {
+                turned.push((server.clone(), count != 0));
+            }
             self.servers.insert(server, count);
         }
-        Ok(())
+        Ok(turned)
     }
 }

@@ -8,6 +8,7 @@ mod hostile;
 mod members;
 mod receiving;
 mod redacting;
+mod residents;
 mod serving;
 mod upgrading;
 mod world;
