@@ -263,17 +263,17 @@ impl Residents {
         }
     }
 
-    /// Does something with each local user who was joined to a room just before a position, and maybe with some who came since. Positions
-    /// don't go back: who left before this one is forgotten.
-    pub fn each_member_since(&self, room: u32, position: Position, mut each: impl FnMut(u32)) {
+    /// Adds to `found` the local users who were joined to a room just before a position, and maybe some who came since. Positions don't go
+    /// back: who left before this one is forgotten.
+    pub fn members_since(&self, room: u32, position: Position, found: &mut Vec<u32>) {
         let Some(mut members) = self.0.of_room(room) else { return };
-        members.members.iter().copied().for_each(&mut each);
+        found.extend_from_slice(&members.members);
         members.left.retain(|(left, _)| *left >= position);
-        let mut gone: Vec<u32> = members.left.iter().map(|(_, user)| *user).collect();
-        gone.retain(|user| !members.members.contains(user));
-        gone.sort_unstable();
-        gone.dedup();
-        gone.into_iter().for_each(each);
+        for (_, user) in &members.left {
+            if !found.contains(user) {
+                found.push(*user);
+            }
+        }
     }
 
     /// The servers with users joined to a room as of a position; `None` if that isn't known any more.

@@ -11,7 +11,7 @@ use store::Position;
 
 use crate::{
     SyncError,
-    hub::{Hub, Published, State},
+    hub::{Hub, Published},
     inbox::{Inbox, Item, Kind, Shelf},
     token::{Token, typing_bit},
 };
@@ -142,9 +142,8 @@ impl Search<'_> {
             hints.receipts = true;
         })
         .await?;
-        let state = self.hub.state();
-        self.add_active_typing(&state, &mut changes);
-        self.add_all_presence(&state, &mut changes);
+        self.add_active_typing(&mut changes);
+        self.add_all_presence(&mut changes);
         Ok(changes)
     }
 
@@ -162,21 +161,19 @@ impl Search<'_> {
             Some(items) => self.add_listed(&items, &mut changes),
             None => self.add_unlisted_typing(since, &mut changes).await?,
         }
-        let state = self.hub.state();
         match listed.presence {
             Some(items) => {
-                let users = items.iter().filter_map(|item| state.user_id(item.subject));
-                changes.presence = users.map(ToOwned::to_owned).collect();
+                let users = items.iter().filter_map(|item| self.hub.residents.user_id(item.subject));
+                changes.presence = users.cloned().collect();
                 changes.presence.sort_unstable();
             }
-            None => self.add_all_presence(&state, &mut changes),
+            None => self.add_all_presence(&mut changes),
         }
         Ok(changes)
     }
 
     fn add_listed(&self, items: &[Item], changes: &mut Changes) {
-        let now = self.published.view.position().get();
-        let state = self.hub.state();
+        let now = self.published.view.position();
         for item in items {
             match item.kind {
                 Kind::AccountData => {
@@ -197,9 +194,7 @@ impl Search<'_> {
                 }
                 _ => {}
             }
-            let Some(room) = state.room_id(item.subject) else {
-                continue;
-            };
+            let Some(room) = self.hub.residents.room_id(item.subject) else { continue };
             let hints = changes.rooms.entry(room.to_owned()).or_default();
             hints.number = item.subject;
             match item.kind {
@@ -214,15 +209,15 @@ impl Search<'_> {
                 | Kind::OwnDeviceList
                 | Kind::OneTimeKeys => {}
             }
-            // These are routed to members only. What was routed after `now` says nothing about now.
-            hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt) && item.last <= now;
+            // These are routed to members, and to some who became it later.
+            hints.joined |= matches!(item.kind, Kind::Room | Kind::Receipt)
+                && self.hub.residents.is_joined(self.number, item.subject, now) == Some(true);
         }
     }
 
     fn add_large_receipts(&self, since: Position, changes: &mut Changes) {
-        let state = self.hub.state();
-        for number in state.large_rooms_with_receipts(self.number, since) {
-            if let Some(room) = state.room_id(number) {
+        for number in self.hub.large_rooms_with_receipts(self.number, since) {
+            if let Some(room) = self.hub.residents.room_id(number) {
                 let hints = changes.rooms.entry(room.to_owned()).or_default();
                 hints.number = number;
                 hints.receipts = true;
@@ -236,9 +231,9 @@ impl Search<'_> {
         changes.account_data = true;
         changes.to_device = true;
         changes.device_lists = true;
-        self.add_joined(changes, |state, hints| {
-            hints.timeline = state.advanced_since(hints.number, since);
-            hints.receipts = state.receipts_since(hints.number, since);
+        self.add_joined(changes, |hub, hints| {
+            hints.timeline = hub.advanced_since(hints.number, since);
+            hints.receipts = hub.receipts_since(hints.number, since);
         })
         .await
     }
@@ -248,8 +243,8 @@ impl Search<'_> {
             // More changed than the inbox holds: look at each room.
             let typing = self.rooms.typing();
             return self
-                .add_joined(changes, |state, hints| {
-                    let room = state.room_id(hints.number);
+                .add_joined(changes, |hub, hints| {
+                    let room = hub.residents.room_id(hints.number);
                     hints.typing = room.is_some_and(|room| typing.changed_at(room) > since.typing);
                 })
                 .await;
@@ -257,15 +252,15 @@ impl Search<'_> {
         if since.typing_shown != 0 {
             // The client may show somebody as typing of whom this run of the server knows nothing.
             return self
-                .add_joined(changes, |state, hints| {
-                    let room = state.room_id(hints.number);
+                .add_joined(changes, |hub, hints| {
+                    let room = hub.residents.room_id(hints.number);
                     hints.typing = room.is_some_and(|room| {
                         typing_bit(room) & since.typing_shown != 0 || self.rooms.typing().changed_at(room) > 0
                     });
                 })
                 .await;
         }
-        self.add_active_typing(&self.hub.state(), changes);
+        self.add_active_typing(changes);
         Ok(())
     }
 
@@ -273,13 +268,12 @@ impl Search<'_> {
     pub(crate) async fn add_joined(
         &self,
         changes: &mut Changes,
-        mark: impl Fn(&State, &mut Hints) + Send,
+        mark: impl Fn(&Hub, &mut Hints) + Send,
     ) -> Result<(), SyncError> {
         let joined = self.joined().await?;
-        let state = self.hub.state();
         for (number, room) in joined {
             let mut hints = Hints { number, joined: true, ..Hints::default() };
-            mark(&state, &mut hints);
+            mark(self.hub, &mut hints);
             let Hints { timeline, receipts, typing, full, .. } = hints;
             if timeline || receipts || typing || full {
                 let known = changes.rooms.entry(room).or_default();
@@ -299,32 +293,23 @@ impl Search<'_> {
 
     /// The rooms that the user is in at the end of the range. Read only if they may have come or gone since.
     async fn joined(&self) -> Result<Vec<(u32, OwnedRoomId)>, SyncError> {
-        let view = &self.published.view;
+        let (view, residents) = (&self.published.view, &self.hub.residents);
         let mut joined = Vec::new();
-        {
-            let state = self.hub.state();
-            if let Some(numbers) = state.joined_since(self.number, view.position()) {
-                for number in numbers {
-                    joined.extend(state.room_id(*number).map(|room| (*number, room.to_owned())));
-                }
-                return Ok(joined);
-            }
+        if let Some(numbers) = residents.rooms_of(self.number, view.position()) {
+            joined.extend(numbers.into_iter().filter_map(|room| Some((room, residents.room_id(room)?.clone()))));
+            return Ok(joined);
         }
-        let memberships = self.rooms.memberships(view, self.user).await?;
-        let state = self.hub.state();
-        for (room, row) in memberships {
-            if let Some(number) = state.room_number(&room)
-                && row.membership == Membership::Join
-            {
-                joined.push((number, room));
+        for (room, row) in self.rooms.memberships(view, self.user).await? {
+            if row.membership == Membership::Join {
+                joined.push((residents.room(&room), room));
             }
         }
         Ok(joined)
     }
 
-    fn add_active_typing(&self, state: &State, changes: &mut Changes) {
-        for number in state.typing_in(self.number) {
-            if let Some(room) = state.room_id(number) {
+    fn add_active_typing(&self, changes: &mut Changes) {
+        for number in self.hub.typing_in(self.number) {
+            if let Some(room) = self.hub.residents.room_id(number) {
                 let hints = changes.rooms.entry(room.to_owned()).or_default();
                 hints.number = number;
                 hints.typing = true;
@@ -332,12 +317,12 @@ impl Search<'_> {
         }
     }
 
-    fn add_all_presence(&self, state: &State, changes: &mut Changes) {
+    fn add_all_presence(&self, changes: &mut Changes) {
         if !self.presence {
             return;
         }
-        for number in state.presence_around(self.number) {
-            changes.presence.extend(state.user_id(number).map(ToOwned::to_owned));
+        for number in self.hub.presence_around(self.number) {
+            changes.presence.extend(self.hub.residents.user_id(number).cloned());
         }
         changes.presence.sort_unstable();
     }

@@ -110,7 +110,7 @@ impl Sync {
             return Ok(DeviceLists::default());
         }
         let (hub, rooms, users) = (&*inner.hub, &inner.rooms, &inner.users);
-        let (number, counted) = (hub.state().user(user), Mutex::default());
+        let (number, counted) = (hub.residents.user(user), Mutex::default());
         let large_room_members = inner.config.large_room_members as u64;
         let reader =
             DeviceListReader { hub, rooms, users, view, user, number, large_room_members, counted, since, until };
@@ -121,7 +121,7 @@ impl Sync {
         let joined = reader.joined_at(user, until).await?;
         let mut stayed: Vec<&RoomId> = Vec::new();
         for room in joined.difference(&moved) {
-            let number = hub.state().room_number(room);
+            let number = hub.residents.known_room(room);
             match number {
                 // Most rooms didn't change, and that is known without reading.
                 Some(number) if !reader.state_moved(room, number).await? => {}
@@ -185,12 +185,12 @@ impl DeviceListReader<'_> {
     }
 
     async fn state_moved(&self, room: &RoomId, number: u32) -> Result<bool, SyncError> {
-        let moved = self.hub.state().state_moved(number);
+        let moved = self.hub.state_moved(number);
         if let Some(moved) = moved {
             return Ok(moved > self.since);
         }
         let moved = self.rooms.state_position(self.view, room).await?.unwrap_or(Position::ZERO);
-        self.hub.state().learn_state_moved(number, moved, self.view.position());
+        self.hub.learn_state_moved(number, moved, self.view.position());
         Ok(moved > self.since)
     }
 
@@ -233,11 +233,11 @@ impl DeviceListReader<'_> {
             (false, true) => meetings.met.extend(self.members(room, until).await?),
             (true, false) => meetings.parted.extend(self.members(room, since).await?),
             (false, false) => {
-                let state = self.hub.state();
+                let (hub, residents) = (self.hub, &self.hub.residents);
                 // Large only by its members of other servers.
-                let number = state.room_number(room).filter(|number| joined.1 && !state.is_large(*number));
+                let number = residents.known_room(room).filter(|number| joined.1 && !hub.is_large(*number));
                 if let Some(number) = number {
-                    meetings.around.extend(state.members(number));
+                    residents.each_member(number, |member| meetings.around.extend(residents.user_id(member).cloned()));
                 }
             }
         }
@@ -261,8 +261,8 @@ impl DeviceListReader<'_> {
     }
 
     async fn is_encrypted(&self, room: &RoomId, at: Position) -> Result<bool, SyncError> {
-        let number = self.hub.state().room_number(room);
-        if let Some(known) = number.and_then(|number| self.hub.state().encrypted_since(number, at)) {
+        let number = self.hub.residents.known_room(room);
+        if let Some(known) = number.and_then(|number| self.hub.encrypted_since(number, at)) {
             return Ok(known);
         }
         let root = self.root_at(room, at).await?;
@@ -270,7 +270,7 @@ impl DeviceListReader<'_> {
         let entries = self.rooms.tree().get_many(&source, root, &[(ENCRYPTION, "")]).await?;
         let encrypted = entries.into_iter().flatten().next().is_some();
         if let Some(number) = number {
-            self.hub.state().learn_encrypted(number, at, encrypted);
+            self.hub.learn_encrypted(number, at, encrypted);
         }
         Ok(encrypted)
     }
@@ -352,9 +352,13 @@ impl DeviceListReader<'_> {
         if !self.rooms.is_local(other) {
             return None;
         }
-        let state = self.hub.state();
-        let rooms = state.common_rooms(self.number, other, at)?;
-        Some(rooms.into_iter().filter_map(|room| state.room_id(room)).map(ToOwned::to_owned).collect())
+        let residents = &self.hub.residents;
+        let rooms = match residents.known_user(other) {
+            Some(other) => residents.common_rooms(self.number, other, at)?,
+            None if residents.is_filled(at) => Vec::new(),
+            None => return None,
+        };
+        Some(rooms.into_iter().filter_map(|room| residents.room_id(room).cloned()).collect())
     }
 
     async fn any_counts(&self, rooms: &[OwnedRoomId], at: Position) -> Result<bool, SyncError> {
@@ -417,9 +421,9 @@ impl DeviceListReader<'_> {
     }
 
     fn rooms_in_memory(&self, user: &UserId, at: Position) -> Option<BTreeSet<OwnedRoomId>> {
-        let state = self.hub.state();
-        let numbers = state.joined_since(state.user_number(user)?, at)?;
-        Some(numbers.iter().filter_map(|number| state.room_id(*number)).map(ToOwned::to_owned).collect())
+        let residents = &self.hub.residents;
+        let numbers = residents.rooms_of(residents.known_user(user)?, at)?;
+        Some(numbers.into_iter().filter_map(|number| residents.room_id(number).cloned()).collect())
     }
 
     async fn was_joined(&self, user: &UserId, room: &RoomId, at: Position) -> Result<bool, SyncError> {

@@ -25,6 +25,7 @@ mod reader;
 mod response;
 mod slice;
 mod state;
+mod streams;
 mod tail;
 mod token;
 
@@ -152,7 +153,7 @@ impl Sync {
 
     /// How many changes were put into users' inboxes since the start: what following the log and what is volatile costs.
     pub fn changes_routed(&self) -> u64 {
-        self.inner.hub.state().routed_count()
+        self.inner.hub.routed_count()
     }
 
     /// A device is about to send a message or a redaction, which its client shows already. Until what this gives is dropped, which is

@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use event::Clock;
-use rooms::{MembershipMoved, ReceiptMoved, RoomAdvanced, Rooms};
-use ruma::ServerName;
-use store::{Follower, LogEntry, LogRecord, News, Position, Store, StoreError, View};
+use rooms::Rooms;
+use store::{Follower, LogRecord, News, Position, Store, StoreError, View};
 use tokio::sync::watch;
-use users::{Change, ToDeviceQueued, UserChanged, Users};
+use users::Users;
 
 use crate::{
     Config, SyncError,
-    hub::{Hub, Published, RoomMove, State, Touched},
+    hub::{Hub, Published, Router, Touched},
+    streams,
 };
 
 /// How often what ends by itself (typing, unused inboxes) is looked at.
@@ -22,9 +22,6 @@ const IDLE_CHECK_TICKS: u64 = 60;
 
 /// Rows that are read at once when the hub is filled.
 const LOAD_PAGE_ROWS: usize = 5_000;
-
-/// Receipts that only their owner hears of (client-server API, "Private read receipts").
-const PRIVATE_RECEIPT: &str = "m.read.private";
 
 /// The notifier's name among those who follow the log.
 const NAME: &str = "sync.notifier";
@@ -42,40 +39,27 @@ pub(crate) async fn build(
     let typing = rooms.typing().sequence();
     let presence = users.presence().sequence();
     let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
-    let hub = Hub::new(published, config, store.hold());
+    let hub = Hub::new(rooms.residents().clone(), published, config, store.hold());
     load(&hub, rooms, &view).await?;
     follower.done();
     Ok((hub, follower))
 }
 
-/// Reads who is in which room, and when each room advanced last.
+/// Reads when each room advanced last.
 async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
-    hub.state().clear();
-    let mut after = None;
-    loop {
-        let page = rooms.all_local_members(view, after.as_ref(), LOAD_PAGE_ROWS).await?;
-        let mut state = hub.state();
-        for (room, user) in &page {
-            state.join(room, user);
-        }
-        after = page.into_iter().next_back();
-        if after.is_none() {
-            break;
-        }
-    }
+    hub.clear();
     let mut after = None;
     loop {
         let page = rooms.last_positions(view, after.as_deref(), LOAD_PAGE_ROWS).await?;
-        let mut state = hub.state();
         for (room, position) in &page {
-            state.set_last(room, *position);
+            hub.set_last(room, *position);
         }
         after = page.into_iter().next_back().map(|(room, _)| room);
         if after.is_none() {
             break;
         }
     }
-    hub.state().filled(view.position());
+    hub.filled(view.position());
     Ok(())
 }
 
@@ -150,14 +134,14 @@ impl Notifier {
 
     /// Puts records into the inboxes.
     fn route(&mut self, records: &[LogRecord], through: Position) -> Result<(), StoreError> {
-        let mut state = self.hub.state();
-        let mut touched = Vec::new();
+        self.hub.routing(|routing| routing.position = through);
+        let mut router = Router::new(&self.hub);
         for record in records {
-            let position = record.position;
-            route_record(&mut state, self.rooms.server_name(), record, &mut touched)?;
-            self.touched.extend(touched.drain(..).map(|touched| (position, touched)));
+            for route in streams::LOGGED {
+                route(&mut router, &self.rooms, record)?;
+            }
+            self.touched.extend(router.touched().map(|touched| (record.position, touched)));
         }
-        state.routed().position = through;
         Ok(())
     }
 
@@ -193,11 +177,8 @@ impl Notifier {
         let position = view.position();
         self.touched.clear();
         self.ahead = None;
-        let inboxes = {
-            let mut state = self.hub.state();
-            state.routed().position = position;
-            state.inboxes()
-        };
+        self.hub.routing(|routing| routing.position = position);
+        let inboxes = self.hub.inboxes();
         for inbox in &inboxes {
             inbox.shelves().log.reset(position.get());
         }
@@ -209,29 +190,29 @@ impl Notifier {
 
     fn route_typing(&self) {
         let typing = self.rooms.typing();
-        let changes = typing.changed_since(self.hub.published().typing);
+        let mut router = Router::new(&self.hub);
         let mut touched = Vec::new();
-        let mut state = self.hub.state();
-        let last = match changes {
+        let last = match typing.changed_since(self.hub.published().typing) {
             Some((rooms, last)) => {
+                self.hub.routing(|routing| routing.typing = last);
                 for room in rooms {
                     let active = !typing.users(&room).is_empty();
-                    state.typing(&room, active, last, &mut touched);
+                    router.typing(&room, active, last);
                 }
+                touched.extend(router.touched());
                 last
             }
             None => {
                 // More rooms changed than are remembered; nobody can tell which.
                 let last = typing.sequence();
-                for inbox in state.inboxes() {
+                self.hub.routing(|routing| routing.typing = last);
+                for inbox in self.hub.inboxes() {
                     inbox.shelves().typing.reset(last);
                     touched.push(Touched { inbox, urgent: true });
                 }
                 last
             }
         };
-        state.routed().typing = last;
-        drop(state);
         self.publish_volatile(touched, |published| published.typing = last);
     }
 
@@ -239,13 +220,12 @@ impl Notifier {
         let presence = self.users.presence();
         let last = presence.sequence();
         let changed = presence.changed_since(self.hub.published().presence);
-        let mut touched = Vec::new();
-        let mut state = self.hub.state();
-        for (_, user) in changed {
-            state.presence(&user, last, &mut touched);
+        self.hub.routing(|routing| routing.presence = last);
+        let mut router = Router::new(&self.hub);
+        for user in changed.iter().filter_map(|(_, user)| self.hub.residents.known_user(user)) {
+            router.presence(user, last);
         }
-        state.routed().presence = last;
-        drop(state);
+        let touched = router.touched().collect();
         self.publish_volatile(touched, |published| published.presence = last);
     }
 
@@ -271,13 +251,13 @@ impl Notifier {
 
     fn tick(&mut self, ticks: u64) {
         self.rooms.typing().expire();
-        let late = self.hub.state().late_typing();
+        let late = self.hub.late_typing();
         for room in late {
             self.rooms.typing().announce(&room);
         }
         if ticks.is_multiple_of(IDLE_CHECK_TICKS) {
             let before = self.clock.now_ms().saturating_sub(self.config.inbox_idle_ms);
-            self.hub.state().drop_idle_inboxes(before);
+            self.hub.drop_idle_inboxes(before);
         }
     }
 }
@@ -295,74 +275,4 @@ async fn changed(number: &mut watch::Receiver<u64>) -> bool {
 async fn closed(closing: &mut watch::Receiver<bool>) {
     // The hub keeps the sender, so this can't fail.
     let _closed = closing.wait_for(|closing| *closing).await;
-}
-
-fn route_record(
-    state: &mut State,
-    server_name: &ServerName,
-    record: &LogRecord,
-    touched: &mut Vec<Touched>,
-) -> Result<(), StoreError> {
-    let position = record.position;
-    match record.kind {
-        RoomAdvanced::KIND => {
-            let Some(entry) = record.decode::<RoomAdvanced>()? else {
-                return Ok(());
-            };
-            let change = RoomMove {
-                room: &entry.room,
-                position,
-                event: entry.event,
-                local: entry.sender.is_some_and(|sender| sender.server_name() == server_name),
-                old_root: entry.old_root,
-                new_root: entry.new_root,
-                members: &entry.members,
-                encrypted: entry.encrypted,
-            };
-            state.advance(&change, touched);
-        }
-        MembershipMoved::KIND => {
-            if let Some(entry) = record.decode::<MembershipMoved>()? {
-                state.membership(&entry.room, &entry.user, position, touched);
-            }
-        }
-        ReceiptMoved::KIND => {
-            if let Some(entry) = record.decode::<ReceiptMoved>()? {
-                let private = entry.receipt_type == PRIVATE_RECEIPT;
-                state.receipt(&entry.room, &entry.user, private, position, touched);
-            }
-        }
-        UserChanged::KIND => {
-            if let Some(entry) = record.decode::<UserChanged>()? {
-                route_user(state, &entry, position, touched);
-            }
-        }
-        ToDeviceQueued::KIND => {
-            if let Some(entry) = record.decode::<ToDeviceQueued>()? {
-                for (user, devices) in &entry.to {
-                    state.messages_to_devices(user, devices, position, touched);
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn route_user(state: &mut State, entry: &UserChanged, position: Position, touched: &mut Vec<Touched>) {
-    let user = &entry.user;
-    match &entry.change {
-        Change::AccountData { .. } => state.account_data(user, position, touched),
-        Change::DeviceKeys => state.device_keys(user, position, touched),
-        Change::RemoteDeviceKeys { rooms } => state.remote_device_keys(rooms, position, touched),
-        Change::SignedUser { .. } => state.signed_user(user, position, touched),
-        Change::OneTimeKeys { device } => state.one_time_keys(user, device, position, touched),
-        // Their keys went with them.
-        Change::Devices { deleted, .. } => {
-            for device in deleted {
-                state.one_time_keys(user, device, position, touched);
-            }
-        }
-        Change::Account | Change::Deactivated | Change::Sessions | Change::Profile { .. } => {}
-    }
 }

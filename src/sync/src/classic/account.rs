@@ -89,9 +89,10 @@ impl Answer<'_> {
             return Ok(Vec::new());
         }
         if !met.is_empty() {
-            let state = self.session.inner.hub.state();
-            let around = state.presence_around(self.session.number);
-            let sees = |user: &UserId| state.user_number(user).is_some_and(|user| around.binary_search(&user).is_ok());
+            let hub = &self.session.inner.hub;
+            let around = hub.presence_around(self.session.number);
+            let sees =
+                |user: &UserId| hub.residents.known_user(user).is_some_and(|user| around.binary_search(&user).is_ok());
             met.retain(|user| sees(user));
         }
         // In order, each once.

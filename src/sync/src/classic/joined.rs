@@ -100,7 +100,7 @@ impl Answer<'_> {
     async fn joined_stretch(&self, room: &RoomId, hints: Hints, since: Option<Position>) -> Result<Told, SyncError> {
         let until = self.reader.now();
         let hub = &self.session.inner.hub;
-        let tail = since.and_then(|since| hub.state().tail(hints.number, since, until));
+        let tail = since.and_then(|since| hub.tail(hints.number, since, until));
         let end = match &tail {
             Some(tail) => tail.after,
             None => self.reader.root_now(room).await?,
@@ -259,10 +259,10 @@ impl Answer<'_> {
         if !hints.receipts {
             return Ok(Vec::new());
         }
-        let is_large = self.session.inner.hub.state().is_large(hints.number);
+        let is_large = self.session.inner.hub.is_large(hints.number);
         let others_max = if is_large { RECEIPTS_IN_LARGE_ROOM_MAX } else { ROOM_RECEIPTS_MAX - 1 };
         let Some(mut moved) = rooms.receipts_since(view, user, room, (since, now), others_max + 1).await? else {
-            self.session.inner.hub.state().receipts_quiet(hints.number, since, now);
+            self.session.inner.hub.receipts_quiet(hints.number, since, now);
             return Ok(Vec::new());
         };
         if moved.len() > others_max {
@@ -297,7 +297,7 @@ impl Answer<'_> {
         if (hints.typing || hints.unknown) && filter.wants_ephemeral(room, "m.typing") {
             let mut user_ids = self.reader.rooms.typing().users(room);
             user_ids.retain(|user| !self.reader.viewer.ignored.contains(user));
-            if self.session.inner.hub.state().is_large(hints.number) {
+            if self.session.inner.hub.is_large(hints.number) {
                 user_ids.truncate(TYPING_IN_LARGE_ROOM_MAX);
             }
             update.shows_typing = !user_ids.is_empty();
@@ -312,9 +312,9 @@ impl Answer<'_> {
     /// What happened since unread events were last counted, if that is all in memory and the user didn't read in between.
     fn news_since_counted(&self, room: &RoomId, hints: Hints) -> Option<(Position, TailRange)> {
         let counted = self.reader.reading.unread_counted_at(self.reader.viewer.user, room)?;
-        let state = self.session.inner.hub.state();
-        let unmoved = state.unmoved_since(self.session.number, hints.number)?;
-        let tail = state.tail(hints.number, counted, self.reader.now())?;
+        let hub = &self.session.inner.hub;
+        let unmoved = hub.unmoved_since(self.session.number, hints.number)?;
+        let tail = hub.tail(hints.number, counted, self.reader.now())?;
         (unmoved <= counted && !tail.holes).then_some((counted, tail))
     }
 

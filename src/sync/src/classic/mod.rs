@@ -113,7 +113,7 @@ impl Sync {
         }
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
-        let (number, inbox) = inner.hub.state().inbox(request.user, inner.clock.now_ms(), filter.wants_presence());
+        let (number, inbox) = inner.hub.inbox(request.user, inner.clock.now_ms(), filter.wants_presence());
         let session = Session { inner, request, filter, number, large };
         // This request sees what was acknowledged to anybody before it, and that its user is there.
         let (typing, presence) = (inner.rooms.typing().sequence(), presence.sequence());
@@ -277,13 +277,9 @@ impl Session<'_> {
     /// The rooms of the user, each by its [`typing_bit`], in which somebody types whom they don't ignore.
     fn typing_now(&self, ignored: &HashSet<OwnedUserId>) -> u64 {
         let active: Vec<OwnedRoomId> = {
-            let state = self.inner.hub.state();
-            state
-                .typing_in(self.number)
-                .into_iter()
-                .filter_map(|room| state.room_id(room))
-                .map(RoomId::to_owned)
-                .collect()
+            let hub = &self.inner.hub;
+            let numbers = hub.typing_in(self.number);
+            numbers.into_iter().filter_map(|room| hub.residents.room_id(room).cloned()).collect()
         };
         let types = |room: &RoomId| self.inner.rooms.typing().users(room).iter().any(|user| !ignored.contains(user));
         let shown = active.iter().filter(|room| ignored.is_empty() || types(room));

@@ -1,17 +1,17 @@
-//! Routing: into whose inboxes a change goes.
+//! Routing: putting changes into the inboxes of those whom they concern.
 //!
 //! What is volatile in a large room, or concerns all of its members, is not routed to each of them for each of them: a room with
 //! everybody in it costs no more than its members.
 
-use std::collections::HashSet;
+use std::sync::{Arc, atomic::Ordering};
 
 use rooms::Membership;
-use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, RoomId};
 use store::Position;
 
-use super::{RoomMove, RoomSlot, State, Touched, UserSlot};
+use super::{Hub, RoomMove, Touched};
 use crate::{
-    inbox::{Item, Kind},
+    inbox::{Inbox, Kind},
     tail::{Advance, Tail},
 };
 
@@ -26,251 +26,176 @@ enum Shelved {
     Presence,
 }
 
-/// Puts something (subject, kind, where it changed) into a user's inbox, if there is one: how many that are.
-fn notify(user: &UserSlot, shelf: Shelved, (subject, kind, at): (u32, Kind, u64), touched: &mut Vec<Touched>) -> u64 {
-    let Some(inbox) = &user.inbox else { return 0 };
-    let mut shelves = inbox.shelves();
-    let shelf = match shelf {
-        Shelved::Log => &mut shelves.log,
-        Shelved::Typing => &mut shelves.typing,
-        Shelved::Presence => &mut shelves.presence,
-    };
-    shelf.push(subject, kind, at);
-    drop(shelves);
-    touched.push(Touched { inbox: inbox.clone(), urgent: kind.is_urgent() });
-    1
+/// Routes changes, and notes whom they concern.
+pub(crate) struct Router<'h> {
+    pub(crate) hub: &'h Hub,
+    touched: Vec<Touched>,
+    /// Members of the room that is routed.
+    members: Vec<u32>,
 }
 
-impl State {
-    /// Routes an advance of a room.
-    pub(crate) fn advance(&mut self, change: &RoomMove<'_>, touched: &mut Vec<Touched>) {
-        let RoomMove { position, event, local, new_root, .. } = *change;
-        let room = self.room(change.room);
-        let slot = &mut self.rooms[room as usize];
-        let last = std::mem::replace(&mut slot.last, position);
-        if change.old_root != new_root {
-            slot.state_moved = Some(position);
-        }
-        if change.old_root.is_empty() {
-            slot.encrypted = Some(false);
-        }
-        if change.encrypted.is_some() {
-            slot.encrypted = change.encrypted;
-            slot.encryption_moved = position;
-        }
-        // Nothing happened between the last advance and this one.
-        let is_new = slot.tail.is_none();
-        let tail = slot.tail.get_or_insert_with(|| Tail::new(last, change.old_root));
-        tail.push(Advance { position, event, local, root: new_root });
-        slot.has_advanced = true;
+impl<'h> Router<'h> {
+    pub(crate) fn new(hub: &'h Hub) -> Self {
+        Self { hub, touched: Vec::new(), members: Vec::new() }
+    }
+
+    /// The inboxes that something was put into since this was last asked.
+    pub(crate) fn touched(&mut self) -> std::vec::Drain<'_, Touched> {
+        self.touched.drain(..)
+    }
+
+    /// Notes an advance of a room, and routes it to those in it.
+    pub(crate) fn advance(&mut self, change: &RoomMove<'_>) {
+        let RoomMove { position, event, local, old_root, new_root, .. } = *change;
+        let (hub, room) = (self.hub, self.hub.residents.room(change.room));
+        let is_new = hub.rooms.with(room, |slot| {
+            let last = std::mem::replace(&mut slot.last, position);
+            if old_root != new_root {
+                slot.state_moved = Some(position);
+            }
+            if old_root.is_empty() {
+                slot.encrypted = Some(false);
+            }
+            if change.encrypted.is_some() {
+                slot.encrypted = change.encrypted;
+                slot.encryption_moved = position;
+            }
+            // Nothing happened between the last advance and this one.
+            let is_new = slot.tail.is_none();
+            let tail = slot.tail.get_or_insert_with(|| Box::new(Tail::new(last, old_root)));
+            tail.push(Advance { position, event, local, root: new_root });
+            slot.has_advanced = true;
+            is_new
+        });
         if is_new {
-            self.tailed.push_back(room);
-            self.forget_tails();
+            hub.keep_tail(room);
         }
         // Those who leave hear of it as members, those who come as well.
         for member in change.members {
-            let user = self.user(&member.user);
-            self.users[user as usize].moved = position;
-            if member.new == Membership::Join {
-                self.join(change.room, &member.user);
+            let user = hub.residents.user(&member.user);
+            self.tell_user(user, room, Kind::Membership, position);
+        }
+        let counts = |membership| membership == Membership::Join;
+        if change.members.iter().any(|member| counts(member.old) != counts(member.new)) {
+            let mut large = hub.large.lock();
+            if hub.is_large(room) {
+                large.insert(room)
             } else {
-                self.leave(room, user);
-            }
-            self.notify_user(user, room, Kind::Membership, position, touched);
+                large.remove(&room)
+            };
         }
-        self.notify_room(room, Kind::Room, position, touched);
+        self.tell_room(room, Kind::Room, position);
     }
 
-    /// Routes a change of a user's membership that no advance told.
-    pub(crate) fn membership(&mut self, room: &RoomId, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let (room, user) = (self.room(room), self.user(user));
-        self.users[user as usize].moved = position;
-        self.notify_user(user, room, Kind::Membership, position, touched);
+    /// Notes that a receipt of a room moved.
+    pub(crate) fn receipt_moved(&self, room: u32, position: Position) {
+        self.hub.rooms.with(room, |slot| slot.receipts.last = position);
     }
 
-    /// Routes a receipt: to everybody in the room, or to its owner alone if it is private or the room large. Of those in a large
-    /// room others are told when there is something else to tell ([`State::large_rooms_with_receipts`]).
-    pub(crate) fn receipt(
-        &mut self,
-        room: &RoomId,
-        user: &UserId,
-        private: bool,
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let room = self.room(room);
-        let slot = &mut self.rooms[room as usize];
-        slot.receipts.1 = position;
-        if let Some(user) = self.user_numbers.get(user).copied() {
-            self.notify_user(user, room, Kind::OwnReceipt, position, touched);
+    /// Routes a change to a user.
+    pub(crate) fn tell_user(&mut self, user: u32, subject: u32, kind: Kind, position: Position) {
+        self.put(user, Shelved::Log, subject, kind, position.get());
+    }
+
+    /// Routes a change of a room to the users in it.
+    pub(crate) fn tell_room(&mut self, room: u32, kind: Kind, position: Position) {
+        let mut members = std::mem::take(&mut self.members);
+        self.hub.residents.members_since(room, position, &mut members);
+        for user in members.drain(..) {
+            self.put(user, Shelved::Log, room, kind, position.get());
         }
-        if !private && !self.is_large(room) {
-            self.notify_room(room, Kind::Receipt, position, touched);
-        }
+        self.members = members;
     }
 
-    /// Routes a change of a user's account data.
-    pub(crate) fn account_data(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::AccountData, position, touched);
-    }
-
-    /// Routes messages to devices of a user.
-    pub(crate) fn messages_to_devices(
-        &mut self,
-        user: &UserId,
-        devices: &[OwnedDeviceId],
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let Some(user) = self.user_numbers.get(user).copied() else {
+    /// Puts something into a user's inbox, if there is one.
+    fn put(&mut self, user: u32, shelf: Shelved, subject: u32, kind: Kind, at: u64) {
+        let inbox: Option<Arc<Inbox>> = self.hub.inboxes.known(user, |slot| slot.clone()).flatten();
+        let Some(inbox) = inbox else { return };
+        if matches!(shelf, Shelved::Presence) && !inbox.wants_presence() {
             return;
+        }
+        let mut shelves = inbox.shelves();
+        let shelf = match shelf {
+            Shelved::Log => &mut shelves.log,
+            Shelved::Typing => &mut shelves.typing,
+            Shelved::Presence => &mut shelves.presence,
         };
-        for device in devices {
-            self.notify_user(user, Item::device(device), Kind::ToDevice, position, touched);
-        }
-    }
-
-    /// Routes a change of a local user's keys to them and to everybody who may have to hear of it.
-    pub(crate) fn device_keys(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
-        for other in self.sharers(user, |room| self.tells_keys(room)) {
-            self.notify_user(other, Item::ACCOUNT, Kind::DeviceLists, position, touched);
-        }
-    }
-
-    /// Routes a change of the keys of a user of another server, who is in these rooms.
-    pub(crate) fn remote_device_keys(&mut self, rooms: &[OwnedRoomId], position: Position, touched: &mut Vec<Touched>) {
-        let mut told = HashSet::new();
-        for room in rooms.iter().filter_map(|room| self.room_number(room)) {
-            let slot = &self.rooms[room as usize];
-            if self.tells_keys(slot) {
-                told.extend(slot.members.iter().copied());
-            }
-        }
-        for user in told {
-            self.notify_user(user, Item::ACCOUNT, Kind::DeviceLists, position, touched);
-        }
-    }
-
-    fn is_large_slot(&self, room: &RoomSlot) -> bool {
-        room.members.len() > self.large_room_members
-    }
-
-    /// Whether those in a room may have to hear of each other's keys.
-    fn tells_keys(&self, room: &RoomSlot) -> bool {
-        !self.is_large_slot(room) || room.encrypted != Some(false)
-    }
-
-    /// Whether a room has so many members that what is volatile in it is not told to each at once.
-    pub(crate) fn is_large(&self, room: u32) -> bool {
-        self.rooms.get(room as usize).is_some_and(|room| self.is_large_slot(room))
-    }
-
-    /// Routes to a user that one of their devices signed somebody's keys.
-    pub(crate) fn signed_user(&mut self, user: &UserId, position: Position, touched: &mut Vec<Touched>) {
-        let user = self.user(user);
-        self.notify_user(user, Item::ACCOUNT, Kind::OwnDeviceList, position, touched);
-    }
-
-    /// Routes a change of how many one-time keys a device has.
-    pub(crate) fn one_time_keys(
-        &mut self,
-        user: &UserId,
-        device: &DeviceId,
-        position: Position,
-        touched: &mut Vec<Touched>,
-    ) {
-        let user = self.user(user);
-        self.notify_user(user, Item::device(device), Kind::OneTimeKeys, position, touched);
-    }
-
-    fn notify_user(&mut self, user: u32, subject: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
-        self.routed_count += notify(&self.users[user as usize], Shelved::Log, (subject, kind, position.get()), touched);
-    }
-
-    fn notify_room(&mut self, room: u32, kind: Kind, position: Position, touched: &mut Vec<Touched>) {
-        let item = (room, kind, position.get());
-        for user in &self.rooms[room as usize].members {
-            self.routed_count += notify(&self.users[*user as usize], Shelved::Log, item, touched);
-        }
+        shelf.push(subject, kind, at);
+        drop(shelves);
+        self.hub.routed_count.fetch_add(1, Ordering::Relaxed);
+        self.touched.push(Touched { inbox, urgent: kind.is_urgent() });
     }
 
     /// Routes a change of who is typing in a room; `active` if there still is anybody. That of a large room waits for more, until
-    /// the room is announced again ([`State::late_typing`]).
-    pub(crate) fn typing(&mut self, room: &RoomId, active: bool, sequence: u64, touched: &mut Vec<Touched>) {
-        let room = self.room(room);
-        if active {
-            self.typing.insert(room);
-        } else {
-            self.typing.remove(&room);
+    /// the room is announced again ([`Hub::late_typing`]).
+    pub(crate) fn typing(&mut self, room: &RoomId, active: bool, sequence: u64) {
+        let (hub, room) = (self.hub, self.hub.residents.room(room));
+        let is_large = hub.is_large(room);
+        let kind = {
+            let mut typing = hub.typing.lock();
+            if active {
+                typing.active.insert(room)
+            } else {
+                typing.active.remove(&room)
+            };
+            let waits = typing.late.get(&room).is_none_or(|seconds| *seconds > 0);
+            if is_large && waits {
+                let seconds = hub.residents.member_count(room).div_ceil(LATE_TYPING_MEMBERS_PER_SECOND);
+                typing.late.entry(room).or_insert(seconds);
+                return;
+            }
+            if typing.late.remove(&room).is_some() { Kind::LateTyping } else { Kind::Typing }
+        };
+        let mut members = std::mem::take(&mut self.members);
+        hub.residents.each_member(room, |user| members.push(user));
+        for user in members.drain(..) {
+            self.put(user, Shelved::Typing, room, kind, sequence);
         }
-        let waits = self.late_typing.get(&room).is_none_or(|seconds| *seconds > 0);
-        if self.is_large(room) && waits {
-            let seconds = self.rooms[room as usize].members.len().div_ceil(LATE_TYPING_MEMBERS_PER_SECOND);
-            self.late_typing.entry(room).or_insert(seconds);
-            return;
+        self.members = members;
+    }
+
+    /// Routes a change of a local user's presence to everybody who sees it.
+    pub(crate) fn presence(&mut self, user: u32, sequence: u64) {
+        for other in self.hub.presence_around(user) {
+            self.put(other, Shelved::Presence, user, Kind::Presence, sequence);
         }
-        let kind = if self.late_typing.remove(&room).is_some() { Kind::LateTyping } else { Kind::Typing };
-        for user in &self.rooms[room as usize].members {
-            let item = (room, kind, sequence);
-            self.routed_count += notify(&self.users[*user as usize], Shelved::Typing, item, touched);
-        }
+    }
+}
+
+impl Hub {
+    /// Whether those in a room may have to hear of each other's keys.
+    pub(crate) fn tells_keys(&self, room: u32) -> bool {
+        !self.is_large(room) || self.rooms.known(room, |slot| slot.encrypted).flatten() != Some(false)
     }
 
     /// To be called every second: the large rooms whose typing is to be announced once more, to be routed now.
-    pub(crate) fn late_typing(&mut self) -> Vec<OwnedRoomId> {
+    pub(crate) fn late_typing(&self) -> Vec<OwnedRoomId> {
         let mut due = Vec::new();
-        for (room, seconds) in &mut self.late_typing {
+        for (room, seconds) in &mut self.typing.lock().late {
             *seconds = seconds.saturating_sub(1);
             if *seconds == 0 {
-                due.push(self.rooms[*room as usize].id.clone());
+                due.extend(self.residents.room_id(*room).cloned());
             }
         }
         due
     }
 
-    /// Routes a change of a local user's presence to everybody who sees it.
-    pub(crate) fn presence(&mut self, user: &UserId, sequence: u64, touched: &mut Vec<Touched>) {
-        let Some(subject) = self.user_numbers.get(user).copied() else {
-            return;
-        };
-        for other in self.presence_around(subject) {
-            let slot = &self.users[other as usize];
-            if slot.inbox.as_ref().is_some_and(|inbox| inbox.wants_presence()) {
-                self.routed_count += notify(slot, Shelved::Presence, (subject, Kind::Presence, sequence), touched);
-            }
-        }
-    }
-
     /// Numbers of the local users whose presence a user sees, and who see theirs: the user, and those who share a room with them
     /// that isn't large. Ascending.
     pub(crate) fn presence_around(&self, user: u32) -> Vec<u32> {
-        let mut around = self.sharers(user, |room| !self.is_large_slot(room));
-        if let Err(at) = around.binary_search(&user) {
-            around.insert(at, user);
-        }
-        around
+        self.with_sharers(user, |room| !self.is_large(room))
     }
 
-    /// Numbers of the other local users who share a room that counts with a user, ascending.
-    fn sharers(&self, user: u32, counts: impl Fn(&RoomSlot) -> bool) -> Vec<u32> {
-        let mut seen = vec![false; self.users.len()];
-        let mut sharers = Vec::new();
-        seen[user as usize] = true;
-        for room in &self.users[user as usize].rooms {
-            let room = &self.rooms[*room as usize];
-            if !counts(room) {
-                continue;
-            }
-            for member in &room.members {
-                if !std::mem::replace(&mut seen[*member as usize], true) {
-                    sharers.push(*member);
-                }
+    /// Numbers of a user and of the other local users who share a room that counts with them, ascending.
+    pub(crate) fn with_sharers(&self, user: u32, counts: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut sharers = vec![user];
+        for room in self.residents.rooms_now(user) {
+            if counts(room) {
+                self.residents.each_member(room, |member| sharers.push(member));
             }
         }
         sharers.sort_unstable();
+        sharers.dedup();
         sharers
     }
 }
