@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use event::Clock;
 use flows::Flows;
+use reading::Reading;
 use rooms::{CreateRoom, Membership, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedRoomId, UserId, server_name, user_id};
 use serde_json::{json, value::to_raw_value};
@@ -37,7 +38,7 @@ impl World {
     }
 
     async fn open(disk: MemoryDisk, clock: Arc<ManualClock>) -> Self {
-        let tables = [rooms::TABLES, users::TABLES, flows::TABLES];
+        let tables = [rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES];
         let store = Store::open_memory(&disk, &Options::default(), &tables).expect("a store");
         let random = Arc::new(SeededRandom::new(store.boot_id()));
         let config = rooms::Config::new(server_name!("haima.test").to_owned());
@@ -85,7 +86,8 @@ impl World {
 
     /// Flows, when they have done what was to be done.
     async fn flows(&self) -> Flows {
-        let flows = Flows::new(self.store.clone(), self.users.clone(), self.rooms.clone());
+        let reading = Reading::new(self.rooms.clone(), self.store.clone(), self.clock.clone(), 1 << 20);
+        let flows = Flows::new(self.store.clone(), self.users.clone(), reading);
         flows.finish_jobs().await;
         flows
     }

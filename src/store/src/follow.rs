@@ -36,7 +36,7 @@ pub const FOLLOW_DELAY_FIRST: Duration = Duration::from_millis(10);
 pub const FOLLOW_DELAY_MAX: Duration = Duration::from_secs(5);
 /// How often the log could not be read when it is given up and what the follower keeps is made anew. While the engine is being opened
 /// again it is waited for.
-const READ_FAILURES_MAX: u32 = 8;
+pub(crate) const READ_FAILURES_MAX: u32 = 8;
 /// A stored cursor is this many records behind at most if nothing followed from them.
 pub const CURSOR_RECORDS_MAX: usize = 4_096;
 

@@ -5,14 +5,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
-    Batch, CommitError, EngineError, LogEntry, LogRecord, MemoryDisk, News, Options, Position, Projection, Store,
-    StoreError, Writer,
+    Batch, CommitError, Cursor, EngineError, Follow, LogEntry, LogRecord, MemoryDisk, News, Options, Position,
+    Projection, Store, StoreError, View, Writer,
     engine::{
         Durability,
         faulty::{Fault, Faults, Faulty},
     },
     error::DecodeError,
+    follow::READ_FAILURES_MAX,
     open::{self, Purpose},
     table::TableInfo,
 };
@@ -243,6 +246,74 @@ fn a_log_that_cannot_be_read_is_given_up_after_a_while() {
         follower.done();
         let next = commit_when_recovered(&store, 2).await;
         assert!(matches!(follower.next().await, Some(News::Records { through, .. }) if through == next));
+    });
+}
+
+/// Tells how far its cursor says that it is, whenever it rebuilds.
+struct Rebuilding {
+    store: Store,
+    cursors: mpsc::UnboundedSender<Option<Position>>,
+}
+
+impl Follow for Rebuilding {
+    const NAME: &'static str = "rebuilding";
+    const CURSOR: Cursor = Cursor::Stored;
+    type Error = CommitError;
+
+    async fn apply(&mut self, _: &[LogRecord]) -> Result<Option<Batch>, CommitError> {
+        Ok(Some(Batch::new()))
+    }
+
+    async fn rebuild(&mut self, _: &View) -> Result<(), CommitError> {
+        self.cursors.send(self.store.cursor(Self::NAME).await.unwrap()).unwrap();
+        Ok(())
+    }
+}
+
+/// Lets the next reads fail, before anybody sees what is applied.
+struct Unreadable(Faults);
+
+impl Projection for Unreadable {
+    fn apply(&self, _: &[LogRecord]) {
+        self.0.script().read_failures = vec![EngineError::Failed("corrupt".to_owned()); READ_FAILURES_MAX as usize];
+    }
+}
+
+#[test]
+fn who_rebuilds_has_no_cursor_until_that_is_done() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        let (cursors, mut told) = mpsc::unbounded_channel();
+        let following = store.run_follower(Rebuilding { store: store.clone(), cursors });
+        assert_eq!(told.recv().await, Some(None));
+        let first = store.commit(row(1)).await.unwrap();
+        following.reached(first).await.unwrap();
+        assert_eq!(store.cursor(Rebuilding::NAME).await.unwrap(), Some(first));
+        // The newest records aren't in memory after a recovery.
+        let _unreadable = store.project(|_| Arc::new(Unreadable(faults.clone())));
+        faults.script().next_write = Some(Fault::Stored);
+        assert!(store.commit(row(2)).await.is_err());
+        assert_eq!(told.recv().await, Some(None));
+        store.recovered().await.unwrap();
+        following.reached(store.published()).await.unwrap();
+        assert_eq!(store.cursor(Rebuilding::NAME).await.unwrap(), Some(store.published()));
+    });
+}
+
+#[test]
+fn positions_that_are_skipped_are_news() {
+    run(async {
+        let faults = Faults::default();
+        let store = open(&MemoryDisk::new(), &faults);
+        let mut follower = store.follower("waiting");
+        assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
+        follower.done();
+        faults.script().next_write = Some(Fault::Lost);
+        assert!(store.commit(row(1)).await.is_err());
+        let Some(News::Records { records, through }) = follower.next().await else { panic!("nothing new") };
+        assert_eq!((records, through), (Vec::new(), store.published()));
     });
 }
 

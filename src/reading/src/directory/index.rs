@@ -100,8 +100,10 @@ impl Reading {
         while follower.position() < until {
             match follower.try_next().await? {
                 Some(News::Records { records, .. }) => {
-                    let applied = self.apply_to_directory(&records).await;
-                    applied.inspect_err(|error| follower.start_over(error))?;
+                    if let Err(error) = self.apply_to_directory(&records).await {
+                        follower.start_over(&error);
+                        continue;
+                    }
                 }
                 Some(News::Rebuild(view)) => self.make_directory(&view).await?,
                 None => break,
