@@ -159,10 +159,10 @@ impl Output {
 /// If it is refused or fails, with what to show to whoever asked.
 pub async fn perform(config: &Config, request: Request) -> anyhow::Result<()> {
     #[cfg(unix)]
-    if let Some(stream) = connect(&config.database_path).await? {
+    if let Some(stream) = connect(&config.server.database_path).await? {
         return relay(stream, &request).await;
     }
-    let path = &config.database_path;
+    let path = &config.server.database_path;
     let makes_database = matches!(request.command, Command::CreateUser { .. });
     anyhow::ensure!(makes_database || path.exists(), "there is no database (database_path = {path:?})");
     let work = async move |parts: &wire::Parts| {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use chrono::DateTime;
+use client_api::Registration;
 use event::Secret;
 use media::Media;
 use reading::Reading;
@@ -76,7 +77,7 @@ impl On<'_> {
     /// A user who has an account that isn't deactivated.
     async fn user(&self, name: &str) -> anyhow::Result<(OwnedUserId, Account)> {
         let view = self.parts.store.view();
-        let server = &self.config.server_name;
+        let server = &self.config.server.server_name;
         let found = self.users().find_login_name(&view, name, server).await;
         let user = found.with_context(|| format!("{name} can't be a user of {server}"))?;
         let account = self.users().active_account(&view, &user).await.with_context(|| user.to_string())?;
@@ -85,7 +86,7 @@ impl On<'_> {
 
     async fn create_user(&self, localpart: &str, admin: bool, password: Option<String>) -> anyhow::Result<()> {
         let account = NewAccount {
-            user_id: users::user_id_for(localpart, &self.config.server_name)?,
+            user_id: users::user_id_for(localpart, &self.config.server.server_name)?,
             password: Some(password.context("the password is missing")?),
             kind: Kind::User,
             admin,
@@ -135,7 +136,7 @@ impl On<'_> {
         self.users().set_admin(&user, admin).await?;
         let what = if admin { "an admin" } else { "no longer an admin" };
         self.output.done(format!("{user} is {what}.")).await?;
-        if !admin && self.config.admins.contains(&user) {
+        if !admin && self.config.api.admins.contains(&user) {
             self.output.line(format!("But `admins` in the configuration names {user}.")).await?;
         }
         Ok(())
@@ -148,7 +149,7 @@ impl On<'_> {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (user, account) in page {
-                let is_admin = account.admin || self.config.admins.contains(&user);
+                let is_admin = account.admin || self.config.api.admins.contains(&user);
                 let special = [
                     (is_admin, "admin"),
                     (account.kind == Kind::Guest, "guest"),
@@ -173,7 +174,7 @@ impl On<'_> {
         tracing::info!("on the command line: made a registration token");
         self.output.line(made.token).await?;
         // Only with both does the server ask for tokens.
-        if !self.config.allow_registration || self.config.registration_token.is_none() {
+        if self.config.api.registration() != Registration::Token {
             let needed = "It can be used once `allow_registration = true` and a `registration_token` are configured.";
             self.output.line(needed.to_owned()).await?;
         }

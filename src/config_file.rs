@@ -6,13 +6,16 @@ use std::{
 };
 
 use serde::Deserialize;
+use settings::Settings;
 use toml::{Table, Value};
 
 use crate::{
-    config::{Config, File, impossible},
+    config::{Config, Parts},
     config_generate::takes_text,
 };
 
+/// The one table of the file; what else it has is inside.
+const GLOBAL: &str = "global";
 /// Variables with this prefix override keys.
 const ENV_PREFIX: &str = "CONDUIT_";
 /// Keys that files of earlier versions have, and nothing reads now. They are no reason not to start.
@@ -67,28 +70,71 @@ pub(crate) fn parse(
     })?;
     let variables = merge_env(&mut table, env);
     let places = Places { name, lines: key_lines(text), variables };
-    let mut unknown = BTreeSet::new();
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(Value::Table(table), &mut track);
-    let parsed = serde_ignored::deserialize(tracked, |path| {
-        unknown.insert(plain_path(&path.to_string()));
-    });
+    let mut reader = Reader::of(table);
+    let config = Config::compose(&mut reader);
+    let Reader { global, mut unknown, mut faults } = reader;
+    // What is left is of no part.
+    unknown.extend(global.keys().map(|key| in_global(key)));
+    if faults.is_empty() {
+        faults.extend(config.faults().iter().map(|(key, why)| (in_global(key), (*why).to_owned())));
+    }
     let (retired, unknown): (Vec<_>, Vec<_>) = unknown.iter().partition(|key| RETIRED.contains(&key.as_str()));
     let ignored = retired.into_iter().map(|key| places.fault(key, "has no effect any more")).collect();
-    let mut faults: Vec<_> = unknown.into_iter().map(|key| places.fault(key, "unknown key")).collect();
-    let config = match parsed {
-        Ok(File { global }) => Some(global),
-        Err(error) => {
-            faults.push(places.fault(&plain_path(&track.path().to_string()), error.message()));
-            None
-        }
-    };
-    if let Some(config) = &config {
-        faults.extend(impossible(config).iter().map(|(key, why)| places.fault(&format!("global.{key}"), why)));
+    let unknown = unknown.into_iter().map(|key| places.fault(key, "unknown key"));
+    let faults: Vec<_> = unknown.chain(faults.iter().map(|(key, why)| places.fault(key, why))).collect();
+    if faults.is_empty() { Ok(Loaded { config, ignored }) } else { Err(ConfigError::Invalid(faults)) }
+}
+
+/// The path of a key of `[global]`.
+fn in_global(key: &str) -> String {
+    format!("{GLOBAL}.{key}")
+}
+
+/// Reads each part from its keys.
+struct Reader {
+    /// What no part has taken yet.
+    global: Table,
+    unknown: BTreeSet<String>,
+    /// Keys and what is wrong with them.
+    faults: Vec<(String, String)>,
+}
+
+impl Reader {
+    fn of(mut file: Table) -> Self {
+        let mut faults = Vec::new();
+        let global = match file.remove(GLOBAL) {
+            Some(Value::Table(global)) => global,
+            None => Table::new(),
+            Some(_) => {
+                faults.push((GLOBAL.to_owned(), "must be a table".to_owned()));
+                Table::new()
+            }
+        };
+        Self { global, unknown: file.keys().cloned().collect(), faults }
     }
-    match config {
-        Some(config) if faults.is_empty() => Ok(Loaded { config, ignored }),
-        _ => Err(ConfigError::Invalid(faults)),
+}
+
+impl Parts for Reader {
+    /// The part as the file has it, or its default if that can't be.
+    fn part<T: Settings>(&mut self) -> T {
+        let keys = settings::Table::of::<T>(GLOBAL).keys.into_iter();
+        let own = keys.filter_map(|key| Some((key.name.to_owned(), self.global.remove(key.name)?))).collect();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(Value::Table(own), &mut track);
+        let parsed: Result<T, _> = serde_ignored::deserialize(tracked, |path| {
+            self.unknown.insert(in_global(&plain_path(&path.to_string())));
+        });
+        match parsed {
+            Ok(part) => {
+                self.faults.extend(part.faults().into_iter().map(|(key, why)| (in_global(key), why.to_owned())));
+                part
+            }
+            Err(error) => {
+                let key = in_global(&plain_path(&track.path().to_string()));
+                self.faults.push((key, error.message().to_owned()));
+                T::default()
+            }
+        }
     }
 }
 
@@ -128,9 +174,9 @@ fn merge_env(table: &mut Table, env: impl Iterator<Item = (String, String)>) -> 
         }
         let path: Vec<String> = rest.to_lowercase().split("__").map(str::to_owned).collect();
         let Some((key, parents)) = path.split_last() else { continue };
-        let dotted = format!("global.{}", path.join("."));
-        let value = env_value(&text, takes_text(&dotted));
-        let mut inner = table.entry("global").or_insert_with(|| Value::Table(Table::new()));
+        let dotted = in_global(&path.join("."));
+        let value = env_value(&text, takes_text(&path.join(".")));
+        let mut inner = table.entry(GLOBAL).or_insert_with(|| Value::Table(Table::new()));
         for parent in parents {
             let Value::Table(map) = inner else { break };
             inner = map.entry(parent.as_str()).or_insert_with(|| Value::Table(Table::new()));

@@ -1,12 +1,9 @@
 //! `conduit.toml` from the typed configuration: each key with its docstring and default.
 
-use documented::DocumentedFields;
-use serde::Serialize;
 use serde_json::Value;
+use settings::{Key, Settings, Table};
 
-use media::S3Config;
-
-use crate::config::{Config, RateLimits, Tls, WellKnown};
+use crate::config::{Config, Parts};
 
 const HEADER: &str = "\
 # Haima's configuration. It works as it stands, for trying the server out on this machine.
@@ -19,85 +16,78 @@ const HEADER: &str = "\
 /// Longest comment line, in characters.
 const COMMENT_WIDTH: usize = 118;
 
-/// One table of the file.
-pub(crate) struct Section {
-    /// Its dotted name.
-    name: &'static str,
-    /// Keys and docstrings in the order of declaration.
-    fields: Vec<(&'static str, &'static str)>,
-    /// The default of every key; `null` where there is none.
-    defaults: Value,
-    /// Whether the table is there by default.
-    live: bool,
+/// What the parts are made of.
+#[derive(Default)]
+pub(crate) struct Outline {
+    /// The keys of `[global]`.
+    pub(crate) keys: Vec<Key>,
+    /// Those that are tables, with their own keys.
+    pub(crate) tables: Vec<Table>,
 }
 
-impl Section {
-    fn new<T: DocumentedFields + Default + Serialize>(name: &'static str, live: bool) -> Self {
-        let fields = T::FIELD_NAMES.iter().copied().zip(T::FIELD_DOCS.iter().copied()).collect();
-        let defaults = serde_json::to_value(T::default()).unwrap_or(Value::Null);
-        Self { name, fields, defaults, live }
+impl Parts for Outline {
+    fn part<T: Settings>(&mut self) -> T {
+        self.keys.extend(Table::of::<T>("").keys);
+        self.tables.extend(T::tables());
+        T::default()
     }
 }
 
-/// Every table of the file.
-pub(crate) fn sections() -> Vec<Section> {
-    vec![
-        Section::new::<Config>("global", true),
-        Section::new::<Tls>("global.tls", false),
-        Section::new::<S3Config>("global.media_s3", false),
-        Section::new::<WellKnown>("global.well_known", true),
-        Section::new::<RateLimits>("global.rate_limit", true),
-    ]
+impl Outline {
+    pub(crate) fn new() -> Self {
+        let mut outline = Self::default();
+        Config::compose(&mut outline);
+        outline
+    }
+
+    fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+
+    /// The key with this path in `[global]`.
+    fn key(&self, path: &str) -> Option<&Key> {
+        let (keys, name) = match path.split_once('.') {
+            Some((table, name)) => (&self.table(table)?.keys, name),
+            None => (&self.keys, path),
+        };
+        keys.iter().find(|key| key.name == name)
+    }
 }
 
-/// Whether the key takes text, so that a variable's value needs no quotes. Keys without a default all do.
+/// Whether the key of `[global]` takes text, so that a variable's value needs no quotes. Keys without a default all do.
 pub(crate) fn takes_text(path: &str) -> bool {
-    let Some((table, key)) = path.rsplit_once('.') else { return false };
-    sections().iter().any(|section| {
-        section.name == table
-            && section.fields.iter().any(|(name, _)| *name == key)
-            && matches!(section.defaults[key], Value::String(_) | Value::Null)
-    })
-}
-
-/// Every key with its table. Those that are tables themselves have theirs instead.
-#[cfg(test)]
-pub(crate) fn keys() -> Vec<(&'static str, &'static str)> {
-    let sections = sections();
-    let all = sections.iter().flat_map(|section| section.fields.iter().map(|(key, _)| (section.name, *key)));
-    let is_table = |key: &str| sections.iter().any(|other| other.name.strip_prefix("global.") == Some(key));
-    all.filter(|(_, key)| !is_table(key)).collect()
+    Outline::new().key(path).is_some_and(|key| matches!(key.default, Value::String(_) | Value::Null))
 }
 
 /// The commented configuration file, as `conduit.toml` in the repository has it.
 pub fn generate() -> String {
-    let mut out = String::from(HEADER);
-    let sections = sections();
-    let heading = |key: &str| sections.iter().find(|section| section.name.strip_prefix("global.") == Some(key));
-    for section in &sections {
-        if section.name == "global" {
-            out.push_str("\n[global]\n");
-        }
-        let mark = if section.live { "" } else { "#" };
-        for (key, docs) in &section.fields {
-            if section.name == "global" && heading(key).is_some() {
-                continue;
-            }
-            out.push('\n');
-            write_comment(&mut out, docs);
-            match &section.defaults[key] {
-                Value::Null => out.push_str(&format!("#{key} = \"\"\n")),
-                value => out.push_str(&format!("{mark}{key} = {}\n", inline(value))),
-            }
-        }
-        if let Some(next) = sections.iter().skip_while(|other| other.name != section.name).nth(1) {
-            out.push('\n');
-            let docs = next.name.strip_prefix("global.").and_then(|key| Config::get_field_docs(key).ok());
-            write_comment(&mut out, docs.unwrap_or_default());
-            out.push_str(&format!("{}[{}]\n", if next.live { "" } else { "#" }, next.name));
+    let outline = Outline::new();
+    let mut out = format!("{HEADER}\n[global]\n");
+    for key in outline.keys.iter().filter(|key| outline.table(key.name).is_none()) {
+        write_key(&mut out, key, "");
+    }
+    for table in &outline.tables {
+        let key = outline.key(table.name);
+        // Without a default the table is not there.
+        let mark = if key.is_some_and(|key| key.default.is_null()) { "#" } else { "" };
+        out.push('\n');
+        write_comment(&mut out, key.map_or("", |key| key.docs));
+        out.push_str(&format!("{mark}[global.{}]\n", table.name));
+        for key in &table.keys {
+            write_key(&mut out, key, mark);
         }
     }
     out
+}
+
+/// A key with its explanation and default, or commented out where it has none.
+fn write_key(out: &mut String, Key { name, docs, default }: &Key, mark: &str) {
+    out.push('\n');
+    write_comment(out, docs);
+    match default {
+        Value::Null => out.push_str(&format!("#{name} = \"\"\n")),
+        value => out.push_str(&format!("{mark}{name} = {}\n", inline(value))),
+    }
 }
 
 /// A value as TOML on one line. Null never comes here: such keys are commented out.

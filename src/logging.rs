@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{LogFormat, ServerConfig};
 
 /// Said before the configured filters, which override it: state resolution tells every check that it makes at `info`, and requests have a
 /// level of their own, at which only those are told that the server failed at.
@@ -14,12 +14,12 @@ const QUIET: &str = "ruma_state_res=warn,requests=warn";
 ///
 /// # Errors
 /// If `log` can't be understood.
-pub(crate) fn filter(config: &Config) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+pub(crate) fn filter(config: &ServerConfig) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
     EnvFilter::try_new(format!("{QUIET},{}", config.log))
 }
 
 /// Whether lines are JSON objects.
-pub(crate) fn is_json(config: &Config) -> bool {
+pub(crate) fn is_json(config: &ServerConfig) -> bool {
     match config.log_format {
         LogFormat::Human => false,
         LogFormat::Json => true,
@@ -30,7 +30,7 @@ pub(crate) fn is_json(config: &Config) -> bool {
 ///
 /// # Errors
 /// If logging was started before.
-pub fn start(config: &Config) -> anyhow::Result<()> {
+pub fn start(config: &ServerConfig) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(config)?)
         .with_writer(std::io::stderr)

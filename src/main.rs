@@ -91,7 +91,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::Restore) => runtime()?.block_on(wire::restore(&config)),
         Some(Command::Serve) | None => {
-            logging::start(&config)?;
+            logging::start(&config.server)?;
             for key in &ignored {
                 tracing::warn!("{key}");
             }

@@ -14,7 +14,7 @@ pub fn begin() {
 
 /// Takes from others what an older start, or whoever made the directories, gave them. A group keeps what it has.
 pub fn close_directories(config: &Config) {
-    for directory in [Some(&config.database_path), config.media_path.as_ref()].into_iter().flatten() {
+    for directory in [Some(&config.server.database_path), config.media.media_path.as_ref()].into_iter().flatten() {
         if let Err(error) = close(directory) {
             warn!(%error, ?directory, "others on this machine may read what the server keeps");
         }
@@ -23,10 +23,10 @@ pub fn close_directories(config: &Config) {
 
 /// Warns of files with secrets that others can read: those are not the server's to change.
 pub fn warn_of_open_files(config: &Config, file: &Path) {
-    let s3_secret = config.media_s3.as_ref().and_then(|s3| s3.secret_key.as_ref());
-    let secrets = [&config.registration_token, &config.turn_secret, &config.turn_password];
+    let s3_secret = config.media.media_s3.as_ref().and_then(|s3| s3.secret_key.as_ref());
+    let secrets = [&config.api.registration_token, &config.api.turn_secret, &config.api.turn_password];
     let has_secrets = s3_secret.is_some() || secrets.iter().any(|secret| secret.is_some());
-    let key = config.tls.as_ref().map(|tls| tls.key.as_path());
+    let key = config.http.tls.as_ref().map(|tls| tls.key.as_path());
     for file in [has_secrets.then_some(file), key].into_iter().flatten() {
         match others_may_read(file) {
             Ok(false) => {}

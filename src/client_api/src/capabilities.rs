@@ -15,7 +15,7 @@ pub(crate) async fn get_capabilities(api: ClientApi, _: Session, _: Request) -> 
     let passwords = api.config.login_with_password;
     Ok(Json(json!({ "capabilities": {
         "m.change_password": { "enabled": passwords },
-        "m.room_versions": { "default": api.config.default_room_version, "available": available },
+        "m.room_versions": { "default": api.rooms.default_room_version(), "available": available },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.profile_fields": { "enabled": true },

@@ -173,7 +173,7 @@ pub(crate) async fn get_config(
 }
 
 fn upload_size(api: &ClientApi) -> UInt {
-    UInt::new_saturating(api.media.config().upload_bytes_max)
+    UInt::new_saturating(api.media.config().max_request_size)
 }
 
 fn content_uri(api: &ClientApi, id: &str) -> OwnedMxcUri {
@@ -311,7 +311,7 @@ async fn answer(api: &ClientApi, file: media::File, conditions: &Conditions) -> 
 /// Refuses what needs no token unless the configuration allows it (client-server API, "Content repository": the freeze
 /// of unauthenticated media).
 fn require_legacy(api: &ClientApi) -> Result<()> {
-    if api.config.legacy_media {
+    if api.config.allow_legacy_media {
         return Ok(());
     }
     Err(ApiError::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "Files are served to clients that send their token").into())

@@ -87,7 +87,7 @@ use users::Users;
 use self::uia::{Uia, UiaParts};
 pub use self::{
     accounts::Accounts,
-    config::{Config, Registration, Turn, TurnAccess},
+    config::{Config, Registration, WellKnown},
     routes::router,
 };
 

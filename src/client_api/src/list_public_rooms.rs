@@ -133,7 +133,7 @@ fn descriptions<S: Serializer>(chunk: &[Arc<RoomDescription>], s: S) -> std::res
 
 /// `GET /_matrix/client/v3/publicRooms`
 pub(crate) async fn get_public_rooms(api: ClientApi, caller: MaybeGuest, req: get::v3::Request) -> Result<Json<Page>> {
-    if caller.account.is_none() && !api.config.public_rooms_without_auth {
+    if caller.account.is_none() && !api.config.allow_public_room_directory_without_auth {
         return Err(ApiError::missing_token().into());
     }
     let query = PublicRoomsQuery { limit: limit(req.limit), since: since(req.since.as_deref())?, ..Default::default() };

@@ -82,7 +82,7 @@ pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> 
     let mut response = login::v3::Response::new(issued.user_id, issued.access_token, issued.device_id);
     response.refresh_token = issued.refresh_token;
     response.expires_in = issued.expires_in_ms.map(Duration::from_millis);
-    let base_url = api.config.well_known_client.clone();
+    let base_url = api.config.well_known.client.clone();
     response.well_known = base_url.map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url)));
     Ok(response)
 }

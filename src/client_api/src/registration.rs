@@ -107,7 +107,7 @@ pub(crate) async fn check_username_availability(
 }
 
 async fn register_guest(api: &ClientApi, caller: &Anyone, req: register::v3::Request) -> Result<JsonBytes> {
-    if !api.config.guests {
+    if !api.config.allow_guest_registration {
         return Err(ApiError::forbidden("Guests are not allowed on this server").into());
     }
     let device_name = device_name(req.initial_device_display_name, &caller.origin);
@@ -118,7 +118,7 @@ async fn register_guest(api: &ClientApi, caller: &Anyone, req: register::v3::Req
 /// What is asked of somebody who registers.
 async fn flows(api: &ClientApi) -> Result<Vec<Vec<Stage>>> {
     let with_token = vec![Stage::RegistrationToken];
-    match api.config.registration {
+    match api.config.registration() {
         Registration::Token => Ok(vec![with_token]),
         // The first account of a new server, which becomes an admin's if the token is known. Later the token is not
         // offered: clients that leave the dummy step out of what they can do would choose to ask for it.

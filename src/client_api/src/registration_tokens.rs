@@ -7,7 +7,7 @@ use crate::{ClientApi, Registration, error::Result};
 
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
 pub(crate) async fn registration_token_validity(api: ClientApi, _: Anyone, req: Request) -> Result<Response> {
-    let closed = api.config.registration == Registration::Closed;
+    let closed = api.config.registration() == Registration::Closed;
     if closed && api.users.bootstrap_token().await?.is_none() {
         return Err(ApiError::forbidden("Registration is switched off").into());
     }

@@ -7,11 +7,12 @@ use crate::{ClientApi, error::Result};
 
 /// `GET /.well-known/matrix/support`
 pub(crate) async fn get_wellknown_support(api: ClientApi, _: Anyone, _: Request) -> Result<Response> {
-    let config = &api.config;
-    if config.support_contacts.is_empty() && config.support_page.is_none() {
+    let told = &api.config.well_known;
+    let contact = told.contact();
+    if contact.is_none() && told.support_page.is_none() {
         return Err(ApiError::not_found("This server has no contacts").into());
     }
-    let mut response = Response::with_contacts(config.support_contacts.clone());
-    response.support_page = config.support_page.clone();
+    let mut response = Response::with_contacts(contact.into_iter().collect());
+    response.support_page.clone_from(&told.support_page);
     Ok(response)
 }

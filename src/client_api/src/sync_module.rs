@@ -56,7 +56,7 @@ pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, query: SyncQue
         filter: query.filter.as_deref(),
         full_state: query.full_state,
         set_presence: presence_state(&query.set_presence),
-        timeout_ms: query.timeout_ms.min(api.config.sync_timeout_ms_max),
+        timeout_ms: query.timeout_ms,
         use_state_after: query.use_state_after || query.msc4222_use_state_after,
     };
     let large = Large { api: &api, user: &caller.user, turn: Mutex::default() };

@@ -18,7 +18,7 @@ pub(crate) async fn search_user_directory(api: ClientApi, caller: Session, req: 
     let acquaintances = api.flows.acquaintances(&view, &caller.user).await?;
     let visible = |user: OwnedUserId| {
         let (api, acquaintances) = (&api, &acquaintances);
-        async move { Result::Ok(api.config.search_all_users || acquaintances.include(&user).await?) }
+        async move { Result::Ok(api.config.show_all_local_users_in_user_directory || acquaintances.include(&user).await?) }
     };
     let found = api.users.search_directory(&view, &req.search_term, limit, visible).await?;
     let mut results = Vec::with_capacity(found.matches.len());

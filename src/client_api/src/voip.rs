@@ -7,24 +7,28 @@ use ruma::{UserId, api::client::voip::get_turn_server_info::v3::Request};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::{ClientApi, Turn, TurnAccess, error::Result};
+use crate::{
+    ClientApi,
+    config::{Turn, TurnAccess},
+    error::Result,
+};
 
 /// `GET /_matrix/client/v3/voip/turnServer`: 404 if no TURN server is configured. An empty object lacks what the specification
 /// requires, and an empty list of URIs is an error to the clients that hand it to their browser.
 pub(crate) async fn get_turn_server(api: ClientApi, caller: Session, _: Request) -> Result<Json<Value>> {
-    let Some(turn) = &api.config.turn else {
+    let Some(turn) = api.config.turn() else {
         return Err(ApiError::not_found("This server has no TURN server").into());
     };
-    let (username, password) = credentials(turn, api.clock.now_ms() / 1000, &caller.user)?;
+    let (username, password) = credentials(&turn, api.clock.now_ms() / 1000, &caller.user)?;
     let Turn { uris, ttl_s, .. } = turn;
     Ok(Json(json!({ "username": username, "password": password, "uris": uris, "ttl": ttl_s })))
 }
 
 /// Name and password at the TURN server. With a shared secret they are made for the user and hold for a while: the name is the second
 /// when they end and the user, the password its HMAC-SHA1 (what TURN servers call the REST API).
-fn credentials(turn: &Turn, now_s: u64, user: &UserId) -> Result<(String, String)> {
-    let secret = match &turn.access {
-        TurnAccess::Account { username, password } => return Ok((username.clone(), password.clone())),
+fn credentials(turn: &Turn<'_>, now_s: u64, user: &UserId) -> Result<(String, String)> {
+    let secret = match turn.access {
+        TurnAccess::Account { username, password } => return Ok((username.to_owned(), password.to_owned())),
         TurnAccess::Secret(secret) => secret,
     };
     let username = format!("{}:{user}", now_s.saturating_add(turn.ttl_s));
@@ -42,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_secret_makes_credentials_that_end() {
-        let turn = Turn { uris: Vec::new(), ttl_s: 60, access: TurnAccess::Secret("north".to_owned()) };
+        let turn = Turn { uris: &[], ttl_s: 60, access: TurnAccess::Secret("north") };
         let (username, password) = credentials(&turn, 1_000, user_id!("@alice:example.org")).unwrap();
         assert_eq!(username, "1060:@alice:example.org");
         assert_eq!(password, "qQC5WU8YvulLp0DO7bBdZ94pL64=");

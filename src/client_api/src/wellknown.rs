@@ -11,7 +11,7 @@ use crate::{ClientApi, error::Result};
 
 /// `GET /.well-known/matrix/client`
 pub(crate) async fn get_wellknown(api: ClientApi, _: Anyone, _: Request) -> Result<Response> {
-    let Some(base_url) = &api.config.well_known_client else {
+    let Some(base_url) = &api.config.well_known.client else {
         return Err(ApiError::not_found("This server doesn't tell where it is").into());
     };
     Ok(Response::new(HomeserverInfo::new(base_url.clone())))
@@ -35,7 +35,7 @@ impl Incoming for ServerLocation {
 
 /// `GET /.well-known/matrix/server`
 pub(crate) async fn get_well_known(api: ClientApi, _: Anyone, _: ServerLocation) -> Result<Json<Value>> {
-    let Some(server) = &api.config.well_known_server else {
+    let Some(server) = &api.config.well_known.server else {
         return Err(ApiError::not_found("This server doesn't tell where it is").into());
     };
     Ok(Json(json!({ "m.server": server })))

@@ -51,12 +51,12 @@ impl Gate {
 
     /// How long a request of this class may take.
     pub(crate) fn time_max(&self, class: Class) -> Duration {
-        let seconds = match class {
-            Class::Sync => self.config.long_poll_seconds_max,
-            Class::Upload => UPLOAD_SECONDS_MAX.max(self.config.request_seconds_max),
-            _ => self.config.request_seconds_max,
-        };
-        Duration::from_secs(seconds)
+        let usual = self.config.client_request_timeout.duration();
+        match class {
+            Class::Sync => usual.saturating_add(self.config.poll_max.duration()),
+            Class::Upload => usual.max(Duration::from_secs(UPLOAD_SECONDS_MAX)),
+            _ => usual,
+        }
     }
 
     pub(crate) fn origin(&self, parts: &Parts) -> Origin {

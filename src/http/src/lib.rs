@@ -34,7 +34,7 @@ pub use admission::{
     polls::Poll,
 };
 pub use caller::{AnyAccount, Anyone, Authenticate, Caller, Guest, MaybeGuest, Session, Unsuspended, Waiting};
-pub use config::{Config, Listen, Tls};
+pub use config::{Config, OneOrMany, Tls};
 pub use error::{ApiError, ApiResult, StatusCode};
 pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};

@@ -176,7 +176,7 @@ where
     let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
-    let bytes_max = gate.config.request_bytes_max.min(gate.config.json_bytes_max);
+    let bytes_max = gate.config.upload_bytes_max.min(gate.config.max_json_request_size);
     let bytes_max = if caller.account().is_some() { bytes_max } else { bytes_max.min(ANONYMOUS_BYTES_MAX) };
     let account = body::Account { bodies: &gate.admission.bodies, client: client.key };
     let body::Read { bytes, share } = body::read(&parts.headers, body, bytes_max, account).await?;
@@ -211,7 +211,7 @@ where
     let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
     let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     check_identifiers(&args)?;
-    let body = UploadBody::new(&parts.headers, body, gate.config.request_bytes_max);
+    let body = UploadBody::new(&parts.headers, body, gate.config.upload_bytes_max);
     let flow = parts.extensions.get().cloned();
     let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
     finish(gate, Finish { class, client, flow }, &Req::METHOD, Box::pin(handler(caller, Upload::new(req, body)))).await

@@ -79,9 +79,10 @@ pub enum ServeError {
 /// Bound listeners, not yet accepting.
 pub struct Server {
     gate: Arc<Gate>,
-    listeners: Vec<(TcpListener, Option<TlsAcceptor>)>,
+    listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     certificates: Certificates,
+    acceptor: Option<TlsAcceptor>,
 }
 
 impl Server {
@@ -92,18 +93,15 @@ impl Server {
     pub async fn bind(gate: Arc<Gate>) -> Result<Self, ServeError> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
-        let mut certificates = Certificates::default();
-        for listen in &gate.config.listen {
-            let acceptor = match &listen.tls {
-                Some(files) => Some(certificates.of(files)?.acceptor()?),
-                None => None,
-            };
-            let failed = |source| ServeError::Bind { address: listen.address, source };
-            let listener = listen_on(listen.address).map_err(failed)?;
+        let certificates = Certificates::read(gate.config.tls.as_ref())?;
+        let acceptor = certificates.acceptor()?;
+        for address in gate.config.sockets() {
+            let failed = |source| ServeError::Bind { address, source };
+            let listener = listen_on(address).map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
-            listeners.push((listener, acceptor));
+            listeners.push(listener);
         }
-        Ok(Self { gate, listeners, addresses, certificates })
+        Ok(Self { gate, listeners, addresses, certificates, acceptor })
     }
 
     /// The certificates, which are read anew within a minute when their files change, and when asked to.
@@ -123,12 +121,12 @@ impl Server {
         let connections = Arc::new(Semaphore::new(self.gate.config.connections_max.max(1)));
         let following = tokio::spawn(self.certificates.follow());
         let mut accepting = tokio::task::JoinSet::new();
-        for (listener, acceptor) in self.listeners {
+        for listener in self.listeners {
             let worker = Worker {
                 gate: self.gate.clone(),
                 front: front.clone(),
                 graceful: graceful.clone(),
-                acceptor,
+                acceptor: self.acceptor.clone(),
                 connections: connections.clone(),
             };
             accepting.spawn(worker.accept(listener));
@@ -143,7 +141,7 @@ impl Server {
             }
             self.gate.tasks.wait().await;
         };
-        let time_max = Duration::from_secs(self.gate.config.shutdown_seconds_max);
+        let time_max = self.gate.config.client_shutdown_timeout.duration();
         if tokio::time::timeout(time_max, finish).await.is_err() {
             warn!("some requests did not finish in time");
         }

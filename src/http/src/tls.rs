@@ -62,7 +62,7 @@ impl Certificate {
     pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, ServeError> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| bad_file(&self.files.certificate, &error))?;
+            .map_err(|error| bad_file(&self.files.certs, &error))?;
         let mut config = builder.with_no_client_auth().with_cert_resolver(self.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
@@ -71,7 +71,7 @@ impl Certificate {
     /// Reads the files again. Those that can't be used change nothing and are told in the log.
     fn look(&self) {
         match self.reread() {
-            Ok(true) => info!(certificate = ?self.files.certificate, "the certificate was read anew"),
+            Ok(true) => info!(certificate = ?self.files.certs, "the certificate was read anew"),
             Ok(false) => {}
             Err(error) => error!(%error, "the certificate can't be read anew, the one from before stays"),
         }
@@ -89,27 +89,26 @@ impl Certificate {
     }
 }
 
-/// The certificates of all listeners.
-#[derive(Clone, Default)]
-pub struct Certificates(Vec<Arc<Certificate>>);
+/// The certificate of all listeners with those of its issuers, if they have one.
+#[derive(Clone)]
+pub struct Certificates(Option<Arc<Certificate>>);
 
 impl Certificates {
-    /// The one in these files, read at their first use.
-    pub(crate) fn of(&mut self, files: &Tls) -> Result<Arc<Certificate>, ServeError> {
-        if let Some(known) = self.0.iter().find(|known| known.files == *files) {
-            return Ok(known.clone());
-        }
-        let certificate = Certificate::read(files)?;
-        self.0.push(certificate.clone());
-        Ok(certificate)
+    /// What is in these files.
+    pub(crate) fn read(files: Option<&Tls>) -> Result<Self, ServeError> {
+        files.map(Certificate::read).transpose().map(Self)
     }
 
-    /// Reads all anew whose files have changed. Files that can't be used are told in the log, and what was read before stays.
+    /// An acceptor with it, whatever it becomes.
+    pub(crate) fn acceptor(&self) -> Result<Option<TlsAcceptor>, ServeError> {
+        self.0.as_ref().map(Certificate::acceptor).transpose()
+    }
+
+    /// Reads the files anew if they have changed. Files that can't be used are told in the log, and what was read before stays.
     pub async fn reread(&self) {
-        for certificate in self.0.clone() {
-            if let Err(error) = tokio::task::spawn_blocking(move || certificate.look()).await {
-                error!(%error, "a certificate can't be read anew");
-            }
+        let Some(certificate) = self.0.clone() else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || certificate.look()).await {
+            error!(%error, "a certificate can't be read anew");
         }
     }
 
@@ -131,7 +130,7 @@ struct Files {
 impl Files {
     fn read(files: &Tls) -> Result<Self, ServeError> {
         let read = |path: &PathBuf| fs::read(path).map_err(|error| bad_file(path, &error));
-        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
+        Ok(Self { certificate: read(&files.certs)?, key: read(&files.key)? })
     }
 
     fn digests(&self) -> Digests {
@@ -140,13 +139,12 @@ impl Files {
 
     fn certified(&self, files: &Tls) -> Result<CertifiedKey, ServeError> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
-        let chain = chain.map_err(|error| bad_file(&files.certificate, &error))?;
+        let chain = chain.map_err(|error| bad_file(&files.certs, &error))?;
         if chain.is_empty() {
-            return Err(bad_file(&files.certificate, &"it has no certificate"));
+            return Err(bad_file(&files.certs, &"it has no certificate"));
         }
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| bad_file(&files.key, &error))?;
-        CertifiedKey::from_der(chain, key, &ring::default_provider())
-            .map_err(|error| bad_file(&files.certificate, &error))
+        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| bad_file(&files.certs, &error))
     }
 }
 
@@ -161,7 +159,7 @@ mod tests {
     /// Writes a new pair and gives the certificate.
     fn write(files: &Tls) -> CertificateDer<'static> {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-        fs::write(&files.certificate, made.cert.pem()).expect("written");
+        fs::write(&files.certs, made.cert.pem()).expect("written");
         fs::write(&files.key, made.signing_key.serialize_pem()).expect("written");
         CertificateDer::from(made.cert.der().to_vec())
     }
@@ -169,11 +167,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn changed_files_are_read_anew_and_broken_ones_change_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
-        let files = Tls { certificate: directory.path().join("cert"), key: directory.path().join("key") };
+        let files = Tls { certs: directory.path().join("cert"), key: directory.path().join("key") };
         let first = write(&files);
-        let mut all = Certificates::default();
-        let certificate = all.of(&files).expect("read");
-        assert!(Arc::ptr_eq(&certificate, &all.of(&files).expect("read")));
+        let all = Certificates::read(Some(&files)).expect("read");
+        let certificate = all.0.clone().expect("a certificate");
         let current = || certificate.current.load().cert[0].clone();
         let following = tokio::spawn(all.follow());
         let look = async || tokio::time::sleep(LOOK_INTERVAL * 2).await;

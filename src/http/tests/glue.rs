@@ -92,8 +92,8 @@ async fn fail(
     panic!("a bug")
 }
 
-fn front(limits: limit::Config) -> Front {
-    let config = Config { limits, request_bytes_max: 1_000, ..Config::default() };
+fn front(rate_limit: limit::Config) -> Front {
+    let config = Config { rate_limit, upload_bytes_max: 1_000, ..Config::default() };
     let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
     let routes = Routes::new((), gate.clone())
         .on("getTokenOwner", Class::Read, who)
@@ -320,7 +320,7 @@ async fn reading_ends_when_its_client_goes_away_whatever_the_method_and_writing_
         std::future::pending().await
     }
     for (class, ends) in [(Class::Read, true), (Class::Bulk, true), (Class::Search, true), (Class::Write, false)] {
-        let config = Config { limits: limit::Config::off(), ..Config::default() };
+        let config = Config { rate_limit: limit::Config::off(), ..Config::default() };
         let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
         let flag = Arc::new(AtomicBool::new(false));
         let (router, _) = Routes::new(flag.clone(), gate.clone()).on("queryKeys", class, hang).finish();
@@ -340,8 +340,8 @@ async fn a_large_answer_costs_more_than_a_small_one() {
     async fn keys(_: (), _: Session, _: get_keys::v3::Request) -> ApiResult<JsonBytes> {
         Ok(JsonBytes(vec![b' '; 1 << 20].into()))
     }
-    let limits = limit::Config { read: Rate { per_second: 0.001, burst: 40 }, ..limit::Config::off() };
-    let config = Config { limits, ..Config::default() };
+    let rate_limit = limit::Config { read: Rate { per_second: 0.001, burst: 40 }, ..limit::Config::off() };
+    let config = Config { rate_limit, ..Config::default() };
     let gate = Arc::new(Gate::new(config, Box::new(Tokens), CancellationToken::new()));
     let routes = Routes::new((), gate.clone()).on("queryKeys", Class::Bulk, keys);
     let front = Front::new(&gate, routes.on("getTokenOwner", Class::Read, who).finish().0);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
 use haima_http::{
     AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, FileReply, Front, Gate,
-    Json, Listen, Networks, Origin, Routes, Selection, Server, Tls,
+    Json, Networks, OneOrMany, Origin, Routes, Selection, Server, Tls,
 };
 use ruma::api::client::discovery::get_supported_versions::Request;
 use tokio::{
@@ -45,15 +45,16 @@ async fn versions(slow: Slow, _: Anyone, _: Request) -> ApiResult<Json<&'static 
 }
 
 async fn start(tls: Option<Tls>, slow: Slow) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls }];
-    start_with(Config { listen, ..Config::default() }, slow).await
+    start_with(Config { tls, ..on_loopback() }, slow).await
 }
 
-async fn start_with(mut config: Config, slow: Slow) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+/// A free port of the machine.
+fn on_loopback() -> Config {
+    Config { address: OneOrMany::One([127, 0, 0, 1].into()), port: OneOrMany::One(0), ..Config::default() }
+}
+
+async fn start_with(config: Config, slow: Slow) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let stop = CancellationToken::new();
-    for listen in &mut config.listen {
-        listen.address.set_port(0);
-    }
     let gate = Arc::new(Gate::new(config, Box::new(NoTokens), stop.clone()));
     let (router, _) = Routes::new(slow, gate.clone()).on("getVersions", Class::Free, versions).finish();
     let front = Front::new(&gate, router);
@@ -122,8 +123,8 @@ async fn a_connection_that_says_nothing_does_not_hold_up_shutdown() {
 async fn tls() {
     let directory = tempfile::tempdir().unwrap();
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let tls = Tls { certificate: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
-    std::fs::write(&tls.certificate, certified.cert.pem()).unwrap();
+    let tls = Tls { certs: directory.path().join("cert.pem"), key: directory.path().join("key.pem") };
+    std::fs::write(&tls.certs, certified.cert.pem()).unwrap();
     std::fs::write(&tls.key, certified.signing_key.serialize_pem()).unwrap();
 
     let slow = Slow::default();
@@ -146,9 +147,7 @@ async fn tls() {
 #[tokio::test]
 async fn many_may_connect_before_any_is_accepted() {
     const CLIENTS: usize = 300;
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
-    let config = Config { listen, ..Config::default() };
-    let gate = Arc::new(Gate::new(config, Box::new(NoTokens), CancellationToken::new()));
+    let gate = Arc::new(Gate::new(on_loopback(), Box::new(NoTokens), CancellationToken::new()));
     let server = Server::bind(gate).await.unwrap();
     let mut connected = Vec::new();
     for _ in 0..CLIENTS {
@@ -159,9 +158,8 @@ async fn many_may_connect_before_any_is_accepted() {
 
 #[tokio::test]
 async fn a_bad_certificate_is_named() {
-    let tls = Tls { certificate: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() };
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: Some(tls) }];
-    let config = Config { listen, ..Config::default() };
+    let tls = Tls { certs: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() };
+    let config = Config { tls: Some(tls), ..on_loopback() };
     let gate = Arc::new(Gate::new(config, Box::new(NoTokens), CancellationToken::new()));
     let error = Server::bind(gate).await.err().unwrap().to_string();
     assert!(error.contains("/nonexistent/cert.pem"), "{error}");
@@ -241,8 +239,7 @@ const HYPERS_ERROR: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\
 #[tokio::test]
 async fn a_file_that_looks_like_an_error_comes_as_it_is() {
     let stop = CancellationToken::new();
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
-    let gate = Arc::new(Gate::new(Config { listen, ..Config::default() }, Box::new(NoTokens), stop.clone()));
+    let gate = Arc::new(Gate::new(on_loopback(), Box::new(NoTokens), stop.clone()));
     let slow = Slow::default();
     let (router, _) = Routes::new(slow.clone(), gate.clone()).on("getVersions", Class::Free, error_file).finish();
     let front = Front::new(&gate, router);
@@ -264,9 +261,8 @@ async fn a_file_that_looks_like_an_error_comes_as_it_is() {
 
 #[tokio::test]
 async fn one_address_has_so_many_connections_and_no_more() {
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
     let uncounted_networks = Networks::default();
-    let config = Config { listen, connections_per_address_max: 2, uncounted_networks, ..Config::default() };
+    let config = Config { max_connections_per_address: 2, uncounted_networks, ..on_loopback() };
     let slow = Slow::default();
     let (address, stop, server) = start_with(config, slow.clone()).await;
     let mut kept = Vec::new();
@@ -305,9 +301,8 @@ async fn one_address_has_so_many_connections_and_no_more() {
 
 #[tokio::test]
 async fn behind_a_proxy_the_requests_of_one_client_are_counted() {
-    let listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), tls: None }];
     let trusted_proxies = Networks::loopback();
-    let config = Config { listen, connections_per_address_max: 1, trusted_proxies, ..Config::default() };
+    let config = Config { max_connections_per_address: 1, trusted_proxies, ..on_loopback() };
     let slow = Slow::default();
     let (address, stop, server) = start_with(config, slow.clone()).await;
     let request = |client: &str| {

@@ -1,56 +1,102 @@
 //! What an admin decides about files.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use documented::DocumentedFields;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, owned_server_name};
 use serde::{Deserialize, Serialize};
+use settings::{Days, Fault, Mebibytes, Seconds, Settings, Table, refuse};
 
 use crate::PreviewConfig;
 
 /// Settings of files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize, DocumentedFields)]
+#[serde(default)]
 pub struct Config {
+    /// The largest file that can be uploaded, in bytes.
+    pub max_request_size: u64,
+
+    /// The directory of uploaded files. It is made where it is missing; without this key it is `media` in the directory
+    /// of the database.
+    pub media_path: Option<PathBuf>,
+
+    /// Keep uploaded files in a bucket of S3 or of a service with the same protocol. Files that were uploaded before stay
+    /// where they are, and are found there.
+    pub media_s3: Option<S3Config>,
+
+    /// How many uploads a user may announce that are still to be made.
+    pub max_pending_media_uploads: usize,
+
+    /// Seconds after which an announced upload that was not made is forgotten.
+    pub media_create_unused_expiration_time: Seconds,
+
+    /// MiB that all files of a user may take together; 0 for no limit.
+    pub media_user_quota_mb: Mebibytes,
+
+    /// Days after which uploaded files are deleted, for everybody; 0 to keep them.
+    pub media_retention_days: Days,
+
+    /// MiB that all files may take together; above that the oldest are deleted, for everybody. 0 to keep them.
+    pub media_retention_mb: Mebibytes,
+
     /// This server's name, which all files uploaded here bear.
+    #[serde(skip)]
     pub server_name: OwnedServerName,
-    /// The directory for files, and for those that are being received.
-    pub path: PathBuf,
-    /// The bucket for files in place of the local disk.
-    pub s3: Option<S3Config>,
+    /// The directory of files where `media_path` names none.
+    #[serde(skip)]
+    pub path_default: PathBuf,
     /// Previews of web pages; without this there are none.
+    #[serde(skip)]
     pub previews: Option<PreviewConfig>,
     /// The most memory that decoding images takes together, in bytes. An image that needs more gets no thumbnail.
+    #[serde(skip)]
     pub decoding_bytes_max: u64,
-    /// The largest file, in bytes.
-    pub upload_bytes_max: u64,
-    /// What all files of a user may take together, in bytes; 0 for no limit.
-    pub user_bytes_max: u64,
-    /// How many names a user may set aside for uploads to come.
-    pub pending_max: usize,
-    /// How long a name that was set aside waits for its upload, in milliseconds.
-    pub pending_ms_max: u64,
-    /// Files older than this are deleted, in milliseconds; 0 for never.
-    pub keep_ms: u64,
-    /// Above this much on disk the oldest files are deleted, in bytes; 0 for never.
-    pub keep_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_request_size: 20 << 20,
+            media_path: None,
+            media_s3: None,
+            max_pending_media_uploads: 5,
+            media_create_unused_expiration_time: Seconds::of(24 * 60 * 60),
+            media_user_quota_mb: Mebibytes::of(0),
+            media_retention_days: Days::of(0),
+            media_retention_mb: Mebibytes::of(0),
+            server_name: owned_server_name!("localhost"),
+            path_default: "media".into(),
+            previews: None,
+            decoding_bytes_max: 128 << 20,
+        }
+    }
 }
 
 impl Config {
     /// The defaults for a server of this name.
     pub fn new(server_name: OwnedServerName, path: PathBuf) -> Self {
-        Self {
-            server_name,
-            path,
-            s3: None,
-            previews: None,
-            decoding_bytes_max: 128 << 20,
-            upload_bytes_max: 20 << 20,
-            user_bytes_max: 0,
-            pending_max: 5,
-            pending_ms_max: 24 * 60 * 60 * 1000,
-            keep_ms: 0,
-            keep_bytes: 0,
-        }
+        Self { server_name, path_default: path, ..Self::default() }
+    }
+
+    /// The directory for files, and for those that are being received.
+    pub(crate) fn path(&self) -> &Path {
+        self.media_path.as_ref().unwrap_or(&self.path_default)
+    }
+}
+
+impl Settings for Config {
+    fn faults(&self) -> Vec<Fault> {
+        refuse([
+            ("max_request_size", self.max_request_size < 65_536, "must be at least 65536, the size of an event"),
+            ("media_s3", self.media_s3.as_ref().is_some_and(|s3| s3.bucket.is_empty()), "needs a bucket"),
+        ])
+    }
+
+    fn tables() -> Vec<Table> {
+        vec![Table::of::<S3Config>("media_s3")]
     }
 }
 

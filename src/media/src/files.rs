@@ -96,7 +96,7 @@ impl Media {
     /// # Errors
     /// [`Error::PreviewFailed`] if there is none, [`Error::Io`], [`Error::Contended`].
     pub(crate) async fn add_picture(&self, user: &UserId, received: Received, details: Details) -> Result<String> {
-        let bytes_max = self.inner.config.previews.as_ref().map_or(0, |config| config.pictures_bytes_max);
+        let bytes_max = self.inner.config.previews.as_ref().map_or(0, |config| config.url_preview_pictures_mb.bytes());
         let room = self.inner.pictures.reserve(user, received.size, bytes_max).ok_or(Error::PreviewFailed)?;
         let id = self.inner.random.alphanumeric(ID_CHARS);
         let target = Target { id: &id, user: None, reserved: false, preview_for: Some(user) };

@@ -36,7 +36,7 @@ pub use config::{Config, S3Config};
 pub use error::{Error, Result};
 pub use files::{Details, File, etag};
 pub use pending::Reserved;
-pub use preview::{PreviewConfig, PreviewLists};
+pub use preview::PreviewConfig;
 pub use receive::{Received, Receiving};
 pub use storage::ByteStream;
 pub use sweep::Swept;
@@ -89,8 +89,8 @@ impl Media {
     /// # Errors
     /// [`Error::Io`] if the directory can't be used, [`Error::Misconfigured`] if the bucket can't.
     pub async fn open(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
-        let disk = Disk::open(&config.path).await?;
-        let bucket = config.s3.as_ref().map(Bucket::new).transpose()?;
+        let disk = Disk::open(config.path()).await?;
+        let bucket = config.media_s3.as_ref().map(Bucket::new).transpose()?;
         if let Some(bucket) = &bucket {
             bucket.check(&config.server_name).await?;
         }

@@ -32,14 +32,14 @@ impl Media {
             let view = self.view();
             let now_ms = self.now_ms();
             let mut batch = Batch::new();
-            if self.pending_count(&view, user, now_ms).await? >= self.inner.config.pending_max {
+            if self.pending_count(&view, user, now_ms).await? >= self.inner.config.max_pending_media_uploads {
                 return Err(Error::TooManyPending);
             }
             let revision = view.get::<PendingRevisions>(&user).await?;
             batch.expect::<PendingRevisions>(&user, revision.as_ref());
             batch.put::<PendingRevisions>(&user, &(revision.unwrap_or(0) + 1));
             let id = self.inner.random.alphanumeric(ID_CHARS);
-            let expires_ms = now_ms.saturating_add(self.inner.config.pending_ms_max);
+            let expires_ms = now_ms.saturating_add(self.inner.config.media_create_unused_expiration_time.ms());
             let row = FileRow {
                 digest: None,
                 size: 0,

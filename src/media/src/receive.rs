@@ -76,7 +76,7 @@ impl Receiving {
     /// [`Error::TooLarge`], [`Error::Io`].
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         self.size = self.size.saturating_add(bytes.len() as u64);
-        let bytes_max = self.media.inner.config.upload_bytes_max;
+        let bytes_max = self.media.inner.config.max_request_size;
         if self.size > bytes_max {
             return Err(Error::TooLarge { bytes_max });
         }

@@ -34,11 +34,13 @@ impl Media {
         self.sweep_expired(now_ms, &mut swept).await?;
         self.sweep_previews(now_ms).await?;
         let config = &self.inner.config;
-        if config.keep_ms > 0 {
-            self.sweep_oldest(&mut swept, |at, _| at < now_ms.saturating_sub(config.keep_ms)).await?;
+        if !config.media_retention_days.is_zero() {
+            let oldest_ms = now_ms.saturating_sub(config.media_retention_days.ms());
+            self.sweep_oldest(&mut swept, |at, _| at < oldest_ms).await?;
         }
-        if config.keep_bytes > 0 {
-            let mut over = self.stored_bytes().await?.saturating_sub(config.keep_bytes);
+        let bytes_max = config.media_retention_mb.bytes();
+        if bytes_max > 0 {
+            let mut over = self.stored_bytes().await?.saturating_sub(bytes_max);
             // Files that share a blob count once each here, so that the next sweep may find more to do.
             let more = |_, size: u64| {
                 let delete = over > 0;

@@ -78,7 +78,7 @@ impl Media {
     /// Counts an upload of `size` bytes by `user`.
     pub(crate) async fn reserve(&self, user: &UserId, size: u64) -> Result<Option<Reservation>> {
         let bytes = charge(size);
-        let bytes_max = self.inner.config.user_bytes_max;
+        let bytes_max = self.inner.config.media_user_quota_mb.bytes();
         if bytes_max == 0 {
             return Ok(None);
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use media::{Config, Details, Error, Media, S3Config, TABLES};
 use ruma::{server_name, user_id};
+use settings::Days;
 use store::{MemoryDisk, Options, Store};
 use tempfile::TempDir;
 use testkit::{
@@ -44,8 +45,8 @@ impl World {
     async fn try_open(&mut self, change: impl FnOnce(&mut Config)) -> Result<Media, Error> {
         self.seed += 1;
         let mut config = Config::new(server_name!("example.org").to_owned(), self.local.path().to_owned());
-        config.upload_bytes_max = 100 << 20;
-        config.s3 = Some(self.s3_config());
+        config.max_request_size = 100 << 20;
+        config.media_s3 = Some(self.s3_config());
         change(&mut config);
         let store = Store::open_memory(&self.disk, &Options::default(), &[TABLES]).expect("a store");
         Media::open(config, store, self.clock.clone(), Arc::new(SeededRandom::new(self.seed))).await
@@ -93,7 +94,7 @@ fn count(asked: &[Asked], words: &[&str]) -> usize {
 async fn a_bucket_holds_files_and_those_from_before_stay_on_disk() {
     let mut world = World::new();
     let old = {
-        let media = world.try_open(|config| config.s3 = None).await.expect("opens");
+        let media = world.try_open(|config| config.media_s3 = None).await.expect("opens");
         upload(&media, b"from before").await.expect("uploaded")
     };
     let media = world.open().await;
@@ -143,7 +144,7 @@ async fn an_object_that_was_removed_by_hand_is_not_found_and_comes_back_with_the
 async fn a_bucket_that_refuses_is_told_at_the_start() {
     let mut world = World::new();
     let refused = async |world: &mut World, wrong: fn(&mut S3Config), setting: &str| {
-        let change = |config: &mut Config| config.s3.iter_mut().for_each(wrong);
+        let change = |config: &mut Config| config.media_s3.iter_mut().for_each(wrong);
         let Err(Error::Misconfigured { setting: found, source }) = world.try_open(change).await else {
             panic!("{setting} is not refused")
         };
@@ -161,7 +162,7 @@ async fn a_bucket_that_refuses_is_told_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_that_is_down_gives_errors_and_is_used_again_when_it_is_back() {
     let mut world = World::new();
-    let before = world.try_open(|config| config.s3 = None).await.expect("opens");
+    let before = world.try_open(|config| config.media_s3 = None).await.expect("opens");
     let old = upload(&before, b"on disk").await.expect("uploaded");
     drop(before);
     let bytes = content(300_000);
@@ -280,7 +281,7 @@ async fn large_files_that_take_long_hold_up_no_small_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_removes_objects_also_when_the_storage_was_down_meanwhile() {
     let mut world = World::new();
-    let media = world.try_open(|config| config.keep_ms = 1_000).await.expect("opens");
+    let media = world.try_open(|config| config.media_retention_days = Days::from_ms(1_000)).await.expect("opens");
     for byte in 0..5 {
         upload(&media, &[byte]).await.expect("uploaded");
     }

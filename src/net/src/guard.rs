@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// Networks that nothing outside this server's own network is on (RFC 6890 and its successors): private, shared, local,
 /// documentation, benchmarking, multicast and reserved addresses.
@@ -39,8 +40,9 @@ pub const DENIED_DEFAULT: [&str; 30] = [
     "ff00::/8",
 ];
 
-/// A list of networks that are not connected to.
-#[derive(Clone, Debug, Default)]
+/// A list of networks that are not connected to. A configuration has it as a list of texts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Guard {
     denied: Vec<IpNet>,
 }
@@ -74,6 +76,21 @@ impl Guard {
             IpAddr::V4(_) => true,
             IpAddr::V6(address) => embedded(address).is_none_or(|inner| !denied(IpAddr::V4(inner))),
         }
+    }
+}
+
+impl TryFrom<Vec<String>> for Guard {
+    type Error = &'static str;
+
+    fn try_from(denied: Vec<String>) -> Result<Self, Self::Error> {
+        let guard = Self::parse(denied.iter().map(String::as_str));
+        guard.map_err(|_| "must be addresses and networks, such as \"10.0.0.0/8\"")
+    }
+}
+
+impl From<Guard> for Vec<String> {
+    fn from(guard: Guard) -> Self {
+        guard.denied.iter().map(IpNet::to_string).collect()
     }
 }
 

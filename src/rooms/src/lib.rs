@@ -8,6 +8,7 @@
 //! to rooms follows that log.
 
 mod busy;
+mod config;
 mod cpu;
 mod directory;
 mod engine;
@@ -33,8 +34,8 @@ mod typing;
 
 use std::sync::Arc;
 
-use event::{Clock, DEFAULT_ROOM_VERSION, Random};
-use ruma::{OwnedServerName, RoomVersionId, ServerName, UserId};
+use event::{Clock, Random};
+use ruma::{RoomVersionId, ServerName, UserId};
 use state_tree::StateTree;
 use store::Store;
 
@@ -45,11 +46,12 @@ use self::{
     remote::{inbox, receive},
 };
 pub use self::{
+    config::{Config, EncryptionByDefault},
     cpu::{Cpu, CpuShare},
     directory::Published,
     engine::{
         append::{Extra, Sender, Sent},
-        create::{CreateRoom, EncryptionByDefault, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
+        create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
         send::SendOptions,
         txn_ids::TXN_KEPT_MS,
         upgrade::UpgradeRoom,
@@ -100,43 +102,6 @@ const FILLING_ROOMS_MAX: usize = 50;
 
 /// Name of the counter of event numbers.
 const EVENT_COUNTER: &str = "event_num";
-
-/// What the room engine needs to be told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The name of this server: the part after the colon in its users' ids.
-    pub server_name: OwnedServerName,
-    /// The room version of new rooms for which nobody asks for another.
-    pub default_room_version: RoomVersionId,
-    /// Which new rooms are encrypted where their creator doesn't say how.
-    pub encryption_by_default: EncryptionByDefault,
-    /// Whether new rooms are open to users of other servers (`m.federate`) where their creator doesn't say.
-    pub federate_by_default: bool,
-    /// Memory for events, in bytes.
-    pub event_cache_bytes: u64,
-    /// Memory for nodes of state trees, in bytes.
-    pub node_cache_bytes: u64,
-    /// Who may compute for long, resolving states: the bound may be shared with others.
-    pub cpu: Cpu,
-    /// Memory for states that were resolved, in bytes.
-    pub resolution_cache_bytes: u64,
-}
-
-impl Config {
-    /// The defaults for a server of this name.
-    pub fn new(server_name: OwnedServerName) -> Self {
-        Self {
-            server_name,
-            default_room_version: DEFAULT_ROOM_VERSION,
-            encryption_by_default: EncryptionByDefault::Off,
-            federate_by_default: true,
-            event_cache_bytes: 32 << 20,
-            node_cache_bytes: 32 << 20,
-            cpu: Cpu::default(),
-            resolution_cache_bytes: 2 << 20,
-        }
-    }
-}
 
 /// All rooms of this server. Cloning is cheap.
 #[derive(Clone)]
@@ -217,6 +182,11 @@ impl Rooms {
     /// and then; says whether it did.
     pub async fn checkpoint_residents(&self, records: u64) -> Result<bool, RoomsError> {
         self.inner.residents.checkpoint(&self.inner.store, records).await
+    }
+
+    /// The room version of new rooms whose creator names none.
+    pub fn default_room_version(&self) -> &RoomVersionId {
+        &self.inner.config.default_room_version
     }
 
     /// Whether a user is one of this server's.

@@ -11,6 +11,7 @@
 mod answering;
 mod changes;
 mod classic;
+mod config;
 mod device_lists;
 mod error;
 mod filter;
@@ -35,7 +36,6 @@ use event::Clock;
 use reading::Reading;
 use rooms::Rooms;
 use ruma::{DeviceId, UserId};
-use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
 use users::Users;
@@ -44,6 +44,7 @@ use crate::{answering::Answering, hub::Hub, lazy::SentMembers, notifier::Notifie
 pub use crate::{
     answering::Sending,
     classic::SyncRequest,
+    config::Config,
     error::SyncError,
     filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
     large::LargeAnswer,
@@ -56,52 +57,6 @@ pub use crate::{
 
 /// Threads for parts of answers about many rooms, for each core: some wait for the disk.
 const BUILDERS_PER_CORE: usize = 2;
-
-/// Settings of sync.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The longest time in milliseconds that a request waits for news, whatever the client asks for.
-    pub timeout_max_ms: u64,
-    /// How many events of a room's timeline are returned if the client doesn't say.
-    pub timeline_limit_default: usize,
-    /// How many events of a room's timeline are returned at most, whatever the client asks for.
-    pub timeline_limit_max: usize,
-    /// For how long in milliseconds receipts and presence wait for other news before a waiting request is answered.
-    pub relaxed_delay_ms: u64,
-    /// A room with more members than this is large. It carries no presence: users see that of those with whom they are in a smaller
-    /// room as well. Who types in it is told late, more so the larger it is; receipts of others, the newest only, are told with
-    /// other news or when a request's time is over; and keys that change are told only if it is encrypted.
-    pub large_room_members: usize,
-    /// For how long in milliseconds a device that is sending waits at most for its answer before it hears news.
-    pub answer_first_ms: u64,
-    /// For how long in milliseconds what changes for a user is kept in memory after their last request.
-    pub inbox_idle_ms: u64,
-    /// Memory for the newest events of rooms and for what devices were sent of members, in bytes.
-    pub cache_bytes: u64,
-}
-
-impl Config {
-    /// What either of the two caches may take.
-    fn half_of_cache(&self) -> usize {
-        usize::try_from(self.cache_bytes / 2).unwrap_or(usize::MAX)
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            timeout_max_ms: 5 * 60 * 1000,
-            timeline_limit_default: 10,
-            timeline_limit_max: 500,
-            relaxed_delay_ms: 800,
-            large_room_members: 500,
-            answer_first_ms: 250,
-            inbox_idle_ms: 10 * 60 * 1000,
-            cache_bytes: 4 << 20,
-        }
-    }
-}
 
 /// Answers `/sync`. Cloning is cheap.
 #[derive(Clone)]

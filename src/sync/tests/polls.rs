@@ -90,7 +90,7 @@ async fn no_wait_is_longer_than_configured() {
     tokio::time::pause();
     let begin = Instant::now();
     client.sync(&world, u64::MAX).await;
-    let longest = Duration::from_millis(sync::Config::default().timeout_max_ms);
+    let longest = sync::Config::default().client_sync_timeout_max.duration();
     assert_eq!(begin.elapsed().as_secs(), longest.as_secs());
 }
 

@@ -343,10 +343,11 @@ impl Users {
 
     /// The display name of a new user who says none: people should see a name and not a whole user id.
     async fn default_name(&self, view: &View, user: &UserId) -> Result<Option<String>> {
-        let Some(suffix) = &self.inner.config.new_user_displayname_suffix else { return Ok(None) };
-        if self.profile(view, user).await?.display_name().is_some() {
+        let config = &self.inner.config;
+        if !config.new_user_displayname || self.profile(view, user).await?.display_name().is_some() {
             return Ok(None);
         }
+        let suffix = &config.new_user_displayname_suffix;
         Ok(Some(format!("{} {suffix}", user.localpart()).trim_end().to_owned()))
     }
 

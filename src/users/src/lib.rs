@@ -56,7 +56,7 @@ pub use account_data::{
 };
 pub use accounts::{AccountFlag, Created, Erasure, NewAccount, Origin, USER_ID_BYTES_MAX, user_id_for};
 pub use change::{Change, UserChanged};
-pub use config::{Config, PasswordConfig, PresenceConfig, TokenConfig};
+pub use config::{Config, PasswordConfig, TokenConfig};
 pub use dehydrated::{DEHYDRATED_DEVICE_BYTES_MAX, DehydratedDevice, NewDehydratedDevice};
 pub use device_lists::DEVICE_LIST_CHANGES_KEPT;
 pub use devices::{DEVICE_ID_BYTES_MAX, DEVICE_NAME_BYTES_MAX, DEVICES_PER_USER_MAX, Device, PutDevice};
@@ -138,7 +138,7 @@ impl Users {
         // Before anything can be queued or taken.
         let at_start = store.view();
         let fifth = config.cache_bytes / 5;
-        let passwords = password::Passwords::new(&config.password, random.clone())?;
+        let passwords = password::Passwords::new(&config, random.clone())?;
         let inner = store.clone().project(|view| {
             let from = view.position();
             Arc::new(Inner {
@@ -153,7 +153,7 @@ impl Users {
                 key_turns: keys::Turns::default(),
                 unused_devices: unused_devices::Cursor::default(),
                 watchers: watch::Watchers::default(),
-                presence: Presence::new(config.presence, store.clone(), clock.clone()),
+                presence: Presence::new(&config, store.clone(), clock.clone()),
                 config,
                 store,
                 clock,

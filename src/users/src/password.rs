@@ -14,7 +14,7 @@ use ruma::{OwnedDeviceId, UserId};
 use store::{Batch, View};
 use tokio::sync::Semaphore;
 
-use crate::{Change, Error, PasswordConfig, Result, Users, bump_version, log, rows::Account, tables};
+use crate::{Change, Config, Error, Result, Users, bump_version, log, rows::Account, tables};
 
 /// The greatest number of bytes of a password.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
@@ -35,17 +35,18 @@ pub(crate) struct Passwords {
 }
 
 impl Passwords {
-    pub(crate) fn new(config: &PasswordConfig, random: Arc<dyn Random>) -> Result<Self> {
-        let params = Params::new(config.memory_kib, config.passes, config.lanes, None)
+    pub(crate) fn new(config: &Config, random: Arc<dyn Random>) -> Result<Self> {
+        let costs = &config.password;
+        let params = Params::new(costs.memory_kib, costs.passes, costs.lanes, None)
             .map_err(|error| Error::Hash(error.to_string()))?;
         let decoy = decoy(&params, random.as_ref()).map_err(|error| Error::Hash(error.to_string()))?;
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let concurrent = config.concurrent.max(1);
+        let concurrent = config.password_hashes_at_once.max(1);
         Ok(Self {
             argon,
-            length_min: config.length_min,
+            length_min: costs.length_min,
             running: Arc::new(Semaphore::new(concurrent)),
-            admitted: Arc::new(Semaphore::new(concurrent + config.waiting)),
+            admitted: Arc::new(Semaphore::new(concurrent + costs.waiting)),
             decoy,
             random,
         })

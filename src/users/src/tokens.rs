@@ -108,8 +108,10 @@ impl Users {
         let access = hash(&access_token);
         let refresh_token = issue.refreshable.then(|| self.new_token("hmr"));
         let refresh = refresh_token.as_deref().map(hash);
-        let lifetime =
-            if issue.refreshable { lifetimes.refreshable_access_token_ms } else { lifetimes.plain_access_token_ms };
+        let lifetime = match issue.refreshable {
+            true => Some(self.inner.config.access_token_ttl.ms()),
+            false => lifetimes.plain_access_token_ms,
+        };
         let row = AccessTokenRow {
             user: issue.user.to_owned(),
             device: issue.device.clone(),

@@ -17,8 +17,11 @@ pub(crate) type Cursor = Mutex<Option<(OwnedUserId, String)>>;
 impl Users {
     /// Deletes devices that weren't used for longer than is configured, among the next so many; returns how many.
     pub(crate) async fn sweep_unused_devices(&self) -> Result<usize> {
-        let Some(unused_ms) = self.inner.config.device_unused_ms_max else { return Ok(0) };
-        let before_ms = self.now_ms().saturating_sub(unused_ms);
+        let kept = self.inner.config.unused_device_retention_days;
+        if kept.is_zero() {
+            return Ok(0);
+        }
+        let before_ms = self.now_ms().saturating_sub(kept.ms());
         let view = self.inner.store.view();
         let mut range = Range::<tables::Devices>::all().limit(DEVICES_PER_SWEEP);
         let from = self.inner.unused_devices.lock().clone();

@@ -1,6 +1,5 @@
 //! Registration, login, tokens, devices.
 
-use client_api::Registration;
 use ruma::exports::http::Method;
 use serde_json::{Value, json};
 
@@ -51,8 +50,8 @@ async fn a_name_is_picked_for_who_names_none() {
 #[tokio::test]
 async fn logins() {
     let world = World::with(|config| {
-        config.registration = Registration::Open;
-        config.well_known_client = Some("https://matrix.example.org".to_owned());
+        config.allow_registration = true;
+        config.well_known.client = Some("https://matrix.example.org".to_owned());
     })
     .await;
     let alice = world.register("alice").await;
@@ -101,7 +100,7 @@ async fn a_client_logs_in_another() {
 
 #[tokio::test]
 async fn guests() {
-    let world = World::with(|config| config.guests = true).await;
+    let world = World::with(|config| config.allow_guest_registration = true).await;
     let (status, answer) = world.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await;
     assert_eq!(status, 200, "{answer}");
     let token = answer["access_token"].as_str();
@@ -128,7 +127,7 @@ async fn guests() {
 
 #[tokio::test]
 async fn locked_accounts_can_only_log_out() {
-    let world = World::with(|config| config.registration = Registration::Open).await;
+    let world = World::with(|config| config.allow_registration = true).await;
     let admin = world.register("admin").await;
     let alice = world.register("alice").await;
     let admin_id = <&ruma::UserId>::try_from(&*admin.id).unwrap();

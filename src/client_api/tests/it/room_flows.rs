@@ -73,8 +73,8 @@ async fn who_wants_no_invites_gets_none() {
 #[tokio::test]
 async fn guests_join_where_guests_may() {
     let world = World::with(|config| {
-        config.registration = client_api::Registration::Open;
-        config.guests = true;
+        config.allow_registration = true;
+        config.allow_guest_registration = true;
     })
     .await;
     let alice = world.register("alice").await;
@@ -181,8 +181,8 @@ async fn a_change_of_push_rules_changes_what_comes_after() {
 #[tokio::test]
 async fn a_guest_becomes_a_user_and_stays_in_their_rooms() {
     let world = World::with(|config| {
-        config.registration = client_api::Registration::Open;
-        config.guests = true;
+        config.allow_registration = true;
+        config.allow_guest_registration = true;
     })
     .await;
     let (_, guest) = world.ask(None, Method::POST, "/v3/register?kind=guest", Some(json!({}))).await;

@@ -51,7 +51,7 @@ async fn sync_tokens_are_pagination_tokens() {
 #[tokio::test]
 async fn a_sync_that_tells_of_all_rooms_costs_what_it_tells_whatever_its_token() {
     let limits = limit::Config { read: limit::Rate { per_second: 0.000_1, burst: 30 }, ..limit::Config::off() };
-    let world = World::with_limits(limits, |config| config.registration = client_api::Registration::Open).await;
+    let world = World::with_limits(limits, |config| config.allow_registration = true).await;
     let alice = world.register("alice").await;
     for _ in 0..10 {
         alice.post("/v3/createRoom", json!({})).await;

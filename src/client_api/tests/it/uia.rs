@@ -1,11 +1,18 @@
 //! User-interactive authentication.
 
-use client_api::Registration;
+use client_api::Config;
+use event::Secret;
 use haima_http::limit;
 use ruma::exports::http::Method;
 use serde_json::{Value, json};
 
 use crate::world::{World, password};
+
+/// Who registers needs a token.
+fn by_token(config: &mut Config) {
+    config.allow_registration = true;
+    config.registration_token = Some(Secret::new("everybody's"));
+}
 
 fn by_password(name: &str, secret: &str, session: &Value) -> Value {
     let identifier = json!({ "type": "m.id.user", "user": name });
@@ -135,7 +142,7 @@ async fn what_would_take_much_memory_has_to_be_repeated() {
 #[tokio::test]
 async fn who_has_guessed_too_often_is_not_told_what_is_right() {
     let limits = limit::Config { registration: limit::Rate { per_second: 0.000_1, burst: 3 }, ..limit::Config::off() };
-    let world = World::with_limits(limits, |config| config.registration = Registration::Token).await;
+    let world = World::with_limits(limits, by_token).await;
     let new = users::NewRegistrationToken { token: Some("right".to_owned()), uses_allowed: None, expires_ms: None };
     world.users.create_registration_token(new).await.unwrap();
     let ask = async |name: &str, auth: Value| {
@@ -181,7 +188,7 @@ async fn a_registration_whose_answer_was_lost_can_be_repeated() {
 
 #[tokio::test]
 async fn a_form_that_is_wrong_is_mended_without_another_step() {
-    let world = World::with(|config| config.registration = Registration::Token).await;
+    let world = World::with(by_token).await;
     let new = users::NewRegistrationToken { token: Some("once".to_owned()), uses_allowed: Some(1), expires_ms: None };
     world.users.create_registration_token(new).await.unwrap();
     world
@@ -267,7 +274,7 @@ async fn sessions_expire() {
 
 #[tokio::test]
 async fn registration_tokens_are_used_up() {
-    let world = World::with(|config| config.registration = Registration::Token).await;
+    let world = World::with(by_token).await;
     let new = users::NewRegistrationToken { token: Some("once".to_owned()), uses_allowed: Some(1), expires_ms: None };
     world.users.create_registration_token(new).await.unwrap();
     let register = |name: &str, token: &str| {

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use axum::{body::Body, response::Response};
-use client_api::{Accounts, ClientApi, Config, Domains, Registration, router};
+use client_api::{Accounts, ClientApi, Config, Domains, router};
 use event::{Clock, SystemRandom};
 use flows::Flows;
 use haima_http::{CancellationToken, Endpoint, Front, Gate, limit};
@@ -49,7 +49,7 @@ pub struct World {
 impl World {
     /// Open registration, no limits.
     pub async fn new() -> Self {
-        Self::with(|config| config.registration = Registration::Open).await
+        Self::with(|config| config.allow_registration = true).await
     }
 
     /// No limits.
@@ -57,14 +57,14 @@ impl World {
         Self::with_limits(limit::Config::off(), change).await
     }
 
-    pub async fn with_limits(limits: limit::Config, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn with_limits(rate_limit: limit::Config, change: impl FnOnce(&mut Config)) -> Self {
         let server = server_name!("example.org").to_owned();
         let store =
             Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
         let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
         let random = Arc::new(SystemRandom);
         let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
-        let users_config = users::Config { password, ..users::Config::default() };
+        let users_config = users::Config { password, new_user_displayname: false, ..users::Config::default() };
         let users = Users::new(users_config, store.clone(), time.clone(), random.clone()).unwrap();
         let rooms_config = rooms::Config::new(server.clone());
         let ports = Ports::no_federation();
@@ -80,7 +80,7 @@ impl World {
         let mut config = Config::new(server);
         change(&mut config);
         let accounts = Accounts::new(users.clone(), config.admins.clone());
-        let http = haima_http::Config { limits, ..haima_http::Config::default() };
+        let http = haima_http::Config { rate_limit, ..haima_http::Config::default() };
         let stop = CancellationToken::new();
         let gate = Arc::new(Gate::new(http, Box::new(accounts), stop.clone()));
         let domains =

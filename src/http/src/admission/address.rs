@@ -32,9 +32,9 @@ impl Origin {
     }
 }
 
-/// A list of networks and addresses.
+/// A list of networks and addresses. A configuration has it as a list of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
@@ -60,6 +60,21 @@ impl Networks {
     /// Whether an address is in one of them.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl TryFrom<Vec<String>> for Networks {
+    type Error = &'static str;
+
+    fn try_from(networks: Vec<String>) -> Result<Self, Self::Error> {
+        let networks = Self::parse(networks.iter().map(String::as_str));
+        networks.map_err(|_| "must be addresses and networks, such as \"10.0.0.0/8\"")
+    }
+}
+
+impl From<Networks> for Vec<String> {
+    fn from(networks: Networks) -> Self {
+        networks.0.iter().map(IpNet::to_string).collect()
     }
 }
 

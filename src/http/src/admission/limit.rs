@@ -9,9 +9,9 @@ use std::{
 };
 
 use ruma::UserId;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use super::classes::{Class, Config, Rate};
 use super::shards::{Hasher, Shards};
 use crate::ApiError;
 
@@ -21,98 +21,7 @@ const SHARD_KEYS_MAX: usize = 2_048;
 /// one network keeps nobody else from logging in.
 const GUESSING_NETWORKS: u32 = 5;
 
-/// What a request counts as.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// Not limited: what costs next to nothing.
-    Free,
-    /// Making accounts, per address.
-    Registration,
-    /// Asking whether a user name is free or a registration token holds, as forms do at every key, per address.
-    Availability,
-    /// Logging in and refreshing tokens, per address.
-    Login,
-    /// Sending events and redactions, per user.
-    Message,
-    /// Making and upgrading rooms, per user.
-    CreateRoom,
-    /// Joining and knocking, per user.
-    Join,
-    /// Inviting, per user.
-    Invite,
-    /// Searching directories, per user.
-    Search,
-    /// Uploading files and setting aside names for them, per user.
-    Upload,
-    /// Asking for thumbnails that have to be made, per user.
-    Thumbnail,
-    /// Asking for previews of web pages, per user.
-    Preview,
-    /// Other changes, per user.
-    Write,
-    /// Other reading, per user.
-    Read,
-    /// Reading whose answer may be large: counted as reading, and one at a time for each user.
-    Bulk,
-    /// Synchronising: counted as reading, but may wait long.
-    Sync,
-    /// Requests without an account, per address.
-    Anonymous,
-}
-
-impl Class {
-    /// Whether a request counts against its user, where there is one.
-    pub(crate) fn is_per_user(self) -> bool {
-        !matches!(self, Self::Free | Self::Registration | Self::Availability | Self::Login | Self::Anonymous)
-    }
-
-    /// Whether such requests only read: they end when their client goes away, whatever their method.
-    pub(crate) fn is_reading(self) -> bool {
-        matches!(self, Self::Free | Self::Search | Self::Read | Self::Bulk | Self::Sync)
-    }
-
-    /// The class that limits such a request where there is no user.
-    pub(crate) fn of_address(self) -> Self {
-        if self.is_per_user() { Self::Anonymous } else { self }
-    }
-}
-
-/// Every class in the order of its declaration.
-const CLASSES: [Class; 17] = [
-    Class::Free,
-    Class::Registration,
-    Class::Availability,
-    Class::Login,
-    Class::Message,
-    Class::CreateRoom,
-    Class::Join,
-    Class::Invite,
-    Class::Search,
-    Class::Upload,
-    Class::Thumbnail,
-    Class::Preview,
-    Class::Write,
-    Class::Read,
-    Class::Bulk,
-    Class::Sync,
-    Class::Anonymous,
-];
-
-/// One class's limit: a bucket of `burst` requests that fills with `per_second`.
-#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    /// Requests per second in the long run; 0 turns the limit off.
-    pub per_second: f64,
-    /// Requests at once; at least 1.
-    pub burst: u32,
-}
-
 impl Rate {
-    const fn new(per_second: f64, burst: u32) -> Self {
-        Self { per_second, burst }
-    }
-
     fn bucket(self) -> Option<Bucket> {
         if !self.per_second.is_finite() || self.per_second <= 0.0 {
             return None;
@@ -126,109 +35,6 @@ impl Rate {
 
     fn times(self, factor: u32) -> Self {
         Self { per_second: self.per_second * f64::from(factor), burst: self.burst.saturating_mul(factor) }
-    }
-}
-
-/// The `limits` section of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Making accounts, per address.
-    pub registration: Rate,
-    /// Asking whether a user name is free or a registration token holds, per address.
-    pub availability: Rate,
-    /// Logging in and refreshing tokens, per address.
-    pub login: Rate,
-    /// Wrong passwords for one account from one network; five times as many from all networks that its user has not logged in
-    /// from.
-    pub login_account: Rate,
-    /// Sending events and redactions, per user.
-    pub message: Rate,
-    /// Making and upgrading rooms, per user.
-    pub create_room: Rate,
-    /// Joining and knocking, per user.
-    pub join: Rate,
-    /// Inviting, per user.
-    pub invite: Rate,
-    /// Searching directories, per user.
-    pub search: Rate,
-    /// Uploading files and setting aside names for them, per user.
-    pub upload: Rate,
-    /// Asking for thumbnails that have to be made, per user.
-    pub thumbnail: Rate,
-    /// Asking for previews of web pages, per user.
-    pub preview: Rate,
-    /// Other changes, per user.
-    pub write: Rate,
-    /// Other reading, per user.
-    pub read: Rate,
-    /// Requests without an account, per address.
-    pub anonymous: Rate,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            registration: Rate::new(0.2, 60),
-            availability: Rate::new(5.0, 300),
-            login: Rate::new(1.0, 60),
-            login_account: Rate::new(0.2, 10),
-            message: Rate::new(10.0, 100),
-            create_room: Rate::new(0.5, 20),
-            join: Rate::new(2.0, 50),
-            invite: Rate::new(2.0, 50),
-            search: Rate::new(2.0, 20),
-            upload: Rate::new(10.0, 100),
-            thumbnail: Rate::new(10.0, 200),
-            preview: Rate::new(2.0, 20),
-            write: Rate::new(20.0, 200),
-            read: Rate::new(100.0, 1000),
-            anonymous: Rate::new(10.0, 100),
-        }
-    }
-}
-
-impl Config {
-    /// No limits at all: for tests and load measurements.
-    pub fn off() -> Self {
-        let off = Rate::new(0.0, 1);
-        Self {
-            registration: off,
-            availability: off,
-            login: off,
-            login_account: off,
-            message: off,
-            create_room: off,
-            join: off,
-            invite: off,
-            search: off,
-            upload: off,
-            thumbnail: off,
-            preview: off,
-            write: off,
-            read: off,
-            anonymous: off,
-        }
-    }
-
-    fn rate(&self, class: Class) -> Option<Rate> {
-        Some(match class {
-            Class::Free => return None,
-            Class::Registration => self.registration,
-            Class::Availability => self.availability,
-            Class::Login => self.login,
-            Class::Message => self.message,
-            Class::CreateRoom => self.create_room,
-            Class::Join => self.join,
-            Class::Invite => self.invite,
-            Class::Search => self.search,
-            Class::Upload => self.upload,
-            Class::Thumbnail => self.thumbnail,
-            Class::Preview => self.preview,
-            Class::Write => self.write,
-            Class::Read | Class::Bulk | Class::Sync => self.read,
-            Class::Anonymous => self.anonymous,
-        })
     }
 }
 
@@ -308,10 +114,8 @@ pub enum Guesser {
 
 /// All buckets, on tokio's clock.
 pub struct Limits {
-    /// By the class's place in [`CLASSES`].
-    buckets: [Option<Bucket>; CLASSES.len()],
-    /// Guesses by account and network.
-    guesses: Option<Bucket>,
+    /// By the class's place in [`Class::ALL`]. Guesses at passwords count by account and network.
+    buckets: [Option<Bucket>; Class::ALL.len()],
     /// Guesses by account, from all networks that its user did not log in from.
     unknown_guesses: Option<Bucket>,
     /// Users and networks that they logged in from.
@@ -323,13 +127,12 @@ pub struct Limits {
 impl Limits {
     /// Limits as configured.
     pub fn new(config: &Config) -> Self {
-        let mut buckets = [const { None }; CLASSES.len()];
-        for (bucket, class) in buckets.iter_mut().zip(CLASSES) {
-            *bucket = config.rate(class).and_then(Rate::bucket);
+        let mut buckets = [const { None }; Class::ALL.len()];
+        for (bucket, class) in buckets.iter_mut().zip(Class::ALL) {
+            *bucket = config.rate(*class).and_then(Rate::bucket);
         }
         Self {
             buckets,
-            guesses: config.login_account.bucket(),
             unknown_guesses: config.login_account.times(GUESSING_NETWORKS).bucket(),
             remembered: Shards::default(),
             hasher: Hasher::default(),
@@ -413,7 +216,8 @@ impl Limits {
             Guesser::Known(address) | Guesser::Unknown(address) => Some(network(address)),
         };
         let of_all = matches!(from, Guesser::Unknown(_)).then_some(self.unknown_guesses.as_ref()).flatten();
-        let of_network = self.guesses.as_ref().map(|bucket| (bucket, self.hasher.of((user.as_str(), network))));
+        let of_network =
+            self.bucket(Class::LoginAccount).map(|bucket| (bucket, self.hasher.of((user.as_str(), network))));
         of_network.into_iter().chain(of_all.map(|bucket| (bucket, self.hasher.user(user))))
     }
 
@@ -442,9 +246,7 @@ impl Limits {
     }
 
     fn bucket(&self, class: Class) -> Option<&Bucket> {
-        // Waiting for news and all reading share one bucket.
-        let class = if matches!(class, Class::Sync | Class::Bulk) { Class::Read } else { class };
-        self.buckets[class as usize].as_ref()
+        self.buckets[class.shares() as usize].as_ref()
     }
 
     fn now_ns(&self) -> u64 {

@@ -84,8 +84,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_made_as_it_is_taken_costs_what_it_is_long() {
         let read = Rate { per_second: 1.0, burst: 10 };
-        let limits = limit::Config { read, ..limit::Config::off() };
-        let admission = Admission::new(&Config { limits, ..Config::default() });
+        let rate_limit = limit::Config { read, ..limit::Config::off() };
+        let admission = Admission::new(&Config { rate_limit, ..Config::default() });
         let client = |user: &UserId| Client { key: admission.limits.user_key(user), is_user: true };
         let left =
             |user: &UserId| (0..20).take_while(|_| admission.limits.check_user(Class::Read, user).is_ok()).count();

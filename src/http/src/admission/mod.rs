@@ -1,5 +1,6 @@
 //! Who gets how much of the server: everything that keeps a client, a user or an address from taking what others need.
 //!
+//! - `classes`: what a request counts as, with the limit of each class
 //! - `limit`: how often (token buckets), and what a request cost beyond its one unit, charged afterwards
 //! - `shares`: how much at a time: connections for each network, bytes of request bodies, bytes of answers
 //! - `answers`: large answers that wait for their clients, and who may have one made
@@ -10,6 +11,7 @@
 
 pub(crate) mod address;
 pub(crate) mod answers;
+mod classes;
 pub(crate) mod flow;
 pub mod limit;
 mod metered;
@@ -64,13 +66,13 @@ impl Client {
 
 impl Admission {
     pub(crate) fn new(config: &Config) -> Self {
-        let per_client = BODIES_BYTES_PER_CLIENT_MAX.max(config.json_bytes_max as u64);
+        let per_client = BODIES_BYTES_PER_CLIENT_MAX.max(config.max_json_request_size as u64);
         Self {
-            limits: Arc::new(Limits::new(&config.limits)),
+            limits: Arc::new(Limits::new(&config.rate_limit)),
             answers: Arc::new(Answers::new()),
             polls: Arc::default(),
             bodies: Shares::new(per_client, BODIES_BYTES_MAX.max(per_client)),
-            connections: Shares::new(config.connections_per_address_max as u64, u64::MAX),
+            connections: Shares::new(config.max_connections_per_address as u64, u64::MAX),
             uncounted: config.uncounted_networks.clone(),
             proxies: config.trusted_proxies.clone(),
         }

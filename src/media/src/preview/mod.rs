@@ -1,6 +1,6 @@
 //! Previews of web pages: fetched through the guarded client, read, and kept for a while.
 
-mod allow;
+mod config;
 mod page;
 mod pictures;
 
@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::tables::PreviewRow;
 
-pub use self::allow::PreviewLists;
+pub use self::config::PreviewConfig;
 use self::page::{Page, cut};
 pub(crate) use self::pictures::Pictures;
 use crate::{
@@ -51,19 +51,12 @@ const URL_BYTES_MAX: usize = 4_096;
 const PAGE_ROWS: usize = 1_000;
 /// How often that is done in one sweep.
 const PAGES_MAX: usize = 100;
-
-/// What an admin decides about previews.
-#[derive(Clone, Debug)]
-pub struct PreviewConfig {
-    /// Which pages may be asked for.
-    pub lists: PreviewLists,
-    /// How much of a page is read, in bytes.
-    pub page_bytes_max: usize,
-    /// What the pictures of all previews may take together, in bytes; 0 for no limit.
-    pub pictures_bytes_max: u64,
-    /// How pages are asked for.
-    pub client: net::Config,
-}
+/// Longest time to connect to a page's server, in milliseconds.
+const CONNECT_MS_MAX: u64 = 5_000;
+/// Longest time to fetch a page, in milliseconds.
+const REQUEST_MS_MAX: u64 = 15_000;
+/// What the client that fetches pages calls itself.
+const USER_AGENT: &str = concat!("Haima/", env!("CARGO_PKG_VERSION"), " (preview bot)");
 
 /// What fetches previews.
 pub(crate) struct Previewer {
@@ -77,8 +70,14 @@ pub(crate) struct Previewer {
 
 impl Previewer {
     pub(crate) fn new(config: PreviewConfig) -> Result<Self> {
+        let client = net::Config {
+            guard: config.ip_range_denylist.clone(),
+            connect_ms_max: CONNECT_MS_MAX,
+            request_ms_max: REQUEST_MS_MAX,
+            user_agent: USER_AGENT.to_owned(),
+        };
         Ok(Self {
-            client: net::Client::new(&config.client)?,
+            client: net::Client::new(&client)?,
             config,
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             users: Slots::new(WAITING_PER_USER_MAX),
@@ -100,7 +99,7 @@ impl Media {
             false => return Err(Error::PreviewNotAllowed),
         };
         url.set_fragment(None);
-        if !previewer.config.lists.any() || !previewer.config.lists.allow(&url) {
+        if !previewer.config.allows_any() || !previewer.config.allows(&url) {
             return Err(Error::PreviewNotAllowed);
         }
         let key = Fixed(*blake3::hash(url.as_str().as_bytes()).as_bytes());
@@ -183,7 +182,7 @@ impl Media {
     }
 
     async fn make_preview(&self, previewer: &Previewer, url: Url, user: &UserId) -> Result<BTreeMap<String, Value>> {
-        let limits = Limits { bytes_max: previewer.config.page_bytes_max, cut: true };
+        let limits = Limits { bytes_max: previewer.config.url_preview_max_spider_size, cut: true };
         let accept = Headers { accept: Some("text/html, application/xhtml+xml, image/*;q=0.8"), ..Headers::default() };
         let answer = previewer.fetch(url, &accept, limits).await?;
         let content_type = answer.content_type().unwrap_or("").to_ascii_lowercase();
@@ -214,7 +213,7 @@ impl Media {
 
     /// Fetches a picture and keeps it as a file, for the user who asked for the preview.
     async fn keep_image(&self, previewer: &Previewer, url: Url, user: &UserId) -> Result<BTreeMap<String, Value>> {
-        let bytes_max = IMAGE_BYTES_MAX.min(self.inner.config.upload_bytes_max);
+        let bytes_max = IMAGE_BYTES_MAX.min(self.inner.config.max_request_size);
         let limits = Limits { bytes_max: usize::try_from(bytes_max).unwrap_or(0), cut: false };
         let accept = Headers { accept: Some("image/*"), ..Headers::default() };
         let bytes = previewer.fetch(url, &accept, limits).await?.body;
@@ -246,7 +245,7 @@ impl Media {
 impl Previewer {
     async fn fetch(&self, url: Url, headers: &Headers<'_>, limits: Limits) -> Result<net::Answer> {
         // What a page names may be anywhere that isn't denied; only where it leads back into is the guard's matter.
-        let allowed = |url: &Url| !self.config.lists.denies(url);
+        let allowed = |url: &Url| !self.config.denies(url);
         if !allowed(&url) {
             return Err(Error::PreviewFailed);
         }

@@ -1,6 +1,7 @@
 //! Keeping, reading and deleting files; quotas, retention, quarantine.
 
 use ruma::server_name;
+use settings::{Days, Mebibytes};
 
 use super::{World, alice, bob, content, is_gone, now_ms};
 use crate::{Details, Error, RECEIVING_PER_USER_MAX, disk::blocking, receive::BUFFER_BYTES};
@@ -33,7 +34,7 @@ async fn files_come_back_as_they_were() {
 #[tokio::test]
 async fn what_is_too_large_leaves_nothing() {
     let mut world = World::new();
-    let media = world.open(|config| config.upload_bytes_max = 3 * BUFFER_BYTES as u64).await;
+    let media = world.open(|config| config.max_request_size = 3 * BUFFER_BYTES as u64).await;
     assert!(media.upload(alice(), &content(1, 3 * BUFFER_BYTES)).await.is_ok());
     let error = media.upload(alice(), &content(2, 3 * BUFFER_BYTES + 1)).await;
     assert!(matches!(error, Err(Error::TooLarge { .. })));
@@ -90,7 +91,7 @@ async fn a_file_that_was_cut_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_files_that_come_while_the_last_one_goes_are_kept() {
     let mut world = World::new();
-    let media = world.open(|config| config.keep_ms = 1_000).await;
+    let media = world.open(|config| config.media_retention_days = Days::from_ms(1_000)).await;
     let bytes = content(1, 1_000);
     let mut old = media.upload(alice(), &bytes).await.expect("uploaded");
     for _ in 0..30 {
@@ -113,7 +114,7 @@ async fn equal_files_that_come_while_the_last_one_goes_are_kept() {
 #[tokio::test]
 async fn quotas_bound_the_number_of_files_and_hold_for_uploads_at_once() {
     let mut world = World::new();
-    let media = world.open(|config| config.user_bytes_max = 10 * 1_024).await;
+    let media = world.open(|config| config.media_user_quota_mb = Mebibytes::from_bytes(10 * 1_024)).await;
     for n in 0..10 {
         media.upload(alice(), &[n]).await.expect("fits");
     }
@@ -172,7 +173,7 @@ async fn what_is_not_ours_is_left_alone() {
 #[tokio::test]
 async fn quotas_count_what_is_stored() {
     let mut world = World::new();
-    let media = world.open(|config| config.user_bytes_max = 10_000).await;
+    let media = world.open(|config| config.media_user_quota_mb = Mebibytes::from_bytes(10_000)).await;
     let first = media.upload(alice(), &content(1, 6_000)).await.expect("fits");
     assert!(matches!(media.upload(alice(), &content(2, 4_001)).await, Err(Error::QuotaExceeded { .. })));
     assert!(matches!(media.check_quota(alice(), 4_001).await, Err(Error::QuotaExceeded { .. })));
@@ -184,7 +185,7 @@ async fn quotas_count_what_is_stored() {
     media.upload(alice(), &content(5, 6_000)).await.expect("fits again");
     drop(media);
 
-    let media = world.open(|config| config.user_bytes_max = 10_000).await;
+    let media = world.open(|config| config.media_user_quota_mb = Mebibytes::from_bytes(10_000)).await;
     assert!(matches!(media.upload(alice(), b"x").await, Err(Error::QuotaExceeded { .. })), "counted from the tables");
     media.remove(&second).await.expect("deleted");
     media.upload(alice(), b"x").await.expect("fits");
@@ -222,7 +223,7 @@ async fn the_sweep_removes_what_has_had_its_time() {
     assert_eq!(media.sweep().await.expect("swept").deleted, 1);
     is_gone(media.get(&expiring).await);
     assert!(matches!(media.get(&reserved.id).await, Err(Error::NotYetUploaded)));
-    world.clock.advance(media.config().pending_ms_max);
+    world.clock.advance(media.config().media_create_unused_expiration_time.ms());
     is_gone(media.get(&reserved.id).await);
     assert_eq!(media.sweep().await.expect("swept").deleted, 1);
     let middle = media.upload(alice(), &content(2, 1_000)).await.expect("middle");
@@ -230,12 +231,12 @@ async fn the_sweep_removes_what_has_had_its_time() {
     let new = media.upload(alice(), &content(3, 1_000)).await.expect("new");
     drop(media);
 
-    let media = world.open(|config| config.keep_ms = 5_000).await;
+    let media = world.open(|config| config.media_retention_days = Days::from_ms(5_000)).await;
     assert_eq!(media.sweep().await.expect("swept").deleted, 1);
     is_gone(media.get(&old).await);
     drop(media);
 
-    let media = world.open(|config| config.keep_bytes = 1_500).await;
+    let media = world.open(|config| config.media_retention_mb = Mebibytes::from_bytes(1_500)).await;
     assert_eq!(media.stored_bytes().await.expect("sum"), 2_000);
     assert_eq!(media.sweep().await.expect("swept").deleted, 1);
     is_gone(media.get(&middle).await);

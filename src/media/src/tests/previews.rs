@@ -10,6 +10,7 @@ use std::{
 
 use ruma::server_name;
 use serde_json::Value;
+use settings::Mebibytes;
 use store::{Batch, Fixed, Range, Record};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,7 +19,7 @@ use tokio::{
 
 use super::{World, alice, bob, now_ms};
 use crate::{
-    Error, Media, PreviewConfig, PreviewLists,
+    Error, Media, PreviewConfig,
     tables::PreviewRow,
     tables::{PreviewExpiry, Previews},
 };
@@ -28,15 +29,10 @@ const MANY: u64 = 9_000;
 
 fn previews() -> PreviewConfig {
     PreviewConfig {
-        lists: PreviewLists { domain: vec!["*".to_owned()], ..PreviewLists::default() },
-        page_bytes_max: 10_000,
-        pictures_bytes_max: 0,
-        client: net::Config {
-            guard: net::Guard::parse(net::DENIED_DEFAULT).expect("networks"),
-            connect_ms_max: 1_000,
-            request_ms_max: 1_000,
-            user_agent: "Haima".to_owned(),
-        },
+        url_preview_domain_explicit_allowlist: vec!["*".to_owned()],
+        url_preview_max_spider_size: 10_000,
+        url_preview_pictures_mb: Mebibytes::of(0),
+        ..PreviewConfig::default()
     }
 }
 
@@ -88,7 +84,7 @@ async fn what_leads_inside_is_refused_and_that_is_remembered_for_a_while() {
 
 fn open_web(config: &mut crate::Config) {
     let mut previews = previews();
-    previews.client.guard = net::Guard::default();
+    previews.ip_range_denylist = net::Guard::default();
     config.previews = Some(previews);
 }
 
@@ -154,7 +150,7 @@ async fn pictures_have_a_quota_of_which_each_user_has_a_share() {
     let open = |config: &mut crate::Config| {
         open_web(config);
         // Each picture counts a KiB: four for each user, and thirty-two for all.
-        config.previews.as_mut().expect("set").pictures_bytes_max = 32 * 1_024;
+        config.previews.as_mut().expect("set").url_preview_pictures_mb = Mebibytes::from_bytes(32 * 1_024);
     };
     let mut page = 0;
     let mut has_picture = async |media: &Media, user: &ruma::UserId| {

@@ -53,7 +53,7 @@ async fn of_uploads_to_one_name_at_once_one_succeeds_and_the_others_leave_nothin
 #[tokio::test]
 async fn only_so_many_names_wait() {
     let mut world = World::new();
-    let media = world.open(|config| config.pending_max = 2).await;
+    let media = world.open(|config| config.max_pending_media_uploads = 2).await;
     let first = media.reserve_id(alice()).await.expect("first");
     media.reserve_id(alice()).await.expect("second");
     assert!(matches!(media.reserve_id(alice()).await, Err(Error::TooManyPending)));
@@ -69,7 +69,7 @@ async fn only_so_many_names_wait() {
 #[tokio::test]
 async fn names_reserved_at_once_are_counted() {
     let mut world = World::new();
-    let media = world.open(|config| config.pending_max = 3).await;
+    let media = world.open(|config| config.max_pending_media_uploads = 3).await;
     let asked = (0..8).map(|_| media.reserve_id(alice()));
     let got = futures_util::future::join_all(asked).await;
     assert_eq!(got.iter().filter(|reserved| reserved.is_ok()).count(), 3);

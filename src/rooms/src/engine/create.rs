@@ -6,13 +6,12 @@ use std::{collections::HashSet, sync::Arc};
 
 use event::{PduBuilder, auth, new_room_id};
 use ruma::{EventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 use state_tree::Root;
 use store::{Batch, CommitError, Record};
 
 use crate::{
-    Rooms, RoomsError,
+    EncryptionByDefault, Rooms, RoomsError,
     engine::{
         advance::{Follows, Placed},
         append::{ATTEMPTS_MAX, Draft},
@@ -47,19 +46,6 @@ pub enum Preset {
     TrustedPrivateChat,
     /// Anybody may join.
     PublicChat,
-}
-
-/// Which new rooms are encrypted where their creator doesn't say how.
-#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EncryptionByDefault {
-    /// None.
-    #[default]
-    Off,
-    /// Those that are entered by invite.
-    Invite,
-    /// All.
-    All,
 }
 
 /// A state event for a new room.
@@ -179,14 +165,15 @@ impl Rooms {
     /// Fails with [`RoomsError::InvalidRoomState`] if the authorisation rules refuse one of the events, and with
     /// [`RoomsError::BadEvent`] if the request holds something that is no event.
     pub async fn create(&self, request: &CreateRoom) -> Result<OwnedRoomId, RoomsError> {
-        let version = request.version.clone().unwrap_or_else(|| self.inner.config.default_room_version.clone());
+        let version = request.version.clone().unwrap_or_else(|| self.default_room_version().clone());
         let rules = event::rules(&version).ok_or_else(|| RoomsError::UnsupportedRoomVersion(version.clone()))?;
         if request.initial_state.len() > INITIAL_STATE_MAX || request.invites.len() > INVITES_MAX {
             return Err(RoomsError::TooLarge("the room's first state and invites".to_owned()));
         }
         let privileged = rules.authorization.explicitly_privilege_room_creators;
-        let create_content = create_content(request, &version, rules, self.inner.config.federate_by_default)?;
-        let drafts = first_events(request, privileged, self.inner.config.encryption_by_default)?;
+        let create_content = create_content(request, &version, rules, self.inner.config.allow_federation)?;
+        let encryption = self.inner.config.encryption_enabled_by_default_for_room_type;
+        let drafts = first_events(request, privileged, encryption)?;
         for attempt in 0..ATTEMPTS_MAX {
             let mut builder =
                 PduBuilder::new(request.creator.clone(), "m.room.create".to_owned(), to_json(&create_content)?);

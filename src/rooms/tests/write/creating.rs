@@ -300,7 +300,10 @@ async fn a_replaced_room_stays_as_it_was_when_new_rooms_are_encrypted() {
     let world = World::new().await;
     let alice = world.user("alice");
     let old = world.room(&alice, Preset::PrivateChat, &RoomVersionId::V11).await;
-    let config = Config { encryption_by_default: EncryptionByDefault::All, ..Config::new(world.name.clone()) };
+    let config = Config {
+        encryption_enabled_by_default_for_room_type: EncryptionByDefault::All,
+        ..Config::new(world.name.clone())
+    };
     let (clock, random) = (world.clock.clone(), Arc::new(SeededRandom::new(5)));
     let rooms = Rooms::open(config, world.store.clone(), clock, random, Ports::no_federation()).await.expect("rooms");
     let version = RoomVersionId::V12;

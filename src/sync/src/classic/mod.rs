@@ -118,7 +118,7 @@ impl Sync {
         // This request sees what was acknowledged to anybody before it, and that its user is there.
         let (typing, presence) = (inner.rooms.typing().sequence(), presence.sequence());
         inner.hub.wait_for(Routed { position: inner.store.published(), typing, presence }).await;
-        let wait_ms = request.timeout_ms.min(inner.config.timeout_max_ms);
+        let wait_ms = request.timeout_ms.min(inner.config.client_sync_timeout_max.ms());
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
         let mut over = pin!(inner.hub.over(deadline));
         let mut at_once = request.full_state || wait_ms == 0;

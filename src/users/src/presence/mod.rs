@@ -17,7 +17,7 @@ use state::State;
 use store::{Batch, Range, Store, Text};
 use tokio::sync::watch;
 
-use crate::{Error, PresenceConfig, Result, tables};
+use crate::{Config, Error, Result, tables};
 
 /// The greatest number of users whose presence is kept; beyond it those who changed longest ago are
 /// forgotten.
@@ -76,7 +76,8 @@ pub struct Presence {
 }
 
 struct Shared {
-    config: PresenceConfig,
+    /// Whether there is presence on this server.
+    enabled: bool,
     store: Store,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -99,16 +100,16 @@ impl Drop for Syncing {
 }
 
 impl Presence {
-    pub(crate) fn new(config: PresenceConfig, store: Store, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &Config, store: Store, clock: Arc<dyn Clock>) -> Self {
         let state = Mutex::new(State::new(config));
         let (sequence, _) = watch::channel(0);
-        let shared = Arc::new(Shared { config, store, clock, state, sequence });
+        let shared = Arc::new(Shared { enabled: config.allow_local_presence, store, clock, state, sequence });
         Self { shared }
     }
 
     /// Whether there is presence on this server. Without it nothing is kept and everybody is unknown.
     pub fn enabled(&self) -> bool {
-        self.shared.config.enabled
+        self.shared.enabled
     }
 
     /// Changes the state and tells those who wait.

@@ -5,13 +5,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{PRESENCE_ENTRIES_MAX, PresenceInfo, PresenceState, RemotePresence};
-use crate::PresenceConfig;
+use crate::Config;
 
 /// The greatest number of devices of a user that count.
 const DEVICES_MAX: usize = 100;
+/// For how long after an action, in milliseconds, a user counts as currently active.
+const ACTIVE_MS: u64 = 60 * 1000;
+/// After how long without news from its server, in milliseconds, a remote user counts as offline.
+const REMOTE_OFFLINE_MS: u64 = 30 * 60 * 1000;
+
+/// When those who do nothing become idle, and then offline.
+#[derive(Copy, Clone)]
+struct Timeouts {
+    /// After their last sync as online and their last action, in milliseconds.
+    idle_ms: u64,
+    /// After the last sync of a device, in milliseconds.
+    offline_ms: u64,
+}
 
 pub(super) struct State {
-    config: PresenceConfig,
+    timeouts: Timeouts,
     users: HashMap<OwnedUserId, Entry>,
     /// Users by the number of their last change.
     changes: BTreeMap<u64, OwnedUserId>,
@@ -65,9 +78,13 @@ struct Remote {
 }
 
 impl State {
-    pub(super) fn new(config: PresenceConfig) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let timeouts = Timeouts {
+            idle_ms: config.presence_idle_timeout_s.ms(),
+            offline_ms: config.presence_offline_timeout_s.ms(),
+        };
         let (users, changes, timers) = (HashMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { config, users, changes, sequence: 0, timers, loading: true }
+        Self { timeouts, users, changes, sequence: 0, timers, loading: true }
     }
 
     pub(super) fn sequence(&self) -> u64 {
@@ -101,14 +118,14 @@ impl State {
     }
 
     pub(super) fn begin_sync(&mut self, user: &UserId, device: &DeviceId, state: PresenceState, now: u64) {
-        let config = self.config;
+        let timeouts = self.timeouts;
         let Some(entry) = self.entry(user) else {
             return;
         };
         let Some(known) = entry.device(device) else {
             return;
         };
-        let was_online = known.show(&config, now).0 == PresenceState::Online;
+        let was_online = known.show(timeouts, now).0 == PresenceState::Online;
         known.seen_ms = now;
         known.syncing += 1;
         let says_something_new = known.reported != Some(state);
@@ -254,8 +271,8 @@ impl State {
             return;
         };
         let (shown, next) = match &entry.remote {
-            Some(remote) => remote.show(entry, &self.config, now),
-            None => entry.show(&self.config, now),
+            Some(remote) => remote.show(entry, now),
+            None => entry.show(self.timeouts, now),
         };
         if shown != entry.shown {
             self.sequence += 1;
@@ -265,7 +282,7 @@ impl State {
             entry.shown = shown;
             entry.told = true;
         }
-        entry.devices.retain(|_, device| !device.is_gone(&self.config, now));
+        entry.devices.retain(|_, device| !device.is_gone(self.timeouts, now));
         if entry.timer != next {
             if let Some(timer) = entry.timer {
                 self.timers.remove(&(timer, user.to_owned()));
@@ -284,29 +301,29 @@ impl DeviceEntry {
         self.acted_ms = None;
     }
 
-    fn gone_at(&self, config: &PresenceConfig) -> Option<u64> {
-        (self.syncing == 0).then(|| self.seen_ms.saturating_add(config.offline_ms))
+    fn gone_at(&self, timeouts: Timeouts) -> Option<u64> {
+        (self.syncing == 0).then(|| self.seen_ms.saturating_add(timeouts.offline_ms))
     }
 
-    fn is_gone(&self, config: &PresenceConfig, now: u64) -> bool {
-        self.gone_at(config).is_some_and(|at| at <= now)
+    fn is_gone(&self, timeouts: Timeouts, now: u64) -> bool {
+        self.gone_at(timeouts).is_some_and(|at| at <= now)
     }
 
     /// What it makes of its user, and when that may change by itself.
     ///
     /// Who syncs as online is online: "the default state when the user is connected to an event stream". What the user does on
     /// it makes them online whatever it said, unless that was to be offline; when that is long ago they are idle.
-    fn show(&self, config: &PresenceConfig, now: u64) -> (PresenceState, Option<u64>) {
-        if self.is_gone(config, now) || self.said == Some(PresenceState::Offline) {
+    fn show(&self, timeouts: Timeouts, now: u64) -> (PresenceState, Option<u64>) {
+        if self.is_gone(timeouts, now) || self.said == Some(PresenceState::Offline) {
             return (PresenceState::Offline, None);
         }
-        let gone_at = self.gone_at(config);
+        let gone_at = self.gone_at(timeouts);
         let says_online = self.said == Some(PresenceState::Online);
         if says_online && self.syncing > 0 {
             return (PresenceState::Online, None);
         }
         let connected_ms = says_online.then_some(self.seen_ms);
-        let idle_at = connected_ms.max(self.acted_ms).map(|last| last.saturating_add(config.idle_ms));
+        let idle_at = connected_ms.max(self.acted_ms).map(|last| last.saturating_add(timeouts.idle_ms));
         match idle_at {
             Some(idle_at) if now < idle_at => (PresenceState::Online, earliest(gone_at, Some(idle_at))),
             _ => (PresenceState::Unavailable, gone_at),
@@ -324,15 +341,15 @@ impl Entry {
     }
 
     /// What a local user is, and when that may change by itself.
-    fn show(&self, config: &PresenceConfig, now: u64) -> (Shown, Option<u64>) {
+    fn show(&self, timeouts: Timeouts, now: u64) -> (Shown, Option<u64>) {
         let mut state = PresenceState::Offline;
         let mut next: Option<u64> = None;
         for device in self.devices.values() {
-            let (shown, change) = device.show(config, now);
+            let (shown, change) = device.show(timeouts, now);
             next = earliest(next, change);
             state = state.max(shown);
         }
-        let active_until = self.last_active_ms.map_or(0, |last| last.saturating_add(config.active_ms));
+        let active_until = self.last_active_ms.map_or(0, |last| last.saturating_add(ACTIVE_MS));
         let currently_active = state == PresenceState::Online && now < active_until;
         if currently_active {
             next = earliest(next, Some(active_until));
@@ -344,8 +361,8 @@ impl Entry {
 
 impl Remote {
     /// What a remote user is: what their server said last, unless it has been silent for long.
-    fn show(&self, entry: &Entry, config: &PresenceConfig, now: u64) -> (Shown, Option<u64>) {
-        let silent_at = self.received_ms.saturating_add(config.remote_offline_ms);
+    fn show(&self, entry: &Entry, now: u64) -> (Shown, Option<u64>) {
+        let silent_at = self.received_ms.saturating_add(REMOTE_OFFLINE_MS);
         let silent = silent_at <= now;
         let state = if silent { PresenceState::Offline } else { self.state };
         let currently_active = state == PresenceState::Online && self.currently_active;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ruma::OwnedDeviceId;
+use settings::Days;
 use users::{Change, Config, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Erasure, Error, Login, PutDevice, UserChanged};
 
 use crate::world::{World, another, config, user, world, world_with};
@@ -146,7 +147,7 @@ async fn who_has_many_devices_with_long_names_can_be_deactivated() {
 #[tokio::test]
 async fn devices_that_nobody_uses_go_after_the_configured_time() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-    let world = world_with(Config { device_unused_ms_max: Some(30 * DAY_MS), ..config() });
+    let world = world_with(Config { unused_device_retention_days: Days::of(30), ..config() });
     let alice = world.register("alice").await;
     let used = world.login(&alice, "USED").await;
     world.login(&alice, "UNUSED").await;

@@ -71,8 +71,8 @@ async fn hashes_are_stored_again_when_the_costs_change() {
 
 #[tokio::test]
 async fn too_many_at_once_are_turned_away() {
-    let password = PasswordConfig { concurrent: 1, waiting: 1, ..config().password };
-    let world = world_with(Config { password, ..config() });
+    let password = PasswordConfig { waiting: 1, ..config().password };
+    let world = world_with(Config { password, password_hashes_at_once: 1, ..config() });
     let alice = world.register("alice").await;
     let checks = (0..20).map(|_| {
         let (users, alice) = (world.users.clone(), alice.clone());

@@ -1,9 +1,10 @@
 //! Presence.
 
 use ruma::{DeviceId, UserId};
-use users::{Config, Erasure, Error, PresenceConfig, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX};
+use settings::Seconds;
+use users::{Config, Erasure, Error, PresenceState, RemotePresence, STATUS_MSG_BYTES_MAX};
 
-use crate::world::{World, another, config, user, world, world_with};
+use crate::world::{World, another, config, user, world_with};
 
 use PresenceState::{Offline, Online, Unavailable};
 
@@ -16,6 +17,11 @@ fn phone() -> &'static DeviceId {
 
 fn state(world: &World, who: &UserId) -> Option<PresenceState> {
     world.users.presence().get_one(who).map(|info| info.state)
+}
+
+/// Who stops syncing is offline before they are idle.
+fn world() -> World {
+    world_with(Config { presence_offline_timeout_s: Seconds::of(30), ..config() })
 }
 
 fn pass(world: &World, ms: u64) {
@@ -49,8 +55,7 @@ async fn a_sync_makes_online_and_its_end_offline_after_a_while() {
 
 #[tokio::test]
 async fn who_syncs_stays_online_and_who_stops_becomes_idle_until_the_next_sync() {
-    let long = PresenceConfig { offline_ms: 30 * MINUTE_MS, ..PresenceConfig::default() };
-    let world = world_with(Config { presence: long, ..config() });
+    let world = world_with(config());
     let alice = user("alice");
     let presence = world.users.presence();
     let syncing = presence.begin_sync(&alice, phone(), Online);
@@ -231,8 +236,7 @@ async fn remote_users_are_what_their_server_says_until_it_is_silent_for_long() {
 
 #[tokio::test]
 async fn presence_can_be_switched_off() {
-    let off = PresenceConfig { enabled: false, ..PresenceConfig::default() };
-    let world = world_with(Config { presence: off, ..config() });
+    let world = world_with(Config { allow_local_presence: false, ..config() });
     let alice = user("alice");
     let presence = world.users.presence();
     let _syncing = presence.begin_sync(&alice, phone(), Online);

@@ -44,7 +44,7 @@ pub struct World {
 
 pub fn config() -> Config {
     let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
-    Config { password, ..Config::default() }
+    Config { password, new_user_displayname: false, ..Config::default() }
 }
 
 pub fn world() -> World {
