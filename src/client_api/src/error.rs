@@ -1,4 +1,6 @@
-//! From the domain's errors to status, error code and message: one total match for each crate.
+//! From the domain's errors to status, error code and message: one total match for each crate, so that a new error doesn't compile
+//! before it is decided here what clients are told.
+#![warn(clippy::wildcard_enum_match_arm)]
 
 use std::{io, time::Duration};
 
@@ -124,7 +126,7 @@ pub(crate) fn users_error(error: users::Error) -> ApiError {
         E::UnknownRelativePushRule(_) => bad_request("M_UNKNOWN", message),
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),
-        error @ (E::Hash(_) | E::Damaged { .. }) => ApiError::internal(error),
+        E::Hash(_) | E::Damaged { .. } => ApiError::internal(error),
     }
 }
 
@@ -166,8 +168,7 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::UnknownPos => ApiError::invalid_param(message),
         // Other servers have codes of their own for these; to a client the room is closed.
         E::UnableToAuthoriseJoin | E::UnableToGrantJoin => ApiError::forbidden(message),
-        E::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => ApiError::too_large(message),
-        E::Pdu(_) => ApiError::bad_json(message),
+        E::Pdu(error) => pdu_error(error),
         E::Remote(RemoteError::Refused(_)) => ApiError::forbidden(message),
         // The room may well exist; this server only can't get there.
         E::Remote(RemoteError::NotReachable(_)) => ApiError::not_found(message),
@@ -175,16 +176,25 @@ fn rooms_error(error: RoomsError) -> ApiError {
         E::Store(error) => store_error(error),
         E::Commit(error) => commit_error(error),
         E::Busy => busy(),
-        other => ApiError::internal(other),
+        E::Verify(_) | E::Resolve(_) | E::NotAtHand | E::Open(_) | E::Corrupt(_) => ApiError::internal(error),
+    }
+}
+
+fn pdu_error(error: PduError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PduError::TooLarge | PduError::FieldTooLong { .. } => ApiError::too_large(message),
+        PduError::Json(_) | PduError::Field { .. } | PduError::TooManyReferences { .. } => ApiError::bad_json(message),
+        PduError::Stored { .. } => ApiError::internal(error),
     }
 }
 
 /// For endpoints that are asked by those who aren't in the room: 404 where there is none.
 pub(crate) fn or_no_room(error: FlowsError) -> Failure {
-    match error {
-        FlowsError::Rooms(RoomsError::RoomNotFound) => ApiError::not_found("There is no such room").into(),
-        other => other.into(),
+    if let FlowsError::Rooms(RoomsError::RoomNotFound) = error {
+        return ApiError::not_found("There is no such room").into();
     }
+    error.into()
 }
 
 impl From<FlowsError> for Failure {
@@ -198,7 +208,7 @@ impl From<FlowsError> for Failure {
             FlowsError::Rooms(error) => rooms_error(error),
             FlowsError::Store(error) => store_error(error),
             FlowsError::Commit(error) => commit_error(error),
-            other => ApiError::internal(other),
+            FlowsError::Damaged(_) => ApiError::internal(error),
         })
     }
 }
@@ -227,8 +237,7 @@ impl From<media::Error> for Failure {
             }
             E::Store(error) => store_error(error),
             E::Commit(error) => commit_error(error),
-            // `Io`, and what is added without a thought of this place.
-            other => ApiError::internal(other),
+            E::Io(_) | E::Net(_) | E::Misconfigured { .. } => ApiError::internal(error),
         })
     }
 }
@@ -249,7 +258,7 @@ impl From<SyncError> for Failure {
             SyncError::Store(error) => store_error(error),
             SyncError::Rooms(error) => rooms_error(error),
             SyncError::Users(error) => users_error(error),
-            other => ApiError::internal(other),
+            SyncError::Follow(_) | SyncError::Json(_) => ApiError::internal(error),
         })
     }
 }

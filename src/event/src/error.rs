@@ -4,7 +4,6 @@ use ruma::OwnedEventId;
 
 /// Why text isn't an event of its room version, or an event can't be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum PduError {
     /// The text isn't canonical JSON: the reason names the rule.
     #[error("not canonical JSON: {0}")]

@@ -5,7 +5,6 @@ use store::{CommitError, StoreError};
 
 /// Why a flow was refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum FlowsError {
     /// The invited user wants no invites (client-server API, "Invite permission").
     #[error("the user does not accept invites")]

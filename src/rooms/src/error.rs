@@ -8,7 +8,6 @@ use crate::ports::RemoteError;
 
 /// Why an operation on a room was refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RoomsError {
     /// This server doesn't know the room.
     #[error("room not found")]

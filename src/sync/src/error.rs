@@ -4,7 +4,6 @@ use store::StoreError;
 
 /// Why a sync was refused or failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SyncError {
     /// The `since` token is not one that this server gave.
     #[error("unknown sync token")]
