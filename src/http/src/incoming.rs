@@ -11,7 +11,10 @@ use ruma::{
     exports::http::{Method, Request, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Value, value::RawValue};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{ApiError, StatusCode, json::check_json};
 
@@ -144,14 +147,14 @@ pub fn read_with_default<T: Incoming>(
     path_args: &[&str],
     (name, value): (&str, Value),
 ) -> Result<T, ApiError> {
-    let (parts, body) = request.into_parts();
-    let mut bytes = body.to_vec();
     // What is no JSON object is refused by the type itself.
-    if let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) {
-        fields.entry(name).or_insert(value);
-        bytes = Value::Object(fields).to_string().into_bytes();
+    let Ok(mut fields) = json_object(request.body()) else { return T::read(request, path_args) };
+    if fields.contains_key(name) {
+        return T::read(request, path_args);
     }
-    T::read(Request::from_parts(parts, &bytes[..]), path_args)
+    fields.insert(name.to_owned(), to_raw_value(&value).map_err(ApiError::internal)?);
+    let body = serde_json::to_vec(&fields).map_err(ApiError::internal)?;
+    T::read(request.map(|_| &body[..]), path_args)
 }
 
 /// A body as an object whose values stay as they were sent.

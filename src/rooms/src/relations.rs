@@ -21,6 +21,9 @@ pub const REPLACE: &str = "m.replace";
 /// The relation of an event in a thread to the thread's root.
 pub const THREAD: &str = "m.thread";
 
+/// The relation of a reaction to what it is a reaction to.
+pub const ANNOTATION: &str = "m.annotation";
+
 /// The relation without a meaning of its own.
 pub const REFERENCE: &str = "m.reference";
 
@@ -34,6 +37,8 @@ pub struct RelatesTo {
     pub rel_type: String,
     /// The event that it relates to.
     pub parent: OwnedEventId,
+    /// `key`, where it is a text: what an annotation says.
+    pub key: Option<String>,
 }
 
 /// One row of the index.
@@ -54,21 +59,25 @@ pub struct Child {
 /// What an event relates to, if its content says so as specified.
 pub fn relates_to(content: &RawValue) -> Option<RelatesTo> {
     #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: Relation,
+    struct Content<'a> {
+        #[serde(rename = "m.relates_to", borrow)]
+        relates_to: Relation<'a>,
     }
     #[derive(Deserialize)]
-    struct Relation {
+    struct Relation<'a> {
         rel_type: String,
         event_id: OwnedEventId,
+        #[serde(borrow)]
+        key: Option<&'a RawValue>,
     }
     // Most events don't mention it at all: a search in the text costs less than reading it.
     if !content.get().contains("m.relates_to") {
         return None;
     }
-    let content: Content = serde_json::from_str(content.get()).ok()?;
-    Some(RelatesTo { rel_type: content.relates_to.rel_type, parent: content.relates_to.event_id })
+    let content: Content<'_> = serde_json::from_str(content.get()).ok()?;
+    let Relation { rel_type, event_id, key } = content.relates_to;
+    let key = key.and_then(|key| serde_json::from_str(key.get()).ok());
+    Some(RelatesTo { rel_type, parent: event_id, key })
 }
 
 /// Puts an event into the index of its parent, whose number is given. The caller sets
@@ -149,10 +158,12 @@ impl Rooms {
     /// relationships").
     ///
     /// Fails with [`RoomsError::BadRelation`].
-    pub(crate) async fn check_thread_root(&self, room: &RoomId, content: &RawValue) -> Result<(), RoomsError> {
-        let Some(relation) = relates_to(content).filter(|relation| relation.rel_type == THREAD) else {
-            return Ok(());
-        };
+    pub(crate) async fn check_thread_root(
+        &self,
+        room: &RoomId,
+        relation: Option<&RelatesTo>,
+    ) -> Result<(), RoomsError> {
+        let Some(relation) = relation.filter(|relation| relation.rel_type == THREAD) else { return Ok(()) };
         let root = self.event_by_id(&self.inner.store.view(), &relation.parent).await?;
         let root = root.filter(|root| root.pdu.room_id() == room);
         if root.is_some_and(|root| relates_to(root.pdu.as_received().content()).is_some()) {

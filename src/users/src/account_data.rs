@@ -5,9 +5,13 @@
 
 mod deleted;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use store::{Batch, Position, Range, Text, View};
 
@@ -399,9 +403,8 @@ impl Users {
     pub async fn blocks_invites(&self, view: &View, user: &UserId) -> Result<bool> {
         let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, INVITE_PERMISSION_TYPE)).await?;
         // Content of another form sets no permission.
-        let content = row.and_then(|(_, content)| serde_json::from_str::<serde_json::Value>(&content).ok());
-        let action = content.as_ref().and_then(|content| content.get("default_action"));
-        Ok(action.and_then(serde_json::Value::as_str) == Some("block"))
+        let content = row.and_then(|(_, content)| serde_json::from_str::<InvitePermission>(&content).ok());
+        Ok(content.is_some_and(|content| content.default_action == "block"))
     }
 
     /// The rooms that the user marked as private chats (`m.direct`).
@@ -436,18 +439,20 @@ impl<'a> Entry<'a> {
     }
 }
 
+#[derive(Deserialize)]
+struct InvitePermission {
+    default_action: String,
+}
+
+#[derive(Default, Deserialize)]
+struct IgnoredUserList {
+    ignored_users: BTreeMap<String, IgnoredAny>,
+}
+
 /// What a client stored is its own business: what can't be understood counts as nothing.
 fn parse_ignored(content: &str) -> HashSet<OwnedUserId> {
-    let content: serde_json::Value = serde_json::from_str(content).unwrap_or_default();
-    let mut ignored = HashSet::new();
-    if let Some(users) = content.get("ignored_users").and_then(|users| users.as_object()) {
-        for name in users.keys() {
-            if let Ok(user) = UserId::parse(name) {
-                ignored.insert(user);
-            }
-        }
-    }
-    ignored
+    let content: IgnoredUserList = serde_json::from_str(content).unwrap_or_default();
+    content.ignored_users.keys().filter_map(|name| UserId::parse(name).ok()).collect()
 }
 
 fn parse_direct(content: &str) -> HashSet<OwnedRoomId> {

@@ -2,15 +2,14 @@
 //!
 //! Specification: client-server API, "Avoiding duplicate annotations".
 
-use ruma::{OwnedEventId, UserId};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use ruma::UserId;
 use state_tree::EventNum;
 use store::Fixed;
 
 use crate::{
     RoomsError,
     engine::{append::Draft, turn::Turn},
+    relations::ANNOTATION,
     tables::Annotations,
 };
 
@@ -20,25 +19,16 @@ pub(crate) struct Annotation {
     key: Fixed<32>,
 }
 
-#[derive(Deserialize)]
-struct Content {
-    #[serde(rename = "m.relates_to")]
-    relates_to: Relation,
-}
-
-#[derive(Deserialize)]
-struct Relation {
-    rel_type: String,
-    event_id: OwnedEventId,
-    key: String,
-}
-
 impl Turn {
     /// Refuses the draft of an annotation that its sender has made already and not redacted; `None` if it is none.
     pub(crate) async fn check_annotation(&mut self, draft: &Draft) -> Result<Option<Annotation>, RoomsError> {
-        let Some((parent, key)) = annotated(&draft.event_type, &draft.content) else { return Ok(None) };
-        let Some(parent) = self.rooms.num(&self.view, &parent).await? else { return Ok(None) };
-        let annotation = Annotation { parent, key };
+        let Some(relation) = draft.relation.as_ref().filter(|relation| relation.rel_type == ANNOTATION) else {
+            return Ok(None);
+        };
+        // Anything else in the content is no annotation, whatever it is.
+        let Some(key) = &relation.key else { return Ok(None) };
+        let Some(parent) = self.rooms.num(&self.view, &relation.parent).await? else { return Ok(None) };
+        let annotation = Annotation { parent, key: hash(&draft.event_type, key) };
         self.claim_annotation(&annotation, &draft.sender).await?;
         Ok(Some(annotation))
     }
@@ -72,14 +62,9 @@ impl Annotation {
     }
 }
 
-/// What an event with this content annotates, and a hash of its type and key, which can be long.
-fn annotated(event_type: &str, content: &RawValue) -> Option<(OwnedEventId, Fixed<32>)> {
-    // Anything else in the content is no annotation, whatever it is.
-    let Ok(Content { relates_to }) = serde_json::from_str::<Content>(content.get()) else { return None };
-    if relates_to.rel_type != "m.annotation" {
-        return None;
-    }
+/// Stands for the type and key of an annotation, which can be long.
+fn hash(event_type: &str, key: &str) -> Fixed<32> {
     let mut hash = blake3::Hasher::new();
-    hash.update(&event_type.len().to_le_bytes()).update(event_type.as_bytes()).update(relates_to.key.as_bytes());
-    Some((relates_to.event_id, Fixed(*hash.finalize().as_bytes())))
+    hash.update(&event_type.len().to_le_bytes()).update(event_type.as_bytes()).update(key.as_bytes());
+    Fixed(*hash.finalize().as_bytes())
 }

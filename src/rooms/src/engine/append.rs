@@ -20,6 +20,7 @@ use crate::{
         turn::{AuthState, Turn},
         txn_ids::{Answered, TxnKey},
     },
+    relations::{RelatesTo, relates_to},
     types::{Extremity, StoredEvent},
 };
 
@@ -72,6 +73,8 @@ pub(crate) struct Draft {
     pub(crate) event_type: String,
     pub(crate) state_key: Option<String>,
     pub(crate) content: Box<RawValue>,
+    /// What its content says that it relates to.
+    pub(crate) relation: Option<RelatesTo>,
     pub(crate) redacts: Option<OwnedEventId>,
     /// When it was sent, in Unix ms, where an application service says so.
     pub(crate) timestamp_ms: Option<u64>,
@@ -83,6 +86,7 @@ impl Draft {
             sender: sender.to_owned(),
             event_type: event_type.to_owned(),
             state_key: None,
+            relation: relates_to(&content),
             content,
             redacts: None,
             timestamp_ms: None,
@@ -251,8 +255,8 @@ impl Rooms {
 impl Turn {
     /// Whether the event changes the meta of an event that isn't published yet, whose index nobody knows.
     fn touches_queued(&self, draft: &Draft) -> bool {
-        let related = crate::engine::redact::related_event(&draft.content);
-        let targets = [draft.redacts.as_deref(), related.as_deref()];
+        let related = draft.relation.as_ref().map(|relation| &*relation.parent);
+        let targets = [draft.redacts.as_deref(), related];
         targets.into_iter().flatten().any(|target: &EventId| self.is_queued(target))
     }
 

@@ -22,7 +22,6 @@ use crate::{
     },
     json::to_json,
     log::EventRedacted,
-    relations,
     tables::{Redactions, StateRedactions},
     types::{EventStatus, REDACTION, StoredEvent, TimelineIndex},
 };
@@ -47,11 +46,6 @@ mod outcome {
 #[derive(Deserialize)]
 struct Target {
     redacts: OwnedEventId,
-}
-
-/// The event whose relations an event with this content changes.
-pub(crate) fn related_event(content: &RawValue) -> Option<OwnedEventId> {
-    relations::relates_to(content).map(|relation| relation.parent)
 }
 
 impl Rooms {

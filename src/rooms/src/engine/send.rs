@@ -53,9 +53,9 @@ impl Rooms {
             return self.send_redaction(sender, room, content, extra).await;
         }
         let txn = TxnKey::of(sender, "send", room, event_type)?;
-        self.check_thread_root(room, &content).await?;
         let mut draft = Draft::message(sender.user, event_type, content);
         draft.timestamp_ms = options.timestamp_ms;
+        self.check_thread_root(room, draft.relation.as_ref()).await?;
         self.append(room, &draft, txn.as_ref(), extra).await
     }
 
