@@ -9,7 +9,7 @@ use ruma::{
 };
 use users::PresenceState;
 
-use crate::{ClientApi, error::Result, require_self, sync_module::presence_state};
+use crate::{ClientApi, error::Result, require_self, sync::presence_state};
 
 /// `PUT /_matrix/client/v3/presence/{userId}/status`
 pub(crate) async fn set_presence(api: ClientApi, caller: Session, req: set::v3::Request) -> Result<set::v3::Response> {

@@ -6,10 +6,10 @@ use crate::{
     ClientApi, account_data, account_deactivation, banning, capabilities, content_repo, create_room,
     dehydrated_devices, device_management, directory, end_to_end_encryption, event_context, filter, inviting, joining,
     key_backup, keys_changes, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login, login_token,
-    logout, message_pagination, mutual_rooms, openid, password_management, presence, profile, pushrules, read_markers,
-    receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp, room_send,
-    room_state, room_summary, room_upgrades, rooms_module, send_to_device, space_hierarchy, support, sync_module, tags,
-    third_party_ids, third_party_lookup, threads_list, typing, users_module, versions, voip, wellknown, whoami,
+    logout, members, message_pagination, mutual_rooms, openid, password_management, presence, profile, pushrules,
+    read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp,
+    room_send, room_state, room_summary, room_upgrades, send_to_device, space_hierarchy, support, sync, tags,
+    third_party_ids, third_party_lookup, threads_list, typing, user_directory, versions, voip, wellknown, whoami,
 };
 
 /// `GET` and `PUT` of state with an empty key, whose last part may be left out.
@@ -67,7 +67,7 @@ fn sessions(routes: ApiRoutes) -> ApiRoutes {
 
 fn user_data(routes: ApiRoutes) -> ApiRoutes {
     routes
-        .on("sync", Class::Sync, sync_module::sync)
+        .on("sync", Class::Sync, sync::sync)
         .on("sendToDevice", Class::Write, send_to_device::send_to_device)
         .on("setProfileField", Class::Write, profile::set_profile_field)
         .on("getProfileField", Class::Read, profile::get_profile_field)
@@ -75,7 +75,7 @@ fn user_data(routes: ApiRoutes) -> ApiRoutes {
         .on("getUserProfile", Class::Read, profile::get_user_profile)
         .on("setPresence", Class::Write, presence::set_presence)
         .on("getPresence", Class::Read, presence::get_presence)
-        .on("searchUserDirectory", Class::Search, users_module::search_user_directory)
+        .on("searchUserDirectory", Class::Search, user_directory::search_user_directory)
         .on("setAccountData", Class::Write, account_data::set_account_data)
         .on("getAccountData", Class::Read, account_data::get_account_data)
         .on("setAccountDataPerRoom", Class::Write, account_data::set_account_data_per_room)
@@ -196,17 +196,17 @@ fn room_features(routes: ApiRoutes) -> ApiRoutes {
 }
 
 fn room_reading(routes: ApiRoutes) -> ApiRoutes {
-    let get_state = rooms_module::get_room_state_with_key;
+    let get_state = members::get_room_state_with_key;
     let by_event_type = relations::get_relating_events_with_rel_type_and_event_type;
     routes
         .on("getRoomEvents", Class::Bulk, message_pagination::get_room_events)
         .on("getEventContext", Class::Bulk, event_context::get_event_context)
-        .on("getOneRoomEvent", Class::Read, rooms_module::get_one_room_event)
+        .on("getOneRoomEvent", Class::Read, members::get_one_room_event)
         .on("getRoomStateWithKey", Class::Read, get_state)
         .at(&STATE_WITHOUT_KEY, "getRoomStateWithKey", Class::Read, get_state)
-        .on("getRoomState", Class::Bulk, rooms_module::get_room_state)
-        .on("getMembersByRoom", Class::Bulk, rooms_module::get_members_by_room)
-        .on("getJoinedMembersByRoom", Class::Bulk, rooms_module::get_joined_members_by_room)
+        .on("getRoomState", Class::Bulk, members::get_room_state)
+        .on("getMembersByRoom", Class::Bulk, members::get_members_by_room)
+        .on("getJoinedMembersByRoom", Class::Bulk, members::get_joined_members_by_room)
         .on("getRelatingEvents", Class::Bulk, relations::get_relating_events)
         .on("getRelatingEventsWithRelType", Class::Bulk, relations::get_relating_events_with_rel_type)
         .on("getRelatingEventsWithRelTypeAndEventType", Class::Bulk, by_event_type)
