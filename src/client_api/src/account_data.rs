@@ -1,5 +1,7 @@
 //! Module "Client config", and the deletion of account data (MSC3391, unstable).
 
+use axum::extract::State;
+use flows::Flows;
 use haima_http::{ApiError, Content, Incoming, Json, Session, path_arg};
 use ruma::{
     OwnedRoomId, OwnedUserId,
@@ -11,55 +13,59 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, json};
+use store::Store;
+use users::Users;
 
-use crate::{ClientApi, error::Result, require_self};
+use crate::{error::Result, require_self};
 
 /// `PUT /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub(crate) async fn set_account_data(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     Content(req): Content<set_global::v3::Request>,
 ) -> Result<set_global::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    api.flows.set_account_data(&req.user_id, None, &event_type, req.data.json()).await?;
+    flows.set_account_data(&req.user_id, None, &event_type, req.data.json()).await?;
     Ok(set_global::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub(crate) async fn get_account_data(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_global::v3::Request,
 ) -> Result<get_global::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    let data = api.users.account_data(&api.store.view(), &req.user_id, None, &event_type).await?;
+    let data = users.account_data(&store.view(), &req.user_id, None, &event_type).await?;
     let data = data.ok_or(ApiError::not_found("There is no account data of this type"))?;
     Ok(get_global::v3::Response::new(Raw::from_json(data)))
 }
 
 /// `PUT /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub(crate) async fn set_account_data_per_room(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     Content(req): Content<set_room::v3::Request>,
 ) -> Result<set_room::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    api.flows.set_account_data(&req.user_id, Some(&req.room_id), &event_type, req.data.json()).await?;
+    flows.set_account_data(&req.user_id, Some(&req.room_id), &event_type, req.data.json()).await?;
     Ok(set_room::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub(crate) async fn get_account_data_per_room(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_room::v3::Request,
 ) -> Result<get_room::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    let data = api.users.account_data(&api.store.view(), &req.user_id, Some(&req.room_id), &event_type).await?;
+    let data = users.account_data(&store.view(), &req.user_id, Some(&req.room_id), &event_type).await?;
     let data = data.ok_or(ApiError::not_found("There is no account data of this type"))?;
     Ok(get_room::v3::Response::new(Raw::from_json(data)))
 }
@@ -103,19 +109,23 @@ impl Incoming for DeletePerRoom {
 }
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
-pub(crate) async fn delete_account_data(api: ClientApi, caller: Session, req: Delete) -> Result<Json<Value>> {
+pub(crate) async fn delete_account_data(
+    State(flows): State<Flows>,
+    caller: Session,
+    req: Delete,
+) -> Result<Json<Value>> {
     require_self(&caller, &req.user_id)?;
-    api.flows.delete_account_data(&req.user_id, None, &req.event_type).await?;
+    flows.delete_account_data(&req.user_id, None, &req.event_type).await?;
     Ok(Json(json!({})))
 }
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
 pub(crate) async fn delete_account_data_per_room(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     req: DeletePerRoom,
 ) -> Result<Json<Value>> {
     require_self(&caller, &req.user_id)?;
-    api.flows.delete_account_data(&req.user_id, Some(&req.room_id), &req.event_type).await?;
+    flows.delete_account_data(&req.user_id, Some(&req.room_id), &req.event_type).await?;
     Ok(Json(json!({})))
 }

@@ -4,10 +4,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use haima_http::AnyAccount;
 use reading::Viewer;
-use ruma::{OwnedUserId, UserId};
-use store::View;
+use ruma::OwnedUserId;
+use store::{Store, View};
+use users::Users;
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// An account, a view, and what the account may not see in it.
 pub(crate) struct Asker {
@@ -20,16 +21,11 @@ pub(crate) struct Asker {
 
 impl Asker {
     /// Begins to read for an account.
-    pub(crate) async fn begin(api: &ClientApi, account: &AnyAccount) -> Result<Self> {
-        let view = api.store.view();
-        let ignored = api.users.ignored_users(&view, &account.user).await?;
-        let erased = api.users.erased_users().await?;
+    pub(crate) async fn begin(store: &Store, users: &Users, account: &AnyAccount) -> Result<Self> {
+        let view = store.view();
+        let ignored = users.ignored_users(&view, &account.user).await?;
+        let erased = users.erased_users().await?;
         Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased })
-    }
-
-    /// The user.
-    pub(crate) fn user(&self) -> &UserId {
-        &self.user
     }
 
     /// On whose behalf events are read.

@@ -1,5 +1,9 @@
 //! Module "Creation".
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use flows::{Flows, FlowsError};
 use haima_http::{ApiError, Incoming, Session, Unsuspended};
 use rooms::{CreateRoom, InitialState, Invitee, Preset, RoomsError};
 use ruma::{
@@ -13,12 +17,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{ClientApi, error::Result, room_versions::check_version};
-use flows::FlowsError;
+use crate::{Config, error::Result, room_versions::read_with_version};
 
 /// A state event as the request has it.
 #[derive(Deserialize)]
-struct State {
+struct StateEvent {
     #[serde(rename = "type")]
     event_type: String,
     #[serde(default)]
@@ -37,15 +40,19 @@ impl Incoming for Create {
     }
 
     fn read(request: HttpRequest<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
-        check_version(request.body(), "room_version")?;
-        Request::read(request, path_args).map(Self)
+        read_with_version(request, path_args, "room_version", |req: &Request| req.room_version.as_ref()).map(Self)
     }
 }
 
 /// `POST /_matrix/client/v3/createRoom`
-pub(crate) async fn create_room(api: ClientApi, caller: Unsuspended<Session>, Create(req): Create) -> Result<Response> {
-    let request = domain_request(&api, &caller, req)?;
-    match api.flows.create_room(request).await {
+pub(crate) async fn create_room(
+    State(config): State<Arc<Config>>,
+    State(flows): State<Flows>,
+    caller: Unsuspended<Session>,
+    Create(req): Create,
+) -> Result<Response> {
+    let request = domain_request(&config, &caller, req)?;
+    match flows.create_room(request).await {
         Ok(room_id) => Ok(Response::new(room_id)),
         Err(FlowsError::Rooms(RoomsError::AliasTaken)) => Err(bad("M_ROOM_IN_USE", "The alias is in use").into()),
         Err(error) => Err(error.into()),
@@ -56,7 +63,7 @@ fn bad(errcode: &'static str, message: &str) -> ApiError {
     ApiError::new(haima_http::StatusCode::BAD_REQUEST, errcode, message.to_owned())
 }
 
-fn domain_request(api: &ClientApi, caller: &Unsuspended<Session>, req: Request) -> Result<CreateRoom> {
+fn domain_request(config: &Config, caller: &Unsuspended<Session>, req: Request) -> Result<CreateRoom> {
     if !req.invite_3pid.is_empty() {
         return Err(bad("M_THREEPID_DENIED", "This server has no identity server to invite by").into());
     }
@@ -80,13 +87,13 @@ fn domain_request(api: &ClientApi, caller: &Unsuspended<Session>, req: Request) 
     request.creation_content = req.creation_content.map(|content| content.into_json());
     request.power_level_content_override = req.power_level_content_override.map(|content| content.into_json());
     if let Some(name) = req.room_alias_name {
-        let alias = RoomAliasId::parse(format!("#{name}:{}", api.config.server_name));
+        let alias = RoomAliasId::parse(format!("#{name}:{}", config.server_name));
         request.alias = Some(alias.map_err(|error| ApiError::invalid_param(error.to_string()))?);
     }
     for state in req.initial_state {
-        let state: State =
+        let state: StateEvent =
             serde_json::from_str(state.json().get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
-        let State { event_type, state_key, content } = state;
+        let StateEvent { event_type, state_key, content } = state;
         request.initial_state.push(InitialState { event_type, state_key, content });
     }
     Ok(request)

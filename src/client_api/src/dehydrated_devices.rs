@@ -1,5 +1,6 @@
 //! Dehydrated devices (MSC3814, unstable).
 
+use axum::extract::State;
 use haima_http::{ApiError, Json, Session};
 use ruma::{
     OwnedDeviceId,
@@ -11,10 +12,10 @@ use ruma::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use store::Position;
-use users::{KeyUpload, NewDehydratedDevice};
+use store::{Position, Store};
+use users::{KeyUpload, NewDehydratedDevice, Users};
 
-use crate::{ClientApi, end_to_end_encryption::raw_keys, error::Result};
+use crate::{end_to_end_encryption::raw_keys, error::Result};
 
 /// A dehydrated device as clients get it.
 #[derive(Serialize)]
@@ -35,7 +36,11 @@ fn no_device() -> ApiError {
 }
 
 /// `PUT /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
-pub(crate) async fn put_dehydrated_device(api: ClientApi, caller: Session, req: put::Request) -> Result<put::Response> {
+pub(crate) async fn put_dehydrated_device(
+    State(users): State<Users>,
+    caller: Session,
+    req: put::Request,
+) -> Result<put::Response> {
     let keys = KeyUpload {
         device_keys: Some(Raw::into_json(req.device_keys)),
         one_time_keys: raw_keys(req.one_time_keys),
@@ -47,23 +52,28 @@ pub(crate) async fn put_dehydrated_device(api: ClientApi, caller: Session, req: 
         data: req.device_data.json(),
         keys,
     };
-    api.users.put_dehydrated_device(&caller.user, &new).await?;
+    users.put_dehydrated_device(&caller.user, &new).await?;
     Ok(put::Response::new(req.device_id))
 }
 
 /// `GET /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
-pub(crate) async fn get_dehydrated_device(api: ClientApi, caller: Session, _: get::Request) -> Result<Json<Device>> {
-    let device = api.users.dehydrated_device(&api.store.view(), &caller.user).await?.ok_or_else(no_device)?;
+pub(crate) async fn get_dehydrated_device(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Session,
+    _: get::Request,
+) -> Result<Json<Device>> {
+    let device = users.dehydrated_device(&store.view(), &caller.user).await?.ok_or_else(no_device)?;
     Ok(Json(Device { device_id: device.device_id, device_data: device.data }))
 }
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device`
 pub(crate) async fn delete_dehydrated_device(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     _: delete::Request,
 ) -> Result<delete::Response> {
-    Ok(delete::Response::new(api.users.delete_dehydrated_device(&caller.user).await?))
+    Ok(delete::Response::new(users.delete_dehydrated_device(&caller.user).await?))
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{deviceId}/events`
@@ -71,12 +81,13 @@ pub(crate) async fn delete_dehydrated_device(
 /// Messages stay until the device is deleted, so that a client that fails while it reads them can begin again. The last page is
 /// empty.
 pub(crate) async fn get_dehydrated_device_events(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: events::Request,
 ) -> Result<Json<Events>> {
-    let view = api.store.view();
-    let device = api.users.dehydrated_device(&view, &caller.user).await?.ok_or_else(no_device)?;
+    let view = store.view();
+    let device = users.dehydrated_device(&view, &caller.user).await?.ok_or_else(no_device)?;
     if device.device_id != req.device_id {
         return Err(ApiError::forbidden("This is not the dehydrated device").into());
     }
@@ -90,7 +101,7 @@ pub(crate) async fn get_dehydrated_device_events(
         return Err(ApiError::invalid_param("next_batch is not a token of this endpoint").into());
     }
     let after = Position::from_u64(after);
-    let page = api.users.to_device_messages(&caller.user, &req.device_id, after, view.position()).await?;
+    let page = users.to_device_messages(&caller.user, &req.device_id, after, view.position()).await?;
     let next_batch = page.last.unwrap_or(after).to_string();
     Ok(Json(Events { events: page.events, next_batch }))
 }

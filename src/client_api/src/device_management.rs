@@ -1,7 +1,8 @@
 //! Module "Device management".
 
-use std::slice::from_ref;
+use std::{slice::from_ref, sync::Arc};
 
+use axum::extract::State;
 use haima_http::{ApiError, Guest, Interactive, Json, JsonBytes, Session};
 use ruma::{
     OwnedDeviceId,
@@ -12,8 +13,13 @@ use ruma::{
 };
 use serde::Serialize;
 use serde_json::json;
+use store::Store;
+use users::Users;
 
-use crate::{ClientApi, error::Result, uia::Ask};
+use crate::{
+    error::Result,
+    uia::{Ask, Uia},
+};
 
 /// A device; what isn't known of it is null. Clients take all fields for granted: matrix-nio reads no list in which one is missing.
 #[derive(Serialize)]
@@ -31,56 +37,68 @@ pub(crate) struct Devices {
 }
 
 /// `GET /_matrix/client/v3/devices`
-pub(crate) async fn get_devices(api: ClientApi, caller: Guest, _: get_all::v3::Request) -> Result<Json<Devices>> {
-    let devices = api.users.devices(&api.store.view(), &caller.user).await?;
+pub(crate) async fn get_devices(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Guest,
+    _: get_all::v3::Request,
+) -> Result<Json<Devices>> {
+    let devices = users.devices(&store.view(), &caller.user).await?;
     Ok(Json(Devices { devices: devices.into_iter().map(shape).collect() }))
 }
 
 /// `GET /_matrix/client/v3/devices/{deviceId}`
-pub(crate) async fn get_device(api: ClientApi, caller: Guest, req: get_one::v3::Request) -> Result<Json<Device>> {
-    let device = api.users.device(&api.store.view(), &caller.user, &req.device_id).await?;
+pub(crate) async fn get_device(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Guest,
+    req: get_one::v3::Request,
+) -> Result<Json<Device>> {
+    let device = users.device(&store.view(), &caller.user, &req.device_id).await?;
     let device = device.ok_or(ApiError::not_found("There is no such device"))?;
     Ok(Json(shape(device)))
 }
 
 /// `PUT /_matrix/client/v3/devices/{deviceId}`
 pub(crate) async fn update_device(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Guest,
     req: update::v3::Request,
 ) -> Result<update::v3::Response> {
-    api.users.rename_device(&caller.user, &req.device_id, req.display_name.as_deref()).await?;
+    users.rename_device(&caller.user, &req.device_id, req.display_name.as_deref()).await?;
     Ok(update::v3::Response::new())
 }
 
 /// `DELETE /_matrix/client/v3/devices/{deviceId}`
 pub(crate) async fn delete_device(
-    api: ClientApi,
+    State(users): State<Users>,
+    State(uia): State<Arc<Uia>>,
     caller: Session,
     mut req: Interactive<delete_one::v3::Request>,
 ) -> Result<JsonBytes> {
-    api.uia.recall(Some(&caller.user), &mut req);
+    uia.recall(Some(&caller.user), &mut req);
     let device = req.request()?.device_id;
     let delete = |_| async {
-        api.users.delete_devices(&caller.user, from_ref(&device)).await?;
+        users.delete_devices(&caller.user, from_ref(&device)).await?;
         Ok(json!({}))
     };
-    api.uia.confirm(&Ask::password(&req, &caller.user), delete).await
+    uia.confirm(&Ask::password(&req, &caller.user), delete).await
 }
 
 /// `POST /_matrix/client/v3/delete_devices`
 pub(crate) async fn delete_devices(
-    api: ClientApi,
+    State(users): State<Users>,
+    State(uia): State<Arc<Uia>>,
     caller: Session,
     mut req: Interactive<delete_many::v3::Request>,
 ) -> Result<JsonBytes> {
-    api.uia.recall(Some(&caller.user), &mut req);
+    uia.recall(Some(&caller.user), &mut req);
     let devices = req.request()?.devices;
     let delete = |_| async {
-        api.users.delete_devices(&caller.user, &devices).await?;
+        users.delete_devices(&caller.user, &devices).await?;
         Ok(json!({}))
     };
-    api.uia.confirm(&Ask::password(&req, &caller.user), delete).await
+    uia.confirm(&Ask::password(&req, &caller.user), delete).await
 }
 
 fn shape(device: users::Device) -> Device {

@@ -1,22 +1,28 @@
 //! Module "End-to-end encryption": publishing, querying and claiming keys, cross-signing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use axum::extract::State;
 use bytes::Bytes;
-use haima_http::{ApiError, Class, Content, Guest, Interactive, Json, JsonBytes, Session};
+use haima_http::{ApiError, Class, Content, Gate, Guest, Interactive, Json, JsonBytes, Session};
 use ruma::{
     OwnedOneTimeKeyId, OwnedUserId, UInt,
     api::client::keys::{claim_keys as claim, get_keys, upload_keys, upload_signatures, upload_signing_keys},
     serde::Raw,
 };
 use serde_json::{Value, json, value::RawValue};
-use users::{Confirmation, CrossSigningUpload, KeyClaim, KeyUpload, SignatureFailure, SignedKey};
+use store::Store;
+use users::{Confirmation, CrossSigningUpload, KeyClaim, KeyUpload, SignatureFailure, SignedKey, Users};
 
-use crate::{ClientApi, error::Result, uia::Ask};
+use crate::{
+    Config,
+    error::Result,
+    uia::{Ask, Uia},
+};
 
 /// `POST /_matrix/client/v3/keys/upload`
 pub(crate) async fn upload_keys(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Guest,
     req: upload_keys::v3::Request,
 ) -> Result<upload_keys::v3::Response> {
@@ -25,7 +31,7 @@ pub(crate) async fn upload_keys(
         one_time_keys: raw_keys(req.one_time_keys),
         fallback_keys: raw_keys(req.fallback_keys),
     };
-    let counts = api.users.upload_keys(&caller.user, &caller.device, &upload).await?;
+    let counts = users.upload_keys(&caller.user, &caller.device, &upload).await?;
     let count = |(algorithm, count): (String, u64)| (algorithm.into(), UInt::new_saturating(count));
     Ok(upload_keys::v3::Response::new(counts.into_iter().map(count).collect()))
 }
@@ -36,20 +42,22 @@ pub(crate) fn raw_keys<T>(keys: BTreeMap<OwnedOneTimeKeyId, Raw<T>>) -> BTreeMap
 
 /// `POST /_matrix/client/v3/keys/query`
 pub(crate) async fn query_keys(
-    api: ClientApi,
+    State(config): State<Arc<Config>>,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Guest,
     req: get_keys::v3::Request,
 ) -> Result<get_keys::v3::Response> {
     let mut answer = get_keys::v3::Response::new();
     let mut wanted = req.device_keys;
     wanted.retain(|user, _| {
-        let is_local = user.server_name() == api.config.server_name;
+        let is_local = user.server_name() == config.server_name;
         if !is_local {
             answer.failures.insert(user.server_name().to_string(), unreachable());
         }
         is_local
     });
-    for (user, keys) in api.users.query_keys(&api.store.view(), &caller.user, &wanted).await? {
+    for (user, keys) in users.query_keys(&store.view(), &caller.user, &wanted).await? {
         answer.master_keys.extend(keys.master.map(|key| (user.clone(), Raw::from_json(key))));
         answer.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), Raw::from_json(key))));
         answer.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), Raw::from_json(key))));
@@ -65,15 +73,21 @@ const CLAIMS_PER_UNIT: usize = 20;
 const CLAIM_UNITS_MAX: usize = 100;
 
 /// `POST /_matrix/client/v3/keys/claim`. Each device costs a write, so many of them count as many requests.
-pub(crate) async fn claim_keys(api: ClientApi, caller: Guest, req: claim::v3::Request) -> Result<claim::v3::Response> {
+pub(crate) async fn claim_keys(
+    State(config): State<Arc<Config>>,
+    State(gate): State<Arc<Gate>>,
+    State(users): State<Users>,
+    caller: Guest,
+    req: claim::v3::Request,
+) -> Result<claim::v3::Response> {
     let devices: usize = req.one_time_keys.values().map(|devices| devices.len()).sum();
     for _ in 0..(devices / CLAIMS_PER_UNIT).min(CLAIM_UNITS_MAX) {
-        api.gate.limits().check_user(Class::Write, &caller.user)?;
+        gate.limits().check_user(Class::Write, &caller.user)?;
     }
     let mut failures = BTreeMap::new();
     let mut claims = Vec::new();
     for (user, devices) in req.one_time_keys {
-        if user.server_name() != api.config.server_name {
+        if user.server_name() != config.server_name {
             failures.insert(user.server_name().to_string(), unreachable());
             continue;
         }
@@ -82,7 +96,7 @@ pub(crate) async fn claim_keys(api: ClientApi, caller: Guest, req: claim::v3::Re
         }
     }
     let mut keys: BTreeMap<OwnedUserId, claim::v3::OneTimeKeys> = BTreeMap::new();
-    for claimed in api.users.claim_keys(claims).await? {
+    for claimed in users.claim_keys(claims).await? {
         let id = OwnedOneTimeKeyId::try_from(claimed.id).map_err(ApiError::internal)?;
         let of_device = keys.entry(claimed.user).or_default().entry(claimed.device).or_default();
         of_device.insert(id, Raw::from_json(claimed.key));
@@ -94,18 +108,19 @@ pub(crate) async fn claim_keys(api: ClientApi, caller: Guest, req: claim::v3::Re
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`
 pub(crate) async fn upload_cross_signing_keys(
-    api: ClientApi,
+    State(users): State<Users>,
+    State(uia): State<Arc<Uia>>,
     caller: Session,
     mut req: Interactive<upload_signing_keys::v3::Request>,
 ) -> Result<JsonBytes> {
-    api.uia.recall(Some(&caller.user), &mut req);
+    uia.recall(Some(&caller.user), &mut req);
     let request = req.request()?;
     let upload = CrossSigningUpload {
         master_key: request.master_key.map(Raw::into_json),
         self_signing_key: request.self_signing_key.map(Raw::into_json),
         user_signing_key: request.user_signing_key.map(Raw::into_json),
     };
-    match api.users.upload_cross_signing(&caller.user, &upload, Confirmation::NotAsked).await {
+    match users.upload_cross_signing(&caller.user, &upload, Confirmation::NotAsked).await {
         Err(users::Error::ConfirmationNeeded) => {}
         other => {
             other?;
@@ -113,15 +128,15 @@ pub(crate) async fn upload_cross_signing_keys(
         }
     }
     let replace = |_| async {
-        api.users.upload_cross_signing(&caller.user, &upload, Confirmation::Given).await?;
+        users.upload_cross_signing(&caller.user, &upload, Confirmation::Given).await?;
         Ok(json!({}))
     };
-    api.uia.confirm(&Ask::password(&req, &caller.user), replace).await
+    uia.confirm(&Ask::password(&req, &caller.user), replace).await
 }
 
 /// `POST /_matrix/client/v3/keys/signatures/upload`
 pub(crate) async fn upload_cross_signing_signatures(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<upload_signatures::v3::Request>,
 ) -> Result<Json<Value>> {
@@ -131,7 +146,7 @@ pub(crate) async fn upload_cross_signing_signatures(
             signed.push(SignedKey { user: user.clone(), key: key.to_owned(), json: json.to_owned() });
         }
     }
-    let failures = api.users.upload_signatures(&caller.user, &signed).await?;
+    let failures = users.upload_signatures(&caller.user, &signed).await?;
     let mut answer: BTreeMap<OwnedUserId, BTreeMap<String, Value>> = BTreeMap::new();
     for (user, failed) in failures {
         answer.insert(user, failed.into_iter().map(|(key, failure)| (key, failure_json(&failure))).collect());

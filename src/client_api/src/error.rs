@@ -258,7 +258,7 @@ impl From<SyncError> for Failure {
             SyncError::Store(error) => store_error(error),
             SyncError::Rooms(error) => rooms_error(error),
             SyncError::Users(error) => users_error(error),
-            SyncError::Follow(_) | SyncError::Json(_) => ApiError::internal(error),
+            SyncError::Json(_) => ApiError::internal(error),
         })
     }
 }

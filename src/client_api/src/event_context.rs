@@ -1,12 +1,14 @@
 //! Module "Event context".
 
+use axum::extract::State;
 use haima_http::{Guest, Json, WithQuery};
-use reading::CONTEXT_LIMIT_MAX;
+use reading::{CONTEXT_LIMIT_MAX, Reading};
 use ruma::{UInt, api::client::context::get_context::v3::Request};
 use serde::Serialize;
+use store::Store;
+use users::Users;
 
 use crate::{
-    ClientApi,
     asker::Asker,
     error::Result,
     events::{Events, page_size},
@@ -29,7 +31,9 @@ pub(crate) struct Context {
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
 pub(crate) async fn get_event_context(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
     caller: Guest,
     req: WithQuery<Request, FilterQuery>,
 ) -> Result<Json<Context>> {
@@ -40,9 +44,9 @@ pub(crate) async fn get_event_context(
         true => 0,
         false => page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX),
     };
-    let asker = Asker::begin(&api, &caller).await?;
+    let asker = Asker::begin(&store, &users, &caller).await?;
     let (room, event) = (&request.room_id, &request.event_id);
-    let found = api.reading.context(&asker.view, &asker.viewer(), room, event, limit, &filter).await?;
+    let found = reading.context(&asker.view, &asker.viewer(), room, event, limit, &filter).await?;
     Ok(Json(Context {
         event: (*found.event).to_owned(),
         events_before: Events(found.events_before),

@@ -1,10 +1,12 @@
 //! Events and tokens as answers carry them.
 
+use bytes::Bytes;
+use haima_http::{ApiError, JsonBytes};
 use reading::{ClientEvent, TimelineToken};
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::error::Result;
-use haima_http::ApiError;
 
 /// A list of events whose JSON is written already.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,11 @@ impl Serialize for Events {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|event| &**event))
     }
+}
+
+/// JSON that is written already.
+pub(crate) fn raw(json: &RawValue) -> JsonBytes {
+    JsonBytes(Bytes::copy_from_slice(json.get().as_bytes()))
 }
 
 /// A pagination token: of a timeline, or one that `/sync` gave.

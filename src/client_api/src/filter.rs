@@ -1,14 +1,16 @@
 //! Module "Filtering".
 
-use bytes::Bytes;
+use axum::extract::State;
 use haima_http::{ApiError, Guest, Incoming, JsonBytes, WithBody};
 use ruma::{
     api::client::filter::{create_filter as create, get_filter as get},
     exports::http::{Method, Request},
 };
 use serde_json::Value;
+use store::Store;
+use users::Users;
 
-use crate::{ClientApi, error::Result, require_self};
+use crate::{error::Result, events::raw, require_self};
 
 /// A definition, read without fields that are `null`: they say no more than absent ones, and not every client can read them
 /// back.
@@ -44,19 +46,24 @@ fn without_nulls(value: Value) -> Value {
 
 /// `POST /_matrix/client/v3/user/{userId}/filter`. The definition is kept as it was sent, unknown fields included.
 pub(crate) async fn define_filter(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Guest,
     Definition(req): Definition,
 ) -> Result<create::v3::Response> {
     require_self(&caller, &req.request.user_id)?;
-    let id = api.users.create_filter(&caller.user, &req.body).await?;
+    let id = users.create_filter(&caller.user, &req.body).await?;
     Ok(create::v3::Response::new(id))
 }
 
 /// `GET /_matrix/client/v3/user/{userId}/filter/{filterId}`
-pub(crate) async fn get_filter(api: ClientApi, caller: Guest, req: get::v3::Request) -> Result<JsonBytes> {
+pub(crate) async fn get_filter(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Guest,
+    req: get::v3::Request,
+) -> Result<JsonBytes> {
     require_self(&caller, &req.user_id)?;
-    let filter = api.users.filter(&api.store.view(), &req.user_id, &req.filter_id).await?;
+    let filter = users.filter(&store.view(), &req.user_id, &req.filter_id).await?;
     let filter = filter.ok_or(ApiError::not_found("There is no such filter"))?;
-    Ok(JsonBytes(Bytes::copy_from_slice(filter.get().as_bytes())))
+    Ok(raw(&filter))
 }

@@ -2,6 +2,7 @@
 
 mod stream;
 
+use axum::extract::State;
 use haima_http::{ApiError, Content, Json, JsonStream, Session};
 use ruma::{
     OwnedRoomId,
@@ -17,10 +18,11 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use users::{BackedUpKey, BackupContents, BackupKey, BackupScope};
+use store::Store;
+use users::{BackedUpKey, BackupContents, BackupKey, BackupScope, Users};
 
 use self::stream::stream_keys;
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// What a client says of a backup.
 #[derive(Deserialize)]
@@ -79,36 +81,38 @@ impl From<BackedUpKey> for KeyData {
 
 /// `POST /_matrix/client/v3/room_keys/version`
 pub(crate) async fn post_room_keys_version(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<create::v3::Request>,
 ) -> Result<create::v3::Response> {
     let described: Described = parse(&req.algorithm)?;
-    let version = api.users.create_key_backup(&caller.user, &described.algorithm, &described.auth_data).await?;
+    let version = users.create_key_backup(&caller.user, &described.algorithm, &described.auth_data).await?;
     Ok(create::v3::Response::new(version.to_string()))
 }
 
 /// `GET /_matrix/client/v3/room_keys/version`
 pub(crate) async fn get_room_keys_version_current(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     _: get_latest::v3::Request,
 ) -> Result<Json<Info>> {
-    let current = api.users.current_key_backup(&api.store.view(), &caller.user).await?;
-    info(&api, &caller, current.ok_or(users::Error::UnknownKeyBackup)?).await
+    let current = users.current_key_backup(&store.view(), &caller.user).await?;
+    info(&store, &users, &caller, current.ok_or(users::Error::UnknownKeyBackup)?).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/version/{version}`
 pub(crate) async fn get_room_keys_version(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get::v3::Request,
 ) -> Result<Json<Info>> {
-    info(&api, &caller, version_number(&req.version)?).await
+    info(&store, &users, &caller, version_number(&req.version)?).await
 }
 
-async fn info(api: &ClientApi, caller: &Session, version: u64) -> Result<Json<Info>> {
-    let backup = api.users.key_backup(&api.store.view(), &caller.user, version).await?;
+async fn info(store: &Store, users: &Users, caller: &Session, version: u64) -> Result<Json<Info>> {
+    let backup = users.key_backup(&store.view(), &caller.user, version).await?;
     let backup = backup.ok_or(users::Error::UnknownKeyBackup)?;
     Ok(Json(Info {
         algorithm: backup.algorithm,
@@ -120,7 +124,7 @@ async fn info(api: &ClientApi, caller: &Session, version: u64) -> Result<Json<In
 
 /// `PUT /_matrix/client/v3/room_keys/version/{version}`
 pub(crate) async fn put_room_keys_version(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<update::v3::Request>,
 ) -> Result<update::v3::Response> {
@@ -129,33 +133,33 @@ pub(crate) async fn put_room_keys_version(
         return Err(ApiError::invalid_param("The versions in path and body differ").into());
     }
     let version = version_number(&req.version)?;
-    api.users.update_key_backup(&caller.user, version, &algorithm, &auth_data).await?;
+    users.update_key_backup(&caller.user, version, &algorithm, &auth_data).await?;
     Ok(update::v3::Response::new())
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/version/{version}`
 pub(crate) async fn delete_room_keys_version(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     req: delete::v3::Request,
 ) -> Result<delete::v3::Response> {
-    api.users.delete_key_backup(&caller.user, version_number(&req.version)?).await?;
+    users.delete_key_backup(&caller.user, version_number(&req.version)?).await?;
     Ok(delete::v3::Response::new())
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub(crate) async fn put_room_key_by_session_id(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<put_one::v3::Request>,
 ) -> Result<Json<Contents>> {
     let key = backup_key(&req.room_id, req.session_id, &req.session_data)?;
-    put(&api, &caller, &req.version, &[key]).await
+    put(&users, &caller, &req.version, &[key]).await
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys/{roomId}`
 pub(crate) async fn put_room_keys_by_room_id(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<put_room::v3::Request>,
 ) -> Result<Json<Contents>> {
@@ -163,12 +167,12 @@ pub(crate) async fn put_room_keys_by_room_id(
     for (session, data) in req.sessions {
         keys.push(backup_key(&req.room_id, session, &data)?);
     }
-    put(&api, &caller, &req.version, &keys).await
+    put(&users, &caller, &req.version, &keys).await
 }
 
 /// `PUT /_matrix/client/v3/room_keys/keys`
 pub(crate) async fn put_room_keys(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     Content(req): Content<put_all::v3::Request>,
 ) -> Result<Json<Contents>> {
@@ -178,70 +182,77 @@ pub(crate) async fn put_room_keys(
             keys.push(backup_key(&room, session, &data)?);
         }
     }
-    put(&api, &caller, &req.version, &keys).await
+    put(&users, &caller, &req.version, &keys).await
 }
 
-async fn put(api: &ClientApi, caller: &Session, version: &str, keys: &[BackupKey]) -> Result<Json<Contents>> {
-    let contents = api.users.put_backup_keys(&caller.user, version_number(version)?, keys).await?;
+async fn put(users: &Users, caller: &Session, version: &str, keys: &[BackupKey]) -> Result<Json<Contents>> {
+    let contents = users.put_backup_keys(&caller.user, version_number(version)?, keys).await?;
     Ok(Json(contents.into()))
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub(crate) async fn get_room_key_by_session_id(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_one::v3::Request,
 ) -> Result<Json<KeyData>> {
     let version = version_number(&req.version)?;
     let place = (&*req.room_id, req.session_id.as_str());
-    let key = api.users.backup_key(&api.store.view(), &caller.user, version, place).await?;
+    let key = users.backup_key(&store.view(), &caller.user, version, place).await?;
     let key = key.ok_or(ApiError::not_found("There is no such key in the backup"))?;
     Ok(Json(key.into()))
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys/{roomId}`
 pub(crate) async fn get_room_keys_by_room_id(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_room::v3::Request,
 ) -> Result<JsonStream> {
-    stream_keys(api, &caller.user, version_number(&req.version)?, Some(req.room_id)).await
+    stream_keys((store, users), &caller.user, version_number(&req.version)?, Some(req.room_id)).await
 }
 
 /// `GET /_matrix/client/v3/room_keys/keys`
-pub(crate) async fn get_room_keys(api: ClientApi, caller: Session, req: get_all::v3::Request) -> Result<JsonStream> {
-    stream_keys(api, &caller.user, version_number(&req.version)?, None).await
+pub(crate) async fn get_room_keys(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Session,
+    req: get_all::v3::Request,
+) -> Result<JsonStream> {
+    stream_keys((store, users), &caller.user, version_number(&req.version)?, None).await
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}`
 pub(crate) async fn delete_room_key_by_session_id(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     req: delete_one::v3::Request,
 ) -> Result<Json<Contents>> {
-    remove(&api, &caller, &req.version, BackupScope::Session(&req.room_id, &req.session_id)).await
+    remove(&users, &caller, &req.version, BackupScope::Session(&req.room_id, &req.session_id)).await
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys/{roomId}`
 pub(crate) async fn delete_room_keys_by_room_id(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     req: delete_room::v3::Request,
 ) -> Result<Json<Contents>> {
-    remove(&api, &caller, &req.version, BackupScope::Room(&req.room_id)).await
+    remove(&users, &caller, &req.version, BackupScope::Room(&req.room_id)).await
 }
 
 /// `DELETE /_matrix/client/v3/room_keys/keys`
 pub(crate) async fn delete_room_keys(
-    api: ClientApi,
+    State(users): State<Users>,
     caller: Session,
     req: delete_all::v3::Request,
 ) -> Result<Json<Contents>> {
-    remove(&api, &caller, &req.version, BackupScope::All).await
+    remove(&users, &caller, &req.version, BackupScope::All).await
 }
 
-async fn remove(api: &ClientApi, caller: &Session, version: &str, scope: BackupScope<'_>) -> Result<Json<Contents>> {
-    let contents = api.users.delete_backup_keys(&caller.user, version_number(version)?, scope).await?;
+async fn remove(users: &Users, caller: &Session, version: &str, scope: BackupScope<'_>) -> Result<Json<Contents>> {
+    let contents = users.delete_backup_keys(&caller.user, version_number(version)?, scope).await?;
     Ok(Json(contents.into()))
 }
 

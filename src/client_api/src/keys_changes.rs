@@ -1,12 +1,17 @@
 //! Module "End-to-end encryption": whose keys changed.
 
+use axum::extract::State;
 use haima_http::{Json, Session};
 use ruma::api::client::keys::get_key_changes::v3::Request;
-use sync::DeviceLists;
+use sync::{DeviceLists, Sync};
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// `GET /_matrix/client/v3/keys/changes`
-pub(crate) async fn get_keys_changes(api: ClientApi, caller: Session, req: Request) -> Result<Json<DeviceLists>> {
-    Ok(Json(api.sync.key_changes(&caller.user, &req.from, &req.to).await?))
+pub(crate) async fn get_keys_changes(
+    State(sync): State<Sync>,
+    caller: Session,
+    req: Request,
+) -> Result<Json<DeviceLists>> {
+    Ok(Json(sync.key_changes(&caller.user, &req.from, &req.to).await?))
 }

@@ -1,7 +1,8 @@
 //! The client-server API: one file for each module of the specification, one handler for each operation.
 //!
-//! A handler is `async fn operation(api: ClientApi, caller, request) -> Result<response>`: it checks, calls one function
-//! of the domain and shapes the answer. Who may call is the type of `caller` (see [`haima_http::Caller`]).
+//! A handler is `async fn operation(State(users): State<Users>, …, caller, request) -> Result<response>`: it checks, calls one
+//! function of the domain and shapes the answer. Its signature says which parts of [`ClientApi`] it uses (see
+//! [`haima_http::Handler`]); who may call is the type of `caller` (see [`haima_http::Caller`]).
 
 mod account_data;
 mod account_deactivation;
@@ -48,6 +49,7 @@ mod refresh;
 mod registration;
 mod registration_tokens;
 mod relations;
+mod room_event;
 mod room_event_by_timestamp;
 mod room_send;
 mod room_state;
@@ -71,9 +73,10 @@ mod voip;
 mod wellknown;
 mod whoami;
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use ::sync::Sync;
+use axum::extract::FromRef;
 use event::{Clock, Random};
 use flows::Flows;
 use haima_http::{AnyAccount, ApiError, Gate};
@@ -91,13 +94,10 @@ pub use self::{
     routes::router,
 };
 
-/// What the handlers work with. Cloning is cheap.
-#[derive(Clone)]
-pub struct ClientApi(Arc<Inner>);
-
-/// See [`ClientApi`].
-pub struct Inner {
-    config: Config,
+/// What there is to work with. A handler takes those parts that it uses.
+#[derive(FromRef)]
+pub struct ClientApi {
+    config: Arc<Config>,
     gate: Arc<Gate>,
     store: Store,
     users: Users,
@@ -107,8 +107,7 @@ pub struct Inner {
     sync: Sync,
     media: Media,
     clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-    uia: Uia,
+    uia: Arc<Uia>,
 }
 
 /// The parts of the server that the API serves.
@@ -136,33 +135,18 @@ impl ClientApi {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        let uia = Uia::new(UiaParts {
-            gate: gate.clone(),
-            store: domains.store.clone(),
-            users: domains.users.clone(),
-            server_name: config.server_name.clone(),
-            registration_token: config.registration_token.clone(),
-            clock: clock.clone(),
-            random: random.clone(),
-        });
         let Domains { store, users, reading, flows, sync, media } = domains;
+        let config = Arc::new(config);
+        let uia = Arc::new(Uia::new(UiaParts {
+            gate: gate.clone(),
+            store: store.clone(),
+            users: users.clone(),
+            config: config.clone(),
+            clock: clock.clone(),
+            random,
+        }));
         let rooms = reading.rooms().clone();
-        Self(Arc::new(Inner { config, gate, store, users, rooms, reading, flows, sync, media, clock, random, uia }))
-    }
-}
-
-impl Inner {
-    /// Notes that somebody did something: they are there (client-server API, "Last active ago").
-    fn acted(&self, account: &AnyAccount) {
-        self.users.presence().active(&account.user, &account.device);
-    }
-}
-
-impl Deref for ClientApi {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.0
+        Self { config, gate, store, users, rooms, reading, flows, sync, media, clock, uia }
     }
 }
 

@@ -1,11 +1,19 @@
 //! Module "Room membership": the rooms that one is in.
 
+use axum::extract::State;
 use haima_http::Session;
+use rooms::Rooms;
 use ruma::api::client::membership::joined_rooms::v3::{Request, Response};
+use store::Store;
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// `GET /_matrix/client/v3/joined_rooms`
-pub(crate) async fn get_joined_rooms(api: ClientApi, caller: Session, _: Request) -> Result<Response> {
-    Ok(Response::new(api.rooms.joined_rooms(&api.store.view(), &caller.user).await?))
+pub(crate) async fn get_joined_rooms(
+    State(store): State<Store>,
+    State(rooms): State<Rooms>,
+    caller: Session,
+    _: Request,
+) -> Result<Response> {
+    Ok(Response::new(rooms.joined_rooms(&store.view(), &caller.user).await?))
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::extract::State;
 use haima_http::{Anyone, ApiError, Incoming, Json, MaybeGuest, Session, StatusCode, Unsuspended, read_with_default};
-use reading::{DirectoryToken, Network, PublicRoomsQuery, RoomDescription};
+use reading::{DirectoryToken, Network, PublicRoomsQuery, Reading, RoomDescription};
+use rooms::Rooms;
 use ruma::{
     OwnedServerName, RoomId, UInt,
     api::client::{
@@ -17,9 +19,10 @@ use ruma::{
     exports::http::{Method, Request},
 };
 use serde::{Serialize, Serializer};
+use store::Store;
 
 use crate::{
-    ClientApi,
+    Config,
     error::{Result, or_no_room},
     events::page_size,
 };
@@ -31,15 +34,16 @@ const PAGE_ROOMS_DEFAULT: usize = 100;
 
 /// `GET /_matrix/client/v3/directory/list/room/{roomId}`
 pub(crate) async fn get_room_visibility_on_directory(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(rooms): State<Rooms>,
     _: Anyone,
     req: get_visibility::v3::Request,
 ) -> Result<get_visibility::v3::Response> {
-    let view = api.store.view();
-    if api.rooms.info(&view, &req.room_id).await?.is_none() {
+    let view = store.view();
+    if rooms.info(&view, &req.room_id).await?.is_none() {
         return Err(ApiError::not_found("There is no such room").into());
     }
-    let published = api.rooms.is_published(&view, &req.room_id).await?;
+    let published = rooms.is_published(&view, &req.room_id).await?;
     let visibility = if published { Visibility::Public } else { Visibility::Private };
     Ok(get_visibility::v3::Response::new(visibility))
 }
@@ -64,7 +68,7 @@ impl Incoming for SetVisibility {
 
 /// `PUT /_matrix/client/v3/directory/list/room/{roomId}`
 pub(crate) async fn set_room_visibility_on_directory(
-    api: ClientApi,
+    State(reading): State<Reading>,
     caller: Unsuspended<Session>,
     SetVisibility(req): SetVisibility,
 ) -> Result<set_visibility::v3::Response> {
@@ -73,7 +77,7 @@ pub(crate) async fn set_room_visibility_on_directory(
         Visibility::Private => false,
         _ => return Err(ApiError::bad_json("Unknown visibility").into()),
     };
-    let done = api.reading.set_published(&caller.user, &req.room_id, publish).await;
+    let done = reading.set_published(&caller.user, &req.room_id, publish).await;
     done.map_err(|error| or_no_room(error.into()))?;
     Ok(set_visibility::v3::Response::new())
 }
@@ -132,16 +136,28 @@ fn descriptions<S: Serializer>(chunk: &[Arc<RoomDescription>], s: S) -> std::res
 }
 
 /// `GET /_matrix/client/v3/publicRooms`
-pub(crate) async fn get_public_rooms(api: ClientApi, caller: MaybeGuest, req: get::v3::Request) -> Result<Json<Page>> {
-    if caller.account.is_none() && !api.config.allow_public_room_directory_without_auth {
+pub(crate) async fn get_public_rooms(
+    State(config): State<Arc<Config>>,
+    State(store): State<Store>,
+    State(reading): State<Reading>,
+    caller: MaybeGuest,
+    req: get::v3::Request,
+) -> Result<Json<Page>> {
+    if caller.account.is_none() && !config.allow_public_room_directory_without_auth {
         return Err(ApiError::missing_token().into());
     }
     let query = PublicRoomsQuery { limit: limit(req.limit), since: since(req.since.as_deref())?, ..Default::default() };
-    page(&api, req.server, query).await
+    page(&config, &store, &reading, req.server, query).await
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
-pub(crate) async fn query_public_rooms(api: ClientApi, _: Session, req: query::v3::Request) -> Result<Json<Page>> {
+pub(crate) async fn query_public_rooms(
+    State(config): State<Arc<Config>>,
+    State(store): State<Store>,
+    State(reading): State<Reading>,
+    _: Session,
+    req: query::v3::Request,
+) -> Result<Json<Page>> {
     let room_types = &req.filter.room_types;
     let types = room_types.iter().map(|kind| kind.as_str().map(ToOwned::to_owned)).collect::<Vec<_>>();
     let query = PublicRoomsQuery {
@@ -155,15 +171,21 @@ pub(crate) async fn query_public_rooms(api: ClientApi, _: Session, req: query::v
             _ => Network::Matrix,
         },
     };
-    page(&api, req.server, query).await
+    page(&config, &store, &reading, req.server, query).await
 }
 
-async fn page(api: &ClientApi, server: Option<OwnedServerName>, query: PublicRoomsQuery) -> Result<Json<Page>> {
-    if server.is_some_and(|server| server != api.config.server_name) {
+async fn page(
+    config: &Config,
+    store: &Store,
+    reading: &Reading,
+    server: Option<OwnedServerName>,
+    query: PublicRoomsQuery,
+) -> Result<Json<Page>> {
+    if server.is_some_and(|server| server != config.server_name) {
         let message = "Other servers can't be asked for their rooms";
         return Err(ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message).into());
     }
-    let page = api.reading.public_rooms(&api.store.view(), &query).await?;
+    let page = reading.public_rooms(&store.view(), &query).await?;
     Ok(Json(Page {
         chunk: page.chunk,
         next_batch: page.next.map(|token| token.to_string()),

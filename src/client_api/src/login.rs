@@ -1,9 +1,10 @@
 //! Module "Login".
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use axum::extract::{FromRef, State};
 use haima_http::{
-    Anyone, ApiError, Incoming, json_object,
+    Anyone, ApiError, Gate, Incoming, json_object,
     limit::{Guesser, network},
 };
 use ruma::{
@@ -23,18 +24,19 @@ use ruma::{
     },
     exports::http::{Method, Request},
 };
-use users::{Error, Login};
+use store::Store;
+use users::{Error, Login, Users};
 
-use crate::{ClientApi, device_names::device_name, error::Result};
+use crate::{ClientApi, Config, device_names::device_name, error::Result};
 
 /// `GET /_matrix/client/v3/login`
 pub(crate) async fn get_login_flows(
-    api: ClientApi,
+    State(config): State<Arc<Config>>,
     _: Anyone,
     _: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response> {
     let mut flows = Vec::new();
-    if api.config.login_with_password {
+    if config.login_with_password {
         flows.push(LoginType::Password(PasswordLoginType::new()));
         let mut token = TokenLoginType::new();
         token.get_login_token = true;
@@ -62,11 +64,17 @@ impl Incoming for LoginRequest {
 }
 
 /// `POST /_matrix/client/v3/login`
-pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> Result<login::v3::Response> {
+pub(crate) async fn login(
+    State(config): State<Arc<Config>>,
+    State(users): State<Users>,
+    State(passwords): State<Passwords>,
+    caller: Anyone,
+    req: LoginRequest,
+) -> Result<login::v3::Response> {
     let LoginRequest(req) = req;
     let user = match &req.login_info {
-        LoginInfo::Password(password) => by_password(&api, password, caller.origin.address).await?,
-        LoginInfo::Token(token) => match api.users.use_login_token(&token.token).await {
+        LoginInfo::Password(password) => passwords.user(password, caller.origin.address).await?,
+        LoginInfo::Token(token) => match users.use_login_token(&token.token).await {
             Err(Error::UnknownToken) => return Err(ApiError::forbidden("Invalid login token").into()),
             user => user?,
         },
@@ -77,48 +85,66 @@ pub(crate) async fn login(api: ClientApi, caller: Anyone, req: LoginRequest) -> 
         display_name: Some(device_name(req.initial_device_display_name, &caller.origin)),
         refreshable: req.refresh_token,
     };
-    let issued = api.users.login(&user, &login).await?;
-    api.gate.limits().remember(&user, caller.origin.address);
+    let issued = users.login(&user, &login).await?;
+    passwords.gate.limits().remember(&user, caller.origin.address);
     let mut response = login::v3::Response::new(issued.user_id, issued.access_token, issued.device_id);
     response.refresh_token = issued.refresh_token;
     response.expires_in = issued.expires_in_ms.map(Duration::from_millis);
-    let base_url = api.config.well_known.client.clone();
+    let base_url = config.well_known.client.clone();
     response.well_known = base_url.map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url)));
     Ok(response)
 }
 
-/// The user whose name and password these are.
-async fn by_password(api: &ClientApi, login: &Password, address: IpAddr) -> Result<OwnedUserId> {
-    let wrong = || ApiError::forbidden("Invalid user name or password");
-    if !api.config.login_with_password {
-        return Err(ApiError::forbidden("Logging in with a password is switched off").into());
-    }
-    #[expect(deprecated, reason = "older clients name the user in this field")]
-    let name = match (&login.identifier, &login.user) {
-        (Some(UserIdentifier::Matrix(matrix)), _) => &matrix.user,
-        (Some(_), _) => return Err(wrong().into()),
-        (None, Some(user)) => user,
-        (None, None) => return Err(ApiError::missing_param("Missing identifier").into()),
-    };
-    let view = api.store.view();
-    let user = match api.users.find_login_name(&view, name, &api.config.server_name).await {
-        Err(Error::InvalidUserName) => return Err(wrong().into()),
-        user => user?,
-    };
-    let (limits, guesser) = (api.gate.limits(), guesser(api, &user, address).await?);
-    limits.check_guess(&user, guesser)?;
-    let checked = api.users.check_password(&user, &login.password).await;
-    if !matches!(checked, Err(Error::WrongPassword)) {
-        limits.forgive_guess(&user, guesser);
-    }
-    checked?;
-    Ok(user)
+/// Tells whose a password is, and keeps others from guessing it.
+#[derive(Clone)]
+pub(crate) struct Passwords {
+    config: Arc<Config>,
+    gate: Arc<Gate>,
+    store: Store,
+    users: Users,
 }
 
-/// Where an attempt at a user's password comes from: who guesses elsewhere keeps nobody from logging in where they have before.
-async fn guesser(api: &ClientApi, user: &UserId, address: IpAddr) -> Result<Guesser> {
-    let seen = api.users.seen_addresses(&api.store.view(), user).await?;
-    let is_seen = seen.into_iter().any(|seen| network(seen) == network(address));
-    let is_known = is_seen || api.gate.limits().remembers(user, address);
-    Ok(if is_known { Guesser::Known(address) } else { Guesser::Unknown(address) })
+impl FromRef<ClientApi> for Passwords {
+    fn from_ref(api: &ClientApi) -> Self {
+        let ClientApi { config, gate, store, users, .. } = api;
+        Self { config: config.clone(), gate: gate.clone(), store: store.clone(), users: users.clone() }
+    }
+}
+
+impl Passwords {
+    /// The user whose name and password these are.
+    async fn user(&self, login: &Password, address: IpAddr) -> Result<OwnedUserId> {
+        let wrong = || ApiError::forbidden("Invalid user name or password");
+        if !self.config.login_with_password {
+            return Err(ApiError::forbidden("Logging in with a password is switched off").into());
+        }
+        #[expect(deprecated, reason = "older clients name the user in this field")]
+        let name = match (&login.identifier, &login.user) {
+            (Some(UserIdentifier::Matrix(matrix)), _) => &matrix.user,
+            (Some(_), _) => return Err(wrong().into()),
+            (None, Some(user)) => user,
+            (None, None) => return Err(ApiError::missing_param("Missing identifier").into()),
+        };
+        let view = self.store.view();
+        let user = match self.users.find_login_name(&view, name, &self.config.server_name).await {
+            Err(Error::InvalidUserName) => return Err(wrong().into()),
+            user => user?,
+        };
+        let (limits, guesser) = (self.gate.limits(), self.guesser(&user, address).await?);
+        limits.check_guess(&user, guesser)?;
+        let checked = self.users.check_password(&user, &login.password).await;
+        if !matches!(checked, Err(Error::WrongPassword)) {
+            limits.forgive_guess(&user, guesser);
+        }
+        checked?;
+        Ok(user)
+    }
+
+    /// Where an attempt at a user's password comes from: who guesses elsewhere keeps nobody from logging in where they have before.
+    async fn guesser(&self, user: &UserId, address: IpAddr) -> Result<Guesser> {
+        let seen = self.users.seen_addresses(&self.store.view(), user).await?;
+        let is_seen = seen.into_iter().any(|seen| network(seen) == network(address));
+        let is_known = is_seen || self.gate.limits().remembers(user, address);
+        Ok(if is_known { Guesser::Known(address) } else { Guesser::Unknown(address) })
+    }
 }

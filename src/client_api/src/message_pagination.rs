@@ -1,13 +1,15 @@
 //! Module "Getting events for a room": pages of its timeline.
 
+use axum::extract::State;
 use haima_http::{ApiError, Guest, Json, WithQuery};
-use reading::{MESSAGES_LIMIT_MAX, MessagesQuery, RoomEventFilter};
+use reading::{MESSAGES_LIMIT_MAX, MessagesQuery, Reading, RoomEventFilter};
 use rooms::Direction;
 use ruma::{api::Direction as Asked, api::client::message::get_message_events::v3::Request};
 use serde::{Deserialize, Serialize};
+use store::Store;
+use users::Users;
 
 use crate::{
-    ClientApi,
     asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
@@ -43,7 +45,9 @@ pub(crate) struct Page {
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`
 pub(crate) async fn get_room_events(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
     caller: Guest,
     req: WithQuery<Request, FilterQuery>,
 ) -> Result<Json<Page>> {
@@ -55,8 +59,8 @@ pub(crate) async fn get_room_events(
         limit: page_size(Some(request.limit), PAGE_EVENTS_DEFAULT, MESSAGES_LIMIT_MAX),
         filter: query.parse()?,
     };
-    let asker = Asker::begin(&api, &caller).await?;
-    let page = api.reading.messages(&asker.view, &asker.viewer(), &request.room_id, &query).await?;
+    let asker = Asker::begin(&store, &users, &caller).await?;
+    let page = reading.messages(&asker.view, &asker.viewer(), &request.room_id, &query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         start: page.start.to_string(),

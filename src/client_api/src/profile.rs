@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::State;
+use flows::Flows;
 use haima_http::{Anyone, ApiError, Guest, Incoming, Json, Unsuspended, json_object, path_arg};
 use ruma::{
     OwnedUserId,
@@ -11,9 +13,10 @@ use ruma::{
     exports::http::{Method, Request},
 };
 use serde_json::value::RawValue;
-use users::{Profile, ProfileChange};
+use store::Store;
+use users::{Profile, ProfileChange, Users};
 
-use crate::{ClientApi, error::Result, require_self};
+use crate::{error::Result, require_self};
 
 /// The one field that guests may change.
 const DISPLAY_NAME: &str = "displayname";
@@ -46,7 +49,7 @@ impl Incoming for SetField {
 
 /// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
 pub(crate) async fn set_profile_field(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Unsuspended<Guest>,
     req: SetField,
 ) -> Result<set::v3::Response> {
@@ -55,17 +58,18 @@ pub(crate) async fn set_profile_field(
         return Err(ApiError::forbidden("Guests may change their display name alone").into());
     }
     let change = ProfileChange::Set { key: req.key, value: req.value };
-    api.flows.change_profile(&caller.user, &change).await?;
+    flows.change_profile(&caller.user, &change).await?;
     Ok(set::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub(crate) async fn get_profile_field(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     _: Anyone,
     req: get::v3::Request,
 ) -> Result<Json<BTreeMap<String, Box<RawValue>>>> {
-    let profile = find(&api, &req.user_id).await?;
+    let profile = find(&store, &users, &req.user_id).await?;
     let key = req.field.to_string();
     let value = profile.get(&key).ok_or(ApiError::not_found("The field is not set"))?;
     Ok(Json(BTreeMap::from([(key, value.to_owned())])))
@@ -73,7 +77,7 @@ pub(crate) async fn get_profile_field(
 
 /// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
 pub(crate) async fn delete_profile_field(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Unsuspended<Guest>,
     req: delete::v3::Request,
 ) -> Result<delete::v3::Response> {
@@ -82,26 +86,27 @@ pub(crate) async fn delete_profile_field(
     if caller.guest && key != DISPLAY_NAME {
         return Err(ApiError::forbidden("Guests may change their display name alone").into());
     }
-    api.flows.change_profile(&caller.user, &ProfileChange::Delete { key }).await?;
+    flows.change_profile(&caller.user, &ProfileChange::Delete { key }).await?;
     Ok(delete::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub(crate) async fn get_user_profile(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     _: Anyone,
     req: get_all::v3::Request,
 ) -> Result<Json<BTreeMap<String, Box<RawValue>>>> {
-    let profile = find(&api, &req.user_id).await?;
+    let profile = find(&store, &users, &req.user_id).await?;
     Ok(Json(profile.fields().clone()))
 }
 
 /// The profile of an active local user.
-async fn find(api: &ClientApi, user: &OwnedUserId) -> Result<Profile> {
-    let view = api.store.view();
-    let account = api.users.account(&view, user).await?;
+async fn find(store: &Store, users: &Users, user: &OwnedUserId) -> Result<Profile> {
+    let view = store.view();
+    let account = users.account(&view, user).await?;
     if account.is_none_or(|account| account.deactivated) {
         return Err(ApiError::not_found("There is no such user").into());
     }
-    Ok(api.users.profile(&view, user).await?)
+    Ok(users.profile(&view, user).await?)
 }

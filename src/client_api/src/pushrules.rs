@@ -1,5 +1,7 @@
 //! Module "Push rules API".
 
+use axum::extract::State;
+use flows::Flows;
 use haima_http::{ApiError, Incoming, Json, Session, read_with_default};
 use ruma::{
     api::client::push::{
@@ -11,33 +13,41 @@ use ruma::{
     push::{AnyPushRule, RuleKind},
 };
 use serde_json::Value;
-use users::RulePlace;
+use store::Store;
+use users::{RulePlace, Users};
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// `GET /_matrix/client/v3/pushrules/`
 pub(crate) async fn get_push_rules(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     _: get_all::v3::Request,
 ) -> Result<get_all::v3::Response> {
-    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view(), &caller.user).await?;
     Ok(get_all::v3::Response::new(rules))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/`
 pub(crate) async fn get_push_rules_global(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     _: get_global::v3::Request,
 ) -> Result<get_global::v3::Response> {
-    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view(), &caller.user).await?;
     Ok(get_global::v3::Response::new(rules))
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
-pub(crate) async fn get_push_rule(api: ClientApi, caller: Session, req: get::v3::Request) -> Result<Json<PushRule>> {
-    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+pub(crate) async fn get_push_rule(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    caller: Session,
+    req: get::v3::Request,
+) -> Result<Json<PushRule>> {
+    let rule = find(&store, &users, &caller, req.kind, &req.rule_id, PushRule::from).await?;
     Ok(Json(rule))
 }
 
@@ -62,71 +72,78 @@ impl Incoming for SetRule {
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
-pub(crate) async fn set_push_rule(api: ClientApi, caller: Session, SetRule(req): SetRule) -> Result<set::v3::Response> {
+pub(crate) async fn set_push_rule(
+    State(flows): State<Flows>,
+    caller: Session,
+    SetRule(req): SetRule,
+) -> Result<set::v3::Response> {
     let place = RulePlace { after: req.after.as_deref(), before: req.before.as_deref() };
-    api.flows.set_push_rule(&caller.user, req.rule, place).await?;
+    flows.set_push_rule(&caller.user, req.rule, place).await?;
     Ok(set::v3::Response::new())
 }
 
 /// `DELETE /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub(crate) async fn delete_push_rule(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     req: delete::v3::Request,
 ) -> Result<delete::v3::Response> {
-    api.flows.delete_push_rule(&caller.user, req.kind, &req.rule_id).await?;
+    flows.delete_push_rule(&caller.user, req.kind, &req.rule_id).await?;
     Ok(delete::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub(crate) async fn is_push_rule_enabled(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_enabled::v3::Request,
 ) -> Result<get_enabled::v3::Response> {
-    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+    let rule = find(&store, &users, &caller, req.kind, &req.rule_id, PushRule::from).await?;
     Ok(get_enabled::v3::Response::new(rule.enabled))
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled`
 pub(crate) async fn set_push_rule_enabled(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     req: set_enabled::v3::Request,
 ) -> Result<set_enabled::v3::Response> {
-    api.flows.set_push_rule_enabled(&caller.user, req.kind, &req.rule_id, req.enabled).await?;
+    flows.set_push_rule_enabled(&caller.user, req.kind, &req.rule_id, req.enabled).await?;
     Ok(set_enabled::v3::Response::new())
 }
 
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub(crate) async fn get_push_rule_actions(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
     caller: Session,
     req: get_actions::v3::Request,
 ) -> Result<get_actions::v3::Response> {
-    let rule = find(&api, &caller, req.kind, &req.rule_id, PushRule::from).await?;
+    let rule = find(&store, &users, &caller, req.kind, &req.rule_id, PushRule::from).await?;
     Ok(get_actions::v3::Response::new(rule.actions))
 }
 
 /// `PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions`
 pub(crate) async fn set_push_rule_actions(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Session,
     req: set_actions::v3::Request,
 ) -> Result<set_actions::v3::Response> {
-    api.flows.set_push_rule_actions(&caller.user, req.kind, &req.rule_id, req.actions).await?;
+    flows.set_push_rule_actions(&caller.user, req.kind, &req.rule_id, req.actions).await?;
     Ok(set_actions::v3::Response::new())
 }
 
 /// One of the caller's rules, as `shape` makes it.
 async fn find<T>(
-    api: &ClientApi,
+    store: &Store,
+    users: &Users,
     caller: &Session,
     kind: RuleKind,
     id: &str,
     shape: impl FnOnce(AnyPushRule) -> T,
 ) -> Result<T> {
-    let rules = api.users.push_rules(&api.store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view(), &caller.user).await?;
     let rule = rules.get(kind, id).ok_or(ApiError::not_found("There is no such push rule"))?;
     Ok(shape(rule.to_owned()))
 }

@@ -1,17 +1,25 @@
 //! Module "Receipts".
 
-use flows::ReadMarkers;
+use axum::extract::State;
+use flows::{Flows, ReadMarkers};
 use haima_http::{ApiError, Session};
-use rooms::{NewReceipt, ReceiptType};
+use rooms::{NewReceipt, ReceiptType, Rooms};
 use ruma::{
     api::client::receipt::create_receipt::v3::{ReceiptType as Asked, Request, Response},
     events::receipt::ReceiptThread,
 };
+use users::Users;
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}`
-pub(crate) async fn post_receipt(api: ClientApi, caller: Session, req: Request) -> Result<Response> {
+pub(crate) async fn post_receipt(
+    State(users): State<Users>,
+    State(rooms): State<Rooms>,
+    State(flows): State<Flows>,
+    caller: Session,
+    req: Request,
+) -> Result<Response> {
     let (user, room, event) = (&*caller.user, &*req.room_id, &*req.event_id);
     let receipt_type = match req.receipt_type {
         Asked::Read => ReceiptType::Read,
@@ -21,15 +29,15 @@ pub(crate) async fn post_receipt(api: ClientApi, caller: Session, req: Request) 
         }
         Asked::FullyRead => {
             let markers = ReadMarkers { fully_read: Some(event), ..ReadMarkers::default() };
-            api.flows.set_read_markers(user, room, markers).await?;
-            api.acted(&caller);
+            flows.set_read_markers(user, room, markers).await?;
+            users.presence().active(&caller.user, &caller.device);
             return Ok(Response::new());
         }
         _ => return Err(ApiError::invalid_param("Unknown type of receipt").into()),
     };
     let thread = thread(&req.thread)?;
-    api.rooms.set_receipt(NewReceipt { user, room, receipt_type, event, thread }).await?;
-    api.acted(&caller);
+    rooms.set_receipt(NewReceipt { user, room, receipt_type, event, thread }).await?;
+    users.presence().active(&caller.user, &caller.device);
     Ok(Response::new())
 }
 

@@ -1,6 +1,9 @@
 //! Module "Account registration".
 
-use haima_http::{Anyone, ApiError, Class, Interactive, JsonBytes, StatusCode};
+use std::sync::Arc;
+
+use axum::extract::State;
+use haima_http::{Anyone, ApiError, Class, Gate, Interactive, JsonBytes, StatusCode};
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::client::account::{
@@ -9,52 +12,54 @@ use ruma::{
     },
 };
 use serde::Serialize;
-use users::{Created, Kind, Login, NewAccount, Origin, user_id_for};
+use store::Store;
+use users::{Created, Kind, Login, NewAccount, Origin, Users, user_id_for};
 
 use crate::{
-    ClientApi, Registration,
+    Config, Registration,
     device_names::device_name,
     error::Result,
-    uia::{Ask, Passed, Stage},
+    uia::{Ask, Passed, Stage, Uia},
 };
-
-/// Characters of a name that the server picks for somebody who names none.
-const PICKED_NAME_CHARS: usize = 12;
 
 /// `POST /_matrix/client/v3/register`
 ///
 /// Counts as registration where an account is made and where a step goes wrong, and not for every request of a form.
 pub(crate) async fn register(
-    api: ClientApi,
+    State(config): State<Arc<Config>>,
+    State(gate): State<Arc<Gate>>,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(uia): State<Arc<Uia>>,
     caller: Anyone,
     mut req: Interactive<register::v3::Request>,
 ) -> Result<JsonBytes> {
-    let count = || api.gate.limits().check_address(Class::Registration, caller.origin.address);
-    api.uia.recall(None, &mut req);
+    let count = || gate.limits().check_address(Class::Registration, caller.origin.address);
+    uia.recall(None, &mut req);
     let request = req.request()?;
     match request.kind {
         RegistrationKind::User => {}
         RegistrationKind::Guest => {
             count()?;
-            return register_guest(&api, &caller, request).await;
+            return register_guest(&config, &users, &caller, request).await;
         }
         _ => return Err(ApiError::invalid_param("Unknown kind of account").into()),
     }
-    let ask = Ask::stranger(&req, flows(&api).await?, caller.origin.address);
-    if let Some(answer) = api.uia.answered(&ask).await? {
+    let ask = Ask::stranger(&req, flows(&config, &users).await?, caller.origin.address);
+    if let Some(answer) = uia.answered(&ask).await? {
         return Ok(answer);
     }
     if ask.is_question() {
         // Clients ask every other second whether a step was done elsewhere, as long as somebody looks at their form.
         // They are only told what is left to do: no step can be done elsewhere. No name is looked at before.
-        api.uia.challenge(&ask).await?;
+        uia.challenge(&ask).await?;
     }
     let user_id = match &request.guest_access_token {
-        Some(token) => name_of_guest(&api, token, request.username.as_deref()).await?,
-        None => wanted_name(&api, request.username.as_deref()).await?,
+        Some(token) => name_of_guest(&users, token, request.username.as_deref()).await?,
+        None => wanted_name(&config, &store, &users, request.username.as_deref()).await?,
     };
     match &request.password {
-        Some(password) => api.users.check_new_password(password)?,
+        Some(password) => users.check_new_password(password)?,
         // Who only asks for the flows needs none; a step that is done is not to be lost for want of it.
         None if req.auth.is_some() => return Err(ApiError::missing_param("Missing password").into()),
         None => {}
@@ -63,10 +68,10 @@ pub(crate) async fn register(
         count()?;
         let is_guest = request.guest_access_token.is_some();
         let new = new_account(&caller, user_id, request, passed)?;
-        let created = if is_guest { api.users.upgrade_guest(new).await } else { api.users.create_account(new).await };
+        let created = if is_guest { users.upgrade_guest(new).await } else { users.create_account(new).await };
         Ok(shape(created?))
     };
-    api.uia.confirm(&ask, create).await
+    uia.confirm(&ask, create).await
 }
 
 /// The account that a completed request asks for.
@@ -97,57 +102,58 @@ fn new_account(
 
 /// `GET /_matrix/client/v3/register/available`
 pub(crate) async fn check_username_availability(
-    api: ClientApi,
+    State(config): State<Arc<Config>>,
+    State(store): State<Store>,
+    State(users): State<Users>,
     _: Anyone,
     req: available::v3::Request,
 ) -> Result<available::v3::Response> {
-    let user_id = user_id_for(&req.username, &api.config.server_name)?;
-    api.users.check_available(&api.store.view(), &user_id).await?;
+    let user_id = user_id_for(&req.username, &config.server_name)?;
+    users.check_available(&store.view(), &user_id).await?;
     Ok(available::v3::Response::new(true))
 }
 
-async fn register_guest(api: &ClientApi, caller: &Anyone, req: register::v3::Request) -> Result<JsonBytes> {
-    if !api.config.allow_guest_registration {
+async fn register_guest(
+    config: &Config,
+    users: &Users,
+    caller: &Anyone,
+    req: register::v3::Request,
+) -> Result<JsonBytes> {
+    if !config.allow_guest_registration {
         return Err(ApiError::forbidden("Guests are not allowed on this server").into());
     }
     let device_name = device_name(req.initial_device_display_name, &caller.origin);
-    let created = api.users.create_guest(&api.config.server_name, Some(device_name)).await?;
+    let created = users.create_guest(&config.server_name, Some(device_name)).await?;
     Ok(JsonBytes(serde_json::to_vec(&shape(created))?.into()))
 }
 
 /// What is asked of somebody who registers.
-async fn flows(api: &ClientApi) -> Result<Vec<Vec<Stage>>> {
+async fn flows(config: &Config, users: &Users) -> Result<Vec<Vec<Stage>>> {
     let with_token = vec![Stage::RegistrationToken];
-    match api.config.registration() {
+    match config.registration() {
         Registration::Token => Ok(vec![with_token]),
         // The first account of a new server, which becomes an admin's if the token is known. Later the token is not
         // offered: clients that leave the dummy step out of what they can do would choose to ask for it.
-        Registration::Open if api.users.bootstrap_token().await?.is_some() => Ok(vec![vec![Stage::Dummy], with_token]),
+        Registration::Open if users.bootstrap_token().await?.is_some() => Ok(vec![vec![Stage::Dummy], with_token]),
         Registration::Open => Ok(vec![vec![Stage::Dummy]]),
-        Registration::Closed if api.users.bootstrap_token().await?.is_some() => Ok(vec![with_token]),
+        Registration::Closed if users.bootstrap_token().await?.is_some() => Ok(vec![with_token]),
         Registration::Closed => Err(ApiError::forbidden("Registration is switched off").into()),
     }
 }
 
 /// The id for the name that was asked for, or a free one.
-async fn wanted_name(api: &ClientApi, username: Option<&str>) -> Result<OwnedUserId> {
-    let picked;
-    let name = match username {
-        Some(name) => name,
-        None => {
-            // A letter first: names of digits alone belong to guests.
-            picked = format!("u{}", api.random.alphanumeric(PICKED_NAME_CHARS));
-            &picked
-        }
+async fn wanted_name(config: &Config, store: &Store, users: &Users, username: Option<&str>) -> Result<OwnedUserId> {
+    let user_id = match username {
+        Some(name) => user_id_for(name, &config.server_name)?,
+        None => users.pick_user_id(&config.server_name)?,
     };
-    let user_id = user_id_for(name, &api.config.server_name)?;
-    api.users.check_available(&api.store.view(), &user_id).await?;
+    users.check_available(&store.view(), &user_id).await?;
     Ok(user_id)
 }
 
 /// The id of the guest who becomes an ordinary user; they must name themselves (client-server API, "Guest Access").
-async fn name_of_guest(api: &ClientApi, token: &str, username: Option<&str>) -> Result<OwnedUserId> {
-    let session = api.users.authenticate(token).await?;
+async fn name_of_guest(users: &Users, token: &str, username: Option<&str>) -> Result<OwnedUserId> {
+    let session = users.authenticate(token).await?;
     if session.kind != Kind::Guest {
         return Err(ApiError::forbidden("The guest_access_token is not a guest's").into());
     }

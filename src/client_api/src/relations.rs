@@ -1,7 +1,8 @@
 //! Module "Relationships API".
 
+use axum::extract::State;
 use haima_http::{Guest, Json};
-use reading::{RELATIONS_LIMIT_MAX, RelationsQuery};
+use reading::{RELATIONS_LIMIT_MAX, Reading, RelationsQuery};
 use ruma::{
     EventId, RoomId, UInt,
     api::{
@@ -13,9 +14,10 @@ use ruma::{
     },
 };
 use serde::Serialize;
+use store::Store;
+use users::Users;
 
 use crate::{
-    ClientApi,
     asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
@@ -49,7 +51,13 @@ struct Asked<'a> {
 }
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}`
-pub(crate) async fn get_relating_events(api: ClientApi, caller: Guest, req: all::v1::Request) -> Result<Json<Page>> {
+pub(crate) async fn get_relating_events(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
+    caller: Guest,
+    req: all::v1::Request,
+) -> Result<Json<Page>> {
     let asked = Asked {
         room: &req.room_id,
         event: &req.event_id,
@@ -59,12 +67,14 @@ pub(crate) async fn get_relating_events(api: ClientApi, caller: Guest, req: all:
         limit: req.limit,
         recurse: req.recurse,
     };
-    page(&api, &caller, asked, RelationsQuery::default()).await
+    page(&store, &users, &reading, &caller, asked, RelationsQuery::default()).await
 }
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}`
 pub(crate) async fn get_relating_events_with_rel_type(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
     caller: Guest,
     req: by_rel_type::v1::Request,
 ) -> Result<Json<Page>> {
@@ -78,12 +88,14 @@ pub(crate) async fn get_relating_events_with_rel_type(
         recurse: req.recurse,
     };
     let query = RelationsQuery { rel_type: Some(req.rel_type.to_string()), ..RelationsQuery::default() };
-    page(&api, &caller, asked, query).await
+    page(&store, &users, &reading, &caller, asked, query).await
 }
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}`
 pub(crate) async fn get_relating_events_with_rel_type_and_event_type(
-    api: ClientApi,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
     caller: Guest,
     req: by_event_type::v1::Request,
 ) -> Result<Json<Page>> {
@@ -101,10 +113,17 @@ pub(crate) async fn get_relating_events_with_rel_type_and_event_type(
         event_type: Some(req.event_type.to_string()),
         ..RelationsQuery::default()
     };
-    page(&api, &caller, asked, query).await
+    page(&store, &users, &reading, &caller, asked, query).await
 }
 
-async fn page(api: &ClientApi, caller: &Guest, asked: Asked<'_>, query: RelationsQuery) -> Result<Json<Page>> {
+async fn page(
+    store: &Store,
+    users: &Users,
+    reading: &Reading,
+    caller: &Guest,
+    asked: Asked<'_>,
+    query: RelationsQuery,
+) -> Result<Json<Page>> {
     let query = RelationsQuery {
         from: optional_token(asked.from)?,
         to: optional_token(asked.to)?,
@@ -113,8 +132,8 @@ async fn page(api: &ClientApi, caller: &Guest, asked: Asked<'_>, query: Relation
         recurse: asked.recurse,
         ..query
     };
-    let asker = Asker::begin(api, caller).await?;
-    let page = api.reading.relations(&asker.view, &asker.viewer(), asked.room, asked.event, &query).await?;
+    let asker = Asker::begin(store, users, caller).await?;
+    let page = reading.relations(&asker.view, &asker.viewer(), asked.room, asked.event, &query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         next_batch: page.next.map(|token| token.to_string()),

@@ -1,25 +1,67 @@
-//! Module "Sending events to a room": state.
+//! Modules "Getting events for a room" and "Sending events to a room": state.
 
-use haima_http::{Content, Guest, Unsuspended};
-use rooms::{SendOptions, Sender};
-use ruma::api::client::state::send_state_event::v3::{Request, Response};
+use axum::extract::State;
+use flows::Flows;
+use haima_http::{ApiError, Content, Guest, Json, JsonBytes, Unsuspended};
+use reading::Reading;
+use rooms::{NewState, SendOptions, Sender};
+use ruma::api::client::state::{
+    get_state_event_for_key::{self as get_one, v3::StateEventFormat},
+    get_state_events as get_all, send_state_event as set,
+};
+use store::Store;
+use users::Users;
 
-use crate::{ClientApi, error::Result};
+use crate::{
+    asker::Asker,
+    error::Result,
+    events::{Events, raw},
+};
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+pub(crate) async fn get_room_state_with_key(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
+    caller: Guest,
+    req: get_one::v3::Request,
+) -> Result<JsonBytes> {
+    let event_type = req.event_type.to_string();
+    let (room, key) = (&req.room_id, (&*event_type, &*req.state_key));
+    let found = match req.format {
+        StateEventFormat::Event => {
+            let asker = Asker::begin(&store, &users, &caller).await?;
+            reading.state_event(&asker.view, &asker.viewer(), room, key).await?.map(|event| raw(&event))
+        }
+        // What isn't known is asked for like what isn't said.
+        _ => reading.state_content(&store.view(), &caller.user, room, key).await?.map(|content| raw(&content)),
+    };
+    Ok(found.ok_or(ApiError::not_found("The room has no such state"))?)
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state`
+pub(crate) async fn get_room_state(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
+    caller: Guest,
+    req: get_all::v3::Request,
+) -> Result<Json<Events>> {
+    let asker = Asker::begin(&store, &users, &caller).await?;
+    Ok(Json(Events(reading.current_state(&asker.view, &asker.viewer(), &req.room_id).await?)))
+}
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 pub(crate) async fn set_room_state_with_key(
-    api: ClientApi,
+    State(users): State<Users>,
+    State(flows): State<Flows>,
     caller: Unsuspended<Guest>,
-    Content(req): Content<Request>,
-) -> Result<Response> {
+    Content(req): Content<set::v3::Request>,
+) -> Result<set::v3::Response> {
     let event_type = req.event_type.to_string();
-    let (key, content) = ((&*event_type, &*req.state_key), req.body.into_json());
+    let state = NewState::new((&*event_type, &*req.state_key), req.body.into_json())?;
     let sender = Sender { user: &caller.user, device: Some(&caller.device), txn_id: None };
-    if caller.guest {
-        api.flows.check_guest_state(&caller.user, &req.room_id, key, &content).await?;
-    }
-    api.flows.check_invite_state(key, &content).await?;
-    let sent = api.rooms.send_state(&sender, &req.room_id, key, content, SendOptions::default()).await?;
-    api.acted(&caller);
-    Ok(Response::new(sent.event_id))
+    let sent = flows.send_state(&sender, &req.room_id, state, SendOptions::default()).await?;
+    users.presence().active(&caller.user, &caller.device);
+    Ok(set::v3::Response::new(sent.event_id))
 }

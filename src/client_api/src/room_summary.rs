@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::extract::State;
 use haima_http::{Json, MaybeGuest};
-use reading::RoomDescription;
+use reading::{Reading, RoomDescription};
+use rooms::Rooms;
 use ruma::api::client::room::get_summary::v1::Request;
 use serde::{Serialize, Serializer};
+use store::Store;
 
 use crate::{
-    ClientApi,
     error::{Result, or_no_room},
     joining::resolve,
 };
@@ -27,10 +29,16 @@ fn shared<S: Serializer>(description: &Arc<RoomDescription>, s: S) -> std::resul
 }
 
 /// `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}`
-pub(crate) async fn get_room_summary(api: ClientApi, caller: MaybeGuest, req: Request) -> Result<Json<Summary>> {
-    let room = resolve(&api, req.room_id_or_alias).await?;
+pub(crate) async fn get_room_summary(
+    State(store): State<Store>,
+    State(rooms): State<Rooms>,
+    State(reading): State<Reading>,
+    caller: MaybeGuest,
+    req: Request,
+) -> Result<Json<Summary>> {
+    let room = resolve(&store, &rooms, req.room_id_or_alias).await?;
     let user = caller.account.as_ref().map(|account| &*account.user);
-    let found = api.reading.room_summary(&api.store.view(), user, &room).await;
+    let found = reading.room_summary(&store.view(), user, &room).await;
     let (description, membership) = found.map_err(|error| or_no_room(error.into()))?;
     Ok(Json(Summary { description, membership }))
 }

@@ -1,12 +1,14 @@
 //! Module "Room upgrades".
 
+use axum::extract::State;
+use flows::Flows;
 use haima_http::{ApiError, Incoming, Session, Unsuspended};
 use ruma::{
     api::client::room::upgrade_room::v3::{Request, Response},
     exports::http::{Method, Request as HttpRequest},
 };
 
-use crate::{ClientApi, error::Result, room_versions::check_version};
+use crate::{error::Result, room_versions::read_with_version};
 
 /// The request, with a room version that this server knows.
 pub(crate) struct Upgrade(Request);
@@ -19,18 +21,17 @@ impl Incoming for Upgrade {
     }
 
     fn read(request: HttpRequest<&[u8]>, path_args: &[&str]) -> std::result::Result<Self, ApiError> {
-        check_version(request.body(), "new_version")?;
-        Request::read(request, path_args).map(Self)
+        read_with_version(request, path_args, "new_version", |req: &Request| Some(&req.new_version)).map(Self)
     }
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/upgrade`
 pub(crate) async fn upgrade_room(
-    api: ClientApi,
+    State(flows): State<Flows>,
     caller: Unsuspended<Session>,
     Upgrade(req): Upgrade,
 ) -> Result<Response> {
     let (version, creators) = (req.new_version, req.additional_creators);
-    let new = api.flows.upgrade_room(&caller.user, &req.room_id, version, creators).await?;
+    let new = flows.upgrade_room(&caller.user, &req.room_id, version, creators).await?;
     Ok(Response::new(new))
 }

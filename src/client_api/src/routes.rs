@@ -7,9 +7,10 @@ use crate::{
     dehydrated_devices, device_management, directory, end_to_end_encryption, event_context, filter, inviting, joining,
     key_backup, keys_changes, kicking, knocking, leaving, list_joined_rooms, list_public_rooms, login, login_token,
     logout, members, message_pagination, mutual_rooms, openid, password_management, presence, profile, pushrules,
-    read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event_by_timestamp,
-    room_send, room_state, room_summary, room_upgrades, send_to_device, space_hierarchy, support, sync, tags,
-    third_party_ids, third_party_lookup, threads_list, typing, user_directory, versions, voip, wellknown, whoami,
+    read_markers, receipts, redaction, refresh, registration, registration_tokens, relations, room_event,
+    room_event_by_timestamp, room_send, room_state, room_summary, room_upgrades, send_to_device, space_hierarchy,
+    support, sync, tags, third_party_ids, third_party_lookup, threads_list, typing, user_directory, versions, voip,
+    wellknown, whoami,
 };
 
 /// `GET` and `PUT` of state with an empty key, whose last part may be left out.
@@ -22,7 +23,8 @@ const STATE_WITHOUT_KEY: [&str; 4] = [
 
 /// The router of the client-server API, and the list of its endpoints.
 pub fn router(api: ClientApi) -> (Router, Vec<Endpoint>) {
-    let routes = Routes::new(api.clone(), api.gate.clone());
+    let gate = api.gate.clone();
+    let routes = Routes::new(api, gate);
     let routes = key_backups(files(encryption(user_data(sessions(discovery(routes))))));
     room_reading(room_features(room_writing(memberships(routes)))).finish()
 }
@@ -196,15 +198,15 @@ fn room_features(routes: ApiRoutes) -> ApiRoutes {
 }
 
 fn room_reading(routes: ApiRoutes) -> ApiRoutes {
-    let get_state = members::get_room_state_with_key;
+    let get_state = room_state::get_room_state_with_key;
     let by_event_type = relations::get_relating_events_with_rel_type_and_event_type;
     routes
         .on("getRoomEvents", Class::Bulk, message_pagination::get_room_events)
         .on("getEventContext", Class::Bulk, event_context::get_event_context)
-        .on("getOneRoomEvent", Class::Read, members::get_one_room_event)
+        .on("getOneRoomEvent", Class::Read, room_event::get_one_room_event)
         .on("getRoomStateWithKey", Class::Read, get_state)
         .at(&STATE_WITHOUT_KEY, "getRoomStateWithKey", Class::Read, get_state)
-        .on("getRoomState", Class::Bulk, members::get_room_state)
+        .on("getRoomState", Class::Bulk, room_state::get_room_state)
         .on("getMembersByRoom", Class::Bulk, members::get_members_by_room)
         .on("getJoinedMembersByRoom", Class::Bulk, members::get_joined_members_by_room)
         .on("getRelatingEvents", Class::Bulk, relations::get_relating_events)

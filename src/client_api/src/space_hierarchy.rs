@@ -1,11 +1,13 @@
 //! Module "Spaces".
 
+use axum::extract::State;
 use haima_http::{ApiError, Json, Session};
-use reading::{HierarchyQuery, HierarchyRoom};
+use reading::{HierarchyQuery, HierarchyRoom, Reading};
 use ruma::{UInt, api::client::space::get_hierarchy::v1::Request};
 use serde::Serialize;
+use store::Store;
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// A page of a space's rooms.
 #[derive(Serialize)]
@@ -16,7 +18,12 @@ pub(crate) struct Page {
 }
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/hierarchy`
-pub(crate) async fn get_space_hierarchy(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
+pub(crate) async fn get_space_hierarchy(
+    State(store): State<Store>,
+    State(reading): State<Reading>,
+    caller: Session,
+    req: Request,
+) -> Result<Json<Page>> {
     let number = |asked: Option<UInt>| asked.and_then(|asked| usize::try_from(u64::from(asked)).ok());
     if req.limit == Some(UInt::MIN) {
         return Err(ApiError::invalid_param("`limit` must be greater than zero").into());
@@ -28,6 +35,6 @@ pub(crate) async fn get_space_hierarchy(api: ClientApi, caller: Session, req: Re
         limit: number(req.limit),
         from: from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?,
     };
-    let page = api.reading.hierarchy(&api.store.view(), &caller.user, &req.room_id, &query).await?;
+    let page = reading.hierarchy(&store.view(), &caller.user, &req.room_id, &query).await?;
     Ok(Json(Page { rooms: page.rooms, next_batch: page.next.map(|token| token.to_string()) }))
 }

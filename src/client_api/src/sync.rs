@@ -1,7 +1,11 @@
 //! Module "Syncing".
 
+use std::sync::Arc;
+
+use ::sync::{LargeAnswer, Sync, SyncError, SyncRequest};
+use axum::extract::State;
 use futures_util::future::BoxFuture;
-use haima_http::{ApiError, Class, Guest, Incoming, JsonBytes, Turn, Waiting, read_query};
+use haima_http::{ApiError, Class, Gate, Guest, Incoming, JsonBytes, Turn, Waiting, read_query};
 use parking_lot::Mutex;
 use ruma::{
     UserId,
@@ -11,10 +15,9 @@ use ruma::{
 };
 use serde::Deserialize;
 use store::Position;
-use sync::{LargeAnswer, SyncError, SyncRequest};
-use users::PresenceState;
+use users::{PresenceState, Users};
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// A request for `/sync`. `ruma`'s type of it takes a kilobyte, and thousands wait; and not every field of a filter is in it.
 #[derive(Debug, Deserialize)]
@@ -47,7 +50,13 @@ impl Incoming for SyncQuery {
 }
 
 /// `GET /_matrix/client/v3/sync`
-pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, query: SyncQuery) -> Result<JsonBytes> {
+pub(crate) async fn sync(
+    State(gate): State<Arc<Gate>>,
+    State(users): State<Users>,
+    State(sync): State<Sync>,
+    waiting: Waiting<Guest>,
+    query: SyncQuery,
+) -> Result<JsonBytes> {
     let Waiting { caller, poll } = waiting;
     let request = SyncRequest {
         user: &caller.user,
@@ -59,21 +68,21 @@ pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, query: SyncQue
         timeout_ms: query.timeout_ms,
         use_state_after: query.use_state_after || query.msc4222_use_state_after,
     };
-    let large = Large { api: &api, user: &caller.user, turn: Mutex::default() };
-    let mut session = api.users.watch_session(&caller.user, &caller.device, Position::from_u64(caller.known_at));
+    let large = Large { gate: &gate, user: &caller.user, turn: Mutex::default() };
+    let mut session = users.watch_session(&caller.user, &caller.device, Position::from_u64(caller.known_at));
     let mut response = tokio::select! {
         // What is there is answered without another look at the session.
         biased;
-        response = api.sync.classic_with(request, &large) => response?,
+        response = sync.classic_with(request, &large) => response?,
         why = session.end() => return Err(why.into()),
         // Nobody is to wait any more: what there is now.
-        () = poll.ended() => Box::pin(api.sync.classic_with(SyncRequest { timeout_ms: 0, ..request }, &large)).await?,
+        () = poll.ended() => Box::pin(sync.classic_with(SyncRequest { timeout_ms: 0, ..request }, &large)).await?,
     };
     session.check_after_wait().await?;
     let turn = large.turn.into_inner();
     if turn.is_some() {
         let rooms = response.rooms.join.len() + response.rooms.leave.len();
-        api.gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
+        gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
     }
     if query.msc4222_use_state_after {
         response.name_state_after_as_msc4222();
@@ -85,7 +94,7 @@ pub(crate) async fn sync(api: ClientApi, waiting: Waiting<Guest>, query: SyncQue
 
 /// The turn of a request, taken once its answer turns out to be large.
 struct Large<'a> {
-    api: &'a ClientApi,
+    gate: &'a Gate,
     user: &'a UserId,
     turn: Mutex<Option<Turn>>,
 }
@@ -95,7 +104,7 @@ impl LargeAnswer for Large<'_> {
         Box::pin(async {
             // One thing is asked at a time.
             if self.turn.lock().is_none() {
-                let turn = self.api.gate.bulk_turn(self.user).await.map_err(|_| SyncError::Busy)?;
+                let turn = self.gate.bulk_turn(self.user).await.map_err(|_| SyncError::Busy)?;
                 *self.turn.lock() = Some(turn);
             }
             Ok(())

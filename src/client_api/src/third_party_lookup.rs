@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use haima_http::Session;
 use ruma::api::client::thirdparty::get_protocols::v3::{Request, Response};
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// `GET /_matrix/client/v3/thirdparty/protocols`: there are none without application services.
-pub(crate) async fn get_protocols(_: ClientApi, _: Session, _: Request) -> Result<Response> {
+pub(crate) async fn get_protocols(_: Session, _: Request) -> Result<Response> {
     Ok(Response::new(BTreeMap::new()))
 }

@@ -1,12 +1,14 @@
 //! Module "Threading": the threads of a room.
 
+use axum::extract::State;
 use haima_http::{ApiError, Json, Session};
-use reading::ThreadsInclude;
+use reading::{Reading, ThreadsInclude};
 use ruma::api::client::threads::get_threads::v1::{IncludeThreads, Request};
 use serde::Serialize;
+use store::Store;
+use users::Users;
 
 use crate::{
-    ClientApi,
     asker::Asker,
     error::Result,
     events::{Events, optional_token, page_size},
@@ -26,7 +28,13 @@ pub(crate) struct Page {
 }
 
 /// `GET /_matrix/client/v1/rooms/{roomId}/threads`
-pub(crate) async fn get_thread_roots(api: ClientApi, caller: Session, req: Request) -> Result<Json<Page>> {
+pub(crate) async fn get_thread_roots(
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(reading): State<Reading>,
+    caller: Session,
+    req: Request,
+) -> Result<Json<Page>> {
     let include = match req.include {
         IncludeThreads::Participated => ThreadsInclude::Participated,
         IncludeThreads::All => ThreadsInclude::All,
@@ -34,7 +42,7 @@ pub(crate) async fn get_thread_roots(api: ClientApi, caller: Session, req: Reque
     };
     let from = optional_token(req.from.as_deref())?;
     let limit = page_size(req.limit, PAGE_THREADS_DEFAULT, PAGE_THREADS_MAX);
-    let asker = Asker::begin(&api, &caller).await?;
-    let page = api.reading.threads(&asker.view, &asker.viewer(), &req.room_id, include, from, limit).await?;
+    let asker = Asker::begin(&store, &users, &caller).await?;
+    let page = reading.threads(&asker.view, &asker.viewer(), &req.room_id, include, from, limit).await?;
     Ok(Json(Page { chunk: Events(page.chunk), next_batch: page.next.map(|token| token.to_string()) }))
 }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use event::{Clock, Random, Secret};
+use event::{Clock, Random};
 use haima_http::{ApiError, Class, Fingerprint, Gate, Interactive, JsonBytes, StatusCode, limit::Guesser};
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, UserId, api::IncomingRequest};
+use ruma::{OwnedUserId, UserId, api::IncomingRequest};
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use sha2::{Digest, Sha256};
@@ -21,7 +21,10 @@ use store::Store;
 use tokio::sync::Mutex as Turn;
 use users::{Reservation, Users};
 
-use crate::error::{Failure, users_error};
+use crate::{
+    Config,
+    error::{Failure, users_error},
+};
 
 /// Sessions kept at a time; beyond it the oldest are forgotten.
 const SESSIONS_MAX: usize = 10_000;
@@ -198,8 +201,7 @@ pub(crate) struct Uia {
     gate: Arc<Gate>,
     store: Store,
     users: Users,
-    server_name: OwnedServerName,
-    registration_token: Option<Secret>,
+    config: Arc<Config>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -223,8 +225,7 @@ pub(crate) struct UiaParts {
     pub(crate) gate: Arc<Gate>,
     pub(crate) store: Store,
     pub(crate) users: Users,
-    pub(crate) server_name: OwnedServerName,
-    pub(crate) registration_token: Option<Secret>,
+    pub(crate) config: Arc<Config>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
 }
@@ -236,8 +237,7 @@ impl Uia {
             gate: parts.gate,
             store: parts.store,
             users: parts.users,
-            server_name: parts.server_name,
-            registration_token: parts.registration_token,
+            config: parts.config,
             clock: parts.clock,
             random: parts.random,
         }
@@ -458,7 +458,7 @@ impl Uia {
     async fn check_password(&self, ask: &Ask<'_>, name: &str, password: &str) -> Result<(), StepError> {
         let wrong = StepError::Refused("Invalid user name or password");
         let view = self.store.view();
-        let user = match self.users.find_login_name(&view, name, &self.server_name).await {
+        let user = match self.users.find_login_name(&view, name, &self.config.server_name).await {
             Ok(user) => user,
             Err(users::Error::InvalidUserName) => return Err(wrong),
             Err(error) => return Err(users_error(error).into()),
@@ -492,7 +492,7 @@ impl Uia {
 
     /// Whether this is the token of the configuration. Digests are compared, so that time tells nothing about it.
     pub(crate) fn is_configured_token(&self, token: &str) -> bool {
-        let configured = self.registration_token.as_deref();
+        let configured = self.config.registration_token.as_deref();
         configured.is_some_and(|configured| Sha256::digest(configured) == Sha256::digest(token))
     }
 }

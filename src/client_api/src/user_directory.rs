@@ -1,10 +1,16 @@
 //! Module "User directory".
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use flows::Flows;
 use haima_http::{Json, Session};
 use ruma::{OwnedUserId, api::client::user_directory::search_users::v3::Request};
 use serde_json::{Map, Value, json};
+use store::Store;
+use users::Users;
 
-use crate::{ClientApi, error::Result, events::page_size};
+use crate::{Config, error::Result, events::page_size};
 
 /// Matches returned if the client doesn't say.
 const LIMIT_DEFAULT: usize = 10;
@@ -12,15 +18,22 @@ const LIMIT_DEFAULT: usize = 10;
 const LIMIT_MAX: usize = 100;
 
 /// `POST /_matrix/client/v3/user_directory/search`
-pub(crate) async fn search_user_directory(api: ClientApi, caller: Session, req: Request) -> Result<Json<Value>> {
-    let view = api.store.view();
+pub(crate) async fn search_user_directory(
+    State(config): State<Arc<Config>>,
+    State(store): State<Store>,
+    State(users): State<Users>,
+    State(flows): State<Flows>,
+    caller: Session,
+    req: Request,
+) -> Result<Json<Value>> {
+    let view = store.view();
     let limit = page_size(Some(req.limit), LIMIT_DEFAULT, LIMIT_MAX);
-    let acquaintances = api.flows.acquaintances(&view, &caller.user).await?;
+    let acquaintances = flows.acquaintances(&view, &caller.user).await?;
     let visible = |user: OwnedUserId| {
-        let (api, acquaintances) = (&api, &acquaintances);
-        async move { Result::Ok(api.config.show_all_local_users_in_user_directory || acquaintances.include(&user).await?) }
+        let (config, acquaintances) = (&config, &acquaintances);
+        async move { Result::Ok(config.show_all_local_users_in_user_directory || acquaintances.include(&user).await?) }
     };
-    let found = api.users.search_directory(&view, &req.search_term, limit, visible).await?;
+    let found = users.search_directory(&view, &req.search_term, limit, visible).await?;
     let mut results = Vec::with_capacity(found.matches.len());
     for user in found.matches {
         let mut shown = Map::new();

@@ -1,13 +1,17 @@
 //! Module "API versions", and the health check of load balancers.
 
-use haima_http::{Anyone, ApiError, Incoming, Json, StatusCode};
+use std::sync::Arc;
+
+use axum::extract::State;
+use haima_http::{Anyone, ApiError, Gate, Incoming, Json, StatusCode};
 use ruma::{
     api::client::discovery::get_supported_versions,
     exports::http::{Method, Request},
 };
 use serde_json::{Map, Value, json};
+use store::Store;
 
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// The versions of the specification that are implemented, but for what `spec/` lists as open.
 const VERSIONS: [&str; 22] = [
@@ -36,7 +40,7 @@ const UNSTABLE_FEATURES: [&str; 14] = [
 ];
 
 /// `GET /_matrix/client/versions`
-pub(crate) async fn get_versions(_: ClientApi, _: Anyone, _: get_supported_versions::Request) -> Result<Json<Value>> {
+pub(crate) async fn get_versions(_: Anyone, _: get_supported_versions::Request) -> Result<Json<Value>> {
     let features: Map<String, Value> = UNSTABLE_FEATURES.iter().map(|&name| (name.to_owned(), true.into())).collect();
     Ok(Json(json!({ "versions": VERSIONS, "unstable_features": features })))
 }
@@ -57,12 +61,17 @@ impl Incoming for Health {
 }
 
 /// `GET /_haima/health`: 200 while requests are answered and writes taken.
-pub(crate) async fn health(api: ClientApi, _: Anyone, _: Health) -> Result<Json<Value>> {
+pub(crate) async fn health(
+    State(gate): State<Arc<Gate>>,
+    State(store): State<Store>,
+    _: Anyone,
+    _: Health,
+) -> Result<Json<Value>> {
     let unwell = |why| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", why).into());
-    if api.gate.shutdown().is_cancelled() {
+    if gate.shutdown().is_cancelled() {
         return unwell("The server is about to stop");
     }
-    if !api.store.is_writable() {
+    if !store.is_writable() {
         return unwell("The database takes no writes");
     }
     Ok(Json(json!({ "status": "ok" })))

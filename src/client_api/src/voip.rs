@@ -1,6 +1,10 @@
 //! Module "Voice over IP".
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use event::Clock;
 use haima_http::{ApiError, Json, Session};
 use hmac::{Hmac, KeyInit, Mac};
 use ruma::{UserId, api::client::voip::get_turn_server_info::v3::Request};
@@ -8,18 +12,23 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 
 use crate::{
-    ClientApi,
+    Config,
     config::{Turn, TurnAccess},
     error::Result,
 };
 
 /// `GET /_matrix/client/v3/voip/turnServer`: 404 if no TURN server is configured. An empty object lacks what the specification
 /// requires, and an empty list of URIs is an error to the clients that hand it to their browser.
-pub(crate) async fn get_turn_server(api: ClientApi, caller: Session, _: Request) -> Result<Json<Value>> {
-    let Some(turn) = api.config.turn() else {
+pub(crate) async fn get_turn_server(
+    State(config): State<Arc<Config>>,
+    State(clock): State<Arc<dyn Clock>>,
+    caller: Session,
+    _: Request,
+) -> Result<Json<Value>> {
+    let Some(turn) = config.turn() else {
         return Err(ApiError::not_found("This server has no TURN server").into());
     };
-    let (username, password) = credentials(&turn, api.clock.now_ms() / 1000, &caller.user)?;
+    let (username, password) = credentials(&turn, clock.now_ms() / 1000, &caller.user)?;
     let Turn { uris, ttl_s, .. } = turn;
     Ok(Json(json!({ "username": username, "password": password, "uris": uris, "ttl": ttl_s })))
 }

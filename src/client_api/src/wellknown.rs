@@ -1,5 +1,8 @@
 //! Module "Server discovery".
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use haima_http::{Anyone, ApiError, Incoming, Json};
 use ruma::{
     api::client::discovery::discover_homeserver::{HomeserverInfo, Request, Response},
@@ -7,11 +10,11 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use crate::{ClientApi, error::Result};
+use crate::{Config, error::Result};
 
 /// `GET /.well-known/matrix/client`
-pub(crate) async fn get_wellknown(api: ClientApi, _: Anyone, _: Request) -> Result<Response> {
-    let Some(base_url) = &api.config.well_known.client else {
+pub(crate) async fn get_wellknown(State(config): State<Arc<Config>>, _: Anyone, _: Request) -> Result<Response> {
+    let Some(base_url) = &config.well_known.client else {
         return Err(ApiError::not_found("This server doesn't tell where it is").into());
     };
     Ok(Response::new(HomeserverInfo::new(base_url.clone())))
@@ -34,8 +37,12 @@ impl Incoming for ServerLocation {
 }
 
 /// `GET /.well-known/matrix/server`
-pub(crate) async fn get_well_known(api: ClientApi, _: Anyone, _: ServerLocation) -> Result<Json<Value>> {
-    let Some(server) = &api.config.well_known.server else {
+pub(crate) async fn get_well_known(
+    State(config): State<Arc<Config>>,
+    _: Anyone,
+    _: ServerLocation,
+) -> Result<Json<Value>> {
+    let Some(server) = &config.well_known.server else {
         return Err(ApiError::not_found("This server doesn't tell where it is").into());
     };
     Ok(Json(json!({ "m.server": server })))

@@ -3,7 +3,7 @@
 //! Specification: client-server API, "Guest Access", server behaviour.
 
 use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedRoomId, RoomId, UserId};
 use state_tree::Root;
 use store::{Batch, Cursor, Follow, LogEntry, LogRecord, Store, StoreError, View};
 use tracing::{error, warn};
@@ -11,7 +11,7 @@ use users::{Kind, Users};
 
 use crate::{
     FlowsError,
-    join::{GUEST_ACCESS, lets_guests_in},
+    join::{GUEST_ACCESS, is_guest, lets_guests_in},
 };
 
 /// Accounts that are looked at together when all are.
@@ -75,7 +75,7 @@ impl Guests {
         let Some(room) = self.closed_by(record).await? else { return Ok(false) };
         let view = self.store.view();
         for member in self.rooms.local_members(&view, &room).await? {
-            if self.is_guest(&view, &member).await? {
+            if is_guest(&self.users, &view, &member).await? {
                 self.take_out(&member, &room).await?;
             }
         }
@@ -144,10 +144,5 @@ impl Guests {
             }
             left => left.map(drop),
         }
-    }
-
-    async fn is_guest(&self, view: &View, user: &OwnedUserId) -> Result<bool, FlowsError> {
-        let account = self.users.account(view, user).await?;
-        Ok(account.is_some_and(|account| account.kind == Kind::Guest))
     }
 }

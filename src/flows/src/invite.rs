@@ -2,7 +2,6 @@
 
 use rooms::{Membership, RoomsError};
 use ruma::{RoomId, RoomVersionId, ServerName, UserId};
-use serde::Deserialize;
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -11,13 +10,12 @@ use store::View;
 
 use crate::{Flows, FlowsError, profile::put_profile};
 
-const MEMBER: &str = "m.room.member";
-
 impl Flows {
     /// Invites a user to a room, with their profile if they are a local user.
     ///
     /// # Errors
-    /// As [`Flows::check_invite`], and [`FlowsError::Rooms`] with [`RoomsError::NotJoined`] if the sender isn't in the room.
+    /// [`FlowsError::InviteBlocked`] if a local user wants no invites, [`FlowsError::Users`] if there is no such user (any more), and
+    /// [`FlowsError::Rooms`] with [`RoomsError::NotJoined`] if the sender isn't in the room.
     pub async fn invite(
         &self,
         sender: &UserId,
@@ -44,7 +42,7 @@ impl Flows {
     /// room"). Gives the event with this server's signature.
     ///
     /// # Errors
-    /// As [`Flows::check_invite`]; [`FlowsError::Rooms`] as [`Rooms::check_invite`](rooms::Rooms::check_invite) and
+    /// [`FlowsError::InviteBlocked`] and [`FlowsError::Users`] as [`Flows::invite`]; [`FlowsError::Rooms`] as [`Rooms::check_invite`](rooms::Rooms::check_invite) and
     /// [`Rooms::take_invite`](rooms::Rooms::take_invite).
     pub async fn receive_invite(
         &self,
@@ -76,7 +74,7 @@ impl Flows {
     ///
     /// # Errors
     /// [`FlowsError::InviteBlocked`]; [`users::Error::UnknownUser`], [`users::Error::Deactivated`].
-    pub async fn check_invite(&self, view: &View, target: &UserId) -> Result<(), FlowsError> {
+    pub(crate) async fn check_invite(&self, view: &View, target: &UserId) -> Result<(), FlowsError> {
         if !self.inner.rooms.is_local(target) {
             return Ok(());
         }
@@ -85,47 +83,5 @@ impl Flows {
             true => Err(FlowsError::InviteBlocked),
             false => Ok(()),
         }
-    }
-}
-
-/// What of a member event's content is looked at before it is sent.
-#[derive(Deserialize)]
-struct MemberContent {
-    membership: String,
-}
-
-impl Flows {
-    /// Fails if a state event that a client sends invites somebody who can't be invited.
-    ///
-    /// # Errors
-    /// As [`Flows::check_invite`].
-    pub async fn check_invite_state(&self, key: (&str, &str), content: &RawValue) -> Result<(), FlowsError> {
-        let (MEMBER, state_key) = key else { return Ok(()) };
-        // What isn't a member event's content the rooms refuse themselves.
-        let Ok(member) = serde_json::from_str::<MemberContent>(content.get()) else { return Ok(()) };
-        let Ok(target) = <&UserId>::try_from(state_key) else { return Ok(()) };
-        if member.membership != "invite" {
-            return Ok(());
-        }
-        self.check_invite(&self.inner.store.view(), target).await
-    }
-
-    /// Fails if a state event that a guest sends lets them into a room that guests may not join.
-    ///
-    /// # Errors
-    /// [`FlowsError::GuestForbidden`].
-    pub async fn check_guest_state(
-        &self,
-        guest: &UserId,
-        room: &RoomId,
-        key: (&str, &str),
-        content: &RawValue,
-    ) -> Result<(), FlowsError> {
-        let (MEMBER, state_key) = key else { return Ok(()) };
-        let Ok(member) = serde_json::from_str::<MemberContent>(content.get()) else { return Ok(()) };
-        if state_key != guest || member.membership != "join" {
-            return Ok(());
-        }
-        self.check_guest_access(&self.inner.store.view(), room).await
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{
 };
 use store::View;
 use tracing::warn;
+use users::{Kind, Users};
 
 use crate::{Flows, FlowsError, profile::own_content};
 
@@ -18,13 +19,6 @@ pub(crate) const GUEST_ACCESS: &str = "m.room.guest_access";
 #[derive(Deserialize)]
 struct GuestAccess {
     guest_access: String,
-}
-
-/// What kind of account joins.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Joiner {
-    User,
-    Guest,
 }
 
 /// Whether the content of an `m.room.guest_access` lets guests in.
@@ -38,30 +32,10 @@ impl Flows {
     /// are.
     ///
     /// # Errors
-    /// [`FlowsError::Rooms`].
+    /// [`FlowsError::GuestForbidden`] for a guest whom the room doesn't let in, [`FlowsError::Rooms`].
     pub async fn join(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
-        self.join_as(Joiner::User, user, room, reason).await
-    }
-
-    /// Joins a guest.
-    ///
-    /// # Errors
-    /// [`FlowsError::GuestForbidden`] unless the room lets guests in, [`FlowsError::Rooms`].
-    pub async fn join_guest(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
-        self.join_as(Joiner::Guest, user, room, reason).await
-    }
-
-    async fn join_as(
-        &self,
-        joiner: Joiner,
-        user: &UserId,
-        room: &RoomId,
-        reason: Option<&str>,
-    ) -> Result<(), FlowsError> {
         let view = self.inner.store.view();
-        if joiner == Joiner::Guest {
-            self.check_guest_access(&view, room).await?;
-        }
+        self.check_guest_access(&view, user, room).await?;
         let before = self.inner.rooms.membership(&view, user, room).await?;
         if before.is_some_and(|row| row.membership == Membership::Join) {
             // Nothing to do; the name that somebody has in this room alone stays.
@@ -96,7 +70,7 @@ impl Flows {
     /// Makes a room with the creator's profile.
     ///
     /// # Errors
-    /// As [`Flows::check_invite`] for each of the invited, [`FlowsError::Rooms`].
+    /// As [`Flows::invite`] for each of the invited, [`FlowsError::Rooms`].
     pub async fn create_room(&self, mut request: CreateRoom) -> Result<OwnedRoomId, FlowsError> {
         let view = self.inner.store.view();
         for invitee in &mut request.invites {
@@ -140,11 +114,14 @@ impl Flows {
         self.forget_account_data(user, room).await
     }
 
-    /// Fails unless the room lets guests in.
+    /// Fails for a guest whom the room doesn't let in.
     ///
     /// # Errors
     /// [`FlowsError::GuestForbidden`].
-    pub async fn check_guest_access(&self, view: &View, room: &RoomId) -> Result<(), FlowsError> {
+    pub(crate) async fn check_guest_access(&self, view: &View, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
+        if !is_guest(&self.inner.users, view, user).await? {
+            return Ok(());
+        }
         let event = self.inner.rooms.shown_now(view, room, GUEST_ACCESS, "").await?;
         if event.is_some_and(|event| lets_guests_in(event.content())) {
             return Ok(());
@@ -159,4 +136,10 @@ impl Flows {
             warn!(%user, %room, %error, "can't carry settings into an upgraded room");
         }
     }
+}
+
+/// Whether a local user is a guest.
+pub(crate) async fn is_guest(users: &Users, view: &View, user: &UserId) -> Result<bool, FlowsError> {
+    let account = users.account(view, user).await?;
+    Ok(account.is_some_and(|account| account.kind == Kind::Guest))
 }

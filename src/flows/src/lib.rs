@@ -13,6 +13,7 @@ mod join;
 mod notifications;
 mod profile;
 mod read_markers;
+mod send_state;
 mod tables;
 mod upgrade;
 mod visibility;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use event::Clock;
 use flows::Flows;
 use reading::Reading;
-use rooms::{CreateRoom, Membership, Ports, Preset, Rooms, SendOptions, Sender};
+use rooms::{CreateRoom, Membership, NewState, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedRoomId, UserId, server_name, user_id};
 use serde_json::{json, value::to_raw_value};
 use store::{MemoryDisk, Options, Position, Store};
@@ -79,9 +79,9 @@ impl World {
 
     async fn set_access(&self, room: &OwnedRoomId, access: &str) {
         let content = to_raw_value(&json!({ "guest_access": access })).expect("JSON");
-        let (sender, at) = (Sender::user(alice()), ("m.room.guest_access", ""));
-        let set = self.rooms.send_state(&sender, room, at, content, SendOptions::default());
-        set.await.expect("set");
+        let state = NewState::new(("m.room.guest_access", ""), content).expect("state");
+        let sender = Sender::user(alice());
+        self.rooms.send_state(&sender, room, state, SendOptions::default()).await.expect("set");
     }
 
     /// Flows, when they have done what was to be done.

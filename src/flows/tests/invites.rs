@@ -1,4 +1,4 @@
-//! Invites that other servers send.
+//! Invites, whatever they come by, and guests who join.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use event::{PduBuilder, SigningKey};
 use flows::{Flows, FlowsError};
 use reading::Reading;
-use rooms::{KeyAnswer, Membership, NeededKeys, NoFederation, Ports, PublishedKey, Reach, Rooms, ServerKeys};
+use rooms::{
+    CreateRoom, KeyAnswer, Membership, NeededKeys, NewState, NoFederation, Ports, Preset, PublishedKey, Reach, Rooms,
+    SendOptions, Sender, Sent, ServerKeys,
+};
 use ruma::{OwnedServerName, RoomId, RoomVersionId, ServerName, UserId, room_id, serde::Base64, server_name, user_id};
 use serde_json::{
     json,
@@ -84,6 +87,23 @@ impl World {
         self.flows.receive_invite(far(), room, &version, invite.json(), &[]).await
     }
 
+    async fn set(
+        &self,
+        sender: &UserId,
+        room: &RoomId,
+        key: (&str, &str),
+        content: serde_json::Value,
+    ) -> Result<Sent, FlowsError> {
+        let state = NewState::new(key, to_raw_value(&content).expect("JSON")).expect("state");
+        self.flows.send_state(&Sender::user(sender), room, state, SendOptions::default()).await
+    }
+
+    /// Has a user want no invites.
+    async fn block_invites(&self, user: &UserId) {
+        let blocking = to_raw_value(&json!({ "default_action": "block" })).expect("JSON");
+        self.users.set_account_data(user, None, "m.invite_permission_config", &blocking).await.expect("set");
+    }
+
     async fn membership(&self, room: &RoomId, user: &UserId) -> Option<Membership> {
         let row = self.rooms.membership(&self.store.view(), user, room).await.expect("a read");
         row.map(|row| row.membership)
@@ -101,8 +121,7 @@ async fn only_who_is_here_and_lets_themselves_be_invited_is_invited_from_elsewhe
         world.register(user).await;
     }
     world.flows.deactivate(bob, Erasure::Keep).await.expect("deactivated");
-    let blocking = to_raw_value(&json!({ "default_action": "block" })).expect("JSON");
-    world.users.set_account_data(carol, None, "m.invite_permission_config", &blocking).await.expect("set");
+    world.block_invites(carol).await;
 
     let refused = world.invite(room, nobody).await;
     assert!(matches!(refused, Err(FlowsError::Users(users::Error::UnknownUser))), "{refused:?}");
@@ -116,4 +135,39 @@ async fn only_who_is_here_and_lets_themselves_be_invited_is_invited_from_elsewhe
     let signed = world.invite(room, alice).await.expect("signed");
     assert!(signed.get().contains("\"haima.test\""), "{signed}");
     assert_eq!(world.membership(room, alice).await, Some(Membership::Invite));
+}
+
+#[tokio::test]
+async fn an_invite_or_a_join_by_a_state_event_is_held_to_what_holds_for_any_other() {
+    let world = World::new().await;
+    let (alice, bob, carol) =
+        (user_id!("@alice:haima.test"), user_id!("@bob:haima.test"), user_id!("@carol:haima.test"));
+    for user in [alice, bob, carol] {
+        world.register(user).await;
+    }
+    world.block_invites(carol).await;
+    let guest = &*world.users.create_guest(server_name!("haima.test"), None).await.expect("a guest").user_id;
+    let mut request = CreateRoom::new(alice.to_owned());
+    request.preset = Some(Preset::PublicChat);
+    let room = &*world.flows.create_room(request).await.expect("a room");
+    let member = async |sender: &UserId, target: &str, membership: &str| {
+        world.set(sender, room, ("m.room.member", target), json!({ "membership": membership })).await
+    };
+
+    let refused = member(alice, carol.as_str(), "invite").await;
+    assert!(matches!(refused, Err(FlowsError::InviteBlocked)), "{refused:?}");
+    let refused = member(alice, "@nobody:haima.test", "invite").await;
+    assert!(matches!(refused, Err(FlowsError::Users(users::Error::UnknownUser))), "{refused:?}");
+    member(alice, bob.as_str(), "invite").await.expect("invited");
+    assert_eq!(world.membership(room, bob).await, Some(Membership::Invite));
+
+    let refused = [member(guest, guest.as_str(), "join").await.err(), world.flows.join(guest, room, None).await.err()];
+    for refused in refused {
+        assert!(matches!(refused, Some(FlowsError::GuestForbidden)), "{refused:?}");
+    }
+    assert_eq!(world.membership(room, guest).await, None);
+    let access = json!({ "guest_access": "can_join" });
+    world.set(alice, room, ("m.room.guest_access", ""), access).await.expect("set");
+    member(guest, guest.as_str(), "join").await.expect("joined");
+    assert_eq!(world.membership(room, guest).await, Some(Membership::Join));
 }

@@ -1,8 +1,8 @@
 //! The glue between HTTP and the domain: reading requests, telling who is calling, limits, errors as JSON, answering,
 //! listening.
 //!
-//! An API crate describes its endpoints with [`Routes`]: each is a plain async function of the crate's state, a
-//! [`Caller`] (who may call is the type of this argument) and a request type. The [`Front`] wraps the resulting router
+//! An API crate describes its endpoints with [`Routes`]: each is a plain async function ([`Handler`]) of the parts of the crate's state
+//! that it uses, a [`Caller`] (who may call is the type of this argument) and a request type. The [`Front`] wraps the resulting router
 //! with what every request gets (CORS headers, a request id, a time limit, compression, an answer even after a panic),
 //! and [`Server`] listens.
 //!
@@ -17,6 +17,7 @@ mod error;
 mod file;
 mod front;
 mod gate;
+mod handler;
 mod incoming;
 mod interactive;
 mod json;
@@ -39,6 +40,7 @@ pub use error::{ApiError, ApiResult, StatusCode};
 pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
+pub use handler::Handler;
 pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, read_query, read_with_default};
 pub use interactive::{Fingerprint, Interactive};
 pub use json::{JSON_DEPTH_MAX, check_json};

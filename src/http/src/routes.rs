@@ -13,7 +13,7 @@ use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
 use crate::{
-    ApiError, Caller, Class, Gate, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody,
+    ApiError, Caller, Class, Gate, Handler, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody,
     admission::{Client, flow::Flow},
     body, incoming,
     requests::Noted,
@@ -36,18 +36,18 @@ pub struct Endpoint {
     pub operation: &'static str,
 }
 
-/// Collects the endpoints of an API whose handlers share a state `S`.
+/// Collects the endpoints of an API whose handlers take parts of a state `S` ([`Handler`]).
 pub struct Routes<S> {
-    state: S,
+    state: Arc<S>,
     gate: Arc<Gate>,
     router: Router,
     endpoints: Vec<Endpoint>,
 }
 
-impl<S: Clone + Send + Sync + 'static> Routes<S> {
+impl<S: Send + Sync + 'static> Routes<S> {
     /// No routes yet.
     pub fn new(state: S, gate: Arc<Gate>) -> Self {
-        Self { state, gate, router: Router::new(), endpoints: Vec::new() }
+        Self { state: Arc::new(state), gate, router: Router::new(), endpoints: Vec::new() }
     }
 
     /// Adds an operation under every path of its request type.
@@ -55,64 +55,41 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// `operation` is the specification's operation id, `class` what the request counts as. A request that may write (anything but
     /// GET and what its class says only reads) runs to its end even if its client goes away.
     #[must_use]
-    pub fn on<C, Req, Res, E, Fut>(
-        self,
-        operation: &'static str,
-        class: Class,
-        handler: impl Fn(S, C, Req) -> Fut + Clone + Send + Sync + 'static,
-    ) -> Self
+    pub fn on<H, Args>(self, operation: &'static str, class: Class, handler: H) -> Self
     where
-        C: Caller,
-        Req: Incoming,
-        Res: Reply,
-        E: Into<ApiError> + Send + 'static,
-        Fut: Future<Output = Result<Res, E>> + Send + 'static,
+        H: Handler<S, Args>,
+        H::Request: Incoming,
     {
-        let paths = Req::paths();
+        let paths = H::Request::paths();
         self.at(&paths, operation, class, handler)
     }
 
     /// Adds an operation under paths that its request type doesn't list.
     #[must_use]
-    pub fn at<C, Req, Res, E, Fut>(
-        self,
-        paths: &[&'static str],
-        operation: &'static str,
-        class: Class,
-        handler: impl Fn(S, C, Req) -> Fut + Clone + Send + Sync + 'static,
-    ) -> Self
+    pub fn at<H, Args>(self, paths: &[&'static str], operation: &'static str, class: Class, handler: H) -> Self
     where
-        C: Caller,
-        Req: Incoming,
-        Res: Reply,
-        E: Into<ApiError> + Send + 'static,
-        Fut: Future<Output = Result<Res, E>> + Send + 'static,
+        H: Handler<S, Args>,
+        H::Request: Incoming,
     {
-        let call = move |state, gate, request| {
+        let call = move |state: Arc<S>, gate, request| {
             let handler = handler.clone();
-            async move { call(&gate, class, request, |caller, req| handler(state, caller, req)).await }
+            let handle = move |caller, req| handler.call(&state, caller, req);
+            async move { call(&gate, class, request, handle).await }
         };
-        self.add(paths, &Req::METHOD, operation, class, call)
+        self.add(paths, &H::Request::METHOD, operation, class, call)
     }
 
     /// Adds an operation whose request carries a file, under every path of its request type. The handler reads the body.
     #[must_use]
-    pub fn on_upload<C, Req, Res, E, Fut>(
-        self,
-        operation: &'static str,
-        class: Class,
-        handler: impl Fn(S, C, Upload<Req>) -> Fut + Clone + Send + Sync + 'static,
-    ) -> Self
+    pub fn on_upload<H, Args, Req>(self, operation: &'static str, class: Class, handler: H) -> Self
     where
-        C: Caller,
+        H: Handler<S, Args, Request = Upload<Req>>,
         Req: Incoming,
-        Res: Reply,
-        E: Into<ApiError> + Send + 'static,
-        Fut: Future<Output = Result<Res, E>> + Send + 'static,
     {
-        let call = move |state, gate, request| {
+        let call = move |state: Arc<S>, gate, request| {
             let handler = handler.clone();
-            async move { call_upload(&gate, class, request, |caller, upload| handler(state, caller, upload)).await }
+            let handle = move |caller, upload| handler.call(&state, caller, upload);
+            async move { call_upload(&gate, class, request, handle).await }
         };
         self.add(&Req::paths(), &Req::METHOD, operation, class, call)
     }
@@ -123,7 +100,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         method: &http::Method,
         operation: &'static str,
         class: Class,
-        call: impl Fn(S, Arc<Gate>, Request) -> Fut + Clone + Send + Sync + 'static,
+        call: impl Fn(Arc<S>, Arc<Gate>, Request) -> Fut + Clone + Send + Sync + 'static,
     ) -> Self
     where
         Fut: Future<Output = Result<Response, ApiError>> + Send + 'static,

@@ -340,6 +340,7 @@ async fn version_of(stream: &TcpStream) -> Option<HttpVersion> {
 
 #[cfg(test)]
 mod tests {
+    use axum::extract::State;
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
     use ruma::api::client::discovery::get_supported_versions;
@@ -360,7 +361,11 @@ mod tests {
         }
     }
 
-    async fn versions(bytes: usize, _: Anyone, _: get_supported_versions::Request) -> ApiResult<crate::JsonBytes> {
+    async fn versions(
+        State(bytes): State<usize>,
+        _: Anyone,
+        _: get_supported_versions::Request,
+    ) -> ApiResult<crate::JsonBytes> {
         Ok(crate::JsonBytes(vec![b' '; bytes].into()))
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, extract::State};
 use futures_util::{FutureExt, future::BoxFuture};
 use haima_http::{
     AnyAccount, Anyone, ApiError, ApiResult, Authenticate, CancellationToken, Class, Config, Content, Front, Gate,
@@ -48,47 +48,34 @@ impl Authenticate for Tokens {
     }
 }
 
-async fn who(_: (), session: Session, _: whoami::v3::Request) -> ApiResult<whoami::v3::Response> {
+async fn who(session: Session, _: whoami::v3::Request) -> ApiResult<whoami::v3::Response> {
     Ok(whoami::v3::Response::new(session.user.clone(), session.guest))
 }
 
-async fn display_name(_: (), _: Anyone, req: get_display_name::v3::Request) -> ApiResult<Json<Value>> {
+async fn display_name(_: Anyone, req: get_display_name::v3::Request) -> ApiResult<Json<Value>> {
     Ok(Json(json!({ "user": req.user_id, "filler": "x".repeat(5_000) })))
 }
 
-async fn join(
-    _: (),
-    _: Unsuspended<Guest>,
-    req: join_room_by_id::v3::Request,
-) -> ApiResult<join_room_by_id::v3::Response> {
+async fn join(_: Unsuspended<Guest>, req: join_room_by_id::v3::Request) -> ApiResult<join_room_by_id::v3::Response> {
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
 
-async fn state(_: (), _: Session, req: Interactive<send_state_event::v3::Request>) -> ApiResult<Json<Value>> {
+async fn state(_: Session, req: Interactive<send_state_event::v3::Request>) -> ApiResult<Json<Value>> {
     Ok(Json(json!({ "key": req.request()?.state_key, "print": req.fingerprint().parameters.to_vec() })))
 }
 
 async fn message(
-    _: (),
     _: Session,
     Content(_): Content<send_message_event::v3::Request>,
 ) -> ApiResult<send_message_event::v3::Response> {
     Ok(send_message_event::v3::Response::new(owned_event_id!("$a")))
 }
 
-async fn typing(
-    _: (),
-    _: Session,
-    _: create_typing_event::v3::Request,
-) -> ApiResult<create_typing_event::v3::Response> {
+async fn typing(_: Session, _: create_typing_event::v3::Request) -> ApiResult<create_typing_event::v3::Response> {
     Ok(create_typing_event::v3::Response::new())
 }
 
-async fn fail(
-    _: (),
-    _: Anyone,
-    _: ruma::api::client::discovery::get_supported_versions::Request,
-) -> ApiResult<Json<()>> {
+async fn fail(_: Anyone, _: ruma::api::client::discovery::get_supported_versions::Request) -> ApiResult<Json<()>> {
     panic!("a bug")
 }
 
@@ -315,7 +302,7 @@ impl Drop for Dropped {
 
 #[tokio::test]
 async fn reading_ends_when_its_client_goes_away_whatever_the_method_and_writing_does_not() {
-    async fn hang(flag: Arc<AtomicBool>, _: Session, _: get_keys::v3::Request) -> ApiResult<Json<()>> {
+    async fn hang(State(flag): State<Arc<AtomicBool>>, _: Session, _: get_keys::v3::Request) -> ApiResult<Json<()>> {
         let _dropped = Dropped(flag);
         std::future::pending().await
     }
@@ -337,7 +324,7 @@ async fn reading_ends_when_its_client_goes_away_whatever_the_method_and_writing_
 
 #[tokio::test]
 async fn a_large_answer_costs_more_than_a_small_one() {
-    async fn keys(_: (), _: Session, _: get_keys::v3::Request) -> ApiResult<JsonBytes> {
+    async fn keys(_: Session, _: get_keys::v3::Request) -> ApiResult<JsonBytes> {
         Ok(JsonBytes(vec![b' '; 1 << 20].into()))
     }
     let rate_limit = limit::Config { read: Rate { per_second: 0.001, burst: 40 }, ..limit::Config::off() };
@@ -370,7 +357,6 @@ async fn the_clients_address_is_the_word_of_proxies_that_are_trusted() {
 }
 
 async fn address(
-    _: (),
     caller: Anyone,
     _: ruma::api::client::discovery::get_supported_versions::Request,
 ) -> ApiResult<Json<Value>> {

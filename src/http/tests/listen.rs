@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use axum::extract::State;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
 use haima_http::{
@@ -38,7 +39,7 @@ struct Slow {
     end: Arc<Notify>,
 }
 
-async fn versions(slow: Slow, _: Anyone, _: Request) -> ApiResult<Json<&'static str>> {
+async fn versions(State(slow): State<Slow>, _: Anyone, _: Request) -> ApiResult<Json<&'static str>> {
     slow.begun.notify_one();
     slow.end.notified().await;
     Ok(Json("done"))
@@ -219,7 +220,7 @@ async fn what_is_no_request_gets_an_error_like_all_others() {
 }
 
 /// A file whose text is what hyper says of a request that it can't read, once it may come.
-async fn error_file(slow: Slow, _: Anyone, _: Request) -> ApiResult<FileReply> {
+async fn error_file(State(slow): State<Slow>, _: Anyone, _: Request) -> ApiResult<FileReply> {
     let body = futures_util::stream::once(async move {
         slow.end.notified().await;
         Ok(Bytes::from_static(HYPERS_ERROR))

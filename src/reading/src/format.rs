@@ -117,7 +117,7 @@ pub(crate) struct Formatted {
 }
 
 impl Formatted {
-    fn content(&self) -> &RawValue {
+    pub(crate) fn content(&self) -> &RawValue {
         self.content.as_deref().unwrap_or(self.pdu.content())
     }
 }

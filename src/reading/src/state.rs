@@ -2,21 +2,64 @@
 //!
 //! Specification: client-server API, `GET /rooms/{roomId}/state`.
 
-use rooms::{MEMBER, RoomsError};
-use ruma::RoomId;
+use std::sync::Arc;
+
+use rooms::{EventMeta, MEMBER, RoomsError, StoredEvent};
+use ruma::{RoomId, UserId};
+use serde_json::value::RawValue;
 use state_tree::{EventNum, OwnedStateKey};
 use store::View;
 
 use crate::{
     Reading,
     format::{ClientEvent, ClientFormat},
-    visibility::Viewer,
+    visibility::{Sight, Viewer},
 };
 
 /// Events of a state that are read together.
 const EVENTS_PER_READ: usize = 1_000;
 
 impl Reading {
+    /// The event at a key of the state that [`Reading::readable_root`] gives.
+    pub async fn state_event(
+        &self,
+        view: &View,
+        viewer: &Viewer<'_>,
+        room: &RoomId,
+        key: (&str, &str),
+    ) -> Result<Option<ClientEvent>, RoomsError> {
+        let Some((event, meta)) = self.readable_state(view, viewer.user, room, key).await? else { return Ok(None) };
+        let format = ClientFormat::state();
+        self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await.map(Some)
+    }
+
+    /// The content of that event.
+    pub async fn state_content(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        key: (&str, &str),
+    ) -> Result<Option<Box<RawValue>>, RoomsError> {
+        let Some((event, meta)) = self.readable_state(view, user, room, key).await? else { return Ok(None) };
+        Ok(Some(self.formatted(view, &event, &meta).await?.content().to_owned()))
+    }
+
+    async fn readable_state(
+        &self,
+        view: &View,
+        user: &UserId,
+        room: &RoomId,
+        (event_type, state_key): (&str, &str),
+    ) -> Result<Option<(Arc<StoredEvent>, EventMeta)>, RoomsError> {
+        let root = self.readable_root(view, user, room).await?;
+        let Some(event) = self.rooms.state_event(view, room, root, event_type, state_key).await? else {
+            return Ok(None);
+        };
+        let meta = self.rooms.meta(view, event.num).await?;
+        Ok(Some((event, meta)))
+    }
+
     /// The current state, for a user who may read it: a member, one who was (as it was then), or anybody where history is world
     /// readable. Members don't say what they replaced, as in `/members`.
     pub async fn current_state(

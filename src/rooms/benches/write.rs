@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use event::{SystemClock, SystemRandom};
-use rooms::{CreateRoom, Ports, Preset, Rooms, SendOptions, Sender};
+use rooms::{CreateRoom, NewState, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedRoomId, OwnedUserId, UserId, server_name};
 use serde_json::{json, value::to_raw_value};
 use store::{Options, Store};
@@ -88,7 +88,7 @@ async fn big_room(rooms: &Rooms) -> Result<(), Failure> {
     for number in 0..TOPICS {
         let content = to_raw_value(&json!({ "topic": number.to_string() }))?;
         let options = SendOptions::default();
-        rooms.send_state(&Sender::user(&sender), &room, ("m.room.topic", ""), content, options).await?;
+        rooms.send_state(&Sender::user(&sender), &room, NewState::new(("m.room.topic", ""), content)?, options).await?;
     }
     stopwatch.report("a state event in a room of 100,000", TOPICS);
     Ok(())

@@ -52,7 +52,7 @@ pub use self::{
     engine::{
         append::{Extra, Sender, Sent},
         create::{CreateRoom, INITIAL_STATE_MAX, INVITES_MAX, InitialState, Invitee, Preset},
-        send::SendOptions,
+        send::{NewState, SendOptions},
         txn_ids::TXN_KEPT_MS,
         upgrade::UpgradeRoom,
     },

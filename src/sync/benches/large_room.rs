@@ -106,7 +106,9 @@ impl World {
         let content = to_raw_value(&json!({ "algorithm": "m.megolm.v1.aes-sha2" }))?;
         let sender = rooms::Sender::user(&self.members[0]);
         let options = rooms::SendOptions::default();
-        self.rooms.send_state(&sender, &self.room, ("m.room.encryption", ""), content, options).await?;
+        self.rooms
+            .send_state(&sender, &self.room, rooms::NewState::new(("m.room.encryption", ""), content)?, options)
+            .await?;
         self.answer_all().await?;
         self.keys("new keys of a few, encrypted").await
     }

@@ -21,6 +21,8 @@ pub const USER_ID_BYTES_MAX: usize = 255;
 
 /// Digits of the localpart of a guest.
 const GUEST_DIGITS: u32 = 12;
+/// Characters of a name that is picked for somebody who names none.
+const PICKED_NAME_CHARS: usize = 12;
 
 /// The fact that there is an account that isn't a guest or an application service's.
 const FIRST_ACCOUNT: &str = "first_account";
@@ -203,6 +205,16 @@ impl Users {
         }
         let lowered = exact.localpart().to_ascii_lowercase();
         UserId::parse(format!("@{lowered}:{server_name}")).map_err(|_| Error::InvalidUserName)
+    }
+
+    /// A user id for somebody who names none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUserName`] only on a server whose name leaves no room for it.
+    pub fn pick_user_id(&self, server_name: &ServerName) -> Result<OwnedUserId> {
+        // A letter first: names of digits alone belong to guests.
+        user_id_for(&format!("u{}", self.inner.random.alphanumeric(PICKED_NAME_CHARS)), server_name)
     }
 
     /// Whether the name could be registered now.

@@ -7,20 +7,21 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use haima_http::JsonStream;
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
-use users::BackupKey;
+use store::Store;
+use users::{BackupKey, Users};
 
 use super::KeyData;
-use crate::{ClientApi, error::Result};
+use crate::error::Result;
 
 /// The keys of a backup, or of one of its rooms. A backup that isn't there is refused before the answer begins; if it is deleted
 /// meanwhile, the answer breaks off.
 pub(super) async fn stream_keys(
-    api: ClientApi,
+    (store, users): (Store, Users),
     user: &UserId,
     version: u64,
     room: Option<OwnedRoomId>,
 ) -> Result<JsonStream> {
-    let source = Source { api, user: user.to_owned(), version, room };
+    let source = Source { store, users, user: user.to_owned(), version, room };
     let page = source.page_after(None).await?;
     let writer = Writer { by_room: source.room.is_none(), last: None };
     let state = State { source, writer, page, is_done: false };
@@ -55,7 +56,8 @@ impl State {
 
 /// Where keys come from.
 struct Source {
-    api: ClientApi,
+    store: Store,
+    users: Users,
     user: OwnedUserId,
     version: u64,
     room: Option<OwnedRoomId>,
@@ -64,8 +66,8 @@ struct Source {
 impl Source {
     async fn page_after(&self, after: Option<&BackupKey>) -> users::Result<Vec<BackupKey>> {
         // Each page has a view of its own: a slow client must not keep the database from letting go of what is old.
-        let view = self.api.store.view();
-        self.api.users.backup_keys(&view, &self.user, self.version, self.room.as_deref(), after).await
+        let view = self.store.view();
+        self.users.backup_keys(&view, &self.user, self.version, self.room.as_deref(), after).await
     }
 }
 

@@ -44,7 +44,7 @@ async fn the_canonical_alias_must_name_the_room() {
     let set = async |content: Value| {
         let sender = rooms::Sender::user(alice());
         let key = ("m.room.canonical_alias", "");
-        world.rooms.send_state(&sender, &room, key, raw(content), Default::default()).await
+        world.rooms.send_state(&sender, &room, rooms::NewState::new(key, raw(content))?, Default::default()).await
     };
     assert!(matches!(set(json!({ "alias": alias })).await, Err(RoomsError::BadAlias(_))));
     assert!(matches!(set(json!({ "alt_aliases": ["tea"] })).await, Err(RoomsError::BadValue(_))));

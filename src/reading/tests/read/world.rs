@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use event::Clock;
 use reading::{ClientEvent, MessagesPage, MessagesQuery, Reading, RoomEventFilter, TimelineToken, Viewer};
-use rooms::{Config, CreateRoom, Direction, Ports, Preset, Rooms, SendOptions, Sender};
+use rooms::{Config, CreateRoom, Direction, NewState, Ports, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId, server_name, user_id};
 use serde_json::{
     Value, json,
@@ -150,7 +150,10 @@ impl World {
     pub async fn set(&self, user: &UserId, room: &RoomId, key: (&str, &str), content: Value) -> OwnedEventId {
         self.pass(1);
         let sender = Sender::user(user);
-        let sent = self.rooms.send_state(&sender, room, key, raw(content), SendOptions::default()).await;
+        let sent = self
+            .rooms
+            .send_state(&sender, room, NewState::new(key, raw(content)).expect("state"), SendOptions::default())
+            .await;
         sent.expect("set").event_id
     }
 

@@ -13,7 +13,7 @@ use store::{Batch, CommitError, Range, Text, View};
 use crate::{
     Rooms, RoomsError,
     directory::{Published, move_published_in},
-    engine::append::Sender,
+    engine::{append::Sender, send::NewState},
     shown::Shown,
     tables::{Aliases, JoinedServers, RoomAliases},
 };
@@ -239,9 +239,8 @@ impl Rooms {
         if let Some(others) = content.get_mut("alt_aliases").and_then(|others| others.as_array_mut()) {
             others.retain(|other| other.as_str() != Some(alias.as_str()));
         }
-        let content = crate::json::to_json(&content)?;
-        let key = (CANONICAL_ALIAS, "");
-        let sent = self.send_state(&Sender::user(user), room, key, content, Default::default()).await;
+        let state = NewState::new((CANONICAL_ALIAS, ""), crate::json::to_json(&content)?)?;
+        let sent = self.send_state(&Sender::user(user), room, state, Default::default()).await;
         match sent {
             // The alias is gone either way; a canonical alias that lags behind is the room's affair.
             Ok(_) | Err(RoomsError::Forbidden(_) | RoomsError::Auth(_) | RoomsError::BadAlias(_)) => Ok(()),

@@ -44,14 +44,20 @@ struct AllowRule {
 
 /// The content of a member event: what is given, with the membership and without what only the server may say.
 pub(crate) fn member_content(given: Option<&RawValue>, membership: &str) -> Result<Map<String, Value>, RoomsError> {
-    let mut content: Map<String, Value> = match given {
-        Some(given) => serde_json::from_str(given.get())
-            .map_err(|_| RoomsError::BadEvent("the content of an event must be an object".to_owned()))?,
-        None => Map::new(),
-    };
+    let mut content = given.map(object).transpose()?.unwrap_or_default();
+    set_membership(&mut content, membership);
+    Ok(content)
+}
+
+/// The fields of a content that a user gives.
+pub(crate) fn object(content: &RawValue) -> Result<Map<String, Value>, RoomsError> {
+    let content = serde_json::from_str(content.get());
+    content.map_err(|_| RoomsError::BadEvent("the content of an event must be an object".to_owned()))
+}
+
+fn set_membership(content: &mut Map<String, Value>, membership: &str) {
     content.remove(AUTHORISED_VIA);
     content.insert("membership".to_owned(), membership.into());
-    Ok(content)
 }
 
 impl Rooms {
@@ -80,12 +86,12 @@ impl Rooms {
     pub async fn join(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view();
         self.check_held(&view, room).await?;
-        let content = to_json(&member_content(content, "join")?)?;
+        let content = member_content(content, "join")?;
         if let Some(sent) = self.same_membership(&view, room, user, &content).await? {
             return Ok(sent);
         }
         let content = self.content_of_own_membership(room, user, content).await?;
-        self.set_member(room, user, user, content).await
+        self.set_member(room, user, user, to_json(&content)?).await
     }
 
     /// Changes the content of a joined user's member event, for a profile that changed; `false` if they aren't in the room (any
@@ -104,11 +110,11 @@ impl Rooms {
             let member = self.shown_event(&view, &*self.present(&view, event).await?, &meta).await?;
             let mut content: Map<String, Value> = member.content_as().unwrap_or_default();
             change(&mut content);
-            let content = to_json(&member_content(Some(&to_json(&content)?), "join")?)?;
+            set_membership(&mut content, "join");
             if self.same_membership(&view, room, user, &content).await?.is_some() {
                 return Ok(true);
             }
-            let draft = Draft::state(user, MEMBER, user.as_str(), content);
+            let draft = Draft::state(user, MEMBER, user.as_str(), to_json(&content)?);
             let row = (row.membership, row.event, row.position, row.forgotten);
             // Who leaves at this moment must not be brought back, nor what is redacted.
             let unmoved = |batch: &mut Batch| {
@@ -130,16 +136,13 @@ impl Rooms {
         view: &View,
         room: &RoomId,
         user: &UserId,
-        content: &RawValue,
+        content: &Map<String, Value>,
     ) -> Result<Option<Sent>, RoomsError> {
         let Some(event) = self.shown_now(view, room, MEMBER, user.as_str()).await? else { return Ok(None) };
-        let old: Value = event.content_as().unwrap_or_default();
-        let mut new: Value = serde_json::from_str(content.get()).unwrap_or_default();
+        let mut old: Map<String, Value> = event.content_as().unwrap_or_default();
         // How somebody once got in is no reason to tell everybody again.
-        if let (Some(via), Some(new)) = (old.get(AUTHORISED_VIA), new.as_object_mut()) {
-            new.insert(AUTHORISED_VIA.to_owned(), via.clone());
-        }
-        if old != new {
+        old.remove(AUTHORISED_VIA);
+        if old != *content {
             return Ok(None);
         }
         Ok(Some(Sent { event_id: event.owned_event_id(), position: view.position() }))
@@ -150,10 +153,8 @@ impl Rooms {
         &self,
         room: &RoomId,
         user: &UserId,
-        content: Box<RawValue>,
-    ) -> Result<Box<RawValue>, RoomsError> {
-        let mut content: Map<String, Value> = serde_json::from_str(content.get())
-            .map_err(|_| RoomsError::BadEvent("the content of an event must be an object".to_owned()))?;
+        mut content: Map<String, Value>,
+    ) -> Result<Map<String, Value>, RoomsError> {
         content.remove(AUTHORISED_VIA);
         if content.get("membership").and_then(Value::as_str) == Some("join") {
             let view = self.inner.store.view();
@@ -161,7 +162,7 @@ impl Rooms {
                 content.insert(AUTHORISED_VIA.to_owned(), authoriser.as_str().into());
             }
         }
-        to_json(&content)
+        Ok(content)
     }
 
     /// Who on this server lets a user into a restricted room. `None` if nobody has to: the room isn't restricted, or the user is

@@ -10,9 +10,11 @@ use crate::{
     Rooms, RoomsError,
     engine::{
         append::{Draft, Extra, Sender, Sent, nothing},
+        membership::object,
         txn_ids::TxnKey,
     },
-    types::{MEMBER, REDACTION},
+    json::to_json,
+    types::{MEMBER, Membership, REDACTION},
 };
 
 /// The longest event type and state key, in bytes (server-server API, "Size limits").
@@ -23,6 +25,33 @@ const TYPE_BYTES_MAX: usize = 255;
 pub struct SendOptions {
     /// When the event was sent, in Unix ms: for application services only.
     pub timestamp_ms: Option<u64>,
+}
+
+/// A state event that a user wants to set.
+#[derive(Clone, Debug)]
+pub struct NewState<'a> {
+    event_type: &'a str,
+    state_key: &'a str,
+    content: Box<RawValue>,
+    /// What a member event's content says, read once for all who decide by it.
+    membership: Option<Membership>,
+}
+
+impl<'a> NewState<'a> {
+    /// The event at a key, type and state key.
+    ///
+    /// Fails with [`RoomsError::TooLarge`] if one of them is too long, and with [`RoomsError::BadEvent`] without a type, or if it is a
+    /// member event that names no membership.
+    pub fn new((event_type, state_key): (&'a str, &'a str), content: Box<RawValue>) -> Result<Self, RoomsError> {
+        check_type(event_type, state_key)?;
+        let membership = if event_type == MEMBER { Some(membership_in(&content)?) } else { None };
+        Ok(Self { event_type, state_key, content, membership })
+    }
+
+    /// Whose membership it sets, and to what; `None` if it is no member event of a user.
+    pub fn membership(&self) -> Option<(&'a UserId, Membership)> {
+        Some((<&UserId>::try_from(self.state_key).ok()?, self.membership?))
+    }
 }
 
 impl Rooms {
@@ -59,26 +88,25 @@ impl Rooms {
         self.append(room, &draft, txn.as_ref(), extra).await
     }
 
-    /// Sets a state event.
+    /// Sets a state event. What accounts have to do with it is not known here: APIs use `flows::Flows::send_state`.
     pub async fn send_state(
         &self,
         sender: &Sender<'_>,
         room: &RoomId,
-        key: (&str, &str),
-        content: Box<RawValue>,
+        state: NewState<'_>,
         options: SendOptions,
     ) -> Result<Sent, RoomsError> {
-        let (event_type, state_key) = key;
-        check_type(event_type, state_key)?;
-        let content = self.check_state_content(sender, room, event_type, state_key, content).await?;
+        let invited = match state.membership() {
+            Some((target, Membership::Invite)) => Some(target),
+            _ => None,
+        };
+        let NewState { event_type, state_key, content, .. } = state;
+        let key = (event_type, state_key);
+        let content = self.check_state_content(sender, room, key, content).await?;
         if let Some(sent) = self.same_state(sender.user, room, key, &content, options).await? {
             return Ok(sent);
         }
-        if event_type == MEMBER
-            && let Ok(target) = <&UserId>::try_from(state_key)
-            && !self.is_local(target)
-            && membership_in(&content)? == "invite"
-        {
+        if let Some(target) = invited.filter(|target| !self.is_local(target)) {
             // Their server has to sign it too, whichever endpoint it comes by.
             return self.invite_remote(sender.user, room, target, content).await;
         }
@@ -112,18 +140,14 @@ impl Rooms {
         &self,
         sender: &Sender<'_>,
         room: &RoomId,
-        event_type: &str,
-        state_key: &str,
+        (event_type, state_key): (&str, &str),
         content: Box<RawValue>,
     ) -> Result<Box<RawValue>, RoomsError> {
         match event_type {
-            MEMBER => {
-                membership_in(&content)?;
-                // A join by this way follows the same rules as any other.
-                match state_key == sender.user.as_str() {
-                    true => self.content_of_own_membership(room, sender.user, content).await,
-                    false => Ok(content),
-                }
+            // A join by this way follows the same rules as any other.
+            MEMBER if state_key == sender.user.as_str() => {
+                let content = self.content_of_own_membership(room, sender.user, object(&content)?).await?;
+                to_json(&content)
             }
             "m.room.power_levels" => {
                 check_power_levels(&content)?;
@@ -139,17 +163,20 @@ impl Rooms {
 }
 
 /// The membership that the content of a member event names.
-fn membership_in(content: &RawValue) -> Result<String, RoomsError> {
+fn membership_in(content: &RawValue) -> Result<Membership, RoomsError> {
     #[derive(Deserialize)]
     struct Content {
         membership: String,
     }
     let content = serde_json::from_str::<Content>(content.get());
-    let membership = content.map(|content| content.membership).unwrap_or_default();
-    if !["ban", "invite", "join", "knock", "leave"].contains(&&*membership) {
-        return Err(RoomsError::BadEvent("a member event needs a `membership`".to_owned()));
+    match content.as_ref().map(|content| &*content.membership) {
+        Ok("ban") => Ok(Membership::Ban),
+        Ok("invite") => Ok(Membership::Invite),
+        Ok("join") => Ok(Membership::Join),
+        Ok("knock") => Ok(Membership::Knock),
+        Ok("leave") => Ok(Membership::Leave),
+        _ => Err(RoomsError::BadEvent("a member event needs a `membership`".to_owned())),
     }
-    Ok(membership)
 }
 
 fn check_type(event_type: &str, state_key: &str) -> Result<(), RoomsError> {

@@ -8,8 +8,9 @@ use std::{
 use async_trait::async_trait;
 use event::Clock;
 use rooms::{
-    Asker, Config, Cpu, CreateRoom, KeyAnswer, MissingEvents, NeededKeys, PolicySigner, Ports, Preset, PublishedKey,
-    Reach, RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents, StateIds, TABLES,
+    Asker, Config, Cpu, CreateRoom, KeyAnswer, MissingEvents, NeededKeys, NewState, PolicySigner, Ports, Preset,
+    PublishedKey, Reach, RemoteError, RemoteRooms, Rooms, RoomsError, SendOptions, Sender, ServerKeys, StateEvents,
+    StateIds, TABLES,
 };
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
@@ -382,8 +383,10 @@ impl World {
         content: Value,
     ) -> Result<OwnedEventId, RoomsError> {
         self.clock.advance(1);
-        let sent =
-            self.rooms.send_state(&Sender::user(sender), room, key, raw(content), SendOptions::default()).await?;
+        let sent = self
+            .rooms
+            .send_state(&Sender::user(sender), room, NewState::new(key, raw(content))?, SendOptions::default())
+            .await?;
         Ok(sent.event_id)
     }
 

@@ -189,7 +189,9 @@ pub async fn act(
 ) -> Option<OwnedEventId> {
     let (sender, content, options) = (Sender::user(user), raw(content), SendOptions::default());
     let sent = match state_key {
-        Some(key) => rooms.send_state(&sender, room, (event_type, key), content, options).await,
+        Some(key) => {
+            rooms.send_state(&sender, room, rooms::NewState::new((event_type, key), content).unwrap(), options).await
+        }
         None => rooms.send(&sender, room, event_type, content, options).await,
     };
     sent.ok().map(|sent| sent.event_id)

@@ -8,7 +8,7 @@ pub mod keys;
 use std::sync::Arc;
 
 use reading::Reading;
-use rooms::{CreateRoom, Preset, Rooms, SendOptions, Sender};
+use rooms::{CreateRoom, NewState, Preset, Rooms, SendOptions, Sender};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde_json::{Value, json, value::RawValue};
 use store::{MEMORY_BUDGET_BYTES_MIN, MemoryDisk, OpenError, Options, Store, TableInfo};
@@ -183,7 +183,8 @@ impl World {
     ) -> Result<OwnedEventId, rooms::RoomsError> {
         let sender = Sender::user(user);
         let options = SendOptions::default();
-        let sent = self.rooms.send_state(&sender, room, (event_type, ""), raw(&content), options);
+        let sent =
+            self.rooms.send_state(&sender, room, NewState::new((event_type, ""), raw(&content)).unwrap(), options);
         Ok(sent.await?.event_id)
     }
 
