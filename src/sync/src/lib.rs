@@ -24,6 +24,7 @@ mod memo;
 mod notifier;
 mod reader;
 mod response;
+mod room_view;
 mod slice;
 mod state;
 mod streams;

@@ -1,12 +1,11 @@
 //! A room that the user is in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use reading::{ClientEvent, Count, MemberSummary, NewEvents, Viewer};
-use rooms::{EventNum, ROOM_RECEIPTS_MAX, Receipt, TimelineIndex, receipt_events};
+use reading::{ClientEvent, Count, MemberSummary, NewEvents};
+use rooms::{EventNum, ROOM_RECEIPTS_MAX, Receipt, receipt_events};
 use ruma::{OwnedUserId, RoomId};
 use serde::Serialize;
-use state_tree::Root;
 use store::Position;
 
 use super::{Answer, account::to_event};
@@ -16,13 +15,11 @@ use crate::{
     large::LARGE_EVENTS,
     reader::Reader,
     response::Events,
-    slice::{Slice, SliceRange},
+    room_view::{RequiredState, RoomNews, RoomView},
+    slice::Slice,
     state::{MEMBER, Roots, StateDelta},
     tail::TailRange,
 };
-
-/// Types of state events that the name of a room depends on.
-const NAMING_TYPES: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
 
 /// Receipts of others that are told in an answer about a large room: the newest.
 const RECEIPTS_IN_LARGE_ROOM_MAX: usize = 50;
@@ -42,19 +39,7 @@ struct TypingContent {
     user_ids: Vec<OwnedUserId>,
 }
 
-/// A part of a room's history, as a client is to be told it.
-#[derive(Copy, Clone)]
-pub(super) struct Stretch<'a> {
-    pub(super) room: &'a RoomId,
-    /// The start of the timeline; `None` for all there is.
-    pub(super) since: Option<Position>,
-    /// The end.
-    pub(super) until: Position,
-    pub(super) roots: Roots,
-    pub(super) tail: Option<&'a TailRange>,
-}
-
-/// Timeline and state of a stretch.
+/// Timeline and state of a part of a room's history, as clients get them.
 pub(super) struct Told {
     pub(super) timeline: Timeline,
     pub(super) state: StateUpdate,
@@ -111,14 +96,18 @@ impl Answer<'_> {
             (Some(_), Some(tail)) => Some(tail.before),
             (Some(since), None) => Some(self.reader.root_at(room, since).await?),
         };
-        let roots = Roots { known, end };
-        let stretch = Stretch { room, since, until, roots, tail: tail.as_ref() };
-        self.tell(stretch, true).await
+        self.tell(room, Roots { known, end }, (since, until), tail.as_ref(), true).await
     }
 
-    /// Timeline and state of a stretch of a room's history, and what names the room if the user is joined at its end.
-    pub(super) async fn tell(&self, stretch: Stretch<'_>, is_joined: bool) -> Result<Told, SyncError> {
-        let Stretch { room, since, until, roots, tail } = stretch;
+    /// Timeline and state of a part of a room's history, and what names the room if the user is joined at its end.
+    pub(super) async fn tell(
+        &self,
+        room: &RoomId,
+        roots: Roots,
+        (since, until): (Option<Position>, Position),
+        tail: Option<&TailRange>,
+        is_joined: bool,
+    ) -> Result<Told, SyncError> {
         let filter = &self.session.filter.room;
         let config = &self.session.inner.config;
         let wanted = filter.timeline.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -126,32 +115,13 @@ impl Answer<'_> {
         if limit > LARGE_EVENTS {
             self.session.large.begin().await?;
         }
-        let range = SliceRange { room, since, until, limit, filter: &filter.timeline, tail };
-        let viewer = Viewer { joined_in: is_joined.then_some(roots.end), ..self.reader.viewer };
-        let mut slice = Reader { viewer, ..self.reader }.slice(range).await?;
-        let after = self.session.request.use_state_after;
-        if !after {
-            self.reader.cut_misleading(room, &mut slice, roots.end).await?;
-        }
-        let summary = match is_joined && self.names_change(&stretch, &slice).await? {
-            true => Some(self.summary(room, roots.end).await?),
-            false => None,
-        };
-        let lazy = self.lazy_members(&slice, roots, summary.as_ref());
-        let mut delta = match after {
-            true => self.reader.state_after(room, roots, lazy.as_ref()).await?,
-            false => self.reader.state_before(room, roots, &slice, lazy.as_ref()).await?,
-        };
-        if let (Some(since), Some(_)) = (since, roots.known)
-            && (slice.limited || (slice.redacts && slice.thinned))
-        {
-            // The client may not be shown the redactions themselves.
-            let mut redacted = self.reader.redacted_state(room, (since, until), roots.end, &slice).await?;
-            redacted.retain(|num| !delta.changed.contains(num) && !delta.members.contains(num));
-            delta.changed.extend(redacted);
-        }
-        let state = Events { events: self.state(room, delta, &slice, lazy.is_some(), roots.known.is_none()).await? };
-        let eventful = slice.eventful && (slice.thinned || slice.redacts || !slice.events.is_empty());
+        let (after, lazy) = (self.session.request.use_state_after, filter.state.lazy_load_members);
+        let required = RequiredState { after, lazy };
+        let timeline = &filter.timeline;
+        let view = RoomView { room, roots, since, until, limit, timeline, tail, required, is_joined };
+        let RoomNews { timeline: slice, state, summary, eventful } = view.read(&self.reader).await?;
+        let summary = summary.map(|MemberSummary { heroes, joined, invited }| Summary { heroes, joined, invited });
+        let state = Events { events: self.state(room, state, &slice, lazy, roots.known.is_none()).await? };
         let timeline = Timeline {
             events: self.timeline_events(&slice.events, slice.limited).await?,
             limited: slice.limited,
@@ -159,58 +129,6 @@ impl Answer<'_> {
         };
         let state = if after { StateUpdate::After(state) } else { StateUpdate::Before(state) };
         Ok(Told { timeline, state, summary, eventful })
-    }
-
-    /// Whether what a room is called may have changed.
-    async fn names_change(&self, stretch: &Stretch<'_>, slice: &Slice) -> Result<bool, SyncError> {
-        let Stretch { room, since, roots, .. } = *stretch;
-        let (Some(known), Some(since)) = (roots.known, since) else { return Ok(true) };
-        let changes = self.reader.diff(room, known, roots.end).await?;
-        if changes.iter().any(|change| NAMING_TYPES.contains(&&*change.key.event_type)) {
-            return Ok(true);
-        }
-        // A redaction leaves the state as it is and takes the name.
-        Ok((slice.redacts || slice.limited) && self.name_redacted_since(room, roots.end, since).await?)
-    }
-
-    /// Whether what names the room in a state was redacted after a position.
-    async fn name_redacted_since(&self, room: &RoomId, root: Root, since: Position) -> Result<bool, SyncError> {
-        let Reader { rooms, view, .. } = &self.reader;
-        let keys = [("m.room.name", ""), ("m.room.canonical_alias", "")];
-        let entries = rooms.tree().get_many(&self.reader.source(room), root, &keys).await?;
-        for entry in entries.into_iter().flatten() {
-            let Some(redaction) = rooms.meta(view, entry.event).await?.redacted_by else { continue };
-            let index = rooms.meta(view, redaction).await?.index;
-            if index.is_some_and(|index| index > TimelineIndex::after_position(since)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    async fn summary(&self, room: &RoomId, root: Root) -> Result<Summary, SyncError> {
-        let (reading, view, user) = (self.reader.reading, self.reader.view, self.reader.viewer.user);
-        let MemberSummary { heroes, joined, invited } = reading.member_summary(view, user, room, root).await?;
-        Ok(Summary { heroes, joined, invited })
-    }
-
-    /// The members that lazy loading has to tell, if it is wanted: senders, who the room is named after, and the user themselves
-    /// where everything is told.
-    fn lazy_members(&self, slice: &Slice, roots: Roots, summary: Option<&Summary>) -> Option<BTreeSet<OwnedUserId>> {
-        if !self.session.filter.room.state.lazy_load_members {
-            return None;
-        }
-        let mut members: BTreeSet<OwnedUserId> = BTreeSet::new();
-        for seen in &slice.events {
-            members.insert(seen.event.pdu.sender().to_owned());
-        }
-        if let Some(heroes) = summary.and_then(|summary| summary.heroes.as_ref()) {
-            members.extend(heroes.iter().cloned());
-        }
-        if roots.known.is_none() {
-            members.insert(self.reader.viewer.user.to_owned());
-        }
-        Some(members)
     }
 
     /// Formats state, leaving out members that the device has, if it loads them lazily. `anew`: the client starts with nothing

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::Position;
 
-use super::{Answer, account::to_event, joined::Stretch};
+use super::{Answer, account::to_event};
 use crate::{
     LeftRoom, StateUpdate, SyncError,
     membership::Step,
@@ -32,8 +32,7 @@ impl Answer<'_> {
             _ => None,
         };
         let roots = Roots { known, end: self.reader.root_at(room, end).await? };
-        let stretch = Stretch { room, since, until: end, roots, tail: None };
-        let told = self.tell(stretch, false).await?;
+        let told = self.tell(room, roots, (since, end), None, false).await?;
         let mut update = LeftRoom { state: told.state, timeline: told.timeline, ..LeftRoom::default() };
         update.account_data.events = account_data;
         if last.position > end {
