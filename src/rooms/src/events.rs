@@ -7,7 +7,7 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId};
 use serde_json::value::RawValue;
 use state_tree::EventNum;
-use store::{Batch, Counter, Decode, DecodeError, Encode, Reader, Text, Value, View, Writer};
+use store::{Batch, Counter, Decode, DecodeError, Encode, EncodeValue, Reader, Text, Value, View, Writer};
 
 use crate::{
     Rooms, RoomsError,
@@ -83,13 +83,15 @@ pub(crate) fn put_body(batch: &mut Batch, event: &StoredEvent) {
     }
 }
 
-impl Value for Edge {
+impl EncodeValue<Edge> for Edge {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<u8>::encode(&CODING, w);
         encode_nums(&self.auth, w);
         Encode::<Text<OwnedEventId>>::encode(&self.event_id, w);
     }
+}
 
+impl Value for Edge {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let r = &mut Reader::new(bytes);
         match u8::decode(r)? {
@@ -121,7 +123,7 @@ fn decode_nums(r: &mut Reader<'_>) -> Result<Vec<EventNum>, DecodeError> {
     Ok(nums)
 }
 
-impl Value for Body {
+impl EncodeValue<Body> for Body {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<u8>::encode(&CODING, w);
         Encode::<u32>::encode(&self.generation, w);
@@ -130,7 +132,9 @@ impl Value for Body {
         Encode::<Text<OwnedEventId>>::encode(&self.event_id, w);
         w.raw(self.json.as_bytes());
     }
+}
 
+impl Value for Body {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let r = &mut Reader::new(bytes);
         match u8::decode(r)? {

@@ -6,7 +6,7 @@ use event::Pdu;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use state_tree::{EventNum, Root};
-use store::{Decode, DecodeError, Encode, Position, Reader, Text, Value, Writer, decode_all};
+use store::{Decode, DecodeError, Encode, EncodeValue, Key, Position, Reader, Text, Value, Writer, decode_all};
 
 use crate::{notable::Notability, shown::Envelope};
 
@@ -21,7 +21,7 @@ pub const REDACTION: &str = "m.room.redaction";
 /// Live events take the position of their log entry as `major`; events fetched later for a hole sort
 /// just before the event after the hole (same `major`, smaller `minor`: live events have [`TimelineIndex::LIVE_MINOR`]),
 /// and history from before our first event has `era` 0.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Key)]
 pub struct TimelineIndex {
     /// 0 for history before this server's first event in the room, 1 for everything since.
     pub era: u8,
@@ -52,26 +52,6 @@ impl TimelineIndex {
     /// Sorts after every event at or before `position` and before every later one.
     pub fn after_position(position: Position) -> Self {
         Self { era: 1, major: position, minor: u32::MAX }
-    }
-}
-
-impl Encode<TimelineIndex> for TimelineIndex {
-    fn encode(&self, w: &mut Writer) {
-        Encode::<u8>::encode(&self.era, w);
-        Encode::<Position>::encode(&self.major, w);
-        Encode::<u32>::encode(&self.minor, w);
-    }
-}
-
-impl Encode<TimelineIndex> for &TimelineIndex {
-    fn encode(&self, w: &mut Writer) {
-        Encode::<TimelineIndex>::encode(*self, w);
-    }
-}
-
-impl Decode for TimelineIndex {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { era: u8::decode(r)?, major: Position::decode(r)?, minor: u32::decode(r)? })
     }
 }
 
@@ -240,11 +220,13 @@ impl Encode<Membership> for Membership {
     }
 }
 
-impl Value for Membership {
+impl EncodeValue<Membership> for Membership {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<Self>::encode(self, w);
     }
+}
 
+impl Value for Membership {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         decode_all(bytes)
     }
@@ -390,7 +372,7 @@ impl EventStatus {
     }
 }
 
-impl Value for EventMeta {
+impl EncodeValue<EventMeta> for EventMeta {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<u8>::encode(&CODING, w);
         self.status.encode(w);
@@ -401,7 +383,9 @@ impl Value for EventMeta {
         Encode::<bool>::encode(&self.has_relations, w);
         Encode::<bool>::encode(&self.told, w);
     }
+}
 
+impl Value for EventMeta {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let r = &mut Reader::new(bytes);
         check_coding(r, "event meta")?;
@@ -419,7 +403,7 @@ impl Value for EventMeta {
     }
 }
 
-impl Value for RoomHead {
+impl EncodeValue<RoomHead> for RoomHead {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<u8>::encode(&CODING, w);
         Encode::<u64>::encode(&self.version, w);
@@ -444,7 +428,9 @@ impl Value for RoomHead {
             Encode::<Root>::encode(&extremity.after, w);
         }
     }
+}
 
+impl Value for RoomHead {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let r = &mut Reader::new(bytes);
         check_coding(r, "room head")?;

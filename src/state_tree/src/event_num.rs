@@ -1,7 +1,7 @@
 //! What a state maps to.
 
 use serde::{Deserialize, Serialize};
-use store::{Decode, DecodeError, Encode, Reader, Value, Writer, decode_all};
+use store::{Decode, DecodeError, Encode, EncodeValue, Reader, Value, Writer, decode_all};
 
 /// Names an event id inside this server. Handed out from a counter before the event is stored; never an order.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -19,11 +19,13 @@ impl Encode<EventNum> for &EventNum {
     }
 }
 
-impl Value for EventNum {
+impl EncodeValue<EventNum> for EventNum {
     fn encode_value(&self, w: &mut Writer) {
         Encode::<Self>::encode(self, w);
     }
+}
 
+impl Value for EventNum {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         decode_all(bytes)
     }

@@ -28,7 +28,7 @@ mod tests;
 use std::fmt;
 
 use ruma::{OwnedRoomId, RoomId};
-use store::{Decode, DecodeError, Encode, Fixed, Reader, StoreError, Text, Value, View, Writer, table};
+use store::{Decode, DecodeError, Encode, EncodeValue, Fixed, Reader, StoreError, Text, Value, View, Writer, table};
 
 pub use self::{
     auth_diff::{AuthDiffError, AuthDifference, AuthEdges, EventEdges, FORKS_MAX, Reached, auth_difference},
@@ -84,11 +84,13 @@ impl Decode for Root {
     }
 }
 
-impl Value for Root {
+impl EncodeValue<Root> for Root {
     fn encode_value(&self, w: &mut Writer) {
         Fixed(self.0).encode_value(w);
     }
+}
 
+impl Value for Root {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(Self(Fixed::<ROOT_BYTES>::decode_value(bytes)?.0))
     }

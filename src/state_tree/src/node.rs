@@ -7,7 +7,7 @@
 //! of the type, then for each key its length, the generation, and the event number or the child's root; at the end
 //! all text, each run's type followed by its keys. Numbers are LEB128 varints.
 
-use store::{DecodeError, Value, Writer};
+use store::{DecodeError, EncodeValue, Value, Writer};
 
 use super::{Entry, ROOT_BYTES, Root, StateKey};
 use crate::EventNum;
@@ -181,12 +181,14 @@ impl Node {
     }
 }
 
-impl Value for Node {
+impl EncodeValue<Node> for Node {
     fn encode_value(&self, w: &mut Writer) {
         let items: Vec<Item<'_>> = (0..self.len()).map(|index| self.item(index)).collect();
         w.raw(&encode(self.level, &items));
     }
+}
 
+impl Value for Node {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         decode(bytes)
     }

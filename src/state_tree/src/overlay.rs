@@ -92,7 +92,7 @@ impl Overlay {
 
     fn put(&self, batch: &mut Batch, room: &RoomId, root: Root) {
         if let Some(node) = self.nodes.get(&root) {
-            batch.put::<Nodes>(&(room, root), node);
+            batch.put::<Nodes>(&(room, root), &**node);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     log::LogEntry,
     position::{Position, Stamp},
     table::{Cursors, Family, Log, Table, TableInfo},
-    value::{Value, write_stored},
+    value::{EncodeValue, write_stored},
 };
 
 /// The most bytes that one batch may hold.
@@ -87,9 +87,9 @@ impl Batch {
     }
 
     /// Sets the value of a key.
-    pub fn put<T: Table>(&mut self, key: &impl Encode<T::Key>, value: &T::Value) {
+    pub fn put<T: Table>(&mut self, key: &impl Encode<T::Key>, value: &(impl EncodeValue<T::Value> + ?Sized)) {
         let key = self.key::<T>(key);
-        let value = self.value(value);
+        let value = self.value::<T>(value);
         self.push(Op::Put { family: T::FAMILY, key, value });
     }
 
@@ -127,7 +127,7 @@ impl Batch {
     /// stored bytes) or, for `None`, is absent.
     pub fn expect<T: Table>(&mut self, key: &impl Encode<T::Key>, value: Option<&T::Value>) {
         let key = self.key::<T>(key);
-        let value = value.map(|value| self.value(value));
+        let value = value.map(|value| self.value::<T>(value));
         self.expected.push(Expected { family: T::FAMILY, key, value });
         self.limit();
     }
@@ -175,7 +175,7 @@ impl Batch {
         })
     }
 
-    fn value(&mut self, value: &impl Value) -> Span {
+    fn value<T: Table>(&mut self, value: &(impl EncodeValue<T::Value> + ?Sized)) -> Span {
         self.write(|w| write_stored(w, |w| value.encode_value(w)))
     }
 

@@ -197,7 +197,7 @@ impl Committer {
         if self.last.get() + POSITIONS_RESERVED / 2 > ceiling.get() {
             ceiling = Position::from_u64(self.last.get() + POSITIONS_RESERVED);
             let stored = crate::codec::encode_to_vec::<Position>(&ceiling);
-            ceiling_batch.put::<Meta>(&POSITION_CEILING, &stored.into());
+            ceiling_batch.put::<Meta>(&POSITION_CEILING, &stored);
             durability = Durability::Synced;
         }
         ops.extend(ceiling_batch.ops());

@@ -40,6 +40,78 @@ mod view;
 
 pub use bytes::Bytes;
 
+/// A struct with named fields as the key of a table, or as a part of one. It is stored as the tuple of its fields, so that the order
+/// of the keys is that of the fields from the first on. Ranges take tuples of leading fields.
+///
+/// A field whose type is a parameter can be borrowed for writing and for look-ups; the parameter's default is what is read back.
+///
+/// ```
+/// use store::{Batch, Key, Range};
+///
+/// #[derive(Key)]
+/// pub struct ReceiptKey<S = String> {
+///     /// The room.
+///     pub room: S,
+///     /// Whose receipt it is.
+///     pub user: S,
+///     /// Its thread.
+///     pub thread: Option<S>,
+/// }
+/// store::table! {
+///     /// When each user read what.
+///     pub Receipts = 300, Ranges: ReceiptKey => u64
+/// }
+///
+/// let mut batch = Batch::new();
+/// batch.put::<Receipts>(&ReceiptKey { room: "!r", user: "@u", thread: None }, &5);
+/// let of_room = Range::<Receipts>::prefix(&("!r",)).after(&("!r", "@u"));
+/// ```
+///
+/// A prefix is of the key's own fields, and a key isn't written as a tuple:
+///
+/// ```compile_fail,E0277
+/// #[derive(store::Key)]
+/// pub struct Place { pub room: String, pub index: u64 }
+/// store::table! { /// Events by their place.
+/// pub Events = 300, Ranges: Place => u64 }
+/// store::Range::<Events>::prefix(&(7_u64,));
+/// ```
+///
+/// ```compile_fail,E0277
+/// #[derive(store::Key)]
+/// pub struct Place { pub room: String, pub index: u64 }
+/// store::table! { /// Events by their place.
+/// pub Events = 300, Ranges: Place => u64 }
+/// store::Batch::new().put::<Events>(&("!r", 7_u64), &1);
+/// ```
+pub use store_derive::Key;
+/// A struct with named fields as the value of a table, see [`Value`](trait@Value). It is stored as the tuple of its fields, so a
+/// batch can expect the very bytes and put stamps into it. Its shape changes with a [`Migration`]; a [`Record`] may gain fields
+/// without one.
+///
+/// A field whose type is a parameter can be borrowed for writing; the parameter's default is what is read back.
+///
+/// ```
+/// use store::{Batch, Value};
+///
+/// #[derive(PartialEq, Value)]
+/// pub struct Device<S = String> {
+///     /// What its owner calls it.
+///     pub name: S,
+///     /// When it was seen last, in Unix milliseconds.
+///     pub seen_ms: u64,
+/// }
+/// store::table! {
+///     /// Devices by id.
+///     pub Devices = 300, Points: String => Device
+/// }
+///
+/// let mut batch = Batch::new();
+/// batch.expect::<Devices>(&"A", Some(&Device { name: "phone".to_owned(), seen_ms: 1 }));
+/// batch.put::<Devices>(&"A", &Device { name: "phone", seen_ms: 2 });
+/// ```
+pub use store_derive::Value;
+
 #[doc(hidden)]
 pub use crate::value::{read_named, write_named};
 pub use crate::{
@@ -64,6 +136,6 @@ pub use crate::{
     range::{Range, SCAN_LIMIT},
     store::{Pending, QUEUE_BYTES_MAX, Store},
     table::{Family, Table, TableInfo},
-    value::{Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
+    value::{EncodeValue, Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
     view::{Page, Row, SCAN_BYTES_MAX, View},
 };

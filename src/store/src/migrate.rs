@@ -1,7 +1,5 @@
 //! Migrations: numbered changes of stored data, run when the store is opened.
 
-use bytes::Bytes;
-
 use crate::{
     batch::Batch,
     codec::{decode_all, encode_to_vec},
@@ -79,7 +77,7 @@ fn run_one(committer: &mut Committer, shared: &Shared, migration: &Migration) ->
         match &resume_at {
             Some(next) => {
                 let progress = encode_to_vec::<(u32, Vec<u8>)>(&(number, next));
-                batch.put::<Meta>(&PROGRESS, &Bytes::from(progress));
+                batch.put::<Meta>(&PROGRESS, &progress);
             }
             None => {
                 batch.delete::<Meta>(&PROGRESS);

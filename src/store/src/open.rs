@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, thread};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -106,17 +105,11 @@ fn check_distinct(tables: &[TableInfo]) -> Result<(), OpenError> {
 /// Compares the declared tables with those that were ever opened, and adds the new ones.
 fn declare(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), OpenError> {
     for table in tables {
-        let declared = (table.name.to_owned(), table.family.name().to_owned());
+        let declared = table.declaration();
         match view.get_blocking::<Catalog>(&table.id)? {
             None => batch.put::<Catalog>(&table.id, &declared),
             Some(stored) if stored == declared => {}
-            Some(stored) => {
-                return Err(OpenError::TableChanged {
-                    id: table.id,
-                    declared: format!("{} ({})", declared.0, declared.1),
-                    stored: format!("{} ({})", stored.0, stored.1),
-                });
-            }
+            Some(stored) => return Err(OpenError::TableChanged { id: table.id, declared, stored }),
         }
     }
     Ok(())
@@ -145,7 +138,7 @@ pub(crate) fn meta_number(view: &View, name: &str) -> Result<Option<u64>, StoreE
 }
 
 pub(crate) fn put_meta_number(batch: &mut Batch, name: &str, number: u64) {
-    batch.put::<Meta>(&name, &Bytes::from(encode_to_vec::<u64>(&number)));
+    batch.put::<Meta>(&name, &encode_to_vec::<u64>(&number));
 }
 
 /// The first position that the log may still hold.

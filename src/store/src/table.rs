@@ -50,9 +50,9 @@ pub trait Table: 'static {
     const FAMILY: Family;
     /// Whether a restored store starts with this table empty.
     const FORGET_ON_RESTORE: bool = false;
-    /// The key; anything that is `Encode<Key>` can be looked up.
+    /// The key: one or two parts, or a struct that derives [`Key`](crate::Key). Anything that is `Encode<Key>` can be looked up.
     type Key: Decode;
-    /// The value.
+    /// The value: one thing, or a struct that derives [`Value`](macro@crate::Value).
     type Value: Value;
 }
 
@@ -74,14 +74,28 @@ impl TableInfo {
     pub const fn of<T: Table>() -> TableInfo {
         TableInfo { id: T::ID, name: T::NAME, family: T::FAMILY, forget_on_restore: T::FORGET_ON_RESTORE }
     }
+
+    /// What must not change about a table that was opened once: its name and family.
+    pub(crate) fn declaration(&self) -> String {
+        format!("{} ({})", self.name, self.family.name())
+    }
 }
 
-/// Declares tables.
+/// Declares tables. A key is one or two parts, or a struct that derives [`Key`](crate::Key); a value is one thing, or a struct that
+/// derives [`Value`](macro@crate::Value).
 ///
 /// ```
+/// /// How to write to a user.
+/// #[derive(store::Value)]
+/// pub(crate) struct Address {
+///     /// The mail address.
+///     pub(crate) mail: String,
+///     /// When the user proved that it is theirs, in Unix milliseconds.
+///     pub(crate) confirmed_ms: u64,
+/// }
 /// store::table! {
 ///     /// The mail address of each user.
-///     pub(crate) Mail = 300, Points: (String,) => String;
+///     pub(crate) Mail = 300, Points: String => Address;
 ///     /// One-time codes; a restored store must not know them.
 ///     pub(crate) Codes = 301, Points: (String, u64) => (), forget_on_restore
 /// }
@@ -118,8 +132,8 @@ table! {
     pub(crate) Cursors = 2, Points: String => crate::Position;
     /// The end of the block of numbers that each counter has reserved.
     pub(crate) Counters = 3, Points: String => u64;
-    /// Name and family of every table that was ever opened.
-    pub(crate) Catalog = 4, Ranges: u16 => (String, String);
+    /// Every table that was ever opened, as [`TableInfo::declaration`] tells it.
+    pub(crate) Catalog = 4, Ranges: u16 => String;
     /// What the store belongs to, by kind.
     pub(crate) Identities = 5, Points: String => String
 }

@@ -1,4 +1,4 @@
-//! What tables hold: tuple-coded parts, raw bytes, JSON, and versioned records.
+//! What tables hold: single parts, raw text and bytes, JSON, versioned records, and rows (see [`Value`](macro@crate::Value)).
 
 use std::{ops::Deref, str::FromStr};
 
@@ -8,19 +8,24 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     codec::{Decode, Encode, Fixed, Text, Writer, decode_all},
     error::DecodeError,
-    position::Position,
+    position::{Position, Stamp},
 };
 
-/// A type that a table can hold. Stamps are replaced in tuple-coded values only.
-pub trait Value: Sized {
-    /// Appends the value's encoding, which may be nothing.
+/// A thing that is stored as the value type `V`: the value itself, a `&str` for a [`String`] or a [`Text`], a row with borrowed
+/// fields for one that owns them.
+pub trait EncodeValue<V: ?Sized> {
+    /// Appends the encoding, which may be nothing. Stamps are replaced where it is tuple-coded.
     fn encode_value(&self, w: &mut Writer);
+}
+
+/// A type that a table can hold.
+pub trait Value: EncodeValue<Self> + Sized {
     /// Reads the value's encoding; `bytes` is all of it.
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 
 /// A value's encoding, for example to hash or to compare it. Stamps are not replaced.
-pub fn encode_value_to_vec(value: &impl Value) -> Vec<u8> {
+pub fn encode_value_to_vec<V>(value: &impl EncodeValue<V>) -> Vec<u8> {
     let mut writer = Writer::new();
     value.encode_value(&mut writer);
     writer.bytes
@@ -45,12 +50,14 @@ pub(crate) fn read_stored<V: Value>(stored: &[u8]) -> Result<V, DecodeError> {
     }
 }
 
-macro_rules! tuple_coded {
+macro_rules! part_coded {
     ($([$($generics:tt)*] $value:ty),* $(,)?) => {$(
-        impl<$($generics)*> Value for $value {
+        impl<$($generics)*> EncodeValue<$value> for $value {
             fn encode_value(&self, w: &mut Writer) {
                 Encode::<$value>::encode(self, w);
             }
+        }
+        impl<$($generics)*> Value for $value {
             fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
                 decode_all(bytes)
             }
@@ -58,7 +65,7 @@ macro_rules! tuple_coded {
     )*};
 }
 
-tuple_coded!(
+part_coded!(
     [] u8, [] u16, [] u32, [] u64, [] i64, [] bool, [] Position,
     [const N: usize] Fixed<N>,
     [A: Encode<A> + Decode] Option<A>,
@@ -70,20 +77,19 @@ tuple_coded!(
     [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
      E: Encode<E> + Decode]
     (A, B, C, D, E),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
-     E: Encode<E> + Decode, F: Encode<F> + Decode]
-    (A, B, C, D, E, F),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
-     E: Encode<E> + Decode, F: Encode<F> + Decode, G: Encode<G> + Decode]
-    (A, B, C, D, E, F, G),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
-     E: Encode<E> + Decode, F: Encode<F> + Decode, G: Encode<G> + Decode, H: Encode<H> + Decode]
-    (A, B, C, D, E, F, G, H),
 );
 
-impl Value for () {
-    fn encode_value(&self, _: &mut Writer) {}
+impl EncodeValue<Position> for Stamp {
+    fn encode_value(&self, w: &mut Writer) {
+        w.position(Position::from(*self));
+    }
+}
 
+impl EncodeValue<()> for () {
+    fn encode_value(&self, _: &mut Writer) {}
+}
+
+impl Value for () {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes.len() {
             0 => Ok(()),
@@ -93,41 +99,49 @@ impl Value for () {
 }
 
 /// A value that is one string is stored without escapes: nothing follows it.
-impl Value for String {
+impl<T: AsRef<str> + ?Sized> EncodeValue<String> for T {
     fn encode_value(&self, w: &mut Writer) {
-        w.raw(self.as_bytes());
+        w.raw(self.as_ref().as_bytes());
     }
+}
 
+impl Value for String {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid("text"))
     }
 }
 
-impl<T: AsRef<str> + FromStr> Value for Text<T> {
+impl<K, T: AsRef<str> + ?Sized> EncodeValue<Text<K>> for T {
     fn encode_value(&self, w: &mut Writer) {
         w.raw(self.as_ref().as_bytes());
     }
+}
 
+impl<T: AsRef<str> + FromStr> Value for Text<T> {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         Text::parse(bytes)
     }
 }
 
-impl Value for Vec<u8> {
+impl<T: AsRef<[u8]> + ?Sized> EncodeValue<Vec<u8>> for T {
     fn encode_value(&self, w: &mut Writer) {
-        w.raw(self);
+        w.raw(self.as_ref());
     }
+}
 
+impl Value for Vec<u8> {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(bytes.to_vec())
     }
 }
 
-impl Value for Bytes {
+impl<T: AsRef<[u8]> + ?Sized> EncodeValue<Bytes> for T {
     fn encode_value(&self, w: &mut Writer) {
-        w.raw(self);
+        w.raw(self.as_ref());
     }
+}
 
+impl Value for Bytes {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(Bytes::copy_from_slice(bytes))
     }
@@ -145,13 +159,15 @@ impl<T> Deref for Json<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Value for Json<T> {
+impl<T: Serialize> EncodeValue<Json<T>> for Json<T> {
     fn encode_value(&self, w: &mut Writer) {
         if let Err(error) = serde_json::to_writer(&mut w.bytes, &self.0) {
             w.fail(error);
         }
     }
+}
 
+impl<T: Serialize + DeserializeOwned> Value for Json<T> {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let value = serde_json::from_slice(bytes);
         value.map(Json).map_err(|error| DecodeError::Serde(error.to_string()))
@@ -194,12 +210,14 @@ impl<T> Deref for Record<T> {
     }
 }
 
-impl<T: Versioned> Value for Record<T> {
+impl<T: Versioned> EncodeValue<Record<T>> for Record<T> {
     fn encode_value(&self, w: &mut Writer) {
         w.raw(&[T::VERSION]);
         write_named(&self.0, w);
     }
+}
 
+impl<T: Versioned> Value for Record<T> {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (version, body) = bytes.split_first().ok_or(DecodeError::Truncated)?;
         decode_version(*version, body).map(Record)

@@ -97,7 +97,7 @@ async fn write(store: Store, writer: u8) {
         batch.expect::<Heads>(&writer, head.as_ref());
         batch.put::<Bodies>(&(writer, number), &body(writer, number));
         let stamp = batch.log(&Wrote { writer, number });
-        batch.put::<Rows>(&(writer, number), &stamp.into());
+        batch.put::<Rows>(&(writer, number), &stamp);
         batch.put::<Heads>(&writer, &number);
         match store.commit(batch).await {
             Ok(position) => say(&format!("wrote {writer} {number} {position}")),

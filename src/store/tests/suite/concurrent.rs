@@ -6,11 +6,18 @@ use store::{Batch, CommitError, FollowError, Position, Range, Store, TableInfo};
 
 use crate::{backend::Backend, model::Note, projection::Applied};
 
+/// A move of one between two accounts.
+#[derive(store::Value)]
+pub struct Move {
+    from: u64,
+    to: u64,
+}
+
 store::table! {
     /// Amounts that are moved between accounts; their sum stays.
     pub Accounts = 330, Points: u64 => i64;
     /// Every move, under its position.
-    pub Moves = 331, Ranges: (Position,) => (u64, u64)
+    pub Moves = 331, Ranges: (Position,) => Move
 }
 
 const TABLES: &[TableInfo] = &[TableInfo::of::<Accounts>(), TableInfo::of::<Moves>()];
@@ -29,7 +36,7 @@ async fn move_one(store: &Store, from: u64, to: u64) -> Position {
         batch.put::<Accounts>(&from, &(amounts[0].unwrap_or(0) - 1));
         batch.put::<Accounts>(&to, &(amounts[1].unwrap_or(0) + 1));
         let stamp = batch.log(&Note(vec![from as u8, to as u8]));
-        batch.put::<Moves>(&(stamp,), &(from, to));
+        batch.put::<Moves>(&(stamp,), &Move { from, to });
         match store.commit(batch).await {
             Ok(position) => return position,
             Err(CommitError::Conflict) => {}
@@ -56,11 +63,11 @@ async fn read(store: Store) {
         let mut told = BTreeMap::new();
         let moves = view.scan_all(Range::<Moves>::all()).await.unwrap();
         for (begun, notes) in applied {
-            let shown = moves.iter().map(|((position,), (from, to))| (*position, vec![*from as u8, *to as u8]));
+            let shown = moves.iter().map(|((position,), row)| (*position, vec![row.from as u8, row.to as u8]));
             let shown: Vec<_> = shown.filter(|(position, _)| *position > begun).collect();
             assert!(notes.starts_with(&shown), "a view shows what was not applied");
         }
-        for ((position,), (from, to)) in moves {
+        for ((position,), Move { from, to }) in moves {
             assert!(position <= view.position());
             *told.entry(from).or_insert(0) -= 1;
             *told.entry(to).or_insert(0) += 1;

@@ -10,11 +10,25 @@ use crate::{
     projection::Applied,
 };
 
+/// The key of [`Stamped`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, store::Key)]
+pub struct Place<P = Position> {
+    group: u8,
+    position: P,
+}
+
+/// The value of [`Stamped`].
+#[derive(Clone, Copy, PartialEq, Debug, store::Value)]
+pub struct Mark<P = Position> {
+    number: u64,
+    position: P,
+}
+
 store::table! {
     /// Looked up.
     pub Named = 301, Points: (String, u8) => Vec<u8>;
     /// Scanned, with stamps in keys and values.
-    pub Stamped = 302, Ranges: (u8, Position) => (u64, Position);
+    pub Stamped = 302, Ranges: Place => Mark;
     /// Between the two in the engine's order, and never touched.
     pub Bystander = 303, Points: (String, u8) => Vec<u8>
 }
@@ -110,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Default)]
 struct Model {
     named: BTreeMap<(String, u8), Vec<u8>>,
-    stamped: BTreeMap<(u8, Position), (u64, Position)>,
+    stamped: BTreeMap<Place, Mark>,
     log: Vec<(Position, Vec<u8>)>,
 }
 
@@ -150,7 +164,8 @@ impl Model {
                 }
                 Op::Stamp(group) => {
                     let stamp = batch.log(&Note(vec![*group]));
-                    batch.put::<Stamped>(&(*group, stamp), &(7, stamp.into()));
+                    let place = Place { group: *group, position: stamp };
+                    batch.put::<Stamped>(&place, &Mark { number: 7, position: stamp });
                     planned.entries += 1;
                 }
                 Op::ForgetStamped(group) => batch.delete_prefix::<Stamped>(&(*group,)),
@@ -178,9 +193,9 @@ impl Model {
                 Op::Stamp(group) => {
                     position = position.next();
                     self.log.push((position, vec![*group]));
-                    self.stamped.insert((*group, position), (7, position));
+                    self.stamped.insert(Place { group: *group, position }, Mark { number: 7, position });
                 }
-                Op::ForgetStamped(group) => self.stamped.retain(|key, _| key.0 != *group),
+                Op::ForgetStamped(group) => self.stamped.retain(|place, _| place.group != *group),
                 Op::Expect(..) | Op::Relaxed => {}
             }
         }

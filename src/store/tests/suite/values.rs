@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use store::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch, Bytes, CommitError, DecodeError, Json, NoPrevious, Position, Range,
-    Record, SCAN_BYTES_MAX, SCAN_LIMIT, StoreError, TableInfo, Text, Value, Versioned, Writer,
+    Record, SCAN_BYTES_MAX, SCAN_LIMIT, StoreError, TableInfo, Text, Value, Versioned, encode_value_to_vec,
 };
 
 use crate::{
@@ -98,23 +98,14 @@ pub fn all_forms_are_kept(backend: &impl Backend) {
 
 #[test]
 fn records_are_upgraded_and_newer_ones_refused() {
-    let mut writer = Writer::new();
-    Record(old::Profile { name: "a".to_owned() }).encode_value(&mut writer);
-    let stored = bytes_of(&writer);
+    let stored = encode_value_to_vec(&Record(old::Profile { name: "a".to_owned() }));
     let read = Record::<Profile>::decode_value(&stored).unwrap();
     assert_eq!(read.0, Profile { names: vec!["a".to_owned()] });
 
-    let mut writer = Writer::new();
-    read.encode_value(&mut writer);
-    let newer = Record::<old::Profile>::decode_value(&bytes_of(&writer));
+    let newer = Record::<old::Profile>::decode_value(&encode_value_to_vec(&read));
     assert!(matches!(newer, Err(DecodeError::Newer { stored: 2, known: 1 })));
     assert!(Record::<old::Profile>::decode_value(&[0, 1]).is_err());
     assert!(Record::<old::Profile>::decode_value(&[]).is_err());
-}
-
-/// What was written, through a table's eyes: a value is the bytes that a batch would store.
-fn bytes_of(writer: &Writer) -> Vec<u8> {
-    writer.as_bytes().to_vec()
 }
 
 pub fn large_scans_are_paged(backend: &impl Backend) {

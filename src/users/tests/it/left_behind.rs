@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ruma::{UserId, room_id};
 use serde_json::json;
-use store::{Decode, DecodeError, Family, Range, Reader, Table, TableInfo, Value, Writer};
+use store::{Decode, DecodeError, EncodeValue, Family, Range, Reader, Table, TableInfo, Value, Writer};
 use users::{
     Confirmation, Erasure, Login, NewDehydratedDevice, ProfileChange, TABLES, TO_DEVICE_TXN_KEPT_MS, ToDeviceMessage,
     ToDeviceRequest,
@@ -26,11 +26,13 @@ impl Decode for Stored {
     }
 }
 
-impl Value for Stored {
+impl EncodeValue<Stored> for Stored {
     fn encode_value(&self, w: &mut Writer) {
         w.raw(&self.0);
     }
+}
 
+impl Value for Stored {
     fn decode_value(bytes: &[u8]) -> Result<Self, DecodeError> {
         Ok(Self(bytes.to_vec()))
     }
