@@ -25,6 +25,7 @@ pub mod relations;
 mod remote;
 mod residents;
 mod room;
+pub mod rows;
 mod shown;
 mod state;
 pub mod tables;

@@ -9,6 +9,7 @@ use store::{Json, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
+    rows::LoggedMembership,
     state::source,
     tables::{JoinedServers, LocalMembers, MembershipLog, Memberships, StrippedStates},
     types::{MEMBER, Membership, MembershipLogRow, MembershipRow, StoredEvent},
@@ -33,8 +34,7 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
     ) -> Result<Option<MembershipRow>, RoomsError> {
-        let row = view.get::<Memberships>(&(user, room)).await?;
-        Ok(row.map(membership_row))
+        Ok(view.get::<Memberships>(&(user, room)).await?)
     }
 
     /// A local user's present membership of every room that they have or had to do with, by room id.
@@ -44,7 +44,7 @@ impl Rooms {
         user: &UserId,
     ) -> Result<Vec<(OwnedRoomId, MembershipRow)>, RoomsError> {
         let rows = view.scan_all(Range::<Memberships>::prefix(&(user,)).limit(PAGE_ROWS)).await?;
-        Ok(rows.into_iter().map(|((_, room), row)| (room.into_inner(), membership_row(row))).collect())
+        Ok(rows.into_iter().map(|((_, room), row)| (room.into_inner(), row)).collect())
     }
 
     /// The rooms that a local user is joined to, by room id.
@@ -79,7 +79,7 @@ impl Rooms {
         }
         let page = view.scan(range).await?;
         let next = page.rows.last().filter(|_| page.next.is_some()).map(|((_, room), _)| room.clone().into_inner());
-        let joined = page.rows.into_iter().filter(|(_, row)| membership_row(*row).membership == Membership::Join);
+        let joined = page.rows.into_iter().filter(|(_, row)| row.membership == Membership::Join);
         Ok((joined.map(|((_, room), _)| room.into_inner()).collect(), next))
     }
 
@@ -93,8 +93,9 @@ impl Rooms {
     ) -> Result<Vec<(Position, MembershipLogRow)>, RoomsError> {
         let range = Range::<MembershipLog>::prefix(&(user,)).after(&(user, since)).through(&(user, until));
         let mut found = Vec::new();
-        for ((_, position, room), (membership, event, forgotten)) in view.scan_all(range.limit(PAGE_ROWS)).await? {
-            found.push((position, MembershipLogRow { room: room.into_inner(), membership, event, forgotten }));
+        for (key, LoggedMembership { membership, event, forgotten }) in view.scan_all(range.limit(PAGE_ROWS)).await? {
+            let row = MembershipLogRow { room: key.room.into_inner(), membership, event, forgotten };
+            found.push((key.position, row));
         }
         Ok(found)
     }
@@ -246,9 +247,4 @@ impl Rooms {
     ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
         self.state_event(view, room, root, "m.room.member", user.as_str()).await
     }
-}
-
-fn membership_row(row: (Membership, Option<EventNum>, Position, bool)) -> MembershipRow {
-    let (membership, event, position, forgotten) = row;
-    MembershipRow { membership, event, position, forgotten }
 }

@@ -1,13 +1,13 @@
 //! Every table of the crate in one place. Id 16 is the state tree's, 39 the reading side's.
 
-use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedServerName};
 use state_tree::{EventNum, Root};
 use store::{Fixed, Json, Position, Record, TableInfo, Text, table};
 
-use crate::types::{Membership, TimelineIndex};
-
-type Room = Text<OwnedRoomId>;
-type User = Text<OwnedUserId>;
+use crate::{
+    rows::{LoggedMembership, MembershipLogKey, Room, User},
+    types::{Membership, MembershipRow, TimelineIndex},
+};
 
 table! {
     /// Event id to its number. Present from the first mention on.
@@ -54,12 +54,12 @@ table! {
     pub(crate) Relations = 28, Ranges: (EventNum, TimelineIndex, EventNum) => (String, String, String)
 }
 table! {
-    /// A local user's present membership: membership, member event, position of the change, forgotten.
-    pub(crate) Memberships = 29, Ranges: (User, Room) => (Membership, Option<EventNum>, Position, bool)
+    /// A local user's present membership.
+    pub(crate) Memberships = 29, Ranges: (User, Room) => MembershipRow
 }
 table! {
-    /// A local user's membership changes in order: room, membership, member event, forgotten.
-    pub(crate) MembershipLog = 30, Ranges: (User, Position, Room) => (Membership, Option<EventNum>, bool)
+    /// A local user's membership changes in order.
+    pub(crate) MembershipLog = 30, Ranges: MembershipLogKey => LoggedMembership
 }
 table! {
     /// Stripped state of rooms that we don't hold and a local user is invited to or knocks on.

@@ -246,7 +246,7 @@ impl Decode for Membership {
 }
 
 /// A local user's present membership of one room.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Value)]
 pub struct MembershipRow {
     /// The membership.
     pub membership: Membership,

@@ -15,11 +15,12 @@ use crate::{
     directory::withdraw_in,
     engine::{append::ATTEMPTS_MAX, extremities::Front, turn::Turn},
     log::RoomAdvanced,
+    rows::{LoggedMembership, MembershipLogKey},
     tables::{
         Behind, Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
         Stays, StrippedStates, Timeline,
     },
-    types::{EventMeta, EventStatus, MEMBER, MemberChange, Membership, StoredEvent, TimelineIndex},
+    types::{EventMeta, EventStatus, MEMBER, MemberChange, Membership, MembershipRow, StoredEvent, TimelineIndex},
 };
 
 /// The type of the event that makes a room encrypted.
@@ -257,19 +258,22 @@ impl Turn {
     /// The rows of this server's own users.
     fn write_members(&mut self, moved: &[Moved], stamp: Stamp) {
         for change in moved.iter().filter(|change| self.rooms.is_local(&change.user)) {
-            let key = (&change.user, &self.room);
-            self.batch.put::<Memberships>(&key, &(change.new, change.event, Position::from(stamp), false));
+            let Moved { ref user, old, new: membership, event } = *change;
+            let key = (user, &self.room);
+            let row = MembershipRow { membership, event, position: stamp.into(), forgotten: false };
+            self.batch.put::<Memberships>(&key, &row);
             // Also where only the event changed (a profile): readers take the current event from here.
-            self.batch.put::<MembershipLog>(&(&change.user, stamp, &self.room), &(change.new, change.event, false));
-            if change.old == change.new {
+            let log_key = MembershipLogKey { user, position: stamp, room: &self.room };
+            self.batch.put::<MembershipLog>(&log_key, &LoggedMembership { membership, event, forgotten: false });
+            if old == membership {
                 continue;
             }
-            let row = (&self.room, &change.user);
-            if change.new == Membership::Join {
-                self.batch.put::<Stays>(&key, &Position::from(stamp));
-                self.batch.put::<LocalMembers>(&row, &change.new);
-            } else if change.old == Membership::Join {
-                self.batch.delete::<LocalMembers>(&row);
+            let member = (&self.room, user);
+            if membership == Membership::Join {
+                self.batch.put::<Stays>(&key, &stamp);
+                self.batch.put::<LocalMembers>(&member, &membership);
+            } else if old == Membership::Join {
+                self.batch.delete::<LocalMembers>(&member);
             }
             self.batch.delete::<StrippedStates>(&key);
         }

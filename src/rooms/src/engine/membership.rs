@@ -6,7 +6,7 @@ use ruma::{OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use state_tree::Root;
-use store::{Batch, CommitError, Position, View};
+use store::{Batch, CommitError, View};
 
 use crate::{
     Rooms, RoomsError,
@@ -14,6 +14,7 @@ use crate::{
     json::to_json,
     log::MembershipMoved,
     ports::RemoteError,
+    rows::{LoggedMembership, MembershipLogKey},
     tables::{MembershipLog, Memberships, Metas},
     types::{MEMBER, Membership, MembershipRow},
 };
@@ -115,7 +116,6 @@ impl Rooms {
                 return Ok(true);
             }
             let draft = Draft::state(user, MEMBER, user.as_str(), to_json(&content)?);
-            let row = (row.membership, row.event, row.position, row.forgotten);
             // Who leaves at this moment must not be brought back, nor what is redacted.
             let unmoved = |batch: &mut Batch| {
                 batch.expect::<Memberships>(&(user, room), Some(&row));
@@ -369,16 +369,16 @@ impl Rooms {
         mut batch: Batch,
     ) -> Result<bool, RoomsError> {
         let key = (user, room);
-        let expected = old.map(|row| (row.membership, row.event, row.position, row.forgotten));
-        batch.expect::<Memberships>(&key, expected.as_ref());
+        batch.expect::<Memberships>(&key, old.as_ref());
         let entry = MembershipMoved { user: user.to_owned(), room: room.to_owned(), membership, forgotten };
         let stamp = batch.log(&entry);
         // The row keeps the last event that is held, which tells of the user's last stay. To sync, the event of another membership is
         // none of this one.
         let event = old.and_then(|row| row.event);
         let event_of_this = old.filter(|row| row.membership == membership).and_then(|row| row.event);
-        batch.put::<Memberships>(&key, &(membership, event, Position::from(stamp), forgotten));
-        batch.put::<MembershipLog>(&(user, stamp, room), &(membership, event_of_this, forgotten));
+        batch.put::<Memberships>(&key, &MembershipRow { membership, event, position: stamp.into(), forgotten });
+        let change = LoggedMembership { membership, event: event_of_this, forgotten };
+        batch.put::<MembershipLog>(&MembershipLogKey { user, position: stamp, room }, &change);
         if matches!(membership, Membership::Leave | Membership::Ban) {
             batch.delete::<crate::tables::StrippedStates>(&key);
         }
