@@ -494,7 +494,7 @@ impl Reading {
         device: &str,
     ) -> Result<Option<String>, RoomsError> {
         let row = view.get::<EventTxnIds>(&num).await?;
-        Ok(row.filter(|row| row.0 == user.as_str() && row.1 == device).map(|row| row.2))
+        Ok(row.filter(|row| row.user == user.as_str() && row.device == device).map(|row| row.txn_id))
     }
 
     /// What every event says of itself.

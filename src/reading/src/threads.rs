@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use rooms::{
     Direction, RoomsError, StoredEvent, TimelineIndex,
     relations::{Child, THREAD, relates_to},
+    rows::ThreadReply,
     tables::ThreadReplies,
 };
 use ruma::RoomId;
@@ -77,7 +78,7 @@ impl Reading {
                 Range::<ThreadReplies>::prefix(&(room,)).before(&(room, before)).reverse().limit(REPLIES_PER_SCAN);
             let replies = view.scan::<ThreadReplies>(rows).await?;
             looked_at += replies.rows.len();
-            for ((_, index), (root, _, sender)) in replies.rows {
+            for ((_, index), ThreadReply { root, sender, .. }) in replies.rows {
                 before = index;
                 if is_ignored(viewer, &sender) || !passed.insert(root) {
                     continue;

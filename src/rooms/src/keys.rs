@@ -8,6 +8,7 @@ use store::{Batch, CommitError, Range, Store};
 
 use crate::{
     Rooms, RoomsError,
+    rows::SigningKeyRow,
     tables::{Secrets, SigningKeys},
 };
 
@@ -126,13 +127,13 @@ impl Rooms {
 async fn store_key(store: &Store, key: &SigningKey, created_ms: u64) -> Result<(), CommitError> {
     let mut batch = Batch::new();
     batch.expect::<SigningKeys>(&key.version(), None);
-    batch.put::<SigningKeys>(&key.version(), &(key.seed().to_vec(), created_ms));
+    batch.put::<SigningKeys>(&key.version(), &SigningKeyRow { seed: key.seed(), created_ms });
     store.commit(batch).await.map(|_| ())
 }
 
 async fn stored_keys(store: &Store) -> Result<Vec<(SigningKey, u64)>, RoomsError> {
     let mut keys = Vec::new();
-    for (version, (seed, created_ms)) in store.view().scan_all::<SigningKeys>(Range::all()).await? {
+    for (version, SigningKeyRow { seed, created_ms }) in store.view().scan_all::<SigningKeys>(Range::all()).await? {
         let seed: [u8; SIGNING_KEY_BYTES] =
             seed.try_into().map_err(|_| RoomsError::corrupt("a signing key of the wrong length"))?;
         keys.push((SigningKey::from_seed(&seed, &version)?, created_ms));
@@ -150,7 +151,7 @@ pub(crate) async fn tree_secret(store: &Store, random: &dyn Random) -> Result<[u
         random.fill(&mut secret);
         let mut batch = Batch::new();
         batch.expect::<Secrets>(&TREE_SECRET, None);
-        batch.put::<Secrets>(&TREE_SECRET, &secret.to_vec());
+        batch.put::<Secrets>(&TREE_SECRET, &secret);
         match store.commit(batch).await {
             // Another opener was faster: its secret counts.
             Ok(_) | Err(CommitError::Conflict) => {}

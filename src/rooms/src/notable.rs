@@ -9,13 +9,14 @@ use event::{
     Pdu,
     push::{PushContext, PushEvent, PushRules},
 };
-use ruma::{OwnedEventId, UserId, user_id};
+use ruma::{EventId, OwnedEventId, UserId, user_id};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::Batch;
 
 use crate::{
     relations::{self, RelatesTo, THREAD},
+    rows::NotableRow,
     tables::Notable,
     types::{REDACTION, StoredEvent, TimelineIndex},
 };
@@ -124,8 +125,8 @@ fn put(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, flags: u8, 
     }
     let Notability { relates, thread, .. } = notability(event);
     let flags = if *relates { flags | RELATES } else { flags };
-    let thread = thread.as_ref().map(ToString::to_string).unwrap_or_default();
-    let row = (flags, event.num, event.pdu.sender().as_str().to_owned(), thread);
+    let thread = thread.as_deref().map_or("", EventId::as_str);
+    let row = NotableRow { flags, event: event.num, sender: event.pdu.sender().as_str(), thread };
     batch.put::<Notable>(&(event.pdu.room_id(), index), &row);
 }
 

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use store::{Batch, CommitError, Position, Range, Text, View};
+use store::{Batch, CommitError, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
     json::to_json,
     log::ReceiptMoved,
     memberships::membership_of,
+    rows::{MovedReceipt, ReceiptKey, ReceiptRow},
     tables::{ReceiptLog, Receipts},
     types::{Membership, StoredEvent, TimelineIndex},
 };
@@ -91,7 +92,12 @@ pub struct Receipt {
     pub position: Position,
 }
 
-type Row = (Text<OwnedEventId>, u64, Position);
+impl<'a> NewReceipt<'a> {
+    fn key(&self) -> ReceiptKey<&'a RoomId, &'a UserId, &'a str> {
+        let (receipt_type, thread) = (self.receipt_type.as_str(), self.thread.unwrap_or(""));
+        ReceiptKey { room: self.room, user: self.user, receipt_type, thread }
+    }
+}
 
 impl Rooms {
     /// Moves a local user's receipt. A receipt that would go back stays where it is; that is no error.
@@ -153,11 +159,9 @@ impl Rooms {
     async fn move_receipt(&self, receipt: NewReceipt<'_>, index: TimelineIndex, ts: u64) -> Result<(), RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
             let view = self.inner.store.view();
-            let kind = receipt.receipt_type.as_str();
-            let key = (receipt.room, receipt.user, kind, receipt.thread.unwrap_or(""));
-            let old: Option<Row> = view.get::<Receipts>(&key).await?;
-            if let Some((event, ..)) = &old
-                && self.index_of(&view, event).await?.is_some_and(|old| index <= old)
+            let old = view.get::<Receipts>(&receipt.key()).await?;
+            if let Some(old) = &old
+                && self.index_of(&view, &old.event).await?.is_some_and(|old| index <= old)
             {
                 return Ok(());
             }
@@ -196,8 +200,8 @@ impl Rooms {
     pub async fn receipts_of(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Vec<Receipt>, RoomsError> {
         let rows = Range::<Receipts>::prefix(&(room, user)).limit(USER_RECEIPTS_MAX);
         let mut receipts = Vec::new();
-        for ((_, user, kind, thread), row) in view.scan::<Receipts>(rows).await?.rows {
-            receipts.extend(receipt(user.into_inner(), &kind, thread, row));
+        for (ReceiptKey { user, receipt_type, thread, .. }, row) in view.scan::<Receipts>(rows).await?.rows {
+            receipts.extend(receipt(MovedReceipt { user, receipt_type, thread }, row));
         }
         Ok(receipts)
     }
@@ -238,50 +242,47 @@ impl Rooms {
     async fn moved(&self, view: &View, room: &RoomId, rows: Range<ReceiptLog>) -> Result<Vec<Receipt>, RoomsError> {
         let moved = view.scan::<ReceiptLog>(rows).await?.rows;
         let mut keys = Vec::with_capacity(moved.len());
-        for (_, (user, kind, thread)) in &moved {
-            keys.push((room, user, kind, thread));
+        for (_, MovedReceipt { user, receipt_type, thread }) in &moved {
+            keys.push(ReceiptKey { room, user, receipt_type, thread });
         }
         let found = view.get_many::<Receipts>(&keys).await?;
         let mut receipts = Vec::with_capacity(moved.len());
-        for ((_, (user, kind, thread)), row) in moved.into_iter().zip(found) {
+        for ((_, moved), row) in moved.into_iter().zip(found) {
             let Some(row) = row else { continue };
-            receipts.extend(receipt(user.into_inner(), &kind, thread, row));
+            receipts.extend(receipt(moved, row));
         }
         Ok(receipts)
     }
 }
 
-fn receipt(user: OwnedUserId, kind: &str, thread: String, row: Row) -> Option<Receipt> {
-    let (event, ts, position) = row;
+fn receipt(of: MovedReceipt, row: ReceiptRow) -> Option<Receipt> {
     Some(Receipt {
-        user,
-        receipt_type: ReceiptType::parse(kind)?,
-        thread: (!thread.is_empty()).then_some(thread),
-        event: event.into_inner(),
-        ts,
-        position,
+        user: of.user.into_inner(),
+        receipt_type: ReceiptType::parse(&of.receipt_type)?,
+        thread: (!of.thread.is_empty()).then_some(of.thread),
+        event: row.event.into_inner(),
+        ts: row.ts,
+        position: row.position,
     })
 }
 
-fn receipt_batch(receipt: NewReceipt<'_>, old: Option<&Row>, ts: u64) -> Batch {
-    let NewReceipt { user, room, receipt_type, event, thread } = receipt;
-    let (kind, place) = (receipt_type.as_str(), thread.unwrap_or(""));
+fn receipt_batch(receipt: NewReceipt<'_>, old: Option<&ReceiptRow>, ts: u64) -> Batch {
+    let key = receipt.key();
+    let ReceiptKey { room, user, receipt_type, thread } = key;
     let mut batch = Batch::new();
     let stamp = batch.log(&ReceiptMoved {
         room: room.to_owned(),
         user: user.to_owned(),
-        receipt_type: kind.to_owned(),
-        thread: thread.map(str::to_owned),
-        event: event.to_owned(),
+        receipt_type: receipt_type.to_owned(),
+        thread: receipt.thread.map(str::to_owned),
+        event: receipt.event.to_owned(),
     });
-    let key = (room, user, kind, place);
     batch.expect::<Receipts>(&key, old);
-    batch.put::<Receipts>(&key, &(Text(event.to_owned()), ts, Position::from(stamp)));
-    if let Some((_, _, position)) = old {
-        batch.delete::<ReceiptLog>(&(room, *position));
+    batch.put::<Receipts>(&key, &ReceiptRow { event: receipt.event, ts, position: stamp });
+    if let Some(old) = old {
+        batch.delete::<ReceiptLog>(&(room, old.position));
     }
-    let moved = (Text(user.to_owned()), kind.to_owned(), place.to_owned());
-    batch.put::<ReceiptLog>(&(room, stamp), &moved);
+    batch.put::<ReceiptLog>(&(room, stamp), &MovedReceipt { user, receipt_type, thread });
     batch.relaxed();
     batch
 }

@@ -10,6 +10,7 @@ use store::{Batch, Range, View};
 
 use crate::{
     Rooms, RoomsError,
+    rows::{RelationKey, RelationRow, ThreadReply},
     tables::{Relations, ThreadReplies},
     timeline::Direction,
     types::{StoredEvent, TimelineIndex},
@@ -89,17 +90,18 @@ pub(crate) fn prepare(
     relation: &RelatesTo,
     parent: EventNum,
 ) {
-    let row = (relation.rel_type.clone(), event.pdu.event_type().to_owned(), event.pdu.sender().as_str().to_owned());
-    batch.put::<Relations>(&(parent, index, event.num), &row);
+    let sender = event.pdu.sender().as_str();
+    let row = RelationRow { rel_type: relation.rel_type.as_str(), event_type: event.pdu.event_type(), sender };
+    batch.put::<Relations>(&RelationKey { parent, index, child: event.num }, &row);
     if relation.rel_type == THREAD && event.pdu.state_key().is_none() {
-        let reply = (parent, event.num, event.pdu.sender().as_str().to_owned());
+        let reply = ThreadReply { root: parent, event: event.num, sender };
         batch.put::<ThreadReplies>(&(event.pdu.room_id(), index), &reply);
     }
 }
 
 /// Takes an event that lost its content out of the index of its parent.
 pub(crate) fn remove(batch: &mut Batch, event: &StoredEvent, index: TimelineIndex, parent: EventNum) {
-    batch.delete::<Relations>(&(parent, index, event.num));
+    batch.delete::<Relations>(&RelationKey { parent, index, child: event.num });
     batch.delete::<ThreadReplies>(&(event.pdu.room_id(), index));
 }
 
@@ -128,8 +130,9 @@ impl Rooms {
             rows = rows.reverse();
         }
         let mut children = Vec::new();
-        for ((_, index, num), (rel_type, event_type, sender)) in view.scan::<Relations>(rows).await?.rows {
-            children.push(Child { index, num, rel_type, event_type, sender });
+        for (RelationKey { index, child, .. }, row) in view.scan::<Relations>(rows).await?.rows {
+            let RelationRow { rel_type, event_type, sender } = row;
+            children.push(Child { index, num: child, rel_type, event_type, sender });
         }
         Ok(children)
     }

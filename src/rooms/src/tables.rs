@@ -2,10 +2,14 @@
 
 use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedServerName};
 use state_tree::{EventNum, Root};
-use store::{Fixed, Json, Position, Record, TableInfo, Text, table};
+use store::{Json, Position, Record, TableInfo, Text, table};
 
 use crate::{
-    rows::{LoggedMembership, MembershipLogKey, Room, User},
+    rows::{
+        AliasRow, AnnotationKey, EventTxn, InboxRow, LoggedMembership, MembershipLogKey, MovedReceipt, NotableRow,
+        QuarantineRow, ReceiptKey, ReceiptRow, RelationKey, RelationRow, Room, SidelinedKey, SigningKeyRow,
+        ThreadReply, TimestampKey, TxnKey, TxnRow, User,
+    },
     types::{Membership, MembershipRow, TimelineIndex},
 };
 
@@ -50,8 +54,8 @@ table! {
     pub Redactions = 27, Ranges: (Text<OwnedEventId>, EventNum) => u8
 }
 table! {
-    /// Children of an event, in timeline order: relation type, event type, sender.
-    pub(crate) Relations = 28, Ranges: (EventNum, TimelineIndex, EventNum) => (String, String, String)
+    /// Children of an event, in timeline order.
+    pub(crate) Relations = 28, Ranges: RelationKey => RelationRow
 }
 table! {
     /// A local user's present membership.
@@ -74,28 +78,28 @@ table! {
     pub(crate) LocalMembers = 33, Ranges: (Room, User) => Membership
 }
 table! {
-    /// Transaction ids: user, device, endpoint (with room and type), transaction id; the event, and the Unix time in milliseconds.
-    pub(crate) TxnIds = 34, Points: (String, String, String, String) => (EventNum, u64)
+    /// What requests with transaction ids made.
+    pub(crate) TxnIds = 34, Points: TxnKey => TxnRow
 }
 table! {
-    /// The transaction id that a device gave an event, for `unsigned.transaction_id`: user, device, transaction id.
-    pub EventTxnIds = 35, Points: EventNum => (String, String, String)
+    /// The transaction id that a device gave an event, for `unsigned.transaction_id`.
+    pub EventTxnIds = 35, Points: EventNum => EventTxn
 }
 table! {
-    /// Transaction ids by time, for their removal.
-    pub(crate) TxnTimes = 36, Ranges: (u64, String, String, String, String) => ()
+    /// Transaction ids by time (Unix ms), for their removal.
+    pub(crate) TxnTimes = 36, Ranges: (u64, TxnKey) => ()
 }
 table! {
-    /// Receipts: type, thread (empty for unthreaded) to event id, timestamp in ms, position.
-    pub(crate) Receipts = 37, Ranges: (Room, User, String, String) => (Text<OwnedEventId>, u64, Position)
+    /// Receipts.
+    pub(crate) Receipts = 37, Ranges: ReceiptKey => ReceiptRow
 }
 table! {
-    /// Receipts in the order they moved: user, type, thread.
-    pub(crate) ReceiptLog = 38, Ranges: (Room, Position) => (User, String, String)
+    /// Receipts in the order in which they moved.
+    pub(crate) ReceiptLog = 38, Ranges: (Room, Position) => MovedReceipt
 }
 table! {
-    /// Aliases of this server: room, who made it.
-    pub(crate) Aliases = 40, Points: Text<OwnedRoomAliasId> => (Room, User)
+    /// Aliases of this server.
+    pub(crate) Aliases = 40, Points: Text<OwnedRoomAliasId> => AliasRow
 }
 table! {
     /// The local aliases of a room.
@@ -107,39 +111,36 @@ table! {
 }
 table! {
     /// Events by their timestamp, for timestamp to event.
-    pub Timestamps = 43, Ranges: (Room, u64, TimelineIndex) => EventNum
+    pub Timestamps = 43, Ranges: TimestampKey => EventNum
 }
 table! {
-    /// PDUs of other servers that were acknowledged and are not yet stored: room, sequence; origin, attempts, how often it was in
-    /// quarantine, PDU.
-    pub(crate) Inbox = 44, Ranges: (Room, u64) => (String, u32, u32, String)
+    /// PDUs of other servers that were acknowledged and are not yet stored, in the order in which they came.
+    pub(crate) Inbox = 44, Ranges: (Room, u64) => InboxRow
 }
 table! {
-    /// This server's signing keys, newest last: 32-byte seed, Unix ms of creation.
-    pub(crate) SigningKeys = 46, Ranges: String => (Vec<u8>, u64)
+    /// This server's signing keys by version.
+    pub(crate) SigningKeys = 46, Ranges: String => SigningKeyRow
 }
 table! {
     /// Secrets of this database: name to bytes.
     pub(crate) Secrets = 47, Points: String => Vec<u8>
 }
 table! {
-    /// Inbox rows given up on for a while: room, sequence; origin, how often it was in quarantine, when it is looked at again (Unix ms),
-    /// reason, PDU.
-    pub(crate) Quarantine = 48, Ranges: (Room, u64) => (String, u32, u64, String, String)
+    /// Rows of [`Inbox`] given up on for a while.
+    pub(crate) Quarantine = 48, Ranges: (Room, u64) => QuarantineRow
 }
 table! {
-    /// Events in threads in timeline order: the root, the event, its sender.
-    pub ThreadReplies = 49, Ranges: (Room, TimelineIndex) => (EventNum, EventNum, String)
+    /// Events in threads in timeline order.
+    pub ThreadReplies = 49, Ranges: (Room, TimelineIndex) => ThreadReply
 }
 table! {
-    /// Events that notify by the default push rules: flags (see `unread::notable`), the event, its sender, the root of its thread
-    /// or empty.
-    pub Notable = 50, Ranges: (Room, TimelineIndex) => (u8, EventNum, String, String)
+    /// Events that notify by the default push rules, in timeline order.
+    pub Notable = 50, Ranges: (Room, TimelineIndex) => NotableRow
 }
 
 table! {
-    /// Annotations by users of this server: what is annotated, by whom, a hash of type and key; the event.
-    pub(crate) Annotations = 52, Points: (EventNum, User, Fixed<32>) => EventNum
+    /// Annotations by users of this server: the newest event.
+    pub(crate) Annotations = 52, Points: AnnotationKey => EventNum
 }
 
 table! {
@@ -149,7 +150,7 @@ table! {
 
 table! {
     /// Forward extremities for which the room's head has no place, by the server that sent them: the state after the event.
-    pub(crate) SidelinedExtremities = 56, Ranges: (Room, Text<OwnedServerName>, EventNum) => Root
+    pub(crate) SidelinedExtremities = 56, Ranges: SidelinedKey => Root
 }
 
 table! {

@@ -9,6 +9,7 @@ use event::{
 use rooms::{
     EventMeta, MEMBER, Membership, Receipt, RoomsError, StoredEvent, TimelineIndex,
     notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, REDACTS, RELATES, SENT},
+    rows::NotableRow,
     tables::{JoinedCounts, Notable, Stays, Timeline},
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -284,9 +285,10 @@ impl Reading {
             .reverse()
             .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
         let mut candidates = Vec::new();
-        for ((_, index), (flags, num, sender, thread)) in view.scan::<Notable>(rows).await?.rows {
+        for ((_, index), row) in view.scan::<Notable>(rows).await?.rows {
+            let NotableRow { flags, event, sender, thread } = row;
             let thread = OwnedEventId::try_from(thread).ok();
-            candidates.push(Candidate { at: index.major, num, flags, sender, thread });
+            candidates.push(Candidate { at: index.major, num: event, flags, sender, thread });
         }
         candidates.reverse();
         Ok(candidates)

@@ -3,17 +3,18 @@
 //! Specification: client-server API, "Room aliases"; `m.room.canonical_alias`.
 
 use ruma::{
-    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, UserId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId,
     events::room::history_visibility::HistoryVisibility,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use store::{Batch, CommitError, Range, Text, View};
+use store::{Batch, CommitError, Range, View};
 
 use crate::{
     Rooms, RoomsError,
     directory::{Published, move_published_in},
     engine::{append::Sender, send::NewState},
+    rows::AliasRow,
     shown::Shown,
     tables::{Aliases, JoinedServers, RoomAliases},
 };
@@ -53,9 +54,6 @@ impl Canonical {
     }
 }
 
-/// An alias's room, and who made it.
-type AliasRow = (Text<OwnedRoomId>, Text<OwnedUserId>);
-
 /// What a room is found by on this server.
 pub(crate) struct Names {
     aliases: Vec<(OwnedRoomAliasId, AliasRow)>,
@@ -67,7 +65,7 @@ impl Names {
     pub(crate) fn put(&self, batch: &mut Batch, old: &RoomId, new: &RoomId) {
         for (alias, row) in &self.aliases {
             batch.expect::<Aliases>(alias, Some(row));
-            batch.put::<Aliases>(alias, &(Text(new.to_owned()), row.1.clone()));
+            batch.put::<Aliases>(alias, &AliasRow { room: new, creator: &row.creator });
             batch.delete::<RoomAliases>(&(old, alias));
             batch.put::<RoomAliases>(&(new, alias), &());
         }
@@ -149,7 +147,7 @@ impl Rooms {
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId, as_admin: bool) -> Result<(), RoomsError> {
         let view = self.inner.store.view();
         let row = view.get::<Aliases>(&alias).await?.ok_or(RoomsError::AliasNotFound)?;
-        let (Text(room), Text(creator)) = &row;
+        let (room, creator) = (&*row.room, &*row.creator);
         let may_name = match self.head(&view, room).await? {
             Some(head) => {
                 self.is_joined(&view, user, room).await? && self.may_name(&view, user, room, head.root).await?
@@ -216,7 +214,7 @@ impl Rooms {
     /// Whether a text is an alias of this server that leads to the room.
     async fn names_room(&self, view: &View, alias: &str, room: &RoomId) -> Result<bool, RoomsError> {
         let target = view.get::<Aliases>(&alias).await?;
-        Ok(target.is_some_and(|(Text(target), _)| target == room))
+        Ok(target.is_some_and(|target| *target.room == room))
     }
 
     /// Removes a deleted alias from the room's canonical alias.
@@ -254,7 +252,8 @@ impl Rooms {
         view: &View,
         alias: &RoomAliasId,
     ) -> Result<Option<(OwnedRoomId, Vec<OwnedServerName>)>, RoomsError> {
-        let Some((Text(room), _)) = view.get::<Aliases>(&alias).await? else { return Ok(None) };
+        let Some(row) = view.get::<Aliases>(&alias).await? else { return Ok(None) };
+        let room = row.room.into_inner();
         let rows = Range::<JoinedServers>::prefix(&(&room,)).limit(ALIAS_SERVERS_MAX);
         let mut servers = vec![self.server_name().to_owned()];
         for ((_, server), _) in view.scan::<JoinedServers>(rows).await?.rows {
@@ -304,7 +303,7 @@ impl Rooms {
             let parsed =
                 RoomAliasId::parse(alias).map_err(|_| RoomsError::BadValue(format!("{alias} is not a room alias")))?;
             let target = view.get::<Aliases>(&parsed).await?;
-            if target.is_none_or(|(Text(target), _)| target != room) {
+            if target.is_none_or(|target| *target.room != room) {
                 return Err(RoomsError::BadAlias(format!("{alias} does not name this room")));
             }
         }
@@ -315,6 +314,6 @@ impl Rooms {
 /// Puts an alias that is free into a batch.
 fn put_alias(batch: &mut Batch, user: &UserId, alias: &RoomAliasId, room: &RoomId) {
     batch.expect::<Aliases>(&alias, None);
-    batch.put::<Aliases>(&alias, &(Text(room.to_owned()), Text(user.to_owned())));
+    batch.put::<Aliases>(&alias, &AliasRow { room, creator: user });
     batch.put::<RoomAliases>(&(room, alias), &());
 }

@@ -10,13 +10,14 @@ use crate::{
     RoomsError,
     engine::{append::Draft, turn::Turn},
     relations::ANNOTATION,
+    rows::AnnotationKey,
     tables::Annotations,
 };
 
 /// An annotation that a user of this server sends.
 pub(crate) struct Annotation {
     parent: EventNum,
-    key: Fixed<32>,
+    hash: Fixed<32>,
 }
 
 impl Turn {
@@ -28,7 +29,7 @@ impl Turn {
         // Anything else in the content is no annotation, whatever it is.
         let Some(key) = &relation.key else { return Ok(None) };
         let Some(parent) = self.rooms.num(&self.view, &relation.parent).await? else { return Ok(None) };
-        let annotation = Annotation { parent, key: hash(&draft.event_type, key) };
+        let annotation = Annotation { parent, hash: hash(&draft.event_type, key) };
         self.claim_annotation(&annotation, &draft.sender).await?;
         Ok(Some(annotation))
     }
@@ -39,26 +40,26 @@ impl Turn {
         annotation: &Annotation,
         sender: &UserId,
     ) -> Result<(), RoomsError> {
-        let row = annotation.row(sender);
-        let earlier = self.view.get::<Annotations>(&row).await?;
+        let key = annotation.key(sender);
+        let earlier = self.view.get::<Annotations>(&key).await?;
         if let Some(earlier) = earlier
             && self.meta(earlier).await?.redacted_by.is_none()
         {
             return Err(RoomsError::DuplicateAnnotation);
         }
-        self.batch.expect::<Annotations>(&row, earlier.as_ref());
+        self.batch.expect::<Annotations>(&key, earlier.as_ref());
         Ok(())
     }
 
     /// Notes the event that an annotation became.
     pub(crate) fn store_annotation(&mut self, annotation: &Annotation, sender: &UserId, event: EventNum) {
-        self.batch.put::<Annotations>(&annotation.row(sender), &event);
+        self.batch.put::<Annotations>(&annotation.key(sender), &event);
     }
 }
 
 impl Annotation {
-    fn row<'a>(&'a self, sender: &'a UserId) -> (EventNum, &'a UserId, &'a Fixed<32>) {
-        (self.parent, sender, &self.key)
+    fn key<'a>(&self, sender: &'a UserId) -> AnnotationKey<&'a UserId> {
+        AnnotationKey { parent: self.parent, user: sender, hash: self.hash }
     }
 }
 

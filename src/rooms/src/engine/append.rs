@@ -18,9 +18,10 @@ use crate::{
         head::NextAnswer,
         resolve::{Ahead, Fork},
         turn::{AuthState, Turn},
-        txn_ids::{Answered, TxnKey},
+        txn_ids::Answered,
     },
     relations::{RelatesTo, relates_to},
+    rows::TxnKey,
     types::{Extremity, StoredEvent},
 };
 

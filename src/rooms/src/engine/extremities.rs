@@ -17,6 +17,7 @@ use store::Range;
 use crate::{
     EXTREMITIES_MAX, RoomsError,
     engine::turn::Turn,
+    rows::SidelinedKey,
     tables::SidelinedExtremities,
     types::{Extremity, RoomHead, Sidelined},
 };
@@ -92,13 +93,13 @@ impl Turn {
 
     /// Makes the extremities those of the head, whose states resolve to `resolved`.
     pub(crate) fn set_front(&mut self, front: Front, resolved: Root) {
-        for (server, num, after) in &front.rows {
-            let key = (&self.room, server, num);
+        for (server, event, after) in &front.rows {
+            let key = SidelinedKey { room: &self.room, server, event: *event };
             match after {
                 Some(after) => self.batch.put::<SidelinedExtremities>(&key, after),
                 None => self.batch.delete::<SidelinedExtremities>(&key),
             }
-            self.sidelined.insert(*num, after.is_some());
+            self.sidelined.insert(*event, after.is_some());
         }
         self.head.depth = front.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(0);
         self.head.extremities = front.extremities;
@@ -128,8 +129,8 @@ impl Turn {
         // An event of which nothing is known but its id was never an extremity.
         let Some(event) = self.known_event(num).await? else { return Ok(()) };
         let server = event.pdu.sender().server_name().to_owned();
-        let stored = self.pending_sidelined(num).is_some()
-            || self.view.contains::<SidelinedExtremities>(&(&self.room, &server, num)).await?;
+        let key = SidelinedKey { room: &self.room, server: &server, event: num };
+        let stored = self.pending_sidelined(num).is_some() || self.view.contains::<SidelinedExtremities>(&key).await?;
         if stored {
             front.rows.push((server, num, None));
             count_down(&mut front.sidelined);
@@ -149,7 +150,7 @@ impl Turn {
             if !last.is_empty() {
                 range = range.after(&(&self.room, &last));
             }
-            let Some(((_, server, _), _)) = self.view.scan(range).await?.rows.pop() else {
+            let Some((SidelinedKey { server, .. }, _)) = self.view.scan(range).await?.rows.pop() else {
                 if wrapped && !found {
                     // What else there is isn't published yet.
                     return Ok(());
@@ -184,9 +185,9 @@ impl Turn {
         let mut next = Some(range);
         while let Some(range) = next {
             let page = self.view.scan(range).await?;
-            for ((_, _, num), after) in page.rows {
-                if !taken.contains(&num) && self.pending_sidelined(num) != Some(false) {
-                    return Ok(Some((num, after)));
+            for (SidelinedKey { event, .. }, after) in page.rows {
+                if !taken.contains(&event) && self.pending_sidelined(event) != Some(false) {
+                    return Ok(Some((event, after)));
                 }
             }
             next = page.next;

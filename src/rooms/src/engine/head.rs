@@ -16,8 +16,8 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, futures::OwnedNo
 
 use crate::{
     Rooms,
-    engine::txn_ids::TxnKey,
     room::RoomInfo,
+    rows::TxnKey,
     types::{EventMeta, RoomHead, StoredEvent},
 };
 

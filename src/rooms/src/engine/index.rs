@@ -7,6 +7,7 @@ use crate::{
     RoomsError,
     engine::turn::Turn,
     notable, relations,
+    rows::TimestampKey,
     tables::Timestamps,
     types::{StoredEvent, TimelineIndex},
 };
@@ -22,7 +23,8 @@ impl Turn {
         index: TimelineIndex,
         redacted_by: Option<EventNum>,
     ) -> Result<(), RoomsError> {
-        self.batch.put::<Timestamps>(&(&self.room, event.pdu.origin_server_ts(), index), &event.num);
+        let time = TimestampKey { room: &self.room, origin_server_ts: event.pdu.origin_server_ts(), index };
+        self.batch.put::<Timestamps>(&time, &event.num);
         if redacted_by.is_some() {
             return Ok(());
         }

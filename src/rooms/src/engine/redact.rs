@@ -18,10 +18,10 @@ use crate::{
     engine::{
         append::{Draft, Extra, Sender, Sent},
         turn::Turn,
-        txn_ids::TxnKey,
     },
     json::to_json,
     log::EventRedacted,
+    rows::TxnKey,
     tables::{Redactions, StateRedactions},
     types::{EventStatus, REDACTION, StoredEvent, TimelineIndex},
 };

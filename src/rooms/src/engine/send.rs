@@ -11,9 +11,9 @@ use crate::{
     engine::{
         append::{Draft, Extra, Sender, Sent, nothing},
         membership::object,
-        txn_ids::TxnKey,
     },
     json::to_json,
+    rows::TxnKey,
     types::{MEMBER, Membership, REDACTION},
 };
 

@@ -13,6 +13,7 @@ use crate::{
         append::{Sender, Sent},
         turn::Turn,
     },
+    rows::{EventTxn, TxnKey, TxnRow},
     tables::{EventTxnIds, TxnIds, TxnTimes},
 };
 
@@ -25,33 +26,19 @@ const SWEEP_ROWS: usize = 500;
 /// The longest transaction id that is accepted, in bytes.
 const TXN_ID_BYTES_MAX: usize = 1024;
 
-/// A transaction id with its scope.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct TxnKey {
-    user: String,
-    device: String,
-    /// Method, room, and what else the path names.
-    endpoint: String,
-    txn: String,
-}
-
 impl TxnKey {
     /// The key of a request, if it has a transaction id.
     pub(crate) fn of(sender: &Sender<'_>, method: &str, room: &RoomId, rest: &str) -> Result<Option<Self>, RoomsError> {
-        let (Some(device), Some(txn)) = (sender.device, sender.txn_id) else { return Ok(None) };
-        if txn.len() > TXN_ID_BYTES_MAX {
+        let (Some(device), Some(txn_id)) = (sender.device, sender.txn_id) else { return Ok(None) };
+        if txn_id.len() > TXN_ID_BYTES_MAX {
             return Err(RoomsError::TooLarge("the transaction id".to_owned()));
         }
         Ok(Some(Self {
             user: sender.user.to_string(),
             device: device.to_string(),
             endpoint: format!("{method} {room} {rest}"),
-            txn: txn.to_owned(),
+            txn_id: txn_id.to_owned(),
         }))
-    }
-
-    fn parts(&self) -> (&str, &str, &str, &str) {
-        (&self.user, &self.device, &self.endpoint, &self.txn)
     }
 }
 
@@ -63,24 +50,15 @@ pub(crate) struct Answered {
 impl Rooms {
     /// What a transaction was answered with, if it was and that isn't long ago.
     pub(crate) async fn answered(&self, view: &View, txn: &TxnKey) -> Result<Option<Answered>, RoomsError> {
-        let Some((num, at_ms)) = view.get::<TxnIds>(&txn.parts()).await? else { return Ok(None) };
-        if self.is_expired(at_ms) {
+        let Some(row) = view.get::<TxnIds>(txn).await? else { return Ok(None) };
+        if self.is_expired(row.at_ms) {
             return Ok(None);
         }
-        let event = self.event(view, num).await?;
+        let event = self.event(view, row.event).await?;
         let event = event.ok_or_else(|| RoomsError::corrupt("a transaction without its event"))?;
-        let index = self.meta(view, num).await?.index;
+        let index = self.meta(view, row.event).await?.index;
         let position = index.map_or(view.position(), |index| index.major);
         Ok(Some(Answered { sent: Sent { event_id: event.pdu.owned_event_id(), position } }))
-    }
-
-    /// The transaction id that a device gave an event: user, device, transaction id.
-    pub async fn event_txn_id(
-        &self,
-        view: &View,
-        num: EventNum,
-    ) -> Result<Option<(String, String, String)>, RoomsError> {
-        Ok(view.get::<EventTxnIds>(&num).await?)
     }
 
     fn is_expired(&self, at_ms: u64) -> bool {
@@ -102,15 +80,14 @@ impl Rooms {
                     break;
                 }
                 count += 1;
-                let (at_ms, user, device, endpoint, txn) = time_key;
-                let key = (&**user, &**device, &**endpoint, &**txn);
-                batch.delete::<TxnTimes>(&(*at_ms, user, device, endpoint, txn));
-                let Some(row) = view.get::<TxnIds>(&key).await? else { continue };
-                if row.1 == *at_ms {
+                let (at_ms, txn) = time_key;
+                batch.delete::<TxnTimes>(time_key);
+                let Some(row) = view.get::<TxnIds>(txn).await? else { continue };
+                if row.at_ms == *at_ms {
                     // The client may use the id again at this moment.
-                    batch.expect::<TxnIds>(&key, Some(&row));
-                    batch.delete::<TxnIds>(&key);
-                    batch.delete::<EventTxnIds>(&row.0);
+                    batch.expect::<TxnIds>(txn, Some(&row));
+                    batch.delete::<TxnIds>(txn);
+                    batch.delete::<EventTxnIds>(&row.event);
                 }
             }
             batch.relaxed();
@@ -130,16 +107,16 @@ impl Turn {
     /// Remembers that `num` answers a transaction.
     pub(crate) async fn store_answer(&mut self, txn: &TxnKey, num: EventNum) -> Result<(), RoomsError> {
         let now_ms = self.rooms.inner.clock.now_ms();
-        let old = self.view.get::<TxnIds>(&txn.parts()).await?;
-        self.batch.expect::<TxnIds>(&txn.parts(), old.as_ref());
-        let (user, device, endpoint, id) = txn.parts();
-        if let Some((old_num, old_ms)) = old {
-            self.batch.delete::<TxnTimes>(&(old_ms, user, device, endpoint, id));
-            self.batch.delete::<EventTxnIds>(&old_num);
+        let old = self.view.get::<TxnIds>(txn).await?;
+        self.batch.expect::<TxnIds>(txn, old.as_ref());
+        if let Some(old) = old {
+            self.batch.delete::<TxnTimes>(&(old.at_ms, txn));
+            self.batch.delete::<EventTxnIds>(&old.event);
         }
-        self.batch.put::<TxnIds>(&txn.parts(), &(num, now_ms));
-        self.batch.put::<TxnTimes>(&(now_ms, user, device, endpoint, id), &());
-        self.batch.put::<EventTxnIds>(&num, &(user.to_owned(), device.to_owned(), id.to_owned()));
+        self.batch.put::<TxnIds>(txn, &TxnRow { event: num, at_ms: now_ms });
+        self.batch.put::<TxnTimes>(&(now_ms, txn), &());
+        let TxnKey { user, device, txn_id, .. } = txn;
+        self.batch.put::<EventTxnIds>(&num, &EventTxn { user, device, txn_id });
         self.answer(txn.clone());
         Ok(())
     }

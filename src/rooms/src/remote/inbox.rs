@@ -23,6 +23,7 @@ use crate::{
     Rooms, RoomsError,
     ports::{Reach, RemoteError},
     remote::receive::Received,
+    rows::InboxRow,
     tables::Inbox,
 };
 
@@ -79,15 +80,6 @@ const STORE_RETRY_DELAY: Duration = Duration::from_millis(RETRY_DELAY_MS_MIN);
 
 /// How long one attempt to take an event in may take, with all that is asked of other servers for it.
 pub const ERRAND_WITHIN: Duration = Duration::from_secs(120);
-
-/// A row of the inbox.
-struct Row {
-    origin: String,
-    attempts: u32,
-    /// How often it was in quarantine.
-    visits: u32,
-    json: String,
-}
 
 /// What is to be done with a row after an attempt.
 #[derive(PartialEq, Eq)]
@@ -202,7 +194,7 @@ impl Rooms {
         let mut in_batch = Vec::new();
         for (at, pdu) in taken.iter().enumerate() {
             let sequence = self.inner.inbox.sequence.next().await?;
-            let row = (origin.to_string(), 0, 0, pdu.json().get().to_owned());
+            let row = InboxRow { origin: origin.as_str(), attempts: 0, visits: 0, json: pdu.json().get() };
             batch.put::<Inbox>(&(room, sequence), &row);
             in_batch.push(sequence);
             if batch.bytes() > store::BATCH_BYTES_MAX / 2 || at + 1 == taken.len() {
@@ -272,9 +264,9 @@ impl Rooms {
     }
 
     async fn work_row(&self, room: &RoomId, sequence: u64, reach: Reach) -> Result<Next, RoomsError> {
-        let Some(row) = self.inner.store.view().get::<Inbox>(&(room, sequence)).await? else { return Ok(Next::Gone) };
-        let (origin, attempts, visits, json) = row;
-        let row = Row { origin, attempts: attempts + 1, visits, json };
+        let stored = self.inner.store.view().get::<Inbox>(&(room, sequence)).await?;
+        let Some(mut row) = stored else { return Ok(Next::Gone) };
+        row.attempts += 1;
         let received = self.try_row(room, sequence, &row, reach).await.unwrap_or_else(Received::from);
         let (error, final_attempt) = match received {
             Received::Stored(_) | Received::Dropped(_) => {
@@ -293,13 +285,19 @@ impl Rooms {
         tracing::debug!(room.id = %room, server = %row.origin, row.attempts, "an event waits: {error}");
         let delay_ms = (RETRY_DELAY_MS_MIN << (row.attempts - 1).min(16)).min(RETRY_DELAY_MS_MAX);
         let mut batch = Batch::new();
-        batch.put::<Inbox>(&(room, sequence), &(row.origin, row.attempts, row.visits, row.json));
+        batch.put::<Inbox>(&(room, sequence), &row);
         batch.relaxed();
         self.inner.store.commit(batch).await?;
         Ok(Next::Later(self.inner.clock.now_ms() + delay_ms))
     }
 
-    async fn try_row(&self, room: &RoomId, sequence: u64, row: &Row, reach: Reach) -> Result<Received, RoomsError> {
+    async fn try_row(
+        &self,
+        room: &RoomId,
+        sequence: u64,
+        row: &InboxRow,
+        reach: Reach,
+    ) -> Result<Received, RoomsError> {
         let origin = ServerName::parse(&*row.origin).map_err(|_| RoomsError::corrupt("a server name in the inbox"))?;
         let json = RawValue::from_string(row.json.clone())
             .map_err(|error| RoomsError::corrupt(format!("an event in the inbox: {error}")))?;

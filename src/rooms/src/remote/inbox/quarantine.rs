@@ -4,9 +4,10 @@
 use ruma::RoomId;
 use store::Batch;
 
-use super::{INBOX_ATTEMPTS_MAX, Row, waiting::RowKey};
+use super::{INBOX_ATTEMPTS_MAX, waiting::RowKey};
 use crate::{
     Rooms, RoomsError,
+    rows::{InboxRow, QuarantineRow},
     tables::{Inbox, Quarantine},
 };
 
@@ -34,7 +35,7 @@ impl Rooms {
         &self,
         room: &RoomId,
         sequence: u64,
-        row: &Row,
+        row: &InboxRow,
         reason: &RoomsError,
     ) -> Result<(), RoomsError> {
         let visits = row.visits + 1;
@@ -47,7 +48,7 @@ impl Rooms {
             tracing::warn!(room.id = %room, server = %row.origin, "an event is given up: {reason}");
         } else {
             tracing::warn!(room.id = %room, server = %row.origin, "an event goes to quarantine: {reason}");
-            let kept = (row.origin.clone(), visits, again_ms, reason, row.json.clone());
+            let kept = QuarantineRow { origin: &row.origin, visits, again_ms, reason: &reason, json: &row.json };
             batch.put::<Quarantine>(&(room, sequence), &kept);
             gone = self.take_one_too_many(&row.origin);
             if let Some(((room, sequence), _)) = &gone {
@@ -105,10 +106,11 @@ impl Rooms {
 
     async fn leave_quarantine(&self, (room, sequence): RowKey, now_ms: u64) -> Result<(), RoomsError> {
         let key = (&room, sequence);
-        let Some((origin, visits, _, _, json)) = self.inner.store.view().get::<Quarantine>(&key).await? else {
+        let Some(row) = self.inner.store.view().get::<Quarantine>(&key).await? else {
             self.inner.inbox.lock().quarantined.remove(&(room, sequence));
             return Ok(());
         };
+        let QuarantineRow { origin, visits, json, .. } = row;
         let size = json.len();
         if self.inner.inbox.lock().reserve(&room, &origin, &[size]).is_err() {
             // There is no space among what came later.
@@ -118,7 +120,8 @@ impl Rooms {
         }
         let mut batch = Batch::new();
         batch.delete::<Quarantine>(&key);
-        batch.put::<Inbox>(&key, &(origin.clone(), INBOX_ATTEMPTS_MAX - 1, visits, json));
+        let attempts = INBOX_ATTEMPTS_MAX - 1;
+        batch.put::<Inbox>(&key, &InboxRow { origin: &origin, attempts, visits, json: &json });
         if let Err(error) = self.inner.store.commit(batch).await {
             self.inner.inbox.lock().release(&room, &origin, size);
             return Err(error.into());

@@ -76,9 +76,9 @@ impl Inboxes {
         let mut next = Some(Range::<Inbox>::all().limit(LOAD_ROWS));
         while let Some(range) = next {
             let page = view.scan(range).await?;
-            for ((room, sequence), (origin, _, _, json)) in page.rows {
+            for ((room, sequence), row) in page.rows {
                 let room = room.into_inner();
-                waiting.count(&room, &origin, json.len());
+                waiting.count(&room, &row.origin, row.json.len());
                 waiting.make_ready(&room, [sequence]);
             }
             next = page.next;
@@ -86,8 +86,8 @@ impl Inboxes {
         let mut next = Some(Range::<Quarantine>::all().limit(LOAD_ROWS));
         while let Some(range) = next {
             let page = view.scan(range).await?;
-            for ((room, sequence), (origin, _, again_ms, _, _)) in page.rows {
-                waiting.quarantined.insert((room.into_inner(), sequence), (origin, again_ms));
+            for ((room, sequence), row) in page.rows {
+                waiting.quarantined.insert((room.into_inner(), sequence), (row.origin, row.again_ms));
             }
             next = page.next;
         }

@@ -20,9 +20,9 @@ use crate::{
         extremities::Front,
         resolve::Ahead,
         turn::Turn,
-        txn_ids::TxnKey,
     },
     events::put_body,
+    rows::TxnKey,
     tables::{Inbox, Metas},
     types::{EventMeta, EventStatus, Extremity, StoredEvent},
 };
