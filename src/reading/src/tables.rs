@@ -1,11 +1,22 @@
 //! The tables of the crate. Those that it reads are declared where they are written, in [`rooms::tables`].
 
 use ruma::{OwnedRoomId, OwnedUserId};
-use store::{Record, TableInfo, Text, table};
+use store::{Key, Record, TableInfo, Text, table};
+
+/// What is counted.
+#[derive(Clone, PartialEq, Eq, Debug, Key)]
+pub(crate) struct UnreadKey<U = Text<OwnedUserId>, R = Text<OwnedRoomId>, S = String> {
+    /// For whom.
+    pub(crate) user: U,
+    /// In which room.
+    pub(crate) room: R,
+    /// In which thread; empty for all of the room.
+    pub(crate) thread: S,
+}
 
 table! {
-    /// Unread counts as last computed: user, room, thread ("" main timeline, "*" all).
-    pub(crate) Unread = 39, Ranges: (Text<OwnedUserId>, Text<OwnedRoomId>, String) => Record<crate::unread::StoredCounts>
+    /// Unread counts as last computed.
+    pub(crate) Unread = 39, Ranges: UnreadKey => Record<crate::unread::StoredCounts>
 }
 
 /// All of them, for [`store::Store`]'s opening.

@@ -21,7 +21,11 @@ use super::{
     NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
     tally::{Marks, Tally},
 };
-use crate::{Reading, tables::Unread, visibility::Viewer};
+use crate::{
+    Reading,
+    tables::{Unread, UnreadKey},
+    visibility::Viewer,
+};
 
 /// A tally is stored when so many events were looked at since it last was: no more has to be done again
 /// after a restart.
@@ -427,14 +431,14 @@ impl Reading {
     }
 
     async fn stored_tally(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Option<Tally>, RoomsError> {
-        let stored = view.get::<Unread>(&(user, room, "")).await?;
+        let stored = view.get::<Unread>(&UnreadKey { user, room, thread: "" }).await?;
         Ok(stored.map(|Record(stored)| Tally::from_stored(stored)))
     }
 
     /// Stores a tally, without waiting for the disk.
     async fn submit_tally(&self, user: &UserId, room: &RoomId, tally: &mut Tally) -> Result<Pending, RoomsError> {
         let mut batch = Batch::new();
-        batch.put::<Unread>(&(user, room, ""), &Record(tally.to_stored()));
+        batch.put::<Unread>(&UnreadKey { user, room, thread: "" }, &Record(tally.to_stored()));
         batch.relaxed();
         (tally.unstored, tally.stored_to) = (0, tally.counted_to);
         Ok(self.inner.store.submit(batch).await?)
