@@ -12,7 +12,10 @@ use store::{Batch, CommitError, View};
 use tracing::{debug, warn};
 use users::{Profile, ProfileChange};
 
-use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner, tables::ProfileJobs};
+use crate::{
+    COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner,
+    tables::{ProfileJob, ProfileJobs},
+};
 
 /// Rooms told in one step of a job.
 const ROOMS_PER_STEP: usize = 32;
@@ -29,9 +32,9 @@ impl Flows {
             let delta = self.inner.users.prepare_profile_change(&view, &mut batch, user, change).await?;
             if delta.concerns_rooms() {
                 let old = view.get::<ProfileJobs>(&user).await?;
-                let version = old.as_ref().map_or(0, |(version, _)| *version) + 1;
+                let version = old.as_ref().map_or(0, |job| job.version) + 1;
                 batch.expect::<ProfileJobs>(&user, old.as_ref());
-                batch.put::<ProfileJobs>(&user, &(version, String::new()));
+                batch.put::<ProfileJobs>(&user, &ProfileJob { version, last: "" });
             }
             match self.inner.store.commit(batch).await {
                 Ok(_) => {
@@ -101,10 +104,9 @@ impl Inner {
     pub(crate) async fn profile_step(&self, user: &UserId) -> Result<(), FlowsError> {
         let view = self.store.view();
         let Some(job) = view.get::<ProfileJobs>(&user).await? else { return Ok(()) };
-        let (version, last) = &job;
         let mut rooms = self.rooms.joined_rooms(&view, user).await?;
         rooms.sort_unstable();
-        let begin = rooms.partition_point(|room| room.as_str() <= last.as_str());
+        let begin = rooms.partition_point(|room| *room.as_str() <= *job.last);
         let step: Vec<OwnedRoomId> = rooms[begin..].iter().take(ROOMS_PER_STEP).cloned().collect();
         let profile = self.users.profile(&view, user).await?;
         // Together, so that they share one flush to disk.
@@ -117,7 +119,7 @@ impl Inner {
         batch.expect::<ProfileJobs>(&user, Some(&job));
         match step.last() {
             Some(last) if step.len() == ROOMS_PER_STEP => {
-                batch.put::<ProfileJobs>(&user, &(*version, last.as_str().to_owned()));
+                batch.put::<ProfileJobs>(&user, &ProfileJob { version: job.version, last });
             }
             _ => batch.delete::<ProfileJobs>(&user),
         }

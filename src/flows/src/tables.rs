@@ -1,11 +1,20 @@
 //! Jobs that are not done yet.
 
 use ruma::OwnedUserId;
-use store::{TableInfo, Text, table};
+use store::{TableInfo, Text, Value, table};
+
+/// How far the rooms of a user were told their profile.
+#[derive(Clone, PartialEq, Eq, Debug, Value)]
+pub(crate) struct ProfileJob<S = String> {
+    /// Grows with each change of the profile.
+    pub(crate) version: u64,
+    /// The last room told, in the order of their ids; empty at first.
+    pub(crate) last: S,
+}
 
 table! {
-    /// Users whose rooms have to be told their profile: a number that grows with each change, and the last room told.
-    pub(crate) ProfileJobs = 192, Ranges: Text<OwnedUserId> => (u64, String)
+    /// Users whose rooms have to be told their profile.
+    pub(crate) ProfileJobs = 192, Ranges: Text<OwnedUserId> => ProfileJob
 }
 table! {
     /// Deactivated users who have to leave all their rooms.

@@ -123,7 +123,7 @@ mod tests {
 
     use crate::{
         Flows,
-        tables::{LeaveJobs, ProfileJobs},
+        tables::{LeaveJobs, ProfileJob, ProfileJobs},
     };
 
     /// A time that goes on with each look at it, so that no two rooms are made at the same moment.
@@ -213,7 +213,7 @@ mod tests {
         rooms.sort_unstable();
         world.users.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
         let mut batch = Batch::new();
-        batch.put::<ProfileJobs>(&alice, &(1, rooms[0].as_str().to_owned()));
+        batch.put::<ProfileJobs>(&alice, &ProfileJob { version: 1, last: &rooms[0] });
         world.store.commit(batch).await.unwrap();
         world.flows().finish_jobs().await;
         // The first was done before.
