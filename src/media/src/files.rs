@@ -9,8 +9,8 @@ use crate::{
     COMMIT_ATTEMPTS_MAX, Error, Media, Received, Result,
     storage::ByteStream,
     tables::{
-        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
-        PreviewPictures, Quarantined, Revisions,
+        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileKey, FileRow, Files, MediaChanged, MediaEvent,
+        Pending, PreviewPictures, Quarantined, Revisions, UploadKey,
     },
 };
 
@@ -155,12 +155,12 @@ impl Media {
         details: &Details,
     ) -> Result<()> {
         let server = &self.inner.config.server_name;
-        let key = (server, target.id);
+        let key = FileKey { server, id: target.id };
         let revision = view.get::<Revisions>(&key).await?;
         if target.reserved {
             let row = self.reserved_row(view, target).await?;
             if let Some(expires_ms) = row.expires_ms {
-                batch.delete::<Expiring>(&(expires_ms, server, target.id));
+                batch.delete::<Expiring>(&(expires_ms, key));
             }
             if let Some(user) = target.user {
                 batch.delete::<Pending>(&(user, target.id));
@@ -180,15 +180,15 @@ impl Media {
         batch.expect::<Revisions>(&key, revision.as_ref());
         batch.put::<Revisions>(&key, &(revision.unwrap_or(0) + 1));
         batch.put::<Files>(&key, &Record(row));
-        batch.put::<ByAge>(&(now_ms, server, target.id), &received.size);
+        batch.put::<ByAge>(&(now_ms, key), &received.size);
         if let Some(user) = target.user {
-            batch.put::<ByUser>(&(user, now_ms, target.id), &received.size);
+            batch.put::<ByUser>(&UploadKey { user, at_ms: now_ms, id: target.id }, &received.size);
         }
         if let Some(user) = target.preview_for {
             batch.put::<PreviewPictures>(&(user, target.id), &received.size);
         }
         if let Some(expires_ms) = details.expires_ms {
-            batch.put::<Expiring>(&(expires_ms, server, target.id), &());
+            batch.put::<Expiring>(&(expires_ms, key), &());
         }
         let event = MediaEvent::Uploaded;
         batch.log(&MediaChanged { server: server.clone(), id: target.id.to_owned(), event });
@@ -279,7 +279,7 @@ impl Media {
     }
 
     pub(crate) async fn find_now(&self, view: &View, server: &ServerName, id: &str) -> Result<File> {
-        let row = view.get::<Files>(&(server, id)).await?.ok_or(Error::NotFound)?.0;
+        let row = view.get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?.0;
         let Some(digest) = row.digest else {
             let expired = row.expires_ms.is_some_and(|at| at <= self.now_ms());
             return Err(if expired { Error::NotFound } else { Error::NotYetUploaded });
@@ -318,7 +318,7 @@ impl Media {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotYetUploaded`].
     pub async fn set_quarantined(&self, server: &ServerName, id: &str, quarantined: bool) -> Result<()> {
-        let row = self.view().get::<Files>(&(server, id)).await?.ok_or(Error::NotFound)?;
+        let row = self.view().get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?;
         let digest = store::Fixed(row.digest.ok_or(Error::NotYetUploaded)?);
         let mut batch = Batch::new();
         if quarantined {

@@ -6,7 +6,7 @@ use store::{Batch, Range, Record, View};
 use crate::{
     COMMIT_ATTEMPTS_MAX, Error, Media, Result,
     files::Target,
-    tables::{Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending, PendingRevisions, Revisions},
+    tables::{Expiring, FileKey, FileRow, Files, MediaChanged, MediaEvent, Pending, PendingRevisions, Revisions},
 };
 
 /// Letters of a name.
@@ -50,12 +50,12 @@ impl Media {
                 created_ms: now_ms,
                 expires_ms: Some(expires_ms),
             };
-            let key = (server, id.as_str());
+            let key = FileKey { server, id: &id };
             batch.expect::<Revisions>(&key, None);
             batch.put::<Revisions>(&key, &1);
             batch.put::<Files>(&key, &Record(row));
             batch.put::<Pending>(&(user, id.as_str()), &expires_ms);
-            batch.put::<Expiring>(&(expires_ms, server, id.as_str()), &());
+            batch.put::<Expiring>(&(expires_ms, key), &());
             batch.log(&MediaChanged { server: server.clone(), id: id.clone(), event: MediaEvent::Reserved });
             if self.commit(batch).await? {
                 return Ok(Reserved { id, expires_ms });
@@ -73,7 +73,7 @@ impl Media {
     }
 
     pub(crate) async fn reserved_row(&self, view: &View, target: &Target<'_>) -> Result<FileRow> {
-        let key = (&self.inner.config.server_name, target.id);
+        let key = FileKey { server: &self.inner.config.server_name, id: target.id };
         let row = view.get::<Files>(&key).await?.ok_or(Error::NotFound)?.0;
         if row.uploader.as_deref() != target.user {
             return Err(Error::NotYours);

@@ -9,8 +9,8 @@ use crate::{
     COMMIT_ATTEMPTS_MAX, Error, Media, Result,
     files::hex,
     tables::{
-        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileRow, Files, MediaChanged, MediaEvent, Pending,
-        PreviewPictures, Revisions, Thumbnails,
+        BlobRow, Blobs, ByAge, ByUser, Digest, Doomed, Expiring, FileKey, FileRow, Files, MediaChanged, MediaEvent,
+        Pending, PreviewPictures, Revisions, Thumbnails, UploadKey,
     },
 };
 
@@ -25,7 +25,7 @@ impl Media {
     pub async fn delete(&self, server: &ServerName, id: &str) -> Result<()> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
             let view = self.view();
-            let row = view.get::<Files>(&(server, id)).await?.ok_or(Error::NotFound)?.0;
+            let row = view.get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?.0;
             if let Some(doomed) = self.delete_row(&view, server, id, &row).await? {
                 self.remove_doomed(doomed).await;
                 return Ok(());
@@ -44,22 +44,22 @@ impl Media {
         row: &FileRow,
     ) -> Result<Option<Vec<String>>> {
         let mut batch = Batch::new();
-        let key = (server, id);
+        let key = FileKey { server, id };
         let revision = view.get::<Revisions>(&key).await?;
         batch.expect::<Revisions>(&key, revision.as_ref());
         batch.delete::<Revisions>(&key);
         batch.delete::<Files>(&key);
         if let Some(expires_ms) = row.expires_ms {
-            batch.delete::<Expiring>(&(expires_ms, server, id));
+            batch.delete::<Expiring>(&(expires_ms, key));
         }
         let mut doomed = Vec::new();
         match (&row.digest, &row.uploader) {
             (None, Some(user)) => batch.delete::<Pending>(&(user, id)),
             (None, None) => {}
             (Some(digest), user) => {
-                batch.delete::<ByAge>(&(row.created_ms, server, id));
+                batch.delete::<ByAge>(&(row.created_ms, key));
                 if let Some(user) = user {
-                    batch.delete::<ByUser>(&(user, row.created_ms, id));
+                    batch.delete::<ByUser>(&UploadKey { user, at_ms: row.created_ms, id });
                 }
                 if let Some(user) = &row.preview_for {
                     batch.delete::<PreviewPictures>(&(user, id));
@@ -109,10 +109,10 @@ impl Media {
             batch.put::<Doomed>(&row.name, &());
             names.push(row.name);
             if row.thumbnails > 0 {
-                for (_, (thumbnail, ..)) in view.scan_all(Range::<Thumbnails>::prefix(&(digest,))).await? {
+                for (_, thumbnail) in view.scan_all(Range::<Thumbnails>::prefix(&(digest,))).await? {
                     // A small original is its own thumbnail, and not counted for it.
-                    if thumbnail != digest {
-                        work.push(thumbnail);
+                    if thumbnail.digest != digest {
+                        work.push(thumbnail.digest);
                     }
                 }
                 batch.delete_prefix::<Thumbnails>(&(digest,));

@@ -4,7 +4,7 @@ use store::Range;
 
 use crate::{
     Error, Media, Result,
-    tables::{Blobs, ByAge, Doomed, Expiring, Files},
+    tables::{Blobs, ByAge, Doomed, Expiring, FileKey, Files},
 };
 
 /// Files deleted in one sweep.
@@ -89,8 +89,8 @@ impl Media {
             let range = Range::<Expiring>::all().through(&(now_ms,)).limit(PAGE_ROWS);
             let page = view.scan(range).await?;
             let before = swept.deleted;
-            for ((_, server, id), ()) in &page.rows {
-                self.sweep_one(server, id, swept).await?;
+            for ((_, key), ()) in &page.rows {
+                self.sweep_one(key, swept).await?;
             }
             if page.next.is_none() || swept.deleted == before {
                 return Ok(());
@@ -104,11 +104,11 @@ impl Media {
         while swept.deleted < DELETED_MAX {
             let page = self.view().scan(Range::<ByAge>::all().limit(PAGE_ROWS)).await?;
             let before = swept.deleted;
-            for ((at, server, id), size) in &page.rows {
+            for ((at, key), size) in &page.rows {
                 if !delete(*at, *size) {
                     return Ok(());
                 }
-                self.sweep_one(server, id, swept).await?;
+                self.sweep_one(key, swept).await?;
             }
             if page.next.is_none() || swept.deleted == before {
                 return Ok(());
@@ -117,10 +117,10 @@ impl Media {
         Ok(())
     }
 
-    async fn sweep_one(&self, server: &ruma::ServerName, id: &str, swept: &mut Swept) -> Result<()> {
+    async fn sweep_one(&self, key: &FileKey, swept: &mut Swept) -> Result<()> {
         let view = self.view();
-        let Some(row) = view.get::<Files>(&(server, id)).await? else { return Ok(()) };
-        match self.delete_row(&view, server, id, &row).await {
+        let Some(row) = view.get::<Files>(key).await? else { return Ok(()) };
+        match self.delete_row(&view, &key.server, &key.id, &row).await {
             Ok(Some(_doomed)) => swept.deleted += 1,
             // Somebody uses it just now.
             Ok(None) | Err(Error::NotFound) => {}

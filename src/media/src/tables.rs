@@ -2,10 +2,54 @@
 
 use ruma::{OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
-use store::{Fixed, NoPrevious, Record, TableInfo, Text, Versioned};
+use store::{Fixed, Key, NoPrevious, Record, TableInfo, Text, Value, Versioned};
 
 /// A BLAKE3 digest of a file's bytes.
 pub(crate) type Digest = Fixed<32>;
+
+/// What names a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Key)]
+pub(crate) struct FileKey<V = Text<OwnedServerName>, S = String> {
+    /// The server that gave it its id.
+    pub(crate) server: V,
+    /// Its id.
+    pub(crate) id: S,
+}
+
+/// A file of a user, by when it came.
+#[derive(Clone, PartialEq, Eq, Debug, Key)]
+pub(crate) struct UploadKey<U = Text<OwnedUserId>, S = String> {
+    /// Who uploaded it.
+    pub(crate) user: U,
+    /// When, in Unix milliseconds.
+    pub(crate) at_ms: u64,
+    /// Its id on this server.
+    pub(crate) id: S,
+}
+
+/// What a thumbnail is of.
+#[derive(Clone, PartialEq, Eq, Debug, Key)]
+pub(crate) struct ThumbnailKey {
+    /// The original.
+    pub(crate) original: Digest,
+    /// Width in pixels.
+    pub(crate) width: u32,
+    /// Height in pixels.
+    pub(crate) height: u32,
+    /// How it was made of the original.
+    pub(crate) kind: u8,
+}
+
+/// A thumbnail.
+#[derive(Clone, PartialEq, Eq, Debug, Value)]
+pub(crate) struct ThumbnailRow<S = String> {
+    /// Its bytes; those of the original, if that was small enough.
+    pub(crate) digest: Digest,
+    /// How many there are.
+    pub(crate) size: u64,
+    /// Its content type.
+    pub(crate) content_type: S,
+}
 
 /// A preview that was made, or that could not be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,28 +68,28 @@ impl Versioned for PreviewRow {
     }
 }
 
-store::table! { /// A file by its server and id.
-pub(crate) Files = 208, Points: (Text<OwnedServerName>, String) => Record<FileRow> }
+store::table! { /// Files.
+pub(crate) Files = 208, Points: FileKey => Record<FileRow> }
 store::table! { /// Bumped and expected by every writer of a row of `Files`.
-pub(crate) Revisions = 209, Points: (Text<OwnedServerName>, String) => u64 }
+pub(crate) Revisions = 209, Points: FileKey => u64 }
 store::table! { /// What is stored of the bytes of a digest.
 pub(crate) Blobs = 210, Points: Fixed<32> => Record<BlobRow> }
-store::table! { /// A user's files by time of upload (Unix ms): the size in bytes.
-pub(crate) ByUser = 211, Ranges: (Text<OwnedUserId>, u64, String) => u64 }
+store::table! { /// The files of users by time of upload: the size in bytes.
+pub(crate) ByUser = 211, Ranges: UploadKey => u64 }
 store::table! { /// All files by time of upload (Unix ms): the size in bytes.
-pub(crate) ByAge = 212, Ranges: (u64, Text<OwnedServerName>, String) => u64 }
+pub(crate) ByAge = 212, Ranges: (u64, FileKey) => u64 }
 store::table! { /// Names that a user has set aside, with their expiry (Unix ms).
 pub(crate) Pending = 213, Ranges: (Text<OwnedUserId>, String) => u64 }
 store::table! { /// Bumped and expected by every writer that adds to a user's rows of `Pending`.
 pub(crate) PendingRevisions = 214, Points: Text<OwnedUserId> => u64 }
 store::table! { /// Files and names that expire, by that time (Unix ms).
-pub(crate) Expiring = 215, Ranges: (u64, Text<OwnedServerName>, String) => () }
+pub(crate) Expiring = 215, Ranges: (u64, FileKey) => () }
 store::table! { /// Names of blobs that no row has any more and that are to be removed from storage.
 pub(crate) Doomed = 216, Ranges: String => () }
 store::table! { /// Digests of what an admin took out of circulation.
 pub(crate) Quarantined = 217, Points: Fixed<32> => () }
-store::table! { /// A thumbnail by the digest of its original, width, height and kind: digest and size of its blob, content type.
-pub(crate) Thumbnails = 218, Ranges: (Fixed<32>, u32, u32, u8) => (Fixed<32>, u64, String) }
+store::table! { /// Thumbnails.
+pub(crate) Thumbnails = 218, Ranges: ThumbnailKey => ThumbnailRow }
 store::table! { /// A preview by the BLAKE3 digest of its URL.
 pub(crate) Previews = 219, Points: Fixed<32> => Record<PreviewRow> }
 store::table! { /// Previews by the time that they are kept to (Unix ms).

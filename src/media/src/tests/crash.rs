@@ -8,7 +8,7 @@ use crate::{
     Media,
     files::{NewBlob, Target},
     receive::BUFFER_BYTES,
-    tables::Files,
+    tables::{FileKey, Files},
 };
 
 /// How far an upload comes.
@@ -85,11 +85,12 @@ async fn a_deletion_that_ends_before_the_file_is_removed_is_finished_later() {
         let media = world.open(|_| {}).await;
         let id = media.upload(alice(), &bytes).await.expect("uploaded");
         let view = media.view();
-        let row = view.get::<Files>(&(&media.config().server_name, &id)).await.expect("read").expect("there").0;
+        let key = FileKey { server: &media.config().server_name, id: &id };
+        let row = view.get::<Files>(&key).await.expect("read").expect("there").0;
         let mut batch = Batch::new();
         let digest = store::Fixed(row.digest.expect("uploaded"));
         media.prepare_release(&view, &mut batch, digest).await.expect("prepared");
-        batch.delete::<Files>(&(&media.config().server_name, &id));
+        batch.delete::<Files>(&key);
         assert!(media.commit(batch).await.expect("committed"));
     }
     let media = world.open(|_| {}).await;

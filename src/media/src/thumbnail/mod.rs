@@ -19,7 +19,7 @@ use crate::{
     disk::blocking,
     files::NewBlob,
     slots::Slots,
-    tables::{BlobRow, Blobs, Digest, Thumbnails},
+    tables::{BlobRow, Blobs, Digest, ThumbnailKey, ThumbnailRow, Thumbnails},
     to_its_end,
 };
 
@@ -122,9 +122,8 @@ impl Media {
 
     async fn known_thumbnail(&self, file: &File, variant: Variant) -> Result<Option<File>> {
         let view = self.view();
-        let Some((digest, size, content_type)) = view.get::<Thumbnails>(&key(&file.digest, variant)).await? else {
-            return Ok(None);
-        };
+        let Some(row) = view.get::<Thumbnails>(&key(&file.digest, variant)).await? else { return Ok(None) };
+        let ThumbnailRow { digest, size, content_type } = row;
         if digest == file.digest {
             return Ok(Some(original(file, &content_type)));
         }
@@ -190,8 +189,9 @@ impl Media {
             // Whoever deletes the original expects this row, and would miss a thumbnail that it doesn't count.
             batch.expect::<Blobs>(&file.digest, Some(&row));
             batch.put::<Blobs>(&file.digest, &Record(BlobRow { thumbnails: row.thumbnails + 1, ..row.0 }));
-            batch.expect::<Thumbnails>(&key(&file.digest, variant), None);
-            batch.put::<Thumbnails>(&key(&file.digest, variant), &(digest, size, content_type.to_owned()));
+            let thumbnail = key(&file.digest, variant);
+            batch.expect::<Thumbnails>(&thumbnail, None);
+            batch.put::<Thumbnails>(&thumbnail, &ThumbnailRow { digest, size, content_type });
             if let Some(received) = &received {
                 self.prepare_blob(&view, &mut batch, received, blob).await?;
             }
@@ -229,8 +229,9 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-fn key(digest: &Digest, variant: Variant) -> (Digest, u32, u32, u8) {
-    (*digest, variant.width, variant.height, variant.kind())
+fn key(original: &Digest, variant: Variant) -> ThumbnailKey {
+    let Variant { width, height, .. } = variant;
+    ThumbnailKey { original: *original, width, height, kind: variant.kind() }
 }
 
 /// The original as its own thumbnail.
