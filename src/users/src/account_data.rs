@@ -16,7 +16,13 @@ use serde_json::value::RawValue;
 use store::{Batch, Position, Range, Text, View};
 
 use self::deleted::{DELETED, is_deletion};
-use crate::{Change, Error, Result, Users, group_cache::GroupCache, log, push_rules, tables};
+use crate::{
+    Change, Error, Result, Users,
+    group_cache::GroupCache,
+    log, push_rules,
+    rows::{AccountDataKey, ChangedAccountData, StoredAccountData},
+    tables,
+};
 
 pub use deleted::ACCOUNT_DATA_DELETIONS_KEPT;
 
@@ -109,6 +115,11 @@ async fn count(view: &View, batch: &mut Batch, user: &UserId, old: Weight, new: 
     Ok(())
 }
 
+/// The key of account data that is about no room.
+pub(crate) fn global<'a>(user: &'a UserId, event_type: &'a str) -> AccountDataKey<&'a UserId, &'a RoomId, &'a str> {
+    AccountDataKey { user, room: None, event_type }
+}
+
 fn raw(json: String) -> Result<Box<RawValue>> {
     RawValue::from_string(json).map_err(|source| Error::Damaged { what: "account data", source })
 }
@@ -184,22 +195,21 @@ impl Users {
             return Err(Error::TooLarge { what: "the type", max: EVENT_TYPE_BYTES_MAX });
         }
         let content = if is_deletion(content.get()) { DELETED } else { content.get() };
-        let key = (user, room, event_type);
+        let key = AccountDataKey { user, room, event_type };
         let old = view.get::<tables::AccountData>(&key).await?;
-        if let Some((position, _)) = &old {
-            batch.delete::<tables::AccountDataChanges>(&(user, *position));
+        if let Some(old) = &old {
+            batch.delete::<tables::AccountDataChanges>(&(user, old.position));
         }
-        let weight = old.as_ref().map_or(Weight::default(), |(_, content)| Weight::of(event_type, content));
+        let weight = old.as_ref().map_or(Weight::default(), |old| Weight::of(event_type, &old.content));
         count(view, batch, user, weight, Weight::of(event_type, content)).await?;
         let change = Change::AccountData { room: room.map(RoomId::to_owned), event_type: event_type.to_owned() };
         let position = Position::from(log(batch, user, change));
-        let old_deletion = old.as_ref().filter(|(_, content)| is_deletion(content)).map(|(position, _)| *position);
+        let old_deletion = old.as_ref().filter(|old| is_deletion(&old.content)).map(|old| old.position);
         let deletion = is_deletion(content).then_some(position);
         deleted::note(view, batch, user, old_deletion, deletion).await?;
         batch.expect::<tables::AccountData>(&key, old.as_ref());
-        batch.put::<tables::AccountData>(&key, &(position, content.to_owned()));
-        let what = (room.map(|room| Text(room.to_owned())), event_type.to_owned());
-        batch.put::<tables::AccountDataChanges>(&(user, position), &what);
+        batch.put::<tables::AccountData>(&key, &StoredAccountData { position, content });
+        batch.put::<tables::AccountDataChanges>(&(user, position), &ChangedAccountData { room, event_type });
         Ok(())
     }
 
@@ -219,8 +229,8 @@ impl Users {
             let rules = self.push_rules(view, user).await?;
             return Ok(Some(push_rules::to_content(&rules)?));
         }
-        let row = view.get::<tables::AccountData>(&(user, room, event_type)).await?;
-        row.filter(|(_, content)| !is_deletion(content)).map(|(_, content)| raw(content)).transpose()
+        let row = view.get::<tables::AccountData>(&AccountDataKey { user, room, event_type }).await?;
+        row.filter(|row| !is_deletion(&row.content)).map(|row| raw(row.content)).transpose()
     }
 
     /// What changed after `from` and not after `to`, in the order of the last changes; what was deleted has empty content. What
@@ -241,14 +251,14 @@ impl Users {
         let mut next = Some(range);
         while let Some(range) = next {
             let page = view.scan(range).await?;
-            for ((_, position), (room, event_type)) in page.rows {
-                let room = room.map(|Text(room)| room);
-                let key = (user, room.as_deref(), event_type.as_str());
+            for ((_, position), ChangedAccountData { room, event_type }) in page.rows {
+                let room = room.map(Text::into_inner);
+                let key = AccountDataKey { user, room: room.as_deref(), event_type: event_type.as_str() };
                 let row = view.get::<tables::AccountData>(&key).await?;
-                let Some((_, content)) = row.filter(|(changed, _)| *changed == position) else {
+                let Some(row) = row.filter(|row| row.position == position) else {
                     continue;
                 };
-                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
+                let content = self.current_content(user, room.as_deref(), &event_type, row.content)?;
                 changed.push(AccountDataRow { position, room, event_type, content });
             }
             next = page.next;
@@ -298,10 +308,10 @@ impl Users {
         let mut next = Some(range.limit(PAGE_ROWS));
         while let Some(range) = next {
             let page = view.scan(range).await?;
-            for ((_, room, event_type), (position, content)) in page.rows {
-                let room = room.map(|Text(room)| room);
-                let content = self.current_content(user, room.as_deref(), &event_type, content)?;
-                rows.push(AccountDataRow { position, room, event_type, content });
+            for (AccountDataKey { room, event_type, .. }, row) in page.rows {
+                let room = room.map(Text::into_inner);
+                let content = self.current_content(user, room.as_deref(), &event_type, row.content)?;
+                rows.push(AccountDataRow { position: row.position, room, event_type, content });
             }
             next = page.next;
         }
@@ -347,14 +357,14 @@ impl Users {
             }
             let page = view.scan(range).await?;
             next = page.next;
-            for ((_, _, event_type), (position, content)) in page.rows {
-                gone.add(Weight::of(&event_type, &content));
-                if is_deletion(&content) {
+            for (key, row) in page.rows {
+                gone.add(Weight::of(&key.event_type, &row.content));
+                if is_deletion(&row.content) {
                     deletions += 1;
-                    batch.delete::<tables::AccountDataDeletions>(&(user, position));
+                    batch.delete::<tables::AccountDataDeletions>(&(user, row.position));
                 }
-                batch.delete::<tables::AccountData>(&(user, Some(room), event_type.as_str()));
-                batch.delete::<tables::AccountDataChanges>(&(user, position));
+                batch.delete::<tables::AccountData>(&key);
+                batch.delete::<tables::AccountDataChanges>(&(user, row.position));
             }
         }
         count(view, batch, user, gone, Weight::default()).await?;
@@ -382,10 +392,10 @@ impl Users {
         if let Some(ignored) = self.inner.ignored.get(view.position(), &key) {
             return Ok(ignored);
         }
-        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, IGNORED_TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&global(user, IGNORED_TYPE)).await?;
         let mut ignored = HashSet::new();
-        if let Some((_, content)) = row {
-            ignored = parse_ignored(&content);
+        if let Some(row) = row {
+            ignored = parse_ignored(&row.content);
             ignored.remove(user);
         }
         let ignored = Arc::new(ignored);
@@ -401,9 +411,9 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn blocks_invites(&self, view: &View, user: &UserId) -> Result<bool> {
-        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, INVITE_PERMISSION_TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&global(user, INVITE_PERMISSION_TYPE)).await?;
         // Content of another form sets no permission.
-        let content = row.and_then(|(_, content)| serde_json::from_str::<InvitePermission>(&content).ok());
+        let content = row.and_then(|row| serde_json::from_str::<InvitePermission>(&row.content).ok());
         Ok(content.is_some_and(|content| content.default_action == "block"))
     }
 
@@ -413,11 +423,8 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn direct_rooms(&self, view: &View, user: &UserId) -> Result<HashSet<OwnedRoomId>> {
-        let row = view.get::<tables::AccountData>(&(user, None::<&RoomId>, DIRECT_TYPE)).await?;
-        let Some((_, content)) = row else {
-            return Ok(HashSet::new());
-        };
-        Ok(parse_direct(&content))
+        let row = view.get::<tables::AccountData>(&global(user, DIRECT_TYPE)).await?;
+        Ok(row.map(|row| parse_direct(&row.content)).unwrap_or_default())
     }
 }
 
@@ -487,10 +494,14 @@ mod tests {
             Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
         let (alice, here, elsewhere) = (user_id!("@alice:h"), room_id!("!m:h"), [room_id!("!a:h"), room_id!("!z:h")]);
         let mut batch = Batch::new();
-        batch.put::<tables::AccountData>(&(alice, Some(here), "m.tag"), &(Position::ZERO, "{}".to_owned()));
+        let mut put = |room, content| {
+            let key = AccountDataKey { user: alice, room: Some(room), event_type: "m.tag" };
+            batch.put::<tables::AccountData>(&key, &StoredAccountData { position: Position::ZERO, content });
+        };
+        put(here, "{}");
         for room in elsewhere {
             // Who reads it, fails.
-            batch.put::<tables::AccountData>(&(alice, Some(room), "m.tag"), &(Position::ZERO, "damaged".to_owned()));
+            put(room, "damaged");
         }
         store.commit(batch).await.unwrap();
         let view = store.view();

@@ -9,7 +9,7 @@ use ruma::{DeviceId, OwnedDeviceId, UserId};
 use serde_json::value::RawValue;
 use store::{Batch, View};
 
-use crate::{Change, Error, KeyUpload, PutDevice, Result, Users, bump_version, keys, log, tables};
+use crate::{Change, Error, KeyUpload, PutDevice, Result, Users, bump_version, keys, log, rows::DehydratedRow, tables};
 
 /// The most bytes of the stored keys of a dehydrated device with the object around them.
 pub const DEHYDRATED_DEVICE_BYTES_MAX: usize = 65_536;
@@ -75,7 +75,7 @@ impl Users {
     ) -> Result<()> {
         self.active_account(view, user).await?;
         let old = view.get::<tables::DehydratedDevices>(&user).await?;
-        let is_same = old.as_ref().is_some_and(|(device, ..)| device == new.device_id.as_str());
+        let is_same = old.as_ref().is_some_and(|old| old.device == new.device_id.as_str());
         bump_version(view, batch, user).await?;
         let put = self.prepare_put_device(view, batch, user, new.device_id, new.display_name).await?;
         if put == PutDevice::Updated && !is_same {
@@ -83,12 +83,12 @@ impl Users {
         }
         keys::prepare_keys(view, batch, (user, new.device_id), &new.keys).await?;
         let replaces = match &old {
-            Some((_, _, replaces)) if is_same => replaces.clone(),
-            Some((device, ..)) => Some(device.clone()),
+            Some(old) if is_same => old.replaces.as_deref(),
+            Some(old) => Some(&*old.device),
             None => None,
         };
         batch.expect::<tables::DehydratedDevices>(&user, old.as_ref());
-        let row = (new.device_id.to_string(), new.data.get().to_owned(), replaces);
+        let row = DehydratedRow { device: new.device_id.as_str(), data: new.data.get(), replaces };
         batch.put::<tables::DehydratedDevices>(&user, &row);
         let (changed, deleted) = (vec![new.device_id.to_owned()], Vec::new());
         log(batch, user, Change::Devices { changed, deleted });
@@ -102,13 +102,13 @@ impl Users {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let row = view.get::<tables::DehydratedDevices>(&user).await?;
-            let Some((device, data, Some(replaced))) = row.clone() else {
+            let Some(DehydratedRow { device, data, replaces: Some(replaced) }) = &row else {
                 return Ok(());
             };
             bump_version(view, batch, user).await?;
-            self.prepare_delete_device(view, batch, user, &replaced).await?;
+            self.prepare_delete_device(view, batch, user, replaced).await?;
             batch.expect::<tables::DehydratedDevices>(&user, row.as_ref());
-            batch.put::<tables::DehydratedDevices>(&user, &(device, data, None));
+            batch.put::<tables::DehydratedDevices>(&user, &DehydratedRow { device, data, replaces: None });
             if attempt.commit().await? {
                 return Ok(());
             }
@@ -121,12 +121,12 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn dehydrated_device(&self, view: &View, user: &UserId) -> Result<Option<DehydratedDevice>> {
-        let Some((device, data, _)) = view.get::<tables::DehydratedDevices>(&user).await? else {
+        let Some(row) = view.get::<tables::DehydratedDevices>(&user).await? else {
             return Ok(None);
         };
-        let data = RawValue::from_string(data);
+        let data = RawValue::from_string(row.data);
         let data = data.map_err(|source| Error::Damaged { what: "a dehydrated device", source })?;
-        Ok(Some(DehydratedDevice { device_id: device.into(), data }))
+        Ok(Some(DehydratedDevice { device_id: row.device.into(), data }))
     }
 
     /// Deletes the user's dehydrated device with all that belongs to it, and says which it was.
@@ -146,8 +146,7 @@ impl Users {
 /// Whether a device is the user's dehydrated device, or one that it replaced and that is still to be deleted.
 pub(crate) async fn is_dehydrated(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
     let row = view.get::<tables::DehydratedDevices>(&user).await?;
-    let Some((current, _, replaced)) = row else { return Ok(false) };
-    Ok(current == device.as_str() || replaced.as_deref() == Some(device.as_str()))
+    Ok(row.is_some_and(|row| row.device == device.as_str() || row.replaces.as_deref() == Some(device.as_str())))
 }
 
 /// Forgets a dehydrated device that is among the devices that are deleted. The caller guards the user's version.
@@ -157,10 +156,10 @@ pub(crate) async fn prepare_forget(
     user: &UserId,
     deleted: &[OwnedDeviceId],
 ) -> Result<()> {
-    let Some((device, ..)) = view.get::<tables::DehydratedDevices>(&user).await? else {
+    let Some(row) = view.get::<tables::DehydratedDevices>(&user).await? else {
         return Ok(());
     };
-    if deleted.iter().any(|deleted| deleted.as_str() == device) {
+    if deleted.iter().any(|deleted| deleted.as_str() == row.device) {
         batch.delete::<tables::DehydratedDevices>(&user);
     }
     Ok(())

@@ -10,7 +10,7 @@
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use store::{Batch, Position, Range, View};
 
-use crate::{Change, Result, Users, log, tables};
+use crate::{Change, Result, Users, log, rows::SignedUserKey, tables};
 
 /// Changes of a user's keys of which it is known when they were.
 pub const DEVICE_LIST_CHANGES_KEPT: usize = 32;
@@ -22,7 +22,7 @@ pub(crate) async fn mark_changed(view: &View, batch: &mut Batch, user: &UserId) 
 
 /// Notes that `signer` signed the master key of `other`: a change of the keys of `other` that `signer` alone sees.
 pub(crate) async fn mark_signed(view: &View, batch: &mut Batch, signer: &UserId, other: &UserId) -> Result<()> {
-    let key = (signer, other);
+    let key = SignedUserKey { signer, other };
     let old = view.get::<tables::SignedUserPositions>(&key).await?;
     let change = Change::SignedUser { other: other.to_owned() };
     let position = Position::from(log(batch, signer, change));
@@ -31,7 +31,7 @@ pub(crate) async fn mark_signed(view: &View, batch: &mut Batch, signer: &UserId,
         batch.delete::<tables::SignedUsers>(&(signer, old));
     }
     batch.put::<tables::SignedUserPositions>(&key, &position);
-    batch.put::<tables::SignedUsers>(&(signer, position), &store::Text(other.to_owned()));
+    batch.put::<tables::SignedUsers>(&(signer, position), other);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::{
     Change, Error, Result, Users, bump_version, dehydrated, device_lists,
     device_runs::{Run, runs_of},
     keys, log,
-    rows::DeviceRow,
+    rows::{DeviceRow, DeviceSeenRow},
     tables, to_device,
     tokens::{self, IssuedSession, Login},
 };
@@ -180,7 +180,7 @@ impl Users {
     /// Fails only if the store does.
     pub async fn devices(&self, view: &View, user: &UserId) -> Result<Vec<Device>> {
         let seen = view.scan_all(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
-        let mut seen: HashMap<String, (u64, String)> = seen.into_iter().map(|((_, id), seen)| (id, seen)).collect();
+        let mut seen: HashMap<String, DeviceSeenRow> = seen.into_iter().map(|((_, id), seen)| (id, seen)).collect();
         let rows = view.scan_all(Range::<tables::Devices>::prefix(&(user,))).await?;
         let mut devices = Vec::with_capacity(rows.len());
         for ((Text(_), id), Record(row)) in rows {
@@ -197,7 +197,7 @@ impl Users {
     /// Fails only if the store does.
     pub async fn seen_addresses(&self, view: &View, user: &UserId) -> Result<Vec<IpAddr>> {
         let seen = view.scan_all(Range::<tables::DeviceSeen>::prefix(&(user,))).await?;
-        Ok(seen.into_iter().filter_map(|(_, (_, address))| address.parse().ok()).collect())
+        Ok(seen.into_iter().filter_map(|(_, seen)| seen.address.parse().ok()).collect())
     }
 
     /// One device of a user.
@@ -388,11 +388,8 @@ async fn prepare_deleted(view: &View, batch: &mut Batch, user: &UserId, deleted:
     Ok(())
 }
 
-fn device(id: String, row: DeviceRow, seen: Option<(u64, String)>) -> Device {
-    let (last_seen_ms, last_seen_ip) = match seen {
-        Some((at, address)) => (Some(at), Some(address)),
-        None => (None, None),
-    };
+fn device(id: String, row: DeviceRow, seen: Option<DeviceSeenRow>) -> Device {
+    let (last_seen_ms, last_seen_ip) = seen.map(|seen| (seen.at_ms, seen.address)).unzip();
     Device {
         device_id: id.into(),
         display_name: row.display_name,

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use store::{Batch, Fixed, Range, View};
 
-use crate::{Error, Result, Users, tables};
+use crate::{Error, Result, Users, rows::FilterUse, tables};
 
 /// The greatest number of bytes of a filter definition.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
@@ -78,8 +78,8 @@ impl Users {
             batch.expect::<tables::FilterLast>(&user, last.as_ref());
             batch.put::<tables::FilterLast>(&user, &id);
             batch.put::<tables::FilterIds>(&(user, digest), &id);
-            batch.put::<tables::FilterUses>(&(user, id), &(self.today(), digest));
-            batch.put::<tables::Filters>(&(user, id), &json.to_owned());
+            batch.put::<tables::FilterUses>(&(user, id), &FilterUse { day: self.today(), digest });
+            batch.put::<tables::Filters>(&(user, id), json);
             prepare_room_for_filter(view, batch, user).await?;
             if attempt.commit().await? {
                 return Ok(id.to_string());
@@ -119,14 +119,13 @@ impl Users {
     async fn note_filter_use(&self, view: &View, user: &UserId, id: u64) -> Result<()> {
         let key = (user, id);
         let Some(noted) = view.get::<tables::FilterUses>(&key).await? else { return Ok(()) };
-        let (day, digest) = noted;
-        if day == self.today() {
+        if noted.day == self.today() {
             return Ok(());
         }
         let mut batch = Batch::new();
         batch.relaxed();
         batch.expect::<tables::FilterUses>(&key, Some(&noted));
-        batch.put::<tables::FilterUses>(&key, &(self.today(), digest));
+        batch.put::<tables::FilterUses>(&key, &FilterUse { day: self.today(), ..noted });
         // If it isn't written, the next use is noted.
         drop(self.inner.store.submit(batch).await?);
         Ok(())
@@ -150,14 +149,13 @@ async fn prepare_room_for_filter(view: &View, batch: &mut Batch, user: &UserId) 
     if uses.len() < FILTERS_PER_USER_MAX {
         return Ok(());
     }
-    uses.sort_by_key(|((_, id), (day, _))| (*day, *id));
+    uses.sort_by_key(|((_, id), used)| (used.day, *id));
     let surplus = uses.len() + 1 - FILTERS_PER_USER_MAX;
     for ((_, id), used) in uses.into_iter().take(surplus) {
         // Not if it is used just now.
         batch.expect::<tables::FilterUses>(&(user, id), Some(&used));
-        let (_, digest) = used;
         batch.delete::<tables::Filters>(&(user, id));
-        batch.delete::<tables::FilterIds>(&(user, digest));
+        batch.delete::<tables::FilterIds>(&(user, used.digest));
         batch.delete::<tables::FilterUses>(&(user, id));
     }
     Ok(())

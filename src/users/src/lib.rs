@@ -64,9 +64,8 @@ pub use directory::{DIRECTORY_CANDIDATES_MAX, DirectoryMatch, DirectoryResults};
 pub use error::{Error, Result};
 pub use filters::{FILTER_BYTES_MAX, FILTERS_PER_USER_MAX};
 pub use key_backup::{
-    BackedUpKey, BackupContents, BackupKey, BackupScope, KEY_BACKUP_ALGORITHM_BYTES_MAX,
-    KEY_BACKUP_AUTH_DATA_BYTES_MAX, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
-    KEY_BACKUPS_PER_USER_MAX, KeyBackup,
+    BackedUpKey, BackupKey, BackupScope, KEY_BACKUP_ALGORITHM_BYTES_MAX, KEY_BACKUP_AUTH_DATA_BYTES_MAX,
+    KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX, KEY_BACKUPS_PER_USER_MAX, KeyBackup,
 };
 pub use keys::{
     CLAIMED_DEVICES_MAX, CROSS_SIGNING_KEY_BYTES_MAX, ClaimedKey, Confirmation, CrossSigningUpload,
@@ -82,7 +81,7 @@ pub use presence::{
 pub use profile::{PROFILE_BYTES_MAX, PROFILE_KEY_BYTES_MAX, Profile, ProfileChange, ProfileDelta};
 pub use push_rules::RulePlace;
 pub use registration_tokens::{NewRegistrationToken, RegistrationToken, RegistrationTokenUpdate, Reservation};
-pub use rows::{Account, Kind};
+pub use rows::{Account, BackupContents, Kind};
 pub use sessions::Session;
 pub use tables::TABLES;
 pub use tags::{TAG_BYTES_MAX, check_tag};

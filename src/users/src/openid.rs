@@ -3,9 +3,9 @@
 //! Specification: client-server API, "OpenID". Stored are only their SHA-256 hashes.
 
 use ruma::{OwnedUserId, UserId};
-use store::{Batch, Fixed, Range, Text};
+use store::{Batch, Fixed, Range};
 
-use crate::{Error, Result, Users, tables, tokens};
+use crate::{Error, Result, Users, rows::UserTokenRow, tables, tokens};
 
 /// How long a token is valid, in milliseconds.
 pub const OPENID_TOKEN_MS: u64 = 3_600_000;
@@ -26,7 +26,7 @@ impl Users {
         let key = Fixed(tokens::hash(&token));
         let expires_ms = self.now_ms().saturating_add(OPENID_TOKEN_MS);
         let mut batch = Batch::new();
-        batch.put::<tables::OpenIdTokens>(&key, &(Text(user.to_owned()), expires_ms));
+        batch.put::<tables::OpenIdTokens>(&key, &UserTokenRow { user, expires_ms });
         batch.put::<tables::OpenIdTokenExpiry>(&(expires_ms, key), &());
         self.prepare_forget_openid_tokens(&mut batch, EXPIRED_PER_ISSUE).await?;
         self.inner.store.commit(batch).await?;
@@ -40,15 +40,10 @@ impl Users {
     /// Fails only if the store does.
     pub async fn openid_user(&self, token: &str) -> Result<Option<OwnedUserId>> {
         let view = self.inner.store.view();
-        let Some((Text(user), expires_ms)) = view.get::<tables::OpenIdTokens>(&Fixed(tokens::hash(token))).await?
-        else {
-            return Ok(None);
-        };
-        if expires_ms <= self.now_ms() {
-            return Ok(None);
-        }
-        match self.usable_account(&view, &user).await {
-            Ok(_) => Ok(Some(user)),
+        let row = view.get::<tables::OpenIdTokens>(&Fixed(tokens::hash(token))).await?;
+        let Some(row) = row.filter(|row| row.expires_ms > self.now_ms()) else { return Ok(None) };
+        match self.usable_account(&view, &row.user).await {
+            Ok(_) => Ok(Some(row.user.into_inner())),
             Err(Error::UnknownUser | Error::Deactivated | Error::Locked) => Ok(None),
             Err(error) => Err(error),
         }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, Position, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, error::too_many, group_cache::GroupCache, tables};
+use crate::{AccountDataEntry, Error, Result, Users, account_data, error::too_many, group_cache::GroupCache, tables};
 
 pub(crate) const TYPE: &str = "m.push_rules";
 
@@ -230,9 +230,8 @@ impl Users {
     }
 
     async fn stored_rules(&self, view: &View, user: &UserId) -> Result<Option<String>> {
-        let key = (user, None::<&RoomId>, TYPE);
-        let row = view.get::<tables::AccountData>(&key).await?;
-        Ok(row.map(|(_, content)| content))
+        let row = view.get::<tables::AccountData>(&account_data::global(user, TYPE)).await?;
+        Ok(row.map(|row| row.content))
     }
 
     async fn prepare_ruleset(&self, view: &View, batch: &mut Batch, user: &UserId, ruleset: &Ruleset) -> Result<()> {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use store::{Batch, Range, View};
 use subtle::ConstantTimeEq;
 
-use crate::{Error, Result, Users, tables, tokens};
+use crate::{Error, Result, Users, rows::RegistrationTokenRow, tables, tokens};
 
 /// The greatest number of characters of a registration token.
 const TOKEN_CHARS_MAX: usize = 64;
@@ -207,13 +207,12 @@ impl Users {
         let key = reservation.token.as_str();
         let row = view.get::<tables::RegistrationTokens>(&key).await?;
         let row = row.ok_or(Error::InvalidRegistrationToken)?;
-        let (allowed, completed, expires_ms) = row;
         let found = registration_token(key, row, 0);
         if !found.is_valid(self.now_ms()) {
             return Err(Error::InvalidRegistrationToken);
         }
         batch.expect::<tables::RegistrationTokens>(&key, Some(&row));
-        batch.put::<tables::RegistrationTokens>(&key, &(allowed, completed + 1, expires_ms));
+        batch.put::<tables::RegistrationTokens>(&key, &RegistrationTokenRow { completed: row.completed + 1, ..row });
         Ok(false)
     }
 
@@ -228,7 +227,7 @@ impl Users {
             None => self.inner.random.alphanumeric(NEW_TOKEN_CHARS),
         };
         check_token(&token)?;
-        let row = (new.uses_allowed, 0, new.expires_ms);
+        let row = RegistrationTokenRow { uses_allowed: new.uses_allowed, completed: 0, expires_ms: new.expires_ms };
         let mut attempts = self.attempts();
         loop {
             let mut attempt = attempts.next()?;
@@ -301,9 +300,9 @@ impl Users {
             let mut attempt = attempts.next()?;
             let old = attempt.view.get::<tables::RegistrationTokens>(&token).await?;
             let old = old.ok_or(Error::UnknownRegistrationToken)?;
-            let allowed = update.uses_allowed.unwrap_or(old.0);
-            let expires_ms = update.expires_ms.unwrap_or(old.2);
-            let new = (allowed, old.1, expires_ms);
+            let uses_allowed = update.uses_allowed.unwrap_or(old.uses_allowed);
+            let expires_ms = update.expires_ms.unwrap_or(old.expires_ms);
+            let new = RegistrationTokenRow { uses_allowed, expires_ms, ..old };
             attempt.batch.expect::<tables::RegistrationTokens>(&token, Some(&old));
             attempt.batch.put::<tables::RegistrationTokens>(&token, &new);
             if attempt.commit().await? {
@@ -332,10 +331,7 @@ impl Users {
     }
 }
 
-fn registration_token(
-    token: &str,
-    (uses_allowed, completed, expires_ms): (Option<u64>, u64, Option<u64>),
-    pending: u64,
-) -> RegistrationToken {
+fn registration_token(token: &str, row: RegistrationTokenRow, pending: u64) -> RegistrationToken {
+    let RegistrationTokenRow { uses_allowed, completed, expires_ms } = row;
     RegistrationToken { token: token.to_owned(), uses_allowed, pending, completed, expires_ms }
 }

@@ -14,7 +14,7 @@ use store::{Batch, Fixed, Record, View};
 use crate::{
     Account, Error, Kind, Result, Users, expect_version,
     group_cache::GroupCache,
-    rows::{AccessTokenRow, TokenHash},
+    rows::{AccessTokenRow, DeviceSeenRow, TokenHash},
     tables, tokens,
 };
 
@@ -145,7 +145,7 @@ impl Users {
         let mut batch = Batch::new();
         batch.relaxed();
         expect_version(&view, &mut batch, user).await?;
-        batch.put::<tables::DeviceSeen>(&key, &(now, address.to_string()));
+        batch.put::<tables::DeviceSeen>(&key, &DeviceSeenRow { at_ms: now, address: address.to_string() });
         // Whether it is written doesn't matter to anybody.
         drop(self.inner.store.submit(batch).await?);
         Ok(())

@@ -1,18 +1,17 @@
 //! The tables of this crate. Nothing outside reads them.
 //!
 //! Rows that several writers read, change and write are either guarded by the user's row in [`Versions`]
-//! (account, devices, tokens) or are coded as tuples, so that a batch can expect the very bytes that it read.
+//! (account, devices, tokens) or aren't `Record`s, so that a batch can expect the very bytes that it read.
 
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::OwnedUserId;
 use store::{Fixed, Position, Record, TableInfo, Text};
 
-use crate::rows::{AccessTokenRow, Account, DehydratedRow, DeviceRow, RefreshTokenRow};
-
-/// First message index, forwarded count, whether verified, session data as JSON.
-pub(crate) type KeyBackupKey = (u64, u64, bool, String);
-
-/// When a request began (Unix ms), whether all of it is written, and the destination of the last message that is.
-pub(crate) type ToDeviceTxn = (u64, bool, String, String);
+use crate::rows::{
+    AccessTokenRow, Account, AccountDataKey, BackupContents, BackupKeyPlace, BackupKeyRow, ChangedAccountData,
+    CrossSigningRow, DehydratedRow, DeviceRow, DeviceSeenRow, DeviceTokenKey, DeviceTokenRow, FilterUse, KeyBackupRow,
+    PoolKeyPlace, PoolRow, RefreshTokenRow, RegistrationTokenRow, SignedUserKey, StoredAccountData, SupersededTokenRow,
+    ToDeviceKey, ToDeviceTxnKey, ToDeviceTxnRow, UserSignatureRow, UserTokenRow,
+};
 
 store::table! { /// Account of a local user.
 pub(crate) Accounts = 128, Points: Text<OwnedUserId> => Record<Account> }
@@ -22,30 +21,28 @@ store::table! { /// Password hash as a PHC string.
 pub(crate) Passwords = 130, Points: Text<OwnedUserId> => String }
 store::table! { /// Device of a user by device id.
 pub(crate) Devices = 131, Ranges: (Text<OwnedUserId>, String) => Record<DeviceRow> }
-store::table! { /// When (Unix ms) and from which address a device was last seen.
-pub(crate) DeviceSeen = 132, Ranges: (Text<OwnedUserId>, String) => (u64, String) }
+store::table! { /// When a device was last seen.
+pub(crate) DeviceSeen = 132, Ranges: (Text<OwnedUserId>, String) => DeviceSeenRow }
 store::table! { /// Access token by SHA-256.
 pub(crate) AccessTokens = 133, Points: Fixed<32> => Record<AccessTokenRow> }
 store::table! { /// Refresh token by SHA-256.
 pub(crate) RefreshTokens = 134, Points: Fixed<32> => Record<RefreshTokenRow> }
-store::table! { /// Hashes of the tokens of a device, with the kind of token and when others took its place (Unix ms; 0 for those that hold).
-pub(crate) DeviceTokens = 135, Ranges: (Text<OwnedUserId>, String, Fixed<32>) => (u8, u64) }
-store::table! { /// Single-use login token by SHA-256: user and expiry (Unix ms).
-pub(crate) LoginTokens = 136, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
-store::table! { /// Login tokens by expiry, to find those to forget.
+store::table! { /// The tokens of a device.
+pub(crate) DeviceTokens = 135, Ranges: DeviceTokenKey => DeviceTokenRow }
+store::table! { /// Single-use login token by SHA-256.
+pub(crate) LoginTokens = 136, Points: Fixed<32> => UserTokenRow }
+store::table! { /// Login tokens by expiry (Unix ms), to find those to forget.
 pub(crate) LoginTokenExpiry = 137, Ranges: (u64, Fixed<32>) => () }
-store::table! { /// Registration token: uses allowed, uses completed, expiry (Unix ms).
-pub(crate) RegistrationTokens = 138, Ranges: String => (Option<u64>, u64, Option<u64>) }
+store::table! { /// Registration tokens.
+pub(crate) RegistrationTokens = 138, Ranges: String => RegistrationTokenRow }
 store::table! { /// Single facts about all users by name.
 pub(crate) Facts = 139, Points: String => u64 }
 store::table! { /// Profile as one JSON object.
 pub(crate) Profiles = 140, Points: Text<OwnedUserId> => String }
-store::table! { /// Account data: position of its last change and content.
-pub(crate) AccountData = 141, Ranges:
-    (Text<OwnedUserId>, Option<Text<OwnedRoomId>>, String) => (Position, String) }
+store::table! { /// Account data.
+pub(crate) AccountData = 141, Ranges: AccountDataKey => StoredAccountData }
 store::table! { /// Account data by the position of its last change.
-pub(crate) AccountDataChanges = 142, Ranges:
-    (Text<OwnedUserId>, Position) => (Option<Text<OwnedRoomId>>, String) }
+pub(crate) AccountDataChanges = 142, Ranges: (Text<OwnedUserId>, Position) => ChangedAccountData }
 store::table! { /// Number of a user's rows of account data.
 pub(crate) AccountDataCounts = 143, Points: Text<OwnedUserId> => u64 }
 store::table! { /// Filter definition as JSON.
@@ -54,8 +51,8 @@ store::table! { /// Filter id by SHA-256 of the definition.
 pub(crate) FilterIds = 145, Points: (Text<OwnedUserId>, Fixed<32>) => u64 }
 store::table! { /// The last id that a filter of a user got.
 pub(crate) FilterLast = 146, Points: Text<OwnedUserId> => u64 }
-store::table! { /// When a user's filter was last used (Unix days), and the SHA-256 of its definition.
-pub(crate) FilterUses = 156, Ranges: (Text<OwnedUserId>, u64) => (u64, Fixed<32>) }
+store::table! { /// When a user's filter was last used.
+pub(crate) FilterUses = 156, Ranges: (Text<OwnedUserId>, u64) => FilterUse }
 store::table! { /// The user directory: words of names and the users who bear them.
 pub(crate) DirectoryWords = 147, Ranges: (String, Text<OwnedUserId>) => () }
 store::table! { /// Last status message of a user.
@@ -64,48 +61,48 @@ store::table! { /// Users who asked for erasure.
 pub(crate) Erased = 149, Ranges: Text<OwnedUserId> => () }
 store::table! { /// Identity keys of a device: the signed object as canonical JSON.
 pub(crate) DeviceKeys = 150, Ranges: (Text<OwnedUserId>, String) => String }
-store::table! { /// One-time and fallback keys of a device as JSON: kind, algorithm, position of the upload, key id.
-pub(crate) KeyPool = 151, Ranges: (Text<OwnedUserId>, String, u8, String, Position, String) => String, forget_on_restore }
-store::table! { /// What there is of a device's rows in [`KeyPool`]: a version that every writer of them bumps and expects, and JSON.
-pub(crate) KeyPools = 152, Points: (Text<OwnedUserId>, String) => (u64, String), forget_on_restore }
-store::table! { /// Cross-signing keys by usage: the public key as unpadded base64, and the signed object as canonical JSON.
-pub(crate) CrossSigningKeys = 153, Ranges: (Text<OwnedUserId>, u8) => (String, String) }
-store::table! { /// What a user (first) signed of another: master key, user-signing key (both unpadded base64), signature.
-pub(crate) UserSignatures = 154, Ranges: (Text<OwnedUserId>, Text<OwnedUserId>) => (String, String, String) }
+store::table! { /// One-time and fallback keys of a device as JSON.
+pub(crate) KeyPool = 151, Ranges: PoolKeyPlace => String, forget_on_restore }
+store::table! { /// What there is of a device's rows in [`KeyPool`].
+pub(crate) KeyPools = 152, Points: (Text<OwnedUserId>, String) => PoolRow, forget_on_restore }
+store::table! { /// Cross-signing keys by usage.
+pub(crate) CrossSigningKeys = 153, Ranges: (Text<OwnedUserId>, u8) => CrossSigningRow }
+store::table! { /// What a user signed of another.
+pub(crate) UserSignatures = 154, Ranges: SignedUserKey => UserSignatureRow }
 store::table! { /// Device of a token in whose place there is another, by SHA-256.
-pub(crate) SupersededTokens = 155, Points: Fixed<32> => (Text<OwnedUserId>, String) }
+pub(crate) SupersededTokens = 155, Points: Fixed<32> => SupersededTokenRow }
 
 store::table! { /// Where a user's keys, as others see them, changed last; users of any server.
 pub(crate) DeviceListPositions = 158, Points: Text<OwnedUserId> => Position }
 store::table! { /// The users of [`DeviceListPositions`] by position.
 pub(crate) DeviceListChanges = 159, Ranges: Position => Text<OwnedUserId> }
 store::table! { /// Where a user last signed the master key of another.
-pub(crate) SignedUserPositions = 160, Points: (Text<OwnedUserId>, Text<OwnedUserId>) => Position }
+pub(crate) SignedUserPositions = 160, Points: SignedUserKey => Position }
 store::table! { /// The others of [`SignedUserPositions`] by position.
 pub(crate) SignedUsers = 161, Ranges: (Text<OwnedUserId>, Position) => Text<OwnedUserId> }
 store::table! { /// The last positions at which the keys of a user of [`DeviceListPositions`] changed.
 pub(crate) DeviceListHistory = 162, Ranges: (Text<OwnedUserId>, Position) => () }
 
-store::table! { /// Message to a device, as its client gets it, by the position of its log entry.
-pub(crate) ToDevice = 164, Ranges: (Text<OwnedUserId>, String, Position) => String }
-store::table! { /// How far a request to send to devices came, by sender, device, event type and transaction id.
-pub(crate) ToDeviceTxns = 165, Ranges: (Text<OwnedUserId>, String, String, String) => ToDeviceTxn }
+store::table! { /// Messages to devices, as their clients get them.
+pub(crate) ToDevice = 164, Ranges: ToDeviceKey => String }
+store::table! { /// How far requests to send to devices came.
+pub(crate) ToDeviceTxns = 165, Ranges: ToDeviceTxnKey => ToDeviceTxnRow }
 store::table! { /// [`ToDeviceTxns`] by when they began (Unix ms), to find those to forget.
-pub(crate) ToDeviceTxnTimes = 166, Ranges: (u64, Text<OwnedUserId>, String, String, String) => () }
-store::table! { /// OpenID token by SHA-256: user and expiry (Unix ms).
-pub(crate) OpenIdTokens = 167, Points: Fixed<32> => (Text<OwnedUserId>, u64) }
-store::table! { /// OpenID tokens by expiry, to find those to forget.
+pub(crate) ToDeviceTxnTimes = 166, Ranges: (u64, ToDeviceTxnKey) => () }
+store::table! { /// OpenID token by SHA-256.
+pub(crate) OpenIdTokens = 167, Points: Fixed<32> => UserTokenRow }
+store::table! { /// OpenID tokens by expiry (Unix ms), to find those to forget.
 pub(crate) OpenIdTokenExpiry = 168, Ranges: (u64, Fixed<32>) => () }
 store::table! { /// Dehydrated device of a user.
 pub(crate) DehydratedDevices = 169, Points: Text<OwnedUserId> => DehydratedRow }
-store::table! { /// Key backup by version: algorithm, and `auth_data` as JSON.
-pub(crate) KeyBackups = 170, Ranges: (Text<OwnedUserId>, u64) => (String, String) }
-store::table! { /// Number of keys and etag of a key backup; every writer of keys expects and writes it.
-pub(crate) KeyBackupContents = 171, Ranges: (Text<OwnedUserId>, u64) => (u64, u64) }
+store::table! { /// Key backup by version.
+pub(crate) KeyBackups = 170, Ranges: (Text<OwnedUserId>, u64) => KeyBackupRow }
+store::table! { /// What is in a key backup; every writer of keys expects and writes it.
+pub(crate) KeyBackupContents = 171, Ranges: (Text<OwnedUserId>, u64) => BackupContents }
 store::table! { /// The last version that a key backup of a user got.
 pub(crate) KeyBackupLast = 172, Points: Text<OwnedUserId> => u64 }
-store::table! { /// Backed up key by backup, room and session.
-pub(crate) KeyBackupKeys = 173, Ranges: (Text<OwnedUserId>, u64, Text<OwnedRoomId>, String) => KeyBackupKey }
+store::table! { /// The keys in key backups.
+pub(crate) KeyBackupKeys = 173, Ranges: BackupKeyPlace => BackupKeyRow }
 store::table! { /// Bytes of the keys of a key backup; written with [`KeyBackupContents`].
 pub(crate) KeyBackupBytes = 174, Ranges: (Text<OwnedUserId>, u64) => u64 }
 

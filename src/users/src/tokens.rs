@@ -12,11 +12,13 @@ use std::fmt;
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use sha2::{Digest, Sha256};
-use store::{Batch, Fixed, Range, Record, Text, View};
+use store::{Batch, Fixed, Range, Record, View};
 
 use crate::{
     Change, Error, Result, Users, bump_version, log,
-    rows::{AccessTokenRow, RefreshTokenRow, TokenHash},
+    rows::{
+        AccessTokenRow, DeviceTokenKey, DeviceTokenRow, RefreshTokenRow, SupersededTokenRow, TokenHash, UserTokenRow,
+    },
     tables,
 };
 
@@ -120,8 +122,9 @@ impl Users {
             refresh,
         };
         batch.put::<tables::AccessTokens>(&Fixed(access), &Record(row));
-        let device = issue.device.as_str();
-        batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(access)), &(ACCESS, 0));
+        let (user, device) = (issue.user, issue.device.as_str());
+        let holds = |kind| DeviceTokenRow { kind, superseded_ms: 0 };
+        batch.put::<tables::DeviceTokens>(&DeviceTokenKey { user, device, token: Fixed(access) }, &holds(ACCESS));
         if let Some(refresh) = refresh {
             let row = RefreshTokenRow {
                 user: issue.user.to_owned(),
@@ -132,7 +135,8 @@ impl Users {
                 next: None,
             };
             batch.put::<tables::RefreshTokens>(&Fixed(refresh), &Record(row));
-            batch.put::<tables::DeviceTokens>(&(issue.user, device, Fixed(refresh)), &(REFRESH, 0));
+            let key = DeviceTokenKey { user, device, token: Fixed(refresh) };
+            batch.put::<tables::DeviceTokens>(&key, &holds(REFRESH));
         }
         let session = IssuedSession {
             user_id: issue.user.to_owned(),
@@ -238,22 +242,22 @@ impl Users {
         let now = self.now_ms().max(1);
         let mut added = 0;
         let mut remembered = Vec::new();
-        for ((_, _, token), (kind, since_ms)) in
-            view.scan_all(Range::<tables::DeviceTokens>::prefix(&(user, device))).await?
-        {
-            if kind == SUPERSEDED {
-                remembered.push((since_ms, token));
+        let range = Range::<tables::DeviceTokens>::prefix(&(user, device));
+        for (DeviceTokenKey { token, .. }, row) in view.scan_all(range).await? {
+            if row.kind == SUPERSEDED {
+                remembered.push((row.superseded_ms, token));
             } else if is_superseded(&token.0) {
-                delete_token(batch, kind, token);
-                batch.put::<tables::SupersededTokens>(&token, &(Text(user.to_owned()), device.to_owned()));
-                batch.put::<tables::DeviceTokens>(&(user, device, token), &(SUPERSEDED, now));
+                delete_token(batch, row.kind, token);
+                batch.put::<tables::SupersededTokens>(&token, &SupersededTokenRow { user, device });
+                let row = DeviceTokenRow { kind: SUPERSEDED, superseded_ms: now };
+                batch.put::<tables::DeviceTokens>(&DeviceTokenKey { user, device, token }, &row);
                 added += 1;
             }
         }
-        remembered.sort_unstable_by_key(|&(since_ms, _)| std::cmp::Reverse(since_ms));
+        remembered.sort_unstable_by_key(|&(superseded_ms, _)| std::cmp::Reverse(superseded_ms));
         for (_, token) in remembered.into_iter().skip(SUPERSEDED_PER_DEVICE_MAX.saturating_sub(added)) {
             delete_token(batch, SUPERSEDED, token);
-            batch.delete::<tables::DeviceTokens>(&(user, device, token));
+            batch.delete::<tables::DeviceTokens>(&DeviceTokenKey { user, device, token });
         }
         Ok(())
     }
@@ -268,12 +272,12 @@ impl Users {
         self.usable_account(&view, user).await?;
         let now = self.now_ms();
         let lifetime = self.inner.config.tokens.login_token_ms;
-        let expires = now.saturating_add(lifetime);
+        let expires_ms = now.saturating_add(lifetime);
         let token = self.new_token("hml");
-        let key = hash(&token);
+        let key = Fixed(hash(&token));
         let mut batch = Batch::new();
-        batch.put::<tables::LoginTokens>(&Fixed(key), &(store::Text(user.to_owned()), expires));
-        batch.put::<tables::LoginTokenExpiry>(&(expires, Fixed(key)), &());
+        batch.put::<tables::LoginTokens>(&key, &UserTokenRow { user, expires_ms });
+        batch.put::<tables::LoginTokenExpiry>(&(expires_ms, key), &());
         self.prepare_forget_login_tokens(&view, &mut batch).await?;
         self.inner.store.commit(batch).await?;
         Ok((token, lifetime))
@@ -321,15 +325,14 @@ impl Users {
             let row = row.ok_or(Error::UnknownToken)?;
             batch.expect::<tables::LoginTokens>(&key, Some(&row));
             batch.delete::<tables::LoginTokens>(&key);
-            let (store::Text(user), expires) = row;
-            batch.delete::<tables::LoginTokenExpiry>(&(expires, key));
+            batch.delete::<tables::LoginTokenExpiry>(&(row.expires_ms, key));
             if !attempt.commit().await? {
                 continue;
             }
-            if expires <= self.now_ms() {
+            if row.expires_ms <= self.now_ms() {
                 return Err(Error::UnknownToken);
             }
-            return Ok(user);
+            return Ok(row.user.into_inner());
         }
     }
 }
@@ -343,8 +346,8 @@ pub(crate) async fn why_unknown(view: &View, token: TokenHash) -> Result<Error> 
 /// Deletes all tokens of a device, but for the device's rows of them, [`tables::DeviceTokens`].
 pub(crate) async fn delete_device_tokens(view: &View, batch: &mut Batch, user: &UserId, device: &str) -> Result<()> {
     let range = Range::<tables::DeviceTokens>::prefix(&(user, device));
-    for ((_, _, token), (kind, _)) in view.scan_all(range).await? {
-        delete_token(batch, kind, token);
+    for (DeviceTokenKey { token, .. }, row) in view.scan_all(range).await? {
+        delete_token(batch, row.kind, token);
     }
     Ok(())
 }

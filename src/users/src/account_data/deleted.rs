@@ -4,9 +4,13 @@
 //! counts for none of the user's limits. Only so many of these rows are kept; the oldest go.
 
 use ruma::UserId;
-use store::{Batch, Position, Range, Text, View};
+use store::{Batch, Position, Range, View};
 
-use crate::{Result, tables};
+use crate::{
+    Result,
+    rows::{AccountDataKey, ChangedAccountData},
+    tables,
+};
 
 /// Deletions of a user's account data that are remembered for clients that have not heard of them. A client that was away while
 /// there were more isn't told of the first.
@@ -56,11 +60,10 @@ async fn forget_oldest(view: &View, batch: &mut Batch, user: &UserId) -> Result<
     let Some(((_, position), ())) = oldest else { return Ok(()) };
     batch.delete::<tables::AccountDataDeletions>(&(user, position));
     let what = view.get::<tables::AccountDataChanges>(&(user, position)).await?;
-    let Some((room, event_type)) = what else { return Ok(()) };
-    let room = room.map(|Text(room)| room);
+    let Some(ChangedAccountData { room, event_type }) = what else { return Ok(()) };
     batch.delete::<tables::AccountDataChanges>(&(user, position));
     // Who sets it at this moment counts one deletion less, and so conflicts.
-    batch.delete::<tables::AccountData>(&(user, room.as_deref(), event_type.as_str()));
+    batch.delete::<tables::AccountData>(&AccountDataKey { user, room, event_type });
     Ok(())
 }
 
@@ -106,7 +109,7 @@ mod tests {
         let view = store.view();
         let rows = view.scan_all(Range::<tables::AccountData>::all()).await.unwrap();
         let deletions = view.scan_all(Range::<tables::AccountDataDeletions>::all()).await.unwrap().len();
-        assert_eq!(rows.iter().filter(|(_, (_, content))| is_deletion(content)).count(), deletions);
+        assert_eq!(rows.iter().filter(|(_, row)| is_deletion(&row.content)).count(), deletions);
         assert_eq!(view.scan_all(Range::<tables::AccountDataChanges>::all()).await.unwrap().len(), rows.len());
         let counted = view.get::<tables::AccountDataDeletionCounts>(&alice()).await.unwrap();
         assert_eq!(counted.unwrap_or(0), deletions as u64);

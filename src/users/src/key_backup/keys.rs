@@ -4,8 +4,12 @@ use ruma::{OwnedRoomId, RoomId, UserId};
 use serde_json::value::RawValue;
 use store::{Batch, Range, View};
 
-use super::{BackupContents, backup_contents};
-use crate::{Error, Result, Users, tables, tables::KeyBackupKey};
+use super::backup_contents;
+use crate::{
+    Error, Result, Users,
+    rows::{BackupContents, BackupKeyPlace, BackupKeyRow},
+    tables,
+};
 
 /// The most bytes of a key's `session_data`.
 pub const KEY_BACKUP_SESSION_BYTES_MAX: usize = 65_536;
@@ -39,22 +43,21 @@ pub struct BackedUpKey {
 impl BackedUpKey {
     /// Whether it replaces `old` of the same session: the verified one stays, then that with the lower first message index, then that
     /// which was forwarded less.
-    fn replaces(&self, old: &KeyBackupKey) -> bool {
-        let (index, forwarded, verified, _) = old;
-        if self.is_verified != *verified {
+    fn replaces(&self, old: &BackupKeyRow) -> bool {
+        if self.is_verified != old.is_verified {
             return self.is_verified;
         }
-        (self.first_message_index, self.forwarded_count) < (*index, *forwarded)
+        (self.first_message_index, self.forwarded_count) < (old.first_message_index, old.forwarded_count)
     }
 
-    fn row(&self) -> KeyBackupKey {
-        let data = self.session_data.get().to_owned();
-        (self.first_message_index, self.forwarded_count, self.is_verified, data)
+    fn row(&self) -> BackupKeyRow<&str> {
+        let Self { first_message_index, forwarded_count, is_verified, ref session_data } = *self;
+        BackupKeyRow { first_message_index, forwarded_count, is_verified, session_data: session_data.get() }
     }
 
-    fn of_row(row: KeyBackupKey) -> Result<Self> {
-        let (first_message_index, forwarded_count, is_verified, data) = row;
-        let session_data = RawValue::from_string(data);
+    fn of_row(row: BackupKeyRow) -> Result<Self> {
+        let BackupKeyRow { first_message_index, forwarded_count, is_verified, session_data } = row;
+        let session_data = RawValue::from_string(session_data);
         let session_data = session_data.map_err(|source| Error::Damaged { what: "a backed up key", source })?;
         Ok(Self { first_message_index, forwarded_count, is_verified, session_data })
     }
@@ -106,7 +109,8 @@ impl Users {
     }
 
     async fn put_chunk(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
-        let places: Vec<_> = keys.iter().map(|key| (user, version, key.room.as_str(), key.session.as_str())).collect();
+        let place = keys.iter().map(|BackupKey { room, session, .. }| BackupKeyPlace { user, version, room, session });
+        let places: Vec<_> = place.collect();
         let mut attempts = self.attempts();
         loop {
             let mut attempt = attempts.next()?;
@@ -124,7 +128,7 @@ impl Users {
                 if row.as_ref().is_some_and(|old| !key.key.replaces(old)) {
                     continue;
                 }
-                let replaced = row.as_ref().map_or(0, |row| key_bytes(&key.room, &key.session, &row.3));
+                let replaced = row.as_ref().map_or(0, |row| key_bytes(&key.room, &key.session, &row.session_data));
                 bytes = bytes.saturating_sub(replaced) + key_bytes(&key.room, &key.session, key.key.session_data.get());
                 batch.put::<tables::KeyBackupKeys>(place, &key.key.row());
                 new.count += u64::from(row.is_none());
@@ -177,10 +181,10 @@ impl Users {
                     count_room(view, user, version, room).await?
                 }
                 BackupScope::Session(room, session) => {
-                    let place = (user, version, room.as_str(), session);
+                    let place = BackupKeyPlace { user, version, room, session };
                     batch.delete::<tables::KeyBackupKeys>(&place);
                     let row = view.get::<tables::KeyBackupKeys>(&place).await?;
-                    row.map_or((0, 0), |row| (1, key_bytes(room, session, &row.3)))
+                    row.map_or((0, 0), |row| (1, key_bytes(room, session, &row.session_data)))
                 }
             };
             if deleted == 0 {
@@ -204,10 +208,10 @@ impl Users {
         view: &View,
         user: &UserId,
         version: u64,
-        place: (&RoomId, &str),
+        (room, session): (&RoomId, &str),
     ) -> Result<Option<BackedUpKey>> {
         backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
-        let place = (user, version, place.0.as_str(), place.1);
+        let place = BackupKeyPlace { user, version, room, session };
         let row = view.get::<tables::KeyBackupKeys>(&place).await?;
         row.map(BackedUpKey::of_row).transpose()
     }
@@ -232,11 +236,11 @@ impl Users {
             Some(room) => Range::<tables::KeyBackupKeys>::prefix(&(user, version, room.as_str())),
         };
         if let Some(after) = after {
-            range = range.after(&(user, version, after.room.as_str(), after.session.as_str()));
+            range = range.after(&(user, version, &after.room, &after.session));
         }
         let mut keys = Vec::new();
-        for ((_, _, store::Text(room), session), row) in view.scan(range.limit(PAGE_KEYS)).await?.rows {
-            keys.push(BackupKey { room, session, key: BackedUpKey::of_row(row)? });
+        for (BackupKeyPlace { room, session, .. }, row) in view.scan(range.limit(PAGE_KEYS)).await?.rows {
+            keys.push(BackupKey { room: room.into_inner(), session, key: BackedUpKey::of_row(row)? });
         }
         Ok(keys)
     }
@@ -269,8 +273,8 @@ fn key_bytes(room: &RoomId, session: &str, data: &str) -> u64 {
 /// Writes what is in a backup and the bytes of it.
 fn put_contents(batch: &mut Batch, user: &UserId, version: u64, old: BackupContents, new: (BackupContents, u64)) {
     let (new, bytes) = new;
-    batch.expect::<tables::KeyBackupContents>(&(user, version), Some(&(old.count, old.etag)));
-    batch.put::<tables::KeyBackupContents>(&(user, version), &(new.count, new.etag));
+    batch.expect::<tables::KeyBackupContents>(&(user, version), Some(&old));
+    batch.put::<tables::KeyBackupContents>(&(user, version), &new);
     batch.put::<tables::KeyBackupBytes>(&(user, version), &bytes);
 }
 
@@ -281,8 +285,8 @@ async fn count_room(view: &View, user: &UserId, version: u64, room: &RoomId) -> 
     while let Some(range) = next {
         let page = view.scan(range).await?;
         count += page.rows.len() as u64;
-        for ((.., session), row) in &page.rows {
-            bytes += key_bytes(room, session, &row.3);
+        for (place, row) in &page.rows {
+            bytes += key_bytes(room, &place.session, &row.session_data);
         }
         next = page.next;
     }

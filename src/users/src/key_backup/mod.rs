@@ -12,7 +12,11 @@ use ruma::UserId;
 use serde_json::value::RawValue;
 use store::{Batch, Range, View};
 
-use crate::{Error, Result, Users, expect_version, tables};
+use crate::{
+    Error, Result, Users, expect_version,
+    rows::{BackupContents, KeyBackupRow},
+    tables,
+};
 
 pub use self::keys::{
     BackedUpKey, BackupKey, BackupScope, KEY_BACKUP_KEYS_MAX, KEY_BACKUP_NAME_BYTES_MAX, KEY_BACKUP_SESSION_BYTES_MAX,
@@ -41,15 +45,6 @@ pub struct KeyBackup {
     pub contents: BackupContents,
 }
 
-/// What is in a backup.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct BackupContents {
-    /// The number of keys.
-    pub count: u64,
-    /// Another number whenever keys were changed.
-    pub etag: u64,
-}
-
 impl Users {
     /// Makes a backup, which is the one that keys are written to from now on, and returns its version.
     ///
@@ -73,9 +68,9 @@ impl Users {
             let version = self.number_after(last.unwrap_or(0));
             batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
             batch.put::<tables::KeyBackupLast>(&user, &version);
-            let row = (algorithm.to_owned(), auth_data.get().to_owned());
+            let row = KeyBackupRow { algorithm, auth_data: auth_data.get() };
             batch.put::<tables::KeyBackups>(&(user, version), &row);
-            batch.put::<tables::KeyBackupContents>(&(user, version), &(0, 0));
+            batch.put::<tables::KeyBackupContents>(&(user, version), &BackupContents { count: 0, etag: 0 });
             if attempt.commit().await? {
                 return Ok(version);
             }
@@ -99,9 +94,8 @@ impl Users {
     /// Fails only if the store does.
     pub async fn key_backup(&self, view: &View, user: &UserId, version: u64) -> Result<Option<KeyBackup>> {
         let Some(contents) = backup_contents(view, user, version).await? else { return Ok(None) };
-        let Some((algorithm, auth_data)) = view.get::<tables::KeyBackups>(&(user, version)).await? else {
-            return Ok(None);
-        };
+        let row = view.get::<tables::KeyBackups>(&(user, version)).await?;
+        let Some(KeyBackupRow { algorithm, auth_data }) = row else { return Ok(None) };
         let auth_data = RawValue::from_string(auth_data);
         let auth_data = auth_data.map_err(|source| Error::Damaged { what: "a key backup", source })?;
         Ok(Some(KeyBackup { version, algorithm, auth_data, contents }))
@@ -127,11 +121,11 @@ impl Users {
             let mut attempt = attempts.next()?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let old = view.get::<tables::KeyBackups>(&key).await?.ok_or(Error::UnknownKeyBackup)?;
-            if old.0 != algorithm {
+            if old.algorithm != algorithm {
                 return Err(Error::KeyBackupAlgorithm);
             }
             batch.expect::<tables::KeyBackups>(&key, Some(&old));
-            batch.put::<tables::KeyBackups>(&key, &(old.0, auth_data.get().to_owned()));
+            batch.put::<tables::KeyBackups>(&key, &KeyBackupRow { algorithm, auth_data: auth_data.get() });
             if attempt.commit().await? {
                 return Ok(());
             }
@@ -183,8 +177,7 @@ impl Users {
 }
 
 async fn backup_contents(view: &View, user: &UserId, version: u64) -> Result<Option<BackupContents>> {
-    let row = view.get::<tables::KeyBackupContents>(&(user, version)).await?;
-    Ok(row.map(|(count, etag)| BackupContents { count, etag }))
+    Ok(view.get::<tables::KeyBackupContents>(&(user, version)).await?)
 }
 
 fn check(algorithm: &str, auth_data: &RawValue) -> Result<()> {

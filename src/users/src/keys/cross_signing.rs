@@ -13,7 +13,7 @@ use super::{
     device_keys::Identity,
     signed::{SignedObject, ed25519_id, ed25519_key, verifies},
 };
-use crate::{Error, Result, Users, bump_version, device_lists, tables};
+use crate::{Error, Result, Users, bump_version, device_lists, rows::CrossSigningRow, tables};
 
 /// The greatest number of bytes of an uploaded cross-signing key with the object around it.
 pub const CROSS_SIGNING_KEY_BYTES_MAX: usize = 8 * 1024;
@@ -101,9 +101,9 @@ pub(super) struct CrossSigning {
 impl CrossSigning {
     pub(super) async fn load(view: &View, user: &UserId) -> Result<Self> {
         let mut keys = [None, None, None];
-        for ((_, usage), (_, json)) in view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
+        for ((_, usage), row) in view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
             if let Some(slot) = keys.get_mut(usize::from(usage)) {
-                *slot = Some(CrossKey::of(SignedObject::stored(&json)?)?);
+                *slot = Some(CrossKey::of(SignedObject::stored(&row.json)?)?);
             }
         }
         Ok(Self { keys })
@@ -243,7 +243,8 @@ async fn write_cross_signing(
             if replaces(usage) && view.contains::<tables::Devices>(&(user, name.as_str())).await? {
                 return Err(Error::KeyIdInUse);
             }
-            batch.put::<tables::CrossSigningKeys>(&(user, usage as u8), &(name, key.object.to_json()));
+            let row = CrossSigningRow { name, json: key.object.to_json() };
+            batch.put::<tables::CrossSigningKeys>(&(user, usage as u8), &row);
         } else if replaces(Usage::Master) {
             // Signed by the master key that is gone.
             batch.delete::<tables::CrossSigningKeys>(&(user, usage as u8));
@@ -300,5 +301,5 @@ async fn device_or_master(view: &View, user: &UserId, master: &CrossKey, id: &st
 /// Whether this device id is the name of one of the user's cross-signing keys.
 pub(crate) async fn is_cross_signing_key(view: &View, user: &UserId, device: &DeviceId) -> Result<bool> {
     let rows = view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await?;
-    Ok(rows.iter().any(|(_, (name, _))| name == device.as_str()))
+    Ok(rows.iter().any(|(_, row)| row.name == device.as_str()))
 }

@@ -11,10 +11,14 @@ use std::{
 
 use ruma::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
-use store::{Batch, Position, Range, View};
+use store::{Batch, Position, Range, Row, View};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::{Change, Error, Result, Users, log, tables};
+use crate::{
+    Change, Error, Result, Users, log,
+    rows::{PoolKeyPlace, PoolRow},
+    tables,
+};
 
 /// The algorithm of one-time keys that clients use today; its count is always told, even if it is zero.
 pub(super) const SIGNED_CURVE25519: &str = "signed_curve25519";
@@ -72,7 +76,7 @@ impl PoolKey {
 pub(super) struct Pool<'a> {
     user: &'a UserId,
     device: &'a DeviceId,
-    stored: Option<(u64, String)>,
+    stored: Option<PoolRow>,
     pub(super) counts: KeyCounts,
 }
 
@@ -80,7 +84,7 @@ impl<'a> Pool<'a> {
     pub(super) async fn load(view: &View, user: &'a UserId, device: &'a DeviceId) -> Result<Self> {
         let stored = view.get::<tables::KeyPools>(&(user, device.as_str())).await?;
         let counts = match &stored {
-            Some((_, json)) => serde_json::from_str(json).map_err(damaged)?,
+            Some(row) => serde_json::from_str(&row.counts).map_err(damaged)?,
             None => KeyCounts::default(),
         };
         Ok(Self { user, device, stored, counts: counts.counting_from_zero() })
@@ -112,8 +116,10 @@ impl<'a> Pool<'a> {
         batch.delete::<tables::KeyPool>(&self.key(kind, key));
     }
 
-    fn key<'k>(&'k self, kind: Kind, key: &'k PoolKey) -> (&'k UserId, &'k str, u8, &'k str, Position, &'k str) {
-        (self.user, self.device.as_str(), kind as u8, &key.algorithm, key.position, &key.name)
+    fn key<'k>(&'k self, kind: Kind, key: &'k PoolKey) -> PoolKeyPlace<&'k UserId, &'k str> {
+        let PoolKey { algorithm, name, position, .. } = key;
+        let (user, device) = (self.user, self.device.as_str());
+        PoolKeyPlace { user, device, kind: kind as u8, algorithm, position: *position, name }
     }
 
     /// Notes the change in the log; the position of the entry orders the keys that come with it.
@@ -124,16 +130,16 @@ impl<'a> Pool<'a> {
     /// Writes the counts, if nobody else changed the device's keys meanwhile.
     pub(super) fn save(&self, batch: &mut Batch) -> Result<()> {
         let key = (self.user, self.device.as_str());
-        let json = serde_json::to_string(&self.counts).map_err(damaged)?;
-        let version = self.stored.as_ref().map_or(0, |(version, _)| *version) + 1;
+        let counts = serde_json::to_string(&self.counts).map_err(damaged)?;
+        let version = self.stored.as_ref().map_or(0, |row| row.version) + 1;
         batch.expect::<tables::KeyPools>(&key, self.stored.as_ref());
-        batch.put::<tables::KeyPools>(&key, &(version, json));
+        batch.put::<tables::KeyPools>(&key, &PoolRow { version, counts });
         Ok(())
     }
 }
 
-fn pool_key((key, json): (<tables::KeyPool as store::Table>::Key, String)) -> PoolKey {
-    let (_, _, _, algorithm, position, name) = key;
+fn pool_key((place, json): Row<tables::KeyPool>) -> PoolKey {
+    let PoolKeyPlace { algorithm, position, name, .. } = place;
     PoolKey { algorithm, name, position, json }
 }
 

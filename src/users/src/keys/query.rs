@@ -12,7 +12,11 @@ use super::{
     cross_signing::Usage,
     signed::{SignedObject, ed25519_id},
 };
-use crate::{Error, Result, Users, tables};
+use crate::{
+    Error, Result, Users,
+    rows::{CrossSigningRow, SignedUserKey},
+    tables,
+};
 
 /// The most bytes of keys that are given at once.
 pub const QUERY_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -82,7 +86,8 @@ impl Users {
             return Ok(None);
         }
         let mut keys = UserKeys { devices: device_keys(view, user, devices).await?, ..UserKeys::default() };
-        for ((_, usage), (name, json)) in view.scan_all(Range::<tables::CrossSigningKeys>::prefix(&(user,))).await? {
+        let range = Range::<tables::CrossSigningKeys>::prefix(&(user,));
+        for ((_, usage), CrossSigningRow { name, json }) in view.scan_all(range).await? {
             if usage == Usage::Master as u8 {
                 keys.master = Some(raw(with_signature_of(view, asker, user, &name, json).await?)?);
             } else if usage == Usage::SelfSigning as u8 {
@@ -126,12 +131,12 @@ fn with_name(mut json: String, name: Option<&str>) -> String {
 
 /// The master key with the signature of the asker's user-signing key, which nobody else sees.
 async fn with_signature_of(view: &View, asker: &UserId, user: &UserId, name: &str, json: String) -> Result<String> {
-    let signed = view.get::<tables::UserSignatures>(&(asker, user)).await?;
-    let Some((_, user_signing, signature)) = signed.filter(|(master, _, _)| master == name) else {
+    let signed = view.get::<tables::UserSignatures>(&SignedUserKey { signer: asker, other: user }).await?;
+    let Some(signed) = signed.filter(|signed| signed.master == name) else {
         return Ok(json);
     };
     let mut object = SignedObject::stored(&json)?;
-    object.add_signature(asker, &ed25519_id(&user_signing), &signature);
+    object.add_signature(asker, &ed25519_id(&signed.user_signing), &signed.signature);
     Ok(object.to_json())
 }
 

@@ -14,7 +14,11 @@ use super::{
     device_keys::{Identity, put_identity},
     signed::{SignedObject, ed25519_id},
 };
-use crate::{Error, Result, Users, bump_version, device_lists, tables};
+use crate::{
+    Error, Result, Users, bump_version, device_lists,
+    rows::{CrossSigningRow, SignedUserKey, UserSignatureRow},
+    tables,
+};
 
 /// The greatest number of signed keys in one upload.
 pub const SIGNED_KEYS_PER_UPLOAD_MAX: usize = 1_000;
@@ -68,7 +72,7 @@ enum Accepted {
     /// The master key with it.
     Master(CrossKey),
     /// Another user's master key has it, for the signer alone.
-    Other { master: String, user_signing: String, signature: String },
+    Other(UserSignatureRow),
 }
 
 impl Users {
@@ -190,7 +194,7 @@ async fn check_other(view: &View, signer: &UserId, own: &CrossSigning, key: &Sig
         return Ok(Err(SignatureFailure::Invalid));
     };
     let (master, user_signing, signature) = (master.name(), user_signing.name(), signature.to_owned());
-    Ok(Ok(Accepted::Other { master, user_signing, signature }))
+    Ok(Ok(Accepted::Other(UserSignatureRow { master, user_signing, signature })))
 }
 
 /// Reads a signed object, which must say the same as the stored one.
@@ -219,15 +223,15 @@ async fn write_signatures(
                 own_changed = true;
             }
             Accepted::Master(master) => {
-                let row = (master.name(), master.object.to_json());
+                let row = CrossSigningRow { name: master.name(), json: master.object.to_json() };
                 batch.put::<tables::CrossSigningKeys>(&(signer, Usage::Master as u8), &row);
                 own_changed = true;
             }
-            Accepted::Other { master, user_signing, signature } => {
-                let row = (master, user_signing, signature);
-                let stored = view.get::<tables::UserSignatures>(&(signer, &key.user)).await?;
+            Accepted::Other(row) => {
+                let pair = SignedUserKey { signer, other: &key.user };
+                let stored = view.get::<tables::UserSignatures>(&pair).await?;
                 if stored.as_ref() != Some(&row) {
-                    batch.put::<tables::UserSignatures>(&(signer, &key.user), &row);
+                    batch.put::<tables::UserSignatures>(&pair, &row);
                     device_lists::mark_signed(view, batch, signer, &key.user).await?;
                     others_changed = true;
                 }

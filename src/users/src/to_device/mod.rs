@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use store::{Batch, CommitError, Position, Range, View};
 
-use crate::{Error, Result, Users, device_runs::Run, tables};
+use crate::{Error, Result, Users, device_runs::Run, rows::ToDeviceKey, tables};
 
 pub(crate) use self::{queues::Queues, senders::count_waiting};
 use self::{
@@ -144,7 +144,7 @@ impl Users {
         messages: &[ToDeviceMessage<'_>],
     ) -> Result<ToDeviceSent> {
         check(request, messages)?;
-        let key = TxnKey::of(request);
+        let key = request.txn_key();
         let mut sent = ToDeviceSent::default();
         let mut attempts = self.attempts();
         loop {
@@ -243,7 +243,7 @@ impl Users {
         &self,
         targets: &Targets<'_>,
         chunk: &[Outgoing],
-        key: &TxnKey,
+        key: &TxnKey<'_>,
         progress: &mut Progress,
         is_last: bool,
     ) -> Result<bool> {
@@ -262,10 +262,10 @@ impl Users {
         }
         let position = Position::from(batch.log(&entry));
         for Outgoing { user, device, event } in chunk {
-            batch.put::<tables::ToDevice>(&(user, device.as_str(), position), event);
+            batch.put::<tables::ToDevice>(&ToDeviceKey { user, device: device.as_str(), position }, event);
         }
-        let place = (last.user.to_string(), last.device.to_string());
-        let next = self.prepare_to_device_progress(&mut batch, key, progress, place, is_last);
+        let last = (&*last.user, &*last.device);
+        let next = self.prepare_to_device_progress(&mut batch, key, progress, last, is_last);
         let queues = &self.inner.queues;
         for Outgoing { user, device, event } in chunk {
             queues.queued(&(user.clone(), device.clone()), targets.sender, event);
@@ -305,7 +305,7 @@ impl Users {
         let more = next.is_some();
         rows.truncate(TO_DEVICE_PER_SYNC_MAX);
         let mut page = ToDevicePage { more, ..ToDevicePage::default() };
-        for ((_, _, position), event) in rows {
+        for (ToDeviceKey { position, .. }, event) in rows {
             let event = RawValue::from_string(event);
             let event = event.map_err(|source| Error::Damaged { what: "a message to a device", source })?;
             page.events.push(event);
@@ -365,8 +365,8 @@ impl Users {
         while let Some(range) = next {
             let page = view.scan(range).await?;
             let mut batch = Batch::new();
-            for ((_, _, position), event) in &page.rows {
-                batch.delete::<tables::ToDevice>(&(user, device, *position));
+            for (key, event) in &page.rows {
+                batch.delete::<tables::ToDevice>(key);
                 self.inner.queues.count(&mut freed, event)?;
             }
             if !page.rows.is_empty() {

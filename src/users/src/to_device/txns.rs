@@ -7,7 +7,11 @@ use ruma::{DeviceId, UserId};
 use store::{Batch, CommitError, Range, View};
 
 use super::ToDeviceRequest;
-use crate::{Result, Users, tables, tables::ToDeviceTxn};
+use crate::{
+    Result, Users,
+    rows::{ToDeviceTxnKey, ToDeviceTxnRow},
+    tables,
+};
 
 /// How long a transaction id is remembered, in milliseconds: clients repeat requests within minutes; a day covers a phone that
 /// was off.
@@ -17,84 +21,70 @@ pub const TO_DEVICE_TXN_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 const SWEEP_ROWS: usize = 100;
 
 /// A transaction id with its scope.
-pub(super) struct TxnKey {
-    user: String,
-    device: String,
-    event_type: String,
-    txn_id: String,
-}
+pub(super) type TxnKey<'a> = ToDeviceTxnKey<&'a UserId, &'a str>;
 
-impl TxnKey {
-    pub(super) fn of(request: &ToDeviceRequest<'_>) -> Self {
-        Self {
-            user: request.sender.to_string(),
-            device: request.device.to_string(),
-            event_type: request.event_type.to_owned(),
-            txn_id: request.txn_id.to_owned(),
-        }
-    }
-
-    fn parts(&self) -> (&str, &str, &str, &str) {
-        (&self.user, &self.device, &self.event_type, &self.txn_id)
+impl<'a> ToDeviceRequest<'a> {
+    pub(super) fn txn_key(&self) -> TxnKey<'a> {
+        let Self { sender, device, event_type, txn_id } = *self;
+        TxnKey { sender, device: device.as_str(), event_type, txn_id }
     }
 }
 
 /// How far a request came.
 pub(super) struct Progress {
     /// What is stored.
-    row: Option<ToDeviceTxn>,
+    row: Option<ToDeviceTxnRow>,
     /// Whether what is stored is too old to mean anything.
     expired: bool,
 }
 
 impl Progress {
-    fn valid(&self) -> Option<&ToDeviceTxn> {
+    fn valid(&self) -> Option<&ToDeviceTxnRow> {
         self.row.as_ref().filter(|_| !self.expired)
     }
 
     /// Whether all of it is written.
     pub(super) fn is_done(&self) -> bool {
-        self.valid().is_some_and(|(_, done, ..)| *done)
+        self.valid().is_some_and(|row| row.is_done)
     }
 
     /// Whether the message to this device, if there was one, is written.
     pub(super) fn has_passed(&self, user: &UserId, device: &DeviceId) -> bool {
-        self.valid().is_some_and(|(_, _, last_user, last_device)| {
-            (user.as_str(), device.as_str()) <= (last_user.as_str(), last_device.as_str())
-        })
+        let place = (user.as_str(), device.as_str());
+        self.valid().is_some_and(|row| place <= (&*row.last_user, &*row.last_device))
     }
 }
 
 impl Users {
     /// How far a request came before.
-    pub(super) async fn to_device_progress(&self, view: &View, key: &TxnKey) -> Result<Progress> {
-        let row = view.get::<tables::ToDeviceTxns>(&key.parts()).await?;
-        let expired = row.as_ref().is_some_and(|(at_ms, ..)| *at_ms < self.oldest_txn_ms());
+    pub(super) async fn to_device_progress(&self, view: &View, key: &TxnKey<'_>) -> Result<Progress> {
+        let row = view.get::<tables::ToDeviceTxns>(key).await?;
+        let expired = row.as_ref().is_some_and(|row| row.at_ms < self.oldest_txn_ms());
         Ok(Progress { row, expired })
     }
 
-    /// Writes how far a request came, `place` being the destination of the last message, if nobody else did meanwhile.
+    /// Writes how far a request came, `last` being the destination of the last message, if nobody else did meanwhile.
     pub(super) fn prepare_to_device_progress(
         &self,
         batch: &mut Batch,
-        key: &TxnKey,
+        key: &TxnKey<'_>,
         progress: &Progress,
-        place: (String, String),
+        last: (&UserId, &DeviceId),
         is_done: bool,
     ) -> Progress {
-        batch.expect::<tables::ToDeviceTxns>(&key.parts(), progress.row.as_ref());
-        let (user, device, event_type, txn_id) = key.parts();
+        batch.expect::<tables::ToDeviceTxns>(key, progress.row.as_ref());
         let at_ms = match &progress.row {
-            Some((at_ms, ..)) if !progress.expired => *at_ms,
-            Some((at_ms, ..)) => {
-                batch.delete::<tables::ToDeviceTxnTimes>(&(*at_ms, user, device, event_type, txn_id));
+            Some(row) if !progress.expired => row.at_ms,
+            Some(row) => {
+                batch.delete::<tables::ToDeviceTxnTimes>(&(row.at_ms, key));
                 self.now_ms()
             }
             None => self.now_ms(),
         };
-        let row = (at_ms, is_done, place.0, place.1);
-        batch.put::<tables::ToDeviceTxns>(&key.parts(), &row);
-        batch.put::<tables::ToDeviceTxnTimes>(&(at_ms, user, device, event_type, txn_id), &());
+        let (last_user, last_device) = (last.0.to_string(), last.1.to_string());
+        let row = ToDeviceTxnRow { at_ms, is_done, last_user, last_device };
+        batch.put::<tables::ToDeviceTxns>(key, &row);
+        batch.put::<tables::ToDeviceTxnTimes>(&(at_ms, key), &());
         Progress { row: Some(row), expired: false }
     }
 
@@ -111,18 +101,18 @@ impl Users {
             let page = view.scan(range).await?;
             let mut count = 0;
             let mut batch = Batch::new();
-            for ((at_ms, user, device, event_type, txn_id), ()) in &page.rows {
+            for (time_key, ()) in &page.rows {
                 if batch.is_filled() {
                     break;
                 }
                 count += 1;
-                batch.delete::<tables::ToDeviceTxnTimes>(&(*at_ms, user, device, event_type, txn_id));
-                let key = (user, device, event_type, txn_id);
-                let Some(row) = view.get::<tables::ToDeviceTxns>(&key).await? else { continue };
-                if row.0 == *at_ms {
+                batch.delete::<tables::ToDeviceTxnTimes>(time_key);
+                let (at_ms, key) = time_key;
+                let Some(row) = view.get::<tables::ToDeviceTxns>(key).await? else { continue };
+                if row.at_ms == *at_ms {
                     // The client may use the id again at this moment.
-                    batch.expect::<tables::ToDeviceTxns>(&key, Some(&row));
-                    batch.delete::<tables::ToDeviceTxns>(&key);
+                    batch.expect::<tables::ToDeviceTxns>(key, Some(&row));
+                    batch.delete::<tables::ToDeviceTxns>(key);
                 }
             }
             if count > 0 {
