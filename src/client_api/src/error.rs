@@ -1,6 +1,6 @@
 //! From the domain's errors to status, error code and message: one total match for each crate, so that a new error doesn't compile
 //! before it is decided here what clients are told.
-#![warn(clippy::wildcard_enum_match_arm)]
+#![warn(clippy::match_wildcard_for_single_variants, clippy::wildcard_enum_match_arm)]
 
 use std::{io, time::Duration};
 

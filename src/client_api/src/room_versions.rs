@@ -58,10 +58,10 @@ mod tests {
                 assert_eq!(read(&body), Err("M_UNSUPPORTED_ROOM_VERSION".to_owned()), "{body}");
             }
         }
-        for body in ["{}", r#"{"room_version":"11"}"#, r#"{"room_version":null}"#] {
+        for body in ["", "{}", r#"{"room_version":"11"}"#, r#"{"room_version":null}"#] {
             assert_eq!(read(body), Ok(()), "{body}");
         }
-        for body in ["", r#"{"room_version":11}"#, r#"{"room_version":"11","name":1}"#] {
+        for body in ["[", r#"{"room_version":11}"#, r#"{"room_version":"11","name":1}"#] {
             assert_eq!(read(body), Err("M_BAD_JSON".to_owned()), "{body}");
         }
     }
