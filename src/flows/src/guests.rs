@@ -11,7 +11,7 @@ use users::{Kind, Users};
 
 use crate::{
     FlowsError,
-    join::{GUEST_ACCESS, is_guest, lets_guests_in},
+    join::{GUEST_ACCESS, lets_guests_in},
 };
 
 /// Accounts that are looked at together when all are.
@@ -75,7 +75,7 @@ impl Guests {
         let Some(room) = self.closed_by(record).await? else { return Ok(false) };
         let view = self.store.view();
         for member in self.rooms.local_members(&view, &room).await? {
-            if is_guest(&self.users, &view, &member).await? {
+            if self.users.is_guest(&view, &member).await? {
                 self.take_out(&member, &room).await?;
             }
         }

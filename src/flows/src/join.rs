@@ -9,7 +9,6 @@ use serde_json::{
 };
 use store::View;
 use tracing::warn;
-use users::{Kind, Users};
 
 use crate::{Flows, FlowsError, profile::own_content};
 
@@ -119,7 +118,7 @@ impl Flows {
     /// # Errors
     /// [`FlowsError::GuestForbidden`].
     pub(crate) async fn check_guest_access(&self, view: &View, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
-        if !is_guest(&self.inner.users, view, user).await? {
+        if !self.inner.users.is_guest(view, user).await? {
             return Ok(());
         }
         let event = self.inner.rooms.shown_now(view, room, GUEST_ACCESS, "").await?;
@@ -136,10 +135,4 @@ impl Flows {
             warn!(%user, %room, %error, "can't carry settings into an upgraded room");
         }
     }
-}
-
-/// Whether a local user is a guest.
-pub(crate) async fn is_guest(users: &Users, view: &View, user: &UserId) -> Result<bool, FlowsError> {
-    let account = users.account(view, user).await?;
-    Ok(account.is_some_and(|account| account.kind == Kind::Guest))
 }

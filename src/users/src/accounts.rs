@@ -166,6 +166,16 @@ impl Users {
         Ok(account.is_some_and(|account| account.admin && !account.deactivated))
     }
 
+    /// Whether the user is a guest (client-server API, "Guest Access").
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the store does.
+    pub async fn is_guest(&self, view: &View, user: &UserId) -> Result<bool> {
+        let account = self.account(view, user).await?;
+        Ok(account.is_some_and(|account| account.kind == Kind::Guest))
+    }
+
     /// A page of accounts in the order of their names, after `after`.
     ///
     /// # Errors
