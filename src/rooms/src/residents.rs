@@ -29,9 +29,6 @@ use crate::{
 /// What one member of a room takes: a number with the room and one with the user, with the spare room of lists that grow.
 const MEMBERSHIP_BYTES: usize = 4 * size_of::<u32>();
 
-/// What is held in memory is counted anew when it has changed by so many memberships.
-const COUNTED_MEMBERSHIPS: usize = 256;
-
 /// See the module. Cloning is cheap.
 #[derive(Clone)]
 pub struct Residents(Arc<Inner>);
@@ -109,6 +106,7 @@ impl Inner {
         for (server, joined) in &entry.servers {
             self.move_server(room, self.servers.number(&**server), *joined, position);
         }
+        self.count_held();
     }
 
     fn move_server(&self, room: u32, server: u32, joined: bool, position: Position) {
@@ -134,13 +132,10 @@ impl Inner {
             members.left.push((position, user));
         }
         drop(members);
-        let before = match joins {
+        match joins {
             true => self.memberships.fetch_add(1, Ordering::Relaxed),
             false => self.memberships.fetch_sub(1, Ordering::Relaxed),
         };
-        if before.is_multiple_of(COUNTED_MEMBERSHIPS) {
-            self.count_held();
-        }
     }
 
     fn count_held(&self) {

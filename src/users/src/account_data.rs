@@ -115,11 +115,6 @@ async fn count(view: &View, batch: &mut Batch, user: &UserId, old: Weight, new: 
     Ok(())
 }
 
-/// The key of account data that is about no room.
-pub(crate) fn global<'a>(user: &'a UserId, event_type: &'a str) -> AccountDataKey<&'a UserId, &'a RoomId, &'a str> {
-    AccountDataKey { user, room: None, event_type }
-}
-
 fn raw(json: String) -> Result<Box<RawValue>> {
     RawValue::from_string(json).map_err(|source| Error::Damaged { what: "account data", source })
 }
@@ -392,7 +387,7 @@ impl Users {
         if let Some(ignored) = self.inner.ignored.get(view.position(), &key) {
             return Ok(ignored);
         }
-        let row = view.get::<tables::AccountData>(&global(user, IGNORED_TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&AccountDataKey::global(user, IGNORED_TYPE)).await?;
         let mut ignored = HashSet::new();
         if let Some(row) = row {
             ignored = parse_ignored(&row.content);
@@ -411,7 +406,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn blocks_invites(&self, view: &View, user: &UserId) -> Result<bool> {
-        let row = view.get::<tables::AccountData>(&global(user, INVITE_PERMISSION_TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&AccountDataKey::global(user, INVITE_PERMISSION_TYPE)).await?;
         // Content of another form sets no permission.
         let content = row.and_then(|row| serde_json::from_str::<InvitePermission>(&row.content).ok());
         Ok(content.is_some_and(|content| content.default_action == "block"))
@@ -423,7 +418,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn direct_rooms(&self, view: &View, user: &UserId) -> Result<HashSet<OwnedRoomId>> {
-        let row = view.get::<tables::AccountData>(&global(user, DIRECT_TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&AccountDataKey::global(user, DIRECT_TYPE)).await?;
         Ok(row.map(|row| parse_direct(&row.content)).unwrap_or_default())
     }
 }

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use store::{Batch, Position, View};
 
-use crate::{AccountDataEntry, Error, Result, Users, account_data, error::too_many, group_cache::GroupCache, tables};
+use crate::{
+    AccountDataEntry, Error, Result, Users, error::too_many, group_cache::GroupCache, rows::AccountDataKey, tables,
+};
 
 pub(crate) const TYPE: &str = "m.push_rules";
 
@@ -230,7 +232,7 @@ impl Users {
     }
 
     async fn stored_rules(&self, view: &View, user: &UserId) -> Result<Option<String>> {
-        let row = view.get::<tables::AccountData>(&account_data::global(user, TYPE)).await?;
+        let row = view.get::<tables::AccountData>(&AccountDataKey::global(user, TYPE)).await?;
         Ok(row.map(|row| row.content))
     }
 

@@ -1,6 +1,6 @@
 //! What the keys and values of this crate's tables are, where a key has more than two fields or a value more than one.
 
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use store::{Fixed, Key, Position, Text, Value, Versioned};
 
@@ -181,6 +181,13 @@ pub(crate) struct AccountDataKey<U = User, R = Room, S = String> {
     pub(crate) room: Option<R>,
     /// Its type.
     pub(crate) event_type: S,
+}
+
+impl<'a> AccountDataKey<&'a UserId, &'a RoomId, &'a str> {
+    /// That of account data that is about no room.
+    pub(crate) fn global(user: &'a UserId, event_type: &'a str) -> Self {
+        Self { user, room: None, event_type }
+    }
 }
 
 /// Account data.
