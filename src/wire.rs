@@ -40,6 +40,9 @@ const DECODING_PART: u64 = 1;
 /// Log entries kept for followers that fall behind. One that falls further back rebuilds from the tables.
 pub(crate) const LOG_ENTRIES_KEPT: u64 = 1_000_000;
 
+/// Log entries that a start reads at most, about, to know who is where.
+const RESIDENTS_RECORDS: u64 = 200_000;
+
 const TABLES: &[&[store::TableInfo]] = &[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES];
 
 /// Opens the database and the domains over it for some work. However that ends, the database is closed: a process must not end
@@ -83,6 +86,9 @@ async fn sweep(store: Store, reading: Reading, users: Users, media: Media) {
     let mut lag = Lag::default();
     loop {
         interval.tick().await;
+        if let Err(error) = reading.rooms().checkpoint_residents(RESIDENTS_RECORDS).await {
+            warn!(%error, "can't write down who is where");
+        }
         if let Err(error) = reading.rooms().sweep_txn_ids().await {
             warn!(%error, "can't remove old transaction ids");
         }
