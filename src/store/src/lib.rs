@@ -110,6 +110,13 @@ pub use store_derive::Key;
 /// batch.expect::<Devices>(&"A", Some(&Device { name: "phone".to_owned(), seen_ms: 1 }));
 /// batch.put::<Devices>(&"A", &Device { name: "phone", seen_ms: 2 });
 /// ```
+///
+/// Tuples are no values:
+///
+/// ```compile_fail,E0277
+/// store::table! { /// Devices by id.
+/// pub Devices = 300, Points: String => (String, u64) }
+/// ```
 pub use store_derive::Value;
 
 #[doc(hidden)]

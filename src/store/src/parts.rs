@@ -1,4 +1,4 @@
-//! [`Encode`], [`Decode`] and [`Prefix`] for the parts of keys and for tuples of them.
+//! [`Encode`], [`Decode`] and [`Prefix`] for the parts of keys and for pairs of them.
 
 use std::str::FromStr;
 
@@ -154,7 +154,7 @@ single!(
     [T] Text<T>, [T] Option<T>, [const N: usize] Fixed<N>,
 );
 
-/// Encoding of a tuple type.
+/// Encoding of a tuple type. Longer keys are structs, see [`Key`](crate::Key).
 macro_rules! tuple {
     ($($key:ident $part:ident $index:tt),+) => {
         impl<$($key, $part: Encode<$key>),+> Encode<($($key,)+)> for ($($part,)+) {
@@ -177,40 +177,21 @@ macro_rules! tuple {
 
 tuple!(KA A 0);
 tuple!(KA A 0, KB B 1);
-tuple!(KA A 0, KB B 1, KC C 2);
-tuple!(KA A 0, KB B 1, KC C 2, KD D 3);
-tuple!(KA A 0, KB B 1, KC C 2, KD D 3, KE E 4);
-tuple!(KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5);
-tuple!(KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5, KG G 6);
-tuple!(KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5, KG G 6, KH H 7);
 
-/// `Prefix` for the leading elements `{…}` of keys that go on with `[…]`.
-macro_rules! prefix {
-    ({$($key:ident $part:ident $index:tt),+} [$($more:ident)*]) => {
-        prefix!(@one {$($key $part $index),+} []);
-        prefix!(@longer {$($key $part $index),+} [] [$($more)*]);
-    };
-    (@longer $head:tt [$($taken:ident)*] []) => {};
-    (@longer $head:tt [$($taken:ident)*] [$next:ident $($more:ident)*]) => {
-        prefix!(@one $head [$($taken)* $next]);
-        prefix!(@longer $head [$($taken)* $next] [$($more)*]);
-    };
-    (@one {$($key:ident $part:ident $index:tt),+} [$($rest:ident)*]) => {
-        impl<$($key, $part: Encode<$key>,)+ $($rest),*> Prefix<($($key,)+ $($rest,)*)>
-            for ($($part,)+)
-        {
-            fn encode_prefix(&self, w: &mut Writer) {
-                $(self.$index.encode(w);)+
-            }
-        }
-    };
+impl<KA, A: Encode<KA>> Prefix<(KA,)> for (A,) {
+    fn encode_prefix(&self, w: &mut Writer) {
+        self.0.encode(w);
+    }
 }
 
-prefix!({KA A 0} [KB KC KD KE KF KG KH]);
-prefix!({KA A 0, KB B 1} [KC KD KE KF KG KH]);
-prefix!({KA A 0, KB B 1, KC C 2} [KD KE KF KG KH]);
-prefix!({KA A 0, KB B 1, KC C 2, KD D 3} [KE KF KG KH]);
-prefix!({KA A 0, KB B 1, KC C 2, KD D 3, KE E 4} [KF KG KH]);
-prefix!({KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5} [KG KH]);
-prefix!({KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5, KG G 6} [KH]);
-prefix!({KA A 0, KB B 1, KC C 2, KD D 3, KE E 4, KF F 5, KG G 6, KH H 7} []);
+impl<KA, KB, A: Encode<KA>> Prefix<(KA, KB)> for (A,) {
+    fn encode_prefix(&self, w: &mut Writer) {
+        self.0.encode(w);
+    }
+}
+
+impl<KA, KB, A: Encode<KA>, B: Encode<KB>> Prefix<(KA, KB)> for (A, B) {
+    fn encode_prefix(&self, w: &mut Writer) {
+        self.encode(w);
+    }
+}

@@ -69,14 +69,6 @@ part_coded!(
     [] u8, [] u16, [] u32, [] u64, [] i64, [] bool, [] Position,
     [const N: usize] Fixed<N>,
     [A: Encode<A> + Decode] Option<A>,
-    [A: Encode<A> + Decode] (A,),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode] (A, B),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode] (A, B, C),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode]
-    (A, B, C, D),
-    [A: Encode<A> + Decode, B: Encode<B> + Decode, C: Encode<C> + Decode, D: Encode<D> + Decode,
-     E: Encode<E> + Decode]
-    (A, B, C, D, E),
 );
 
 impl EncodeValue<Position> for Stamp {
