@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use documented::DocumentedFields;
-use ruma::{OwnedServerName, owned_server_name};
+use ruma::{OwnedServerName, OwnedUserId, owned_server_name};
 use serde::{Deserialize, Serialize};
 use settings::{Fault, Mebibytes, Settings, refuse};
 
@@ -54,7 +54,7 @@ impl Config {
 
     /// What is wrong with values that are each possible for their part.
     pub(crate) fn faults(&self) -> Vec<Fault> {
-        let is_strange = |admin: &ruma::OwnedUserId| admin.server_name() != self.server.server_name;
+        let is_strange = |admin: &OwnedUserId| admin.server_name() != self.server.server_name;
         refuse([("admins", self.api.admins.iter().any(is_strange), "must be users of this server")])
     }
 }

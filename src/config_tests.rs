@@ -57,7 +57,7 @@ fn faults_name_key_and_line() {
     assert_eq!(fault, "conduit.toml:2: trusted_proxies: must be addresses and networks, such as \"10.0.0.0/8\"");
     let fault = &faults("[global]\nadmins = [\"@a:elsewhere.example\"]\n", &[])[0];
     assert_eq!(fault, "conduit.toml:2: admins: must be users of this server");
-    // What a part is told otherwise is no key.
+    // What a part is given otherwise is no key.
     assert_eq!(faults("[global]\ncache_bytes = 1\n", &[]), ["conduit.toml:2: cache_bytes: unknown key"]);
     // Each part says what is wrong with it.
     let faults = faults("[global]\nturn_ttl = 0\nport = -1\nlarge_room_members = \"many\"\nlog = \"=\"\n", &[]);
@@ -131,8 +131,8 @@ const FILES: [&str; 3] = [
      [global.well_known]\nsupport_mxid = '@i:example.org'\n",
 ];
 
-/// All that the parts of the server are told.
-fn told(config: &Config) -> String {
+/// All that is handed to the parts of the server.
+fn handed_over(config: &Config) -> String {
     let descriptors = Descriptors { limit: 65_536, connections: 32_768, database_files: 8_192 };
     let caches = wire::Caches::of(1 << 30);
     let store = wire::store_options(config, descriptors);
@@ -157,11 +157,11 @@ fn values(old: &Value) -> Vec<Value> {
     texts.into_iter().chain([more, whole]).chain(lists).chain(tables).chain(flags).collect()
 }
 
-/// Whether some value of the key changes what the parts of the server are told.
+/// Whether some value of the key changes what is handed to the parts of the server.
 fn has_effect(table: Option<&str>, key: &Key) -> bool {
     let read = |file: &toml::Table| {
         let text = toml::to_string(file).expect("TOML");
-        parse(&text, "conduit.toml", std::iter::empty()).ok().map(|loaded| told(&loaded.config))
+        parse(&text, "conduit.toml", std::iter::empty()).ok().map(|loaded| handed_over(&loaded.config))
     };
     FILES.iter().any(|text| {
         let file: toml::Table = toml::from_str(&format!("[global]\n{text}")).expect("TOML");
@@ -194,7 +194,7 @@ fn every_key_has_an_effect() {
     let all: Vec<_> = plain.chain(inner).collect();
     assert!(all.len() > 60, "the keys were not found");
     let idle: Vec<_> = all.iter().filter(|(table, key)| !has_effect(*table, key)).collect();
-    assert!(idle.is_empty(), "no part is told {idle:?}");
+    assert!(idle.is_empty(), "no part is given {idle:?}");
 }
 
 /// The names of fields that code looks at, outside of tests and of the checks of settings.

@@ -1,7 +1,7 @@
 //! What the configurations of all crates have in common. A crate's `Config` is its part of the file's `[global]` table.
 //!
 //! A field is a key: its name is the key's, its docstring the explanation in the generated file, its value in [`Default`] what holds
-//! without the key. What a crate is told otherwise (by who puts the parts together, or by tests) is `#[serde(skip)]`.
+//! without the key. What a crate is given otherwise (by who puts the parts together, or by tests) is `#[serde(skip)]`.
 
 mod units;
 
