@@ -179,6 +179,12 @@ impl Rooms {
         &self.inner.residents
     }
 
+    /// Reads who is where anew, if an entry of the log that couldn't be read left it behind. For those who follow the log and have to begin
+    /// again.
+    pub async fn refill_residents(&self) -> Result<(), RoomsError> {
+        self.inner.residents.refill(&self.inner.store).await
+    }
+
     /// Writes down who is where, for the next start, if the log has as many records (or more) since that was last done. To be called now
     /// and then; says whether it did.
     pub async fn checkpoint_residents(&self, records: u64) -> Result<bool, RoomsError> {

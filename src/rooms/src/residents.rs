@@ -138,6 +138,25 @@ impl Inner {
         };
     }
 
+    /// Forgets who is where but no numbers; what is told from here on is kept until all is known again.
+    fn forget(&self) {
+        let mut early = self.early.lock();
+        early.get_or_insert_default();
+        self.filled.store(Position::MAX.get(), Ordering::Release);
+        for user in 0..self.users.count() {
+            if let Some(mut rooms) = self.of_user(user) {
+                rooms.rooms.clear();
+            }
+        }
+        for room in 0..self.rooms.count() {
+            if let Some(mut members) = self.of_room(room) {
+                members.members.clear();
+                members.servers.clear();
+            }
+        }
+        self.memberships.store(0, Ordering::Relaxed);
+    }
+
     fn count_held(&self) {
         let named = self.users.bytes() + self.rooms.bytes() + self.servers.bytes();
         self.held.lock().set(named + self.memberships.load(Ordering::Relaxed) * MEMBERSHIP_BYTES);

@@ -47,6 +47,7 @@ pub(crate) async fn build(
 
 /// Reads when each room advanced last.
 async fn load(hub: &Hub, rooms: &Rooms, view: &View) -> Result<(), SyncError> {
+    rooms.refill_residents().await?;
     hub.clear();
     let mut after = None;
     loop {

@@ -155,6 +155,9 @@ async fn what_cannot_be_read_in_the_log_keeps_no_news_from_anybody() {
         }
         world.leave(&bob, &room).await;
         client.sync(&world, 0).await;
+        let residents = world.rooms.residents();
+        let members = residents.members_at(residents.room(&room), world.store.published());
+        assert_eq!(members, Some(vec![residents.user(&alice)]));
     }
 }
 

@@ -86,6 +86,23 @@ impl Residents {
         if !self.read_checkpoint(store, &view).await? {
             self.read_tables(&view).await?;
         }
+        self.go_on_after(&view);
+        Ok(())
+    }
+
+    /// Reads who is where anew from the tables, if an entry of the log that couldn't be read left it behind.
+    pub(crate) async fn refill(&self, store: &Store) -> Result<(), RoomsError> {
+        if self.is_filled(store.published()) {
+            return Ok(());
+        }
+        self.0.forget();
+        let view = store.view();
+        self.read_tables(&view).await?;
+        self.go_on_after(&view);
+        Ok(())
+    }
+
+    fn go_on_after(&self, view: &View) {
         let mut early = self.0.early.lock();
         for (position, entry) in early.take().unwrap_or_default() {
             if position > view.position() {
@@ -95,7 +112,6 @@ impl Residents {
         self.0.filled.store(view.position().get(), Ordering::Release);
         drop(early);
         self.0.count_held();
-        Ok(())
     }
 
     /// Reads the last checkpoint and the log since. `false` if there is none from which the log leads to the view.
