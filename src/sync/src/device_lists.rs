@@ -81,7 +81,7 @@ pub(crate) struct DeviceListReader<'a> {
 
 /// Who came to be, and who ceased to be, together with the user in some room; they may be in another as before.
 #[derive(Default)]
-struct Meetings {
+struct Encounters {
     met: UserSet,
     parted: UserSet,
     /// Those in rooms that became encrypted.
@@ -146,14 +146,14 @@ impl DeviceListReader<'_> {
 
     /// The lists, given the rooms that the user was in all the time, and those in which their membership changed.
     async fn around(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
-        let meetings = self.meetings(stayed, moved).await?;
+        let encounters = self.encounters(stayed, moved).await?;
         let renewed = self.renewed().await?;
-        let mut asked = meetings.parted.clone();
+        let mut asked = encounters.parted.clone();
         asked.extend(renewed.keys().filter(|user| *user != self.user).cloned());
         let together = self.together(&asked, self.until).await?;
-        let known = self.together(&meetings.met, self.since).await?;
-        let mut changed: UserSet = meetings.met.difference(&known).cloned().collect();
-        changed.extend(meetings.encrypted);
+        let known = self.together(&encounters.met, self.since).await?;
+        let mut changed: UserSet = encounters.met.difference(&known).cloned().collect();
+        changed.extend(encounters.encrypted);
         for (user, last) in renewed {
             if user != self.user && !together.contains(&user) {
                 continue;
@@ -163,10 +163,10 @@ impl DeviceListReader<'_> {
                 changed.insert(user);
             }
         }
-        let left = meetings.parted.difference(&together).cloned().collect();
+        let left = encounters.parted.difference(&together).cloned().collect();
         let lists = DeviceLists { changed: changed.into_iter().collect(), left };
-        let mut met = meetings.met;
-        met.extend(meetings.around);
+        let mut met = encounters.met;
+        met.extend(encounters.around);
         Ok(Around { lists, met })
     }
 
@@ -199,24 +199,24 @@ impl DeviceListReader<'_> {
         Ok(row.map_or(Membership::Leave, |row| row.membership))
     }
 
-    async fn meetings(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Meetings, SyncError> {
-        let mut meetings = Meetings::default();
+    async fn encounters(&self, stayed: Vec<&RoomId>, moved: BTreeSet<&RoomId>) -> Result<Encounters, SyncError> {
+        let mut encounters = Encounters::default();
         for room in stayed {
-            self.compare(room, (true, true), &mut meetings).await?;
+            self.compare(room, (true, true), &mut encounters).await?;
         }
         for room in moved {
             let was = self.was_joined(self.user, room, self.since).await?;
             let is = self.was_joined(self.user, room, self.until).await?;
-            self.compare(room, (was, is), &mut meetings).await?;
+            self.compare(room, (was, is), &mut encounters).await?;
         }
-        for users in [&mut meetings.met, &mut meetings.parted, &mut meetings.encrypted] {
+        for users in [&mut encounters.met, &mut encounters.parted, &mut encounters.encrypted] {
             users.remove(self.user);
         }
-        Ok(meetings)
+        Ok(encounters)
     }
 
     /// Who came to be and who ceased to be in a room together with the user, who was or wasn't in it and is or isn't.
-    async fn compare(&self, room: &RoomId, joined: (bool, bool), meetings: &mut Meetings) -> Result<(), SyncError> {
+    async fn compare(&self, room: &RoomId, joined: (bool, bool), encounters: &mut Encounters) -> Result<(), SyncError> {
         let (since, until) = (self.since, self.until);
         let was = joined.0 && self.counts(room, since).await?;
         let is = joined.1 && self.counts(room, until).await?;
@@ -224,25 +224,26 @@ impl DeviceListReader<'_> {
             (true, true) => {
                 for (user, was, is) in self.moves(room, since, until).await? {
                     match (was, is) {
-                        (false, true) => meetings.met.insert(user),
-                        (true, false) => meetings.parted.insert(user),
+                        (false, true) => encounters.met.insert(user),
+                        (true, false) => encounters.parted.insert(user),
                         _ => false,
                     };
                 }
             }
-            (false, true) => meetings.met.extend(self.members(room, until).await?),
-            (true, false) => meetings.parted.extend(self.members(room, since).await?),
+            (false, true) => encounters.met.extend(self.members(room, until).await?),
+            (true, false) => encounters.parted.extend(self.members(room, since).await?),
             (false, false) => {
                 let (hub, residents) = (self.hub, &self.hub.residents);
                 // Large only by its members of other servers.
                 let number = residents.known_room(room).filter(|number| joined.1 && !hub.is_large(*number));
                 if let Some(number) = number {
-                    residents.each_member(number, |member| meetings.around.extend(residents.user_id(member).cloned()));
+                    residents
+                        .each_member(number, |member| encounters.around.extend(residents.user_id(member).cloned()));
                 }
             }
         }
         if joined == (true, true) && self.is_encrypted(room, until).await? && !self.is_encrypted(room, since).await? {
-            meetings.encrypted.extend(self.members(room, until).await?);
+            encounters.encrypted.extend(self.members(room, until).await?);
         }
         Ok(())
     }

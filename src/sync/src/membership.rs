@@ -16,7 +16,7 @@ pub(crate) struct Step {
 
 /// How a room stands to a user at the end of a range of the log.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub(crate) enum Section {
     /// The user is in the room.
     Joined {
         /// The client knows nothing of the room: it wasn't joined at the start of the range.
@@ -43,7 +43,7 @@ pub(crate) enum Standing {
 /// Judges the changes of one room in a range, oldest first, given the membership before them. `None` if there is nothing to say.
 ///
 /// A step that leaves the membership as it was (a new profile, an invite that is repeated) is no change.
-pub(crate) fn standing(before: Membership, steps: &[Step]) -> Option<Standing> {
+pub(crate) fn section(before: Membership, steps: &[Step]) -> Option<Section> {
     let mut now = before;
     let mut last = None;
     let mut end = None;
@@ -59,14 +59,14 @@ pub(crate) fn standing(before: Membership, steps: &[Step]) -> Option<Standing> {
     }
     let fresh = before != Membership::Join;
     if now == Membership::Join {
-        return Some(Standing::Joined { fresh });
+        return Some(Section::Joined { fresh });
     }
     let last = last?;
     Some(match (now, end) {
-        (Membership::Invite, _) => Standing::Invited(last),
-        (Membership::Knock, _) => Standing::Knocked(last),
-        (_, Some(end)) => Standing::Left { end, fresh, last },
-        (_, None) => Standing::Refused(last),
+        (Membership::Invite, _) => Section::Invited(last),
+        (Membership::Knock, _) => Section::Knocked(last),
+        (_, Some(end)) => Section::Left { end, fresh, last },
+        (_, None) => Section::Refused(last),
     })
 }
 
@@ -85,30 +85,30 @@ mod tests {
         memberships.iter().enumerate().map(step).collect()
     }
 
-    fn check(before: Membership, path: &[Membership], expected: impl Fn(Step) -> Standing) {
+    fn check(before: Membership, path: &[Membership], expected: impl Fn(Step) -> Section) {
         let steps = steps(path);
         let last = *steps.last().unwrap();
-        assert_eq!(standing(before, &steps), Some(expected(last)), "{before:?} {path:?}");
+        assert_eq!(section(before, &steps), Some(expected(last)), "{before:?} {path:?}");
     }
 
     #[test]
     fn every_way_in_and_out_is_told_apart() {
         let end = Position::from_u64;
-        assert_eq!(standing(Leave, &[]), None);
-        assert_eq!(standing(Invite, &steps(&[Invite])), None);
-        check(Join, &[Join], |_| Standing::Joined { fresh: false });
-        check(Leave, &[Join], |_| Standing::Joined { fresh: true });
-        check(Invite, &[Join], |_| Standing::Joined { fresh: true });
-        check(Join, &[Leave, Join], |_| Standing::Joined { fresh: false });
-        check(Leave, &[Invite], Standing::Invited);
-        check(Join, &[Leave, Invite], Standing::Invited);
-        check(Leave, &[Knock], Standing::Knocked);
-        check(Invite, &[Leave], Standing::Refused);
-        check(Leave, &[Ban], Standing::Refused);
-        check(Leave, &[Invite, Leave], Standing::Refused);
-        check(Join, &[Leave], |last| Standing::Left { end: end(1), fresh: false, last });
-        check(Join, &[Leave, Ban], |last| Standing::Left { end: end(1), fresh: false, last });
-        check(Leave, &[Join, Ban], |last| Standing::Left { end: end(2), fresh: true, last });
-        check(Join, &[Leave, Join, Leave], |last| Standing::Left { end: end(3), fresh: false, last });
+        assert_eq!(section(Leave, &[]), None);
+        assert_eq!(section(Invite, &steps(&[Invite])), None);
+        check(Join, &[Join], |_| Section::Joined { fresh: false });
+        check(Leave, &[Join], |_| Section::Joined { fresh: true });
+        check(Invite, &[Join], |_| Section::Joined { fresh: true });
+        check(Join, &[Leave, Join], |_| Section::Joined { fresh: false });
+        check(Leave, &[Invite], Section::Invited);
+        check(Join, &[Leave, Invite], Section::Invited);
+        check(Leave, &[Knock], Section::Knocked);
+        check(Invite, &[Leave], Section::Refused);
+        check(Leave, &[Ban], Section::Refused);
+        check(Leave, &[Invite, Leave], Section::Refused);
+        check(Join, &[Leave], |last| Section::Left { end: end(1), fresh: false, last });
+        check(Join, &[Leave, Ban], |last| Section::Left { end: end(1), fresh: false, last });
+        check(Leave, &[Join, Ban], |last| Section::Left { end: end(2), fresh: true, last });
+        check(Join, &[Leave, Join, Leave], |last| Section::Left { end: end(3), fresh: false, last });
     }
 }

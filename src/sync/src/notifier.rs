@@ -10,7 +10,7 @@ use users::Users;
 
 use crate::{
     Config, SyncError,
-    hub::{Hub, Published, Router, Touched},
+    hub::{Hub, Published, Router, Wakeup},
     streams,
 };
 
@@ -74,7 +74,7 @@ pub(crate) struct Notifier {
     config: Config,
     follower: Follower,
     /// Inboxes to be woken once a view is published that shows what was put into them, in order.
-    touched: Vec<(Position, Touched)>,
+    wakeups: Vec<(Position, Wakeup)>,
     /// A view that was ahead of what had been routed when it was taken.
     ahead: Option<View>,
 }
@@ -88,7 +88,7 @@ impl Notifier {
         clock: Arc<dyn Clock>,
         config: Config,
     ) -> Self {
-        Self { hub, store, rooms, users, clock, config, follower, touched: Vec::new(), ahead: None }
+        Self { hub, store, rooms, users, clock, config, follower, wakeups: Vec::new(), ahead: None }
     }
 
     /// Runs until the store is closed or the sync is shut down.
@@ -141,7 +141,7 @@ impl Notifier {
             for route in streams::LOGGED {
                 route(&mut router, &self.rooms, record)?;
             }
-            self.touched.extend(router.touched().map(|touched| (record.position, touched)));
+            self.wakeups.extend(router.wakeups().map(|wakeup| (record.position, wakeup)));
         }
         Ok(())
     }
@@ -162,9 +162,9 @@ impl Notifier {
         };
         let position = view.position();
         self.publish_view(view);
-        let ready = self.touched.partition_point(|(at, _)| *at <= position);
-        for (_, touched) in self.touched.drain(..ready) {
-            touched.inbox.wake(touched.urgent);
+        let ready = self.wakeups.partition_point(|(at, _)| *at <= position);
+        for (_, wakeup) in self.wakeups.drain(..ready) {
+            wakeup.inbox.wake(wakeup.urgent);
         }
     }
 
@@ -176,7 +176,7 @@ impl Notifier {
         }
         self.follower.done();
         let position = view.position();
-        self.touched.clear();
+        self.wakeups.clear();
         self.ahead = None;
         self.hub.routing(|routing| routing.position = position);
         let inboxes = self.hub.inboxes();
@@ -192,7 +192,7 @@ impl Notifier {
     fn route_typing(&self) {
         let typing = self.rooms.typing();
         let mut router = Router::new(&self.hub);
-        let mut touched = Vec::new();
+        let mut wakeups = Vec::new();
         let last = match typing.changed_since(self.hub.published().typing) {
             Some((rooms, last)) => {
                 self.hub.routing(|routing| routing.typing = last);
@@ -200,7 +200,7 @@ impl Notifier {
                     let active = !typing.users(&room).is_empty();
                     router.typing(&room, active, last);
                 }
-                touched.extend(router.touched());
+                wakeups.extend(router.wakeups());
                 last
             }
             None => {
@@ -209,12 +209,12 @@ impl Notifier {
                 self.hub.routing(|routing| routing.typing = last);
                 for inbox in self.hub.inboxes() {
                     inbox.shelves().typing.reset(last);
-                    touched.push(Touched { inbox, urgent: true });
+                    wakeups.push(Wakeup { inbox, urgent: true });
                 }
                 last
             }
         };
-        self.publish_volatile(touched, |published| published.typing = last);
+        self.publish_volatile(wakeups, |published| published.typing = last);
     }
 
     fn route_presence(&self) {
@@ -226,8 +226,8 @@ impl Notifier {
         for user in changed.iter().filter_map(|(_, user)| self.hub.residents.known_user(user)) {
             router.presence(user, last);
         }
-        let touched = router.touched().collect();
-        self.publish_volatile(touched, |published| published.presence = last);
+        let wakeups = router.wakeups().collect();
+        self.publish_volatile(wakeups, |published| published.presence = last);
     }
 
     fn publish_view(&self, view: View) {
@@ -237,7 +237,7 @@ impl Notifier {
         });
     }
 
-    fn publish_volatile(&self, touched: Vec<Touched>, change: impl FnOnce(&mut Published)) {
+    fn publish_volatile(&self, wakeups: Vec<Wakeup>, change: impl FnOnce(&mut Published)) {
         self.hub.published.send_modify(|published| {
             let Published { view, memo, typing, presence } = &**published;
             let (view, memo, typing, presence) = (view.clone(), memo.clone(), *typing, *presence);
@@ -245,8 +245,8 @@ impl Notifier {
             change(&mut next);
             *published = Arc::new(next);
         });
-        for touched in touched {
-            touched.inbox.wake(touched.urgent);
+        for Wakeup { inbox, urgent } in wakeups {
+            inbox.wake(urgent);
         }
     }
 

@@ -24,9 +24,9 @@ const EVENT_BYTES: u64 = 16;
 /// What is unread of one thread, or of the main timeline: the newest events that notify, oldest first, and whether each is
 /// highlighted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Pile(VecDeque<(Position, bool)>);
+struct UnreadEvents(VecDeque<(Position, bool)>);
 
-impl Pile {
+impl UnreadEvents {
     fn add(&mut self, at: Position, highlighted: bool) {
         if self.0.len() as u64 >= UNREAD_EVENTS_MAX {
             self.0.pop_front();
@@ -112,8 +112,8 @@ pub(crate) struct Tally {
     pub(super) checked_at: Position,
     /// Events looked at since the tally was stored.
     pub(super) unstored: usize,
-    main: Pile,
-    threads: BTreeMap<OwnedEventId, Pile>,
+    main: UnreadEvents,
+    threads: BTreeMap<OwnedEventId, UnreadEvents>,
 }
 
 impl Tally {
@@ -126,7 +126,7 @@ impl Tally {
             marks: Marks::default(),
             checked_at: Position::ZERO,
             unstored: 0,
-            main: Pile::default(),
+            main: UnreadEvents::default(),
             threads: BTreeMap::new(),
         }
     }
@@ -138,11 +138,11 @@ impl Tally {
         tally.stored_to = tally.counted_to;
         for StoredThread { root, events } in stored.threads {
             let events = events.into_iter().map(|(at, highlighted)| (Position::from_u64(at), highlighted));
-            let pile = Pile(events.collect());
+            let unread = UnreadEvents(events.collect());
             match root {
-                None => tally.main = pile,
+                None => tally.main = unread,
                 Some(root) => {
-                    tally.threads.insert(root, pile);
+                    tally.threads.insert(root, unread);
                 }
             }
         }
@@ -158,7 +158,7 @@ impl Tally {
     pub(super) fn to_stored(&self) -> StoredCounts {
         let mut threads = Vec::with_capacity(self.threads.len() + 1);
         threads.push(self.main.to_stored(None));
-        threads.extend(self.threads.iter().map(|(root, pile)| pile.to_stored(Some(root.clone()))));
+        threads.extend(self.threads.iter().map(|(root, unread)| unread.to_stored(Some(root.clone()))));
         StoredCounts { start: parts(self.start), counted_to: parts(self.counted_to), threads }
     }
 
@@ -180,18 +180,18 @@ impl Tally {
     /// Takes out an event that was redacted.
     pub(super) fn remove(&mut self, at: Position) {
         self.main.remove(at);
-        self.threads.retain(|_, pile| {
-            pile.remove(at);
-            !pile.0.is_empty()
+        self.threads.retain(|_, unread| {
+            unread.remove(at);
+            !unread.0.is_empty()
         });
     }
 
     fn events(&self) -> usize {
-        self.main.0.len() + self.threads.values().map(|pile| pile.0.len()).sum::<usize>()
+        self.main.0.len() + self.threads.values().map(|unread| unread.0.len()).sum::<usize>()
     }
 
     fn forget_oldest_thread(&mut self) {
-        let oldest = self.threads.iter().min_by_key(|(_, pile)| pile.newest());
+        let oldest = self.threads.iter().min_by_key(|(_, unread)| unread.newest());
         if let Some((root, _)) = oldest {
             let root = root.clone();
             self.threads.remove(&root);
@@ -201,7 +201,7 @@ impl Tally {
     /// Notes that the user sent something to a thread, so has read it.
     pub(super) fn sent_to(&mut self, thread: Option<&OwnedEventId>) {
         match thread {
-            None => self.main = Pile::default(),
+            None => self.main = UnreadEvents::default(),
             Some(root) => {
                 self.threads.remove(root);
             }
@@ -211,16 +211,16 @@ impl Tally {
     /// Takes new marks, and drops what they pass.
     pub(super) fn mark(&mut self, marks: Marks) {
         self.main.mark(marks.of(None));
-        self.threads.retain(|root, pile| {
-            pile.mark(marks.of(Some(root)));
-            !pile.0.is_empty()
+        self.threads.retain(|root, unread| {
+            unread.mark(marks.of(Some(root)));
+            !unread.0.is_empty()
         });
         self.marks = marks;
     }
 
     /// The counts.
     pub(super) fn counts(&self) -> UnreadCounts {
-        let threads = self.threads.iter().map(|(root, pile)| (root.clone(), pile.count()));
+        let threads = self.threads.iter().map(|(root, unread)| (root.clone(), unread.count()));
         UnreadCounts { main: self.main.count(), threads: threads.collect() }
     }
 

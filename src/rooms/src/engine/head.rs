@@ -47,13 +47,13 @@ impl<K: Eq + Hash, V> Queued<K, V> {
         self.0.iter().map(|(key, (_, value))| (key, value))
     }
 
-    pub(crate) fn insert(&mut self, flight: u64, key: K, value: V) {
-        self.0.insert(key, (flight, value));
+    pub(crate) fn insert(&mut self, batch_number: u64, key: K, value: V) {
+        self.0.insert(key, (batch_number, value));
     }
 
     fn clean(&mut self, settled: u64) {
         if self.0.len() > PENDING_CLEAN_ENTRIES {
-            self.0.retain(|_, (flight, _)| *flight > settled);
+            self.0.retain(|_, (batch_number, _)| *batch_number > settled);
         }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) struct PendingRoom {
     /// What the room is, once it was read: that never changes.
     pub(crate) info: Option<RoomInfo>,
     /// The number of the next batch; they start at 1.
-    pub(crate) next_flight: u64,
+    pub(crate) next_batch: u64,
     /// Batches up to this one are settled.
     settled: u64,
     /// Failures of batches below this number have been dealt with.
@@ -85,7 +85,7 @@ impl PendingRoom {
         Self {
             head: None,
             info: None,
-            next_flight: 1,
+            next_batch: 1,
             settled: 0,
             failed_below: 0,
             overlays: Vec::new(),
@@ -100,37 +100,37 @@ impl PendingRoom {
 
     /// Forgets what queued batches would write, because one of them failed and those behind it will.
     fn reset(&mut self) {
-        let next_flight = self.next_flight;
+        let next_batch = self.next_batch;
         let info = self.info.take();
         *self = Self::new();
         self.info = info;
-        self.next_flight = next_flight;
-        self.settled = next_flight - 1;
-        self.failed_below = next_flight;
+        self.next_batch = next_batch;
+        self.settled = next_batch - 1;
+        self.failed_below = next_batch;
     }
 
     /// Whether an event is named first in a batch that isn't settled. What settled batches have written is looked for in the
     /// store, though it may be kept here for some time.
     pub(crate) fn is_queued(&self, event_id: &EventId) -> bool {
-        self.nums.0.get(event_id).is_some_and(|(flight, _)| *flight > self.settled)
+        self.nums.0.get(event_id).is_some_and(|(batch_number, _)| *batch_number > self.settled)
     }
 
     /// Whether a batch that isn't settled answers a transaction.
     pub(crate) fn is_answered(&self, txn: &TxnKey) -> bool {
-        self.txns.0.get(txn).is_some_and(|(flight, ())| *flight > self.settled)
+        self.txns.0.get(txn).is_some_and(|(batch_number, ())| *batch_number > self.settled)
     }
 
     pub(crate) fn all_settled(&self) -> bool {
-        self.settled + 1 == self.next_flight
+        self.settled + 1 == self.next_batch
     }
 
     /// Takes notice of batches that were answered. Afterwards a view taken now and what is kept here have no hole between them.
     fn settle(&mut self, outcomes: &[Outcome]) {
         for outcome in outcomes {
-            if outcome.failed && outcome.flight >= self.failed_below {
+            if outcome.failed && outcome.batch_number >= self.failed_below {
                 self.reset();
             }
-            self.settled = self.settled.max(outcome.flight);
+            self.settled = self.settled.max(outcome.batch_number);
         }
         if outcomes.is_empty() {
             return;
@@ -144,7 +144,7 @@ impl PendingRoom {
             return;
         }
         let settled = self.settled;
-        self.overlays.retain(|(flight, _)| *flight > settled);
+        self.overlays.retain(|(batch_number, _)| *batch_number > settled);
         self.events.clean(settled);
         self.nums.clean(settled);
         self.metas.clean(settled);
@@ -156,7 +156,7 @@ impl PendingRoom {
 
 /// How a queued batch ended.
 pub(crate) struct Outcome {
-    pub(crate) flight: u64,
+    pub(crate) batch_number: u64,
     pub(crate) failed: bool,
 }
 
@@ -267,14 +267,14 @@ mod tests {
     fn what_is_settled_is_not_queued_while_other_batches_are() {
         let mut pending = PendingRoom::new();
         let (old, new) = (event_id!("$old:h"), event_id!("$new:h"));
-        for (flight, id) in [(1, old), (2, new)] {
-            pending.next_flight = flight + 1;
-            pending.nums.insert(flight, id.to_owned(), EventNum(flight));
+        for (batch_number, id) in [(1, old), (2, new)] {
+            pending.next_batch = batch_number + 1;
+            pending.nums.insert(batch_number, id.to_owned(), EventNum(batch_number));
         }
         assert!(pending.is_queued(old) && pending.is_queued(new));
-        pending.settle(&[Outcome { flight: 1, failed: false }]);
+        pending.settle(&[Outcome { batch_number: 1, failed: false }]);
         assert!(!pending.is_queued(old) && pending.is_queued(new));
-        pending.settle(&[Outcome { flight: 2, failed: false }]);
+        pending.settle(&[Outcome { batch_number: 2, failed: false }]);
         assert!(!pending.is_queued(new));
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Turn {
     /// Who is joined no more.
     pub(crate) gone: Vec<OwnedUserId>,
     expected: Option<RoomHead>,
-    flight: u64,
+    batch_number: u64,
     slot: Arc<RoomSlot>,
     pending: OwnedMutexGuard<PendingRoom>,
     new_events: HashMap<EventNum, Arc<StoredEvent>>,
@@ -153,7 +153,7 @@ impl Turn {
             last_stamp: None,
             gone: Vec::new(),
             expected,
-            flight: pending.next_flight,
+            batch_number: pending.next_batch,
             slot,
             pending,
             new_events: HashMap::new(),
@@ -411,7 +411,7 @@ impl Turn {
     }
 
     /// Queues the batch and gives the turn back. `relaxed`: the caller need not wait for the disk.
-    pub(crate) async fn submit(mut self, relaxed: bool) -> Result<InFlight, RoomsError> {
+    pub(crate) async fn submit(mut self, relaxed: bool) -> Result<QueuedBatch, RoomsError> {
         self.head.version += 1;
         self.batch.expect::<Heads>(&self.room, self.expected.as_ref());
         self.batch.put::<Heads>(&self.room, &self.head);
@@ -436,33 +436,33 @@ impl Turn {
         }
         let answer = self.rooms.inner.store.submit(self.batch).await?;
 
-        let flight = self.flight;
+        let batch_number = self.batch_number;
         let pending = &mut *self.pending;
         pending.head = Some(self.head);
-        pending.next_flight = flight + 1;
+        pending.next_batch = batch_number + 1;
         if !self.overlay.is_empty() {
-            pending.overlays.push((flight, Arc::new(self.overlay)));
+            pending.overlays.push((batch_number, Arc::new(self.overlay)));
         }
         for (num, event) in self.new_events {
-            pending.events.insert(flight, num, event);
+            pending.events.insert(batch_number, num, event);
         }
         for (event_id, num) in self.new_nums {
-            pending.nums.insert(flight, event_id, num);
+            pending.nums.insert(batch_number, event_id, num);
         }
         for (num, (_, meta)) in self.metas {
-            pending.metas.insert(flight, num, meta);
+            pending.metas.insert(batch_number, num, meta);
         }
         for (server, count) in self.servers {
-            pending.servers.insert(flight, server, count);
+            pending.servers.insert(batch_number, server, count);
         }
         for (num, sidelined) in self.sidelined {
-            pending.sidelined.insert(flight, num, sidelined);
+            pending.sidelined.insert(batch_number, num, sidelined);
         }
         if let Some(txn) = self.txn {
-            pending.txns.insert(flight, txn, ());
+            pending.txns.insert(batch_number, txn, ());
         }
         let (rooms, room, gone) = (self.rooms, self.room, self.gone);
-        Ok(InFlight { flight, slot: self.slot, answer, reported: false, rooms, room, gone })
+        Ok(QueuedBatch { batch_number, slot: self.slot, answer, reported: false, rooms, room, gone })
     }
 
     /// What counts of an event, also of one whose redaction is queued.
@@ -473,8 +473,8 @@ impl Turn {
 
 /// A queued batch: ends with the position of its last log entry.
 #[must_use]
-pub(crate) struct InFlight {
-    flight: u64,
+pub(crate) struct QueuedBatch {
+    batch_number: u64,
     slot: Arc<RoomSlot>,
     answer: Pending,
     reported: bool,
@@ -484,7 +484,7 @@ pub(crate) struct InFlight {
     gone: Vec<OwnedUserId>,
 }
 
-impl InFlight {
+impl QueuedBatch {
     /// Nobody types in a room that they aren't in.
     fn end_typing(&self) {
         for user in &self.gone {
@@ -493,7 +493,7 @@ impl InFlight {
     }
 }
 
-impl Future for InFlight {
+impl Future for QueuedBatch {
     type Output = Result<Position, CommitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -503,17 +503,17 @@ impl Future for InFlight {
         if !failed {
             self.end_typing();
         }
-        self.slot.report(Outcome { flight: self.flight, failed });
+        self.slot.report(Outcome { batch_number: self.batch_number, failed });
         Poll::Ready(result)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for QueuedBatch {
     fn drop(&mut self) {
         if !self.reported {
             self.end_typing();
             // Nobody will learn how it ended: the next turn reads the published head again, and builds once more if that was too early.
-            self.slot.report(Outcome { flight: self.flight, failed: true });
+            self.slot.report(Outcome { batch_number: self.batch_number, failed: true });
         }
     }
 }

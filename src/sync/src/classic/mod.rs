@@ -33,7 +33,7 @@ use crate::{
     hub::{Published, Routed},
     inbox::Inbox,
     large::{Given, LARGE_BYTES, LargeAnswer},
-    membership::{Standing, Step, standing},
+    membership::{Section, Step, section},
     reader::Reader,
     token::typing_bit,
 };
@@ -355,18 +355,18 @@ impl Answer<'_> {
             if bytes > LARGE_BYTES {
                 self.session.large.begin().await?;
             }
-            if let Some(standing) = self.standing(&room, hints, &steps).await? {
-                bytes += self.add_room(&mut updates, &room, standing, hints, account_data).await?;
+            if let Some(section) = self.section(&room, hints, &steps).await? {
+                bytes += self.add_room(&mut updates, &room, section, hints, account_data).await?;
             }
         }
         Ok(updates)
     }
 
     /// How a room stands to the user now; `None` if there is nothing to say about it.
-    async fn standing(&self, room: &RoomId, hints: Hints, steps: &[Step]) -> Result<Option<Standing>, SyncError> {
+    async fn section(&self, room: &RoomId, hints: Hints, steps: &[Step]) -> Result<Option<Section>, SyncError> {
         let Reader { rooms, view, viewer, .. } = &self.reader;
         let Some(since) = self.since else {
-            return Ok(standing(Membership::Leave, steps));
+            return Ok(section(Membership::Leave, steps));
         };
         if !steps.is_empty() {
             let mut before = self.membership_at(room, since).await?;
@@ -374,14 +374,14 @@ impl Answer<'_> {
                 // An invite or a knock by way of another server, which the room's state here says nothing of, has ended.
                 before = Membership::Invite;
             }
-            return Ok(standing(before, steps));
+            return Ok(section(before, steps));
         }
         if hints.joined {
-            return Ok(Some(Standing::Joined { fresh: false }));
+            return Ok(Some(Section::Joined { fresh: false }));
         }
         let row = rooms.membership(view, viewer.user, room).await?;
         let joined = row.is_some_and(|row| row.membership == Membership::Join);
-        Ok(joined.then_some(Standing::Joined { fresh: false }))
+        Ok(joined.then_some(Section::Joined { fresh: false }))
     }
 
     /// The user's membership of a room at a position, as far as this server held the room.
@@ -425,37 +425,37 @@ impl Answer<'_> {
         &self,
         updates: &mut RoomUpdates,
         room: &RoomId,
-        standing: Standing,
+        section: Section,
         hints: Hints,
         account_data: Vec<ClientEvent>,
     ) -> Result<usize, SyncError> {
         let id = room.to_owned();
         let mut bytes = 0;
-        match standing {
-            Standing::Joined { fresh } => {
+        match section {
+            Section::Joined { fresh } => {
                 let update = self.joined(room, hints, fresh, account_data).await?;
                 bytes = update.bytes();
                 if !update.is_empty() {
                     updates.join.push((id, update));
                 }
             }
-            Standing::Left { end, fresh, last } => {
+            Section::Left { end, fresh, last } => {
                 let update = self.left(room, end, fresh, last, account_data).await?;
                 bytes = update.bytes();
                 updates.leave.push((id, update));
             }
-            Standing::Refused(last) => {
+            Section::Refused(last) => {
                 // A first sync has nothing to take back.
                 if self.since.is_some() {
                     updates.leave.push((id, self.refused(room, last).await?));
                 }
             }
-            Standing::Invited(step) => {
+            Section::Invited(step) => {
                 if let Some(invite_state) = self.stripped(room, step).await? {
                     updates.invite.push((id, InvitedRoom { invite_state }));
                 }
             }
-            Standing::Knocked(step) => {
+            Section::Knocked(step) => {
                 if let Some(knock_state) = self.stripped(room, step).await? {
                     updates.knock.push((id, KnockedRoom { knock_state }));
                 }

@@ -50,7 +50,7 @@ pub(crate) struct Published {
 }
 
 /// An inbox to be woken once what was put into it can be read.
-pub(crate) struct Touched {
+pub(crate) struct Wakeup {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) urgent: bool,
 }
@@ -217,7 +217,13 @@ impl Hub {
         let large = (0..self.residents.room_count()).filter(|room| self.is_large(*room)).collect();
         *self.large.lock() = large;
         self.loaded.store(position.get(), Ordering::SeqCst);
-        self.held.lock().set(self.rooms.count() * size_of::<RoomSlot>());
+        self.count_held();
+    }
+
+    /// Counts what the slots take, of which none can be given up.
+    fn count_held(&self) {
+        let inboxes = self.inboxes.count() * size_of::<Option<Arc<Inbox>>>();
+        self.held.lock().set(self.rooms.count() * size_of::<RoomSlot>() + inboxes);
     }
 
     fn loaded(&self) -> Position {
@@ -263,7 +269,7 @@ impl Hub {
         (number, inbox)
     }
 
-    /// Removes the inboxes that no poll has used since `before_ms` (Unix ms) and none waits at, and lists presence in those alone
+    /// To be called now and then. Removes the inboxes that no poll has used since `before_ms` (Unix ms) and none waits at, and lists presence in those alone
     /// where it was wanted since then.
     pub(crate) fn drop_idle_inboxes(&self, before_ms: u64) {
         self.inboxes.each(|slot| {
@@ -274,6 +280,7 @@ impl Hub {
                 *slot = None;
             }
         });
+        self.count_held();
     }
 
     /// How many things were put into inboxes so far.

@@ -9,7 +9,7 @@ use rooms::Membership;
 use ruma::{OwnedRoomId, RoomId};
 use store::Position;
 
-use super::{Hub, RoomMove, Touched};
+use super::{Hub, RoomMove, Wakeup};
 use crate::{
     inbox::{Inbox, Kind},
     tail::{Advance, Tail},
@@ -29,19 +29,19 @@ enum Shelved {
 /// Routes changes, and notes whom they concern.
 pub(crate) struct Router<'h> {
     pub(crate) hub: &'h Hub,
-    touched: Vec<Touched>,
+    wakeups: Vec<Wakeup>,
     /// Members of the room that is routed.
     members: Vec<u32>,
 }
 
 impl<'h> Router<'h> {
     pub(crate) fn new(hub: &'h Hub) -> Self {
-        Self { hub, touched: Vec::new(), members: Vec::new() }
+        Self { hub, wakeups: Vec::new(), members: Vec::new() }
     }
 
     /// The inboxes that something was put into since this was last asked.
-    pub(crate) fn touched(&mut self) -> std::vec::Drain<'_, Touched> {
-        self.touched.drain(..)
+    pub(crate) fn wakeups(&mut self) -> std::vec::Drain<'_, Wakeup> {
+        self.wakeups.drain(..)
     }
 
     /// Notes an advance of a room, and routes it to those in it.
@@ -123,7 +123,7 @@ impl<'h> Router<'h> {
         shelf.push(subject, kind, at);
         drop(shelves);
         self.hub.routed_count.fetch_add(1, Ordering::Relaxed);
-        self.touched.push(Touched { inbox, urgent: kind.is_urgent() });
+        self.wakeups.push(Wakeup { inbox, urgent: kind.is_urgent() });
     }
 
     /// Routes a change of who is typing in a room; `active` if there still is anybody. That of a large room waits for more, until
