@@ -208,8 +208,8 @@ impl Pdu {
         let object = canonical::parse_object(self.json().get().as_bytes(), Numbers::Lenient)?;
         let hashes = object.get("hashes").and_then(CanonicalJsonValue::as_object);
         let named = hashes.and_then(|hashes| hashes.get("sha256")).and_then(CanonicalJsonValue::as_str);
-        let named = Base64::<Standard>::parse(named.unwrap_or_default());
-        let named = named.map_err(|_| PduError::Field { field: "hashes" })?;
+        let named = named.and_then(|named| Base64::<Standard>::parse(named).ok());
+        let named = named.ok_or(PduError::Field { field: "hashes" })?;
         let right = ruma::signatures::content_hash(&object).map_err(|error| PduError::Json(error.to_string()))?;
         Ok(named.as_bytes() != right.as_bytes())
     }

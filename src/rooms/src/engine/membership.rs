@@ -56,6 +56,11 @@ pub(crate) fn object(content: &RawValue) -> Result<Map<String, Value>, RoomsErro
     content.map_err(|_| RoomsError::BadEvent("the content of an event must be an object".to_owned()))
 }
 
+/// The content of every stored event is an object.
+fn unreadable(error: serde_json::Error) -> RoomsError {
+    RoomsError::corrupt(format!("a member event: {error}"))
+}
+
 fn set_membership(content: &mut Map<String, Value>, membership: &str) {
     content.remove(AUTHORISED_VIA);
     content.insert("membership".to_owned(), membership.into());
@@ -109,7 +114,7 @@ impl Rooms {
             let (Membership::Join, Some(event)) = (row.membership, row.event) else { return Ok(false) };
             let meta = self.meta(&view, event).await?;
             let member = self.shown_event(&view, &*self.present(&view, event).await?, &meta).await?;
-            let mut content: Map<String, Value> = member.content_as().unwrap_or_default();
+            let mut content: Map<String, Value> = member.content_as().map_err(unreadable)?;
             change(&mut content);
             set_membership(&mut content, "join");
             if self.same_membership(&view, room, user, &content).await?.is_some() {
@@ -139,7 +144,7 @@ impl Rooms {
         content: &Map<String, Value>,
     ) -> Result<Option<Sent>, RoomsError> {
         let Some(event) = self.shown_now(view, room, MEMBER, user.as_str()).await? else { return Ok(None) };
-        let mut old: Map<String, Value> = event.content_as().unwrap_or_default();
+        let mut old: Map<String, Value> = event.content_as().map_err(unreadable)?;
         // How somebody once got in is no reason to tell everybody again.
         old.remove(AUTHORISED_VIA);
         if old != *content {
