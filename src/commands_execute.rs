@@ -76,7 +76,7 @@ impl On<'_> {
 
     /// A user who has an account that isn't deactivated.
     async fn user(&self, name: &str) -> anyhow::Result<(OwnedUserId, Account)> {
-        let view = self.parts.store.view();
+        let view = self.parts.store.view().await?;
         let server = &self.config.server.server_name;
         let found = self.users().find_login_name(&view, name, server).await;
         let user = found.with_context(|| format!("{name} can't be a user of {server}"))?;
@@ -145,7 +145,7 @@ impl On<'_> {
     async fn list_users(&self) -> anyhow::Result<()> {
         let mut after: Option<OwnedUserId> = None;
         loop {
-            let page = self.users().accounts(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
+            let page = self.users().accounts(&self.parts.store.view().await?, after.as_deref(), PAGE_ROWS).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (user, account) in page {
@@ -184,7 +184,8 @@ impl On<'_> {
     async fn list_tokens(&self) -> anyhow::Result<()> {
         let mut after: Option<String> = None;
         loop {
-            let page = self.users().registration_tokens(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
+            let page =
+                self.users().registration_tokens(&self.parts.store.view().await?, after.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.token.clone());
             for RegistrationToken { token, uses_allowed, completed, expires_ms, .. } in page {
@@ -211,11 +212,11 @@ impl On<'_> {
     async fn list_rooms(&self) -> anyhow::Result<()> {
         let mut after = None;
         loop {
-            let page = self.rooms().all_rooms(&self.parts.store.view(), after.as_deref(), PAGE_ROWS).await?;
+            let page = self.rooms().all_rooms(&self.parts.store.view().await?, after.as_deref(), PAGE_ROWS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for room in page {
-                let view = self.parts.store.view();
+                let view = self.parts.store.view().await?;
                 let description = match self.reading().describe(&view, &room).await {
                     // It was begun and never filled.
                     Err(rooms::RoomsError::RoomNotFound) => continue,

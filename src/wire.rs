@@ -74,7 +74,7 @@ async fn parts(config: &Config, descriptors: Descriptors, store: &Store) -> anyh
     let ports = rooms::Ports::no_federation();
     let rooms = Rooms::open(rooms_config(config, &caches), store.clone(), clock.clone(), random.clone(), ports).await?;
     let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), caches.reading);
-    let users = Users::new(users_config(config, &caches), store.clone(), clock.clone(), random.clone())?;
+    let users = Users::open(users_config(config, &caches), store.clone(), clock.clone(), random.clone()).await?;
     let flows = Flows::new(store.clone(), users.clone(), reading.clone());
     let media = Media::open(media_config(config), store.clone(), clock.clone(), random.clone()).await?;
     Ok(Parts { descriptors, store: store.clone(), rooms, reading, users, flows, media, clock, random })

@@ -39,7 +39,7 @@ pub(crate) async fn get_account_data(
 ) -> Result<get_global::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    let data = users.account_data(&store.view(), &req.user_id, None, &event_type).await?;
+    let data = users.account_data(&store.view().await?, &req.user_id, None, &event_type).await?;
     let data = data.ok_or(ApiError::not_found("There is no account data of this type"))?;
     Ok(get_global::v3::Response::new(Raw::from_json(data)))
 }
@@ -65,7 +65,7 @@ pub(crate) async fn get_account_data_per_room(
 ) -> Result<get_room::v3::Response> {
     require_self(&caller, &req.user_id)?;
     let event_type = req.event_type.to_string();
-    let data = users.account_data(&store.view(), &req.user_id, Some(&req.room_id), &event_type).await?;
+    let data = users.account_data(&store.view().await?, &req.user_id, Some(&req.room_id), &event_type).await?;
     let data = data.ok_or(ApiError::not_found("There is no account data of this type"))?;
     Ok(get_room::v3::Response::new(Raw::from_json(data)))
 }

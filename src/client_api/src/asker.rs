@@ -22,7 +22,7 @@ pub(crate) struct Asker {
 impl Asker {
     /// Begins to read for an account.
     pub(crate) async fn begin(store: &Store, users: &Users, account: &AnyAccount) -> Result<Self> {
-        let view = store.view();
+        let view = store.view().await?;
         let ignored = users.ignored_users(&view, &account.user).await?;
         let erased = users.erased_users().await?;
         Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased })

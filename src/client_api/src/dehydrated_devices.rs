@@ -63,7 +63,7 @@ pub(crate) async fn get_dehydrated_device(
     caller: Session,
     _: get::Request,
 ) -> Result<Json<Device>> {
-    let device = users.dehydrated_device(&store.view(), &caller.user).await?.ok_or_else(no_device)?;
+    let device = users.dehydrated_device(&store.view().await?, &caller.user).await?.ok_or_else(no_device)?;
     Ok(Json(Device { device_id: device.device_id, device_data: device.data }))
 }
 
@@ -86,7 +86,7 @@ pub(crate) async fn get_dehydrated_device_events(
     caller: Session,
     req: events::Request,
 ) -> Result<Json<Events>> {
-    let view = store.view();
+    let view = store.view().await?;
     let device = users.dehydrated_device(&view, &caller.user).await?.ok_or_else(no_device)?;
     if device.device_id != req.device_id {
         return Err(ApiError::forbidden("This is not the dehydrated device").into());

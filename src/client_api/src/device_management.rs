@@ -43,7 +43,7 @@ pub(crate) async fn get_devices(
     caller: Guest,
     _: get_all::v3::Request,
 ) -> Result<Json<Devices>> {
-    let devices = users.devices(&store.view(), &caller.user).await?;
+    let devices = users.devices(&store.view().await?, &caller.user).await?;
     Ok(Json(Devices { devices: devices.into_iter().map(shape).collect() }))
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn get_device(
     caller: Guest,
     req: get_one::v3::Request,
 ) -> Result<Json<Device>> {
-    let device = users.device(&store.view(), &caller.user, &req.device_id).await?;
+    let device = users.device(&store.view().await?, &caller.user, &req.device_id).await?;
     let device = device.ok_or(ApiError::not_found("There is no such device"))?;
     Ok(Json(shape(device)))
 }

@@ -33,7 +33,7 @@ pub(crate) async fn get_room_id_by_alias(
     _: Anyone,
     req: get::v3::Request,
 ) -> Result<get::v3::Response> {
-    let found = rooms.resolve_alias(&store.view(), &req.room_alias).await?;
+    let found = rooms.resolve_alias(&store.view().await?, &req.room_alias).await?;
     let (room, servers) = found.ok_or(ApiError::not_found("There is no such alias"))?;
     Ok(get::v3::Response::new(room, servers))
 }
@@ -55,6 +55,6 @@ pub(crate) async fn get_local_aliases(
     caller: Session,
     req: list::v3::Request,
 ) -> Result<list::v3::Response> {
-    let aliases = rooms.local_aliases(&store.view(), &caller.user, &req.room_id).await?;
+    let aliases = rooms.local_aliases(&store.view().await?, &caller.user, &req.room_id).await?;
     Ok(list::v3::Response::new(aliases))
 }

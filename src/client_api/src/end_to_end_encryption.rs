@@ -57,7 +57,7 @@ pub(crate) async fn query_keys(
         }
         is_local
     });
-    for (user, keys) in users.query_keys(&store.view(), &caller.user, &wanted).await? {
+    for (user, keys) in users.query_keys(&store.view().await?, &caller.user, &wanted).await? {
         answer.master_keys.extend(keys.master.map(|key| (user.clone(), Raw::from_json(key))));
         answer.self_signing_keys.extend(keys.self_signing.map(|key| (user.clone(), Raw::from_json(key))));
         answer.user_signing_keys.extend(keys.user_signing.map(|key| (user.clone(), Raw::from_json(key))));

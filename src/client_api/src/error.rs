@@ -48,7 +48,7 @@ fn busy() -> ApiError {
     ApiError::limit_exceeded(BUSY_RETRY)
 }
 
-fn store_error(error: StoreError) -> ApiError {
+pub(crate) fn store_error(error: StoreError) -> ApiError {
     match error {
         StoreError::Closed => unavailable(),
         StoreError::Commit(error) => commit_error(error),

@@ -63,7 +63,7 @@ pub(crate) async fn get_filter(
     req: get::v3::Request,
 ) -> Result<JsonBytes> {
     require_self(&caller, &req.user_id)?;
-    let filter = users.filter(&store.view(), &req.user_id, &req.filter_id).await?;
+    let filter = users.filter(&store.view().await?, &req.user_id, &req.filter_id).await?;
     let filter = filter.ok_or(ApiError::not_found("There is no such filter"))?;
     Ok(raw(&filter))
 }

@@ -44,7 +44,7 @@ pub(crate) async fn resolve(store: &Store, rooms: &Rooms, name: OwnedRoomOrAlias
     match OwnedRoomId::try_from(name) {
         Ok(room) => Ok(room),
         Err(alias) => {
-            let found = rooms.resolve_alias(&store.view(), &alias).await?;
+            let found = rooms.resolve_alias(&store.view().await?, &alias).await?;
             let (room, _) = found.ok_or(ApiError::not_found("There is no such alias"))?;
             Ok(room)
         }

@@ -97,7 +97,7 @@ pub(crate) async fn get_room_keys_version_current(
     caller: Session,
     _: get_latest::v3::Request,
 ) -> Result<Json<Info>> {
-    let current = users.current_key_backup(&store.view(), &caller.user).await?;
+    let current = users.current_key_backup(&store.view().await?, &caller.user).await?;
     info(&store, &users, &caller, current.ok_or(users::Error::UnknownKeyBackup)?).await
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn get_room_keys_version(
 }
 
 async fn info(store: &Store, users: &Users, caller: &Session, version: u64) -> Result<Json<Info>> {
-    let backup = users.key_backup(&store.view(), &caller.user, version).await?;
+    let backup = users.key_backup(&store.view().await?, &caller.user, version).await?;
     let backup = backup.ok_or(users::Error::UnknownKeyBackup)?;
     Ok(Json(Info {
         algorithm: backup.algorithm,
@@ -199,7 +199,7 @@ pub(crate) async fn get_room_key_by_session_id(
 ) -> Result<Json<KeyData>> {
     let version = version_number(&req.version)?;
     let place = (&*req.room_id, req.session_id.as_str());
-    let key = users.backup_key(&store.view(), &caller.user, version, place).await?;
+    let key = users.backup_key(&store.view().await?, &caller.user, version, place).await?;
     let key = key.ok_or(ApiError::not_found("There is no such key in the backup"))?;
     Ok(Json(key.into()))
 }

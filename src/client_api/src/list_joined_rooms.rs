@@ -15,5 +15,5 @@ pub(crate) async fn get_joined_rooms(
     caller: Session,
     _: Request,
 ) -> Result<Response> {
-    Ok(Response::new(rooms.joined_rooms(&store.view(), &caller.user).await?))
+    Ok(Response::new(rooms.joined_rooms(&store.view().await?, &caller.user).await?))
 }

@@ -39,7 +39,7 @@ pub(crate) async fn get_room_visibility_on_directory(
     _: Anyone,
     req: get_visibility::v3::Request,
 ) -> Result<get_visibility::v3::Response> {
-    let view = store.view();
+    let view = store.view().await?;
     if rooms.info(&view, &req.room_id).await?.is_none() {
         return Err(ApiError::not_found("There is no such room").into());
     }
@@ -185,7 +185,7 @@ async fn page(
         let message = "Other servers can't be asked for their rooms";
         return Err(ApiError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message).into());
     }
-    let page = reading.public_rooms(&store.view(), &query).await?;
+    let page = reading.public_rooms(&store.view().await?, &query).await?;
     Ok(Json(Page {
         chunk: page.chunk,
         next_batch: page.next.map(|token| token.to_string()),

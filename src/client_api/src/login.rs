@@ -125,7 +125,7 @@ impl Passwords {
             (None, Some(user)) => user,
             (None, None) => return Err(ApiError::missing_param("Missing identifier").into()),
         };
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let user = match self.users.find_login_name(&view, name, &self.config.server_name).await {
             Err(Error::InvalidUserName) => return Err(wrong().into()),
             user => user?,
@@ -142,7 +142,7 @@ impl Passwords {
 
     /// Where an attempt at a user's password comes from: who guesses elsewhere keeps nobody from logging in where they have before.
     async fn guesser(&self, user: &UserId, address: IpAddr) -> Result<Guesser> {
-        let seen = self.users.seen_addresses(&self.store.view(), user).await?;
+        let seen = self.users.seen_addresses(&self.store.view().await?, user).await?;
         let is_seen = seen.into_iter().any(|seen| network(seen) == network(address));
         let is_known = is_seen || self.gate.limits().remembers(user, address);
         Ok(if is_known { Guesser::Known(address) } else { Guesser::Unknown(address) })

@@ -67,7 +67,7 @@ pub(crate) async fn get_joined_members_by_room(
     caller: Session,
     req: joined::v3::Request,
 ) -> Result<Json<Joined>> {
-    let members = reading.joined_profiles(&store.view(), &caller.user, &req.room_id).await?;
+    let members = reading.joined_profiles(&store.view().await?, &caller.user, &req.room_id).await?;
     let mut joined = BTreeMap::new();
     for member in members {
         joined.insert(member.user, Member { display_name: member.display_name, avatar_url: member.avatar_url });

@@ -33,7 +33,7 @@ pub(crate) async fn get_mutual_rooms(
     }
     let from = req.from.as_deref().map(OwnedRoomId::try_from).transpose();
     let from = from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?;
-    let mutual = flows.mutual_rooms(&store.view(), &caller.user, &req.user_id).await?;
+    let mutual = flows.mutual_rooms(&store.view().await?, &caller.user, &req.user_id).await?;
     let begin = from.map_or(0, |from| mutual.partition_point(|room| *room <= from));
     let joined: Vec<_> = mutual[begin..].iter().take(PAGE_ROOMS_MAX).cloned().collect();
     let more = begin + joined.len() < mutual.len();

@@ -37,7 +37,7 @@ pub(crate) async fn get_presence(
     caller: Session,
     req: get::v3::Request,
 ) -> Result<get::v3::Response> {
-    let view = store.view();
+    let view = store.view().await?;
     if caller.user != req.user_id && !rooms.shares_room(&view, &caller.user, &req.user_id).await? {
         return Err(ApiError::forbidden("You may not see this user's presence").into());
     }

@@ -103,7 +103,7 @@ pub(crate) async fn get_user_profile(
 
 /// The profile of an active local user.
 async fn find(store: &Store, users: &Users, user: &OwnedUserId) -> Result<Profile> {
-    let view = store.view();
+    let view = store.view().await?;
     let account = users.account(&view, user).await?;
     if account.is_none_or(|account| account.deactivated) {
         return Err(ApiError::not_found("There is no such user").into());

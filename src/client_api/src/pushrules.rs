@@ -25,7 +25,7 @@ pub(crate) async fn get_push_rules(
     caller: Session,
     _: get_all::v3::Request,
 ) -> Result<get_all::v3::Response> {
-    let rules = users.push_rules(&store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view().await?, &caller.user).await?;
     Ok(get_all::v3::Response::new(rules))
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn get_push_rules_global(
     caller: Session,
     _: get_global::v3::Request,
 ) -> Result<get_global::v3::Response> {
-    let rules = users.push_rules(&store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view().await?, &caller.user).await?;
     Ok(get_global::v3::Response::new(rules))
 }
 
@@ -143,7 +143,7 @@ async fn find<T>(
     id: &str,
     shape: impl FnOnce(AnyPushRule) -> T,
 ) -> Result<T> {
-    let rules = users.push_rules(&store.view(), &caller.user).await?;
+    let rules = users.push_rules(&store.view().await?, &caller.user).await?;
     let rule = rules.get(kind, id).ok_or(ApiError::not_found("There is no such push rule"))?;
     Ok(shape(rule.to_owned()))
 }

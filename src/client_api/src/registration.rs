@@ -109,7 +109,7 @@ pub(crate) async fn check_username_availability(
     req: available::v3::Request,
 ) -> Result<available::v3::Response> {
     let user_id = user_id_for(&req.username, &config.server_name)?;
-    users.check_available(&store.view(), &user_id).await?;
+    users.check_available(&store.view().await?, &user_id).await?;
     Ok(available::v3::Response::new(true))
 }
 
@@ -147,7 +147,7 @@ async fn wanted_name(config: &Config, store: &Store, users: &Users, username: Op
         Some(name) => user_id_for(name, &config.server_name)?,
         None => users.pick_user_id(&config.server_name)?,
     };
-    users.check_available(&store.view(), &user_id).await?;
+    users.check_available(&store.view().await?, &user_id).await?;
     Ok(user_id)
 }
 

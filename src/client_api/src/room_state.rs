@@ -34,7 +34,7 @@ pub(crate) async fn get_room_state_with_key(
             reading.state_event(&asker.view, &asker.viewer(), room, key).await?.map(|event| raw(&event))
         }
         // What isn't known is asked for like what isn't said.
-        _ => reading.state_content(&store.view(), &caller.user, room, key).await?.map(|content| raw(&content)),
+        _ => reading.state_content(&store.view().await?, &caller.user, room, key).await?.map(|content| raw(&content)),
     };
     Ok(found.ok_or(ApiError::not_found("The room has no such state"))?)
 }

@@ -38,7 +38,7 @@ pub(crate) async fn get_room_summary(
 ) -> Result<Json<Summary>> {
     let room = resolve(&store, &rooms, req.room_id_or_alias).await?;
     let user = caller.account.as_ref().map(|account| &*account.user);
-    let found = reading.room_summary(&store.view(), user, &room).await;
+    let found = reading.room_summary(&store.view().await?, user, &room).await;
     let (description, membership) = found.map_err(|error| or_no_room(error.into()))?;
     Ok(Json(Summary { description, membership }))
 }

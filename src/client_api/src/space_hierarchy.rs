@@ -35,6 +35,6 @@ pub(crate) async fn get_space_hierarchy(
         limit: number(req.limit),
         from: from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?,
     };
-    let page = reading.hierarchy(&store.view(), &caller.user, &req.room_id, &query).await?;
+    let page = reading.hierarchy(&store.view().await?, &caller.user, &req.room_id, &query).await?;
     Ok(Json(Page { rooms: page.rooms, next_batch: page.next.map(|token| token.to_string()) }))
 }

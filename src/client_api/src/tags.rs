@@ -17,7 +17,7 @@ pub(crate) async fn get_room_tags(
     req: get::v3::Request,
 ) -> Result<Json<Value>> {
     require_self(&caller, &req.user_id)?;
-    let tags = users.tags(&store.view(), &req.user_id, &req.room_id).await?;
+    let tags = users.tags(&store.view().await?, &req.user_id, &req.room_id).await?;
     Ok(Json(json!({ "tags": tags })))
 }
 

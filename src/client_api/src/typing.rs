@@ -44,7 +44,7 @@ pub(crate) async fn set_typing(
         Typing::No => None,
         Typing::Yes(info) => Some(u64::try_from(info.timeout.as_millis()).unwrap_or(TYPING_TIMEOUT_MS_MAX)),
     };
-    rooms.set_typing(&store.view(), &caller.user, &req.room_id, timeout_ms).await?;
+    rooms.set_typing(&store.view().await?, &caller.user, &req.room_id, timeout_ms).await?;
     if timeout_ms.is_some() {
         users.presence().active(&caller.user, &caller.device);
     }

@@ -23,7 +23,7 @@ use users::{Reservation, Users};
 
 use crate::{
     Config,
-    error::{Failure, users_error},
+    error::{Failure, store_error, users_error},
 };
 
 /// Sessions kept at a time; beyond it the oldest are forgotten.
@@ -457,7 +457,7 @@ impl Uia {
 
     async fn check_password(&self, ask: &Ask<'_>, name: &str, password: &str) -> Result<(), StepError> {
         let wrong = StepError::Refused("Invalid user name or password");
-        let view = self.store.view();
+        let view = self.store.view().await.map_err(store_error)?;
         let user = match self.users.find_login_name(&view, name, &self.config.server_name).await {
             Ok(user) => user,
             Err(users::Error::InvalidUserName) => return Err(wrong),

@@ -26,7 +26,7 @@ pub(crate) async fn search_user_directory(
     caller: Session,
     req: Request,
 ) -> Result<Json<Value>> {
-    let view = store.view();
+    let view = store.view().await?;
     let limit = page_size(Some(req.limit), LIMIT_DEFAULT, LIMIT_MAX);
     let acquaintances = flows.acquaintances(&view, &caller.user).await?;
     let visible = |user: OwnedUserId| {

@@ -18,7 +18,7 @@ impl Flows {
     /// [`users::Error::UnknownUser`].
     pub async fn deactivate(&self, user: &UserId, erasure: Erasure) -> Result<(), FlowsError> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let mut batch = Batch::new();
             self.inner.users.prepare_deactivate(&view, &mut batch, user, erasure).await?;
             batch.put::<LeaveJobs>(&user, &());
@@ -40,7 +40,7 @@ impl Flows {
 impl Inner {
     /// Leaves a few more of a deactivated user's rooms.
     pub(crate) async fn leave_step(&self, user: &UserId) -> Result<(), FlowsError> {
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let mut left: Vec<OwnedRoomId> = Vec::new();
         for (room, row) in self.rooms.memberships(&view, user).await? {
             if matches!(row.membership, Membership::Join | Membership::Invite | Membership::Knock) {

@@ -73,7 +73,7 @@ impl Guests {
     /// Takes guests out of the room of which a log record tells that they may no longer be there. Says whether there was one.
     async fn take_out_after(&self, record: &LogRecord) -> Result<bool, FlowsError> {
         let Some(room) = self.closed_by(record).await? else { return Ok(false) };
-        let view = self.store.view();
+        let view = self.store.view().await?;
         for member in self.rooms.local_members(&view, &room).await? {
             if self.users.is_guest(&view, &member).await? {
                 self.take_out(&member, &room).await?;
@@ -102,14 +102,14 @@ impl Guests {
 
     /// Whether the redacted event is the one that let guests in.
     async fn closed_by_redaction(&self, redacted: &EventRedacted) -> Result<bool, FlowsError> {
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let access = self.rooms.current_event(&view, &redacted.room, GUEST_ACCESS, "").await?;
         Ok(access.is_some_and(|access| access.num == redacted.target))
     }
 
     /// Whether a change of state took away the guests' right to be there.
     async fn closed_to_guests(&self, advanced: &RoomAdvanced) -> Result<bool, FlowsError> {
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let room = &advanced.room;
         Ok(self.guests_allowed(&view, room, advanced.old_root).await?
             && !self.guests_allowed(&view, room, advanced.new_root).await?)

@@ -23,7 +23,7 @@ impl Flows {
         target: &UserId,
         reason: Option<&str>,
     ) -> Result<(), FlowsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let inviter = self.inner.rooms.membership(&view, sender, room).await?;
         // Strangers don't learn who wants no invites.
         if inviter.is_none_or(|row| row.membership != Membership::Join) {
@@ -54,7 +54,7 @@ impl Flows {
     ) -> Result<Box<RawValue>, FlowsError> {
         let invite = self.inner.rooms.check_invite(origin, room, version, json, state).await?;
         // After the signatures: who sends nothing right learns nothing of who is here.
-        self.check_invite(&self.inner.store.view(), invite.target()).await?;
+        self.check_invite(&self.inner.store.view().await?, invite.target()).await?;
         Ok(self.inner.rooms.take_invite(&invite).await?)
     }
 

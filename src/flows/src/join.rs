@@ -33,7 +33,7 @@ impl Flows {
     /// # Errors
     /// [`FlowsError::GuestForbidden`] for a guest whom the room doesn't let in, [`FlowsError::Rooms`].
     pub async fn join(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_guest_access(&view, user, room).await?;
         let before = self.inner.rooms.membership(&view, user, room).await?;
         if before.is_some_and(|row| row.membership == Membership::Join) {
@@ -61,7 +61,7 @@ impl Flows {
     /// # Errors
     /// [`FlowsError::Rooms`].
     pub async fn knock(&self, user: &UserId, room: &RoomId, reason: Option<&str>) -> Result<(), FlowsError> {
-        let content = self.member_content(&self.inner.store.view(), user, reason).await?;
+        let content = self.member_content(&self.inner.store.view().await?, user, reason).await?;
         self.inner.rooms.knock(user, room, Some(&content)).await?;
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Flows {
     /// # Errors
     /// As [`Flows::invite`] for each of the invited, [`FlowsError::Rooms`].
     pub async fn create_room(&self, mut request: CreateRoom) -> Result<OwnedRoomId, FlowsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         for invitee in &mut request.invites {
             self.check_invite(&view, &invitee.user).await?;
             invitee.content = Some(to_raw_value(&self.profile_content(&view, &invitee.user).await?)?);
@@ -94,7 +94,7 @@ impl Flows {
         version: RoomVersionId,
         additional_creators: Vec<OwnedUserId>,
     ) -> Result<OwnedRoomId, FlowsError> {
-        let profile = self.inner.users.profile(&self.inner.store.view(), user).await?;
+        let profile = self.inner.users.profile(&self.inner.store.view().await?, user).await?;
         let member_content = Some(own_content(&profile, None)?);
         let request = UpgradeRoom { user: user.to_owned(), version, additional_creators, member_content };
         let new = self.inner.rooms.upgrade(room, &request).await?;

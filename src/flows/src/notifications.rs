@@ -106,7 +106,7 @@ impl Flows {
 
     /// Counts what notifies a user by what is set now.
     pub(crate) async fn settle_unread(&self, user: &UserId) -> Result<(), FlowsError> {
-        let (users, view) = (&self.inner.users, self.inner.store.view());
+        let (users, view) = (&self.inner.users, self.inner.store.view().await?);
         let rules = users.compiled_push_rules(&view, user).await?;
         let ignored = users.ignored_users(&view, user).await?;
         let viewer = Viewer { ignored: &ignored, ..Viewer::new(user) };

@@ -27,7 +27,7 @@ impl Flows {
     /// As [`users::Users::change_profile`].
     pub async fn change_profile(&self, user: &UserId, change: &ProfileChange) -> Result<(), FlowsError> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let mut batch = Batch::new();
             let delta = self.inner.users.prepare_profile_change(&view, &mut batch, user, change).await?;
             if delta.concerns_rooms() {
@@ -65,7 +65,7 @@ impl Flows {
     /// not have seen them there.
     pub(crate) async fn catch_up(&self, user: &UserId, room: &RoomId, had: &Profile) {
         let told = async {
-            let now = self.inner.users.profile(&self.inner.store.view(), user).await?;
+            let now = self.inner.users.profile(&self.inner.store.view().await?, user).await?;
             match (now.display_name(), now.avatar_url()) == (had.display_name(), had.avatar_url()) {
                 true => Ok(()),
                 false => self.inner.tell_room(user, room, &now).await,
@@ -102,7 +102,7 @@ pub(crate) fn put_profile(content: &mut Map<String, Value>, profile: &Profile) {
 impl Inner {
     /// Tells a few more of a user's rooms about their profile, and notes how far it came.
     pub(crate) async fn profile_step(&self, user: &UserId) -> Result<(), FlowsError> {
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let Some(job) = view.get::<ProfileJobs>(&user).await? else { return Ok(()) };
         let mut rooms = self.rooms.joined_rooms(&view, user).await?;
         rooms.sort_unstable();

@@ -50,7 +50,7 @@ impl Flows {
     async fn set_fully_read(&self, user: &UserId, room: &RoomId, event: &EventId) -> Result<(), FlowsError> {
         let content = to_raw_value(&json!({ "event_id": event }))?;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let row = self.inner.rooms.membership(&view, user, room).await?;
             if row.is_none_or(|row| row.membership != rooms::Membership::Join) {
                 return Err(RoomsError::NotJoined.into());

@@ -19,9 +19,9 @@ impl Flows {
     ) -> Result<Sent, FlowsError> {
         match state.membership() {
             Some((target, Membership::Join)) if target == sender.user => {
-                self.check_guest_access(&self.inner.store.view(), target, room).await?;
+                self.check_guest_access(&self.inner.store.view().await?, target, room).await?;
             }
-            Some((target, Membership::Invite)) => self.check_invite(&self.inner.store.view(), target).await?,
+            Some((target, Membership::Invite)) => self.check_invite(&self.inner.store.view().await?, target).await?,
             Some((_, Membership::Join | Membership::Leave | Membership::Knock | Membership::Ban)) | None => {}
         }
         Ok(self.inner.rooms.send_state(sender, room, state, options).await?)

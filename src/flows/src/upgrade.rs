@@ -32,7 +32,7 @@ enum Setting {
 
 impl Flows {
     pub(crate) async fn try_carry_settings(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
-        let predecessor = self.predecessor(&self.inner.store.view(), user, room).await?;
+        let predecessor = self.predecessor(&self.inner.store.view().await?, user, room).await?;
         let Some(old) = predecessor else { return Ok(()) };
         for setting in [Setting::Tags, Setting::PushRule, Setting::Direct] {
             self.carry(setting, user, &old, room).await?;
@@ -44,7 +44,7 @@ impl Flows {
     async fn carry(&self, setting: Setting, user: &UserId, old: &RoomId, new: &RoomId) -> Result<(), FlowsError> {
         let users = &self.inner.users;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let (view, mut batch) = (self.inner.store.view(), Batch::new());
+            let (view, mut batch) = (self.inner.store.view().await?, Batch::new());
             match setting {
                 Setting::Tags => users.prepare_copy_tags(&view, &mut batch, user, old, new).await?,
                 // Nobody has unread events yet that the rule could be about: the room was just joined.
@@ -102,7 +102,7 @@ impl Flows {
     pub(crate) async fn forget_account_data(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
         let mut conflicts = 0;
         while conflicts < COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let mut batch = Batch::new();
             let is_all = self.inner.users.prepare_forget_room(&view, &mut batch, user, room).await?;
             match self.inner.store.commit(batch).await {

@@ -103,7 +103,7 @@ async fn users_with<T>(inner: &Inner) -> Result<Vec<OwnedUserId>, FlowsError>
 where
     T: Table<Key = Text<OwnedUserId>>,
 {
-    let page = inner.store.view().scan(Range::<T>::all().limit(USERS_PER_ROUND)).await?;
+    let page = inner.store.view().await?.scan(Range::<T>::all().limit(USERS_PER_ROUND)).await?;
     Ok(page.rows.into_iter().map(|(Text(user), _)| user).collect())
 }
 
@@ -149,7 +149,7 @@ mod tests {
             let (clock, random) = (Arc::new(Ticks::default()), Arc::new(SystemRandom));
             let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
             let config = users::Config { password, ..users::Config::default() };
-            let users = Users::new(config, store.clone(), clock.clone(), random.clone()).unwrap();
+            let users = Users::open(config, store.clone(), clock.clone(), random.clone()).await.unwrap();
             let config = rooms::Config::new(server_name!("example.org").to_owned());
             let rooms =
                 Rooms::open(config, store.clone(), clock.clone(), random, Ports::no_federation()).await.unwrap();
@@ -180,7 +180,7 @@ mod tests {
         }
 
         async fn display_name(&self, room: &OwnedRoomId, user: &OwnedUserId) -> Option<String> {
-            let view = self.store.view();
+            let view = self.store.view().await.unwrap();
             let member = self.rooms.shown_now(&view, room, "m.room.member", user.as_str()).await.unwrap().unwrap();
             let content: serde_json::Value = serde_json::from_str(member.content().get()).unwrap();
             content["displayname"].as_str().map(ToOwned::to_owned)
@@ -202,7 +202,7 @@ mod tests {
         for room in &rooms {
             assert_eq!(world.display_name(room, &alice).await.as_deref(), Some("Alice"));
         }
-        assert_eq!(world.store.view().get::<ProfileJobs>(&alice).await.unwrap(), None);
+        assert_eq!(world.store.view().await.unwrap().get::<ProfileJobs>(&alice).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -226,7 +226,7 @@ mod tests {
         let world = World::new().await;
         let alice = world.user("alice").await;
         let flows = world.flows();
-        let had = world.users.profile(&world.store.view(), &alice).await.unwrap();
+        let had = world.users.profile(&world.store.view().await.unwrap(), &alice).await.unwrap();
         world.users.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
         // Made with the profile of before, after the change was told to all rooms that there were.
         let room = world.room(&alice).await;
@@ -252,7 +252,7 @@ mod tests {
         let flows = world.flows();
         flows.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
         flows.finish_jobs().await;
-        assert!(world.rooms.joined_rooms(&world.store.view(), &alice).await.unwrap().is_empty());
+        assert!(world.rooms.joined_rooms(&world.store.view().await.unwrap(), &alice).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -266,7 +266,7 @@ mod tests {
         batch.put::<LeaveJobs>(&alice, &());
         world.store.commit(batch).await.unwrap();
         world.flows().finish_jobs().await;
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         assert!(world.rooms.joined_rooms(&view, &alice).await.unwrap().is_empty());
         assert_eq!(view.get::<LeaveJobs>(&alice).await.unwrap(), None);
     }

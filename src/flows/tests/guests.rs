@@ -44,7 +44,7 @@ impl World {
         let config = rooms::Config::new(server_name!("haima.test").to_owned());
         let time: Arc<dyn Clock> = clock.clone();
         let rooms = Rooms::open(config, store.clone(), time.clone(), random.clone(), Ports::no_federation()).await;
-        let users = Users::new(users::Config::default(), store.clone(), time, random).expect("users");
+        let users = Users::open(users::Config::default(), store.clone(), time, random).await.expect("users");
         Self { disk, store, clock, rooms: rooms.expect("rooms"), users }
     }
 
@@ -93,7 +93,7 @@ impl World {
     }
 
     async fn is_in(&self, user: &UserId, room: &OwnedRoomId) -> bool {
-        let row = self.rooms.membership(&self.store.view(), user, room).await.expect("a read");
+        let row = self.rooms.membership(&self.store.view().await.unwrap(), user, room).await.expect("a read");
         row.is_some_and(|row| row.membership == Membership::Join)
     }
 }

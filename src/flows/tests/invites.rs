@@ -55,7 +55,7 @@ impl World {
         };
         let config = rooms::Config::new(server_name!("haima.test").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), ports).await.expect("rooms");
-        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random).expect("users");
+        let users = Users::open(users::Config::default(), store.clone(), clock.clone(), random).await.expect("users");
         let reading = Reading::new(rooms.clone(), store.clone(), clock, 1 << 20);
         let flows = Flows::new(store.clone(), users.clone(), reading);
         Self { store, rooms, users, flows, far_key }
@@ -105,7 +105,7 @@ impl World {
     }
 
     async fn membership(&self, room: &RoomId, user: &UserId) -> Option<Membership> {
-        let row = self.rooms.membership(&self.store.view(), user, room).await.expect("a read");
+        let row = self.rooms.membership(&self.store.view().await.unwrap(), user, room).await.expect("a read");
         row.map(|row| row.membership)
     }
 }

@@ -134,7 +134,7 @@ impl Media {
         blob: &mut NewBlob,
     ) -> Result<bool> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let mut batch = Batch::new();
             self.prepare_file(&view, &mut batch, target, received, details).await?;
             self.prepare_blob(&view, &mut batch, received, blob).await?;
@@ -263,7 +263,7 @@ impl Media {
         let mut finished = self.inner.finished.subscribe();
         let waiting = async {
             loop {
-                match self.find_now(&self.view(), server, id).await {
+                match self.find_now(&self.view().await?, server, id).await {
                     Err(Error::NotYetUploaded) => {}
                     other => return other,
                 }
@@ -274,7 +274,7 @@ impl Media {
         };
         match tokio::time::timeout(wait.min(WAIT_MAX), waiting).await {
             Ok(found) => found,
-            Err(_late) => self.find_now(&self.view(), server, id).await,
+            Err(_late) => self.find_now(&self.view().await?, server, id).await,
         }
     }
 
@@ -318,7 +318,7 @@ impl Media {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotYetUploaded`].
     pub async fn set_quarantined(&self, server: &ServerName, id: &str, quarantined: bool) -> Result<()> {
-        let row = self.view().get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?;
+        let row = self.view().await?.get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?;
         let digest = store::Fixed(row.digest.ok_or(Error::NotYetUploaded)?);
         let mut batch = Batch::new();
         if quarantined {

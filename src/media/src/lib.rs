@@ -99,7 +99,7 @@ impl Media {
             usage: Usage::default(),
             renderers: Renderers::new(config.decoding_bytes_max),
             previewer: config.previews.clone().map(Previewer::new).transpose()?,
-            pictures: Pictures::load(&store.view()).await?,
+            pictures: Pictures::load(&store.view().await.unwrap()).await?,
             receiving: Arc::new(Semaphore::new(RECEIVING_MAX)),
             uploaders: Slots::new(RECEIVING_PER_USER_MAX),
             finished: watch::Sender::new(0),
@@ -119,8 +119,8 @@ impl Media {
     }
 
     /// A view of the store that the other operations read from.
-    pub fn view(&self) -> View {
-        self.inner.store.view()
+    pub async fn view(&self) -> Result<View> {
+        Ok(self.inner.store.view().await?)
     }
 
     fn now_ms(&self) -> u64 {

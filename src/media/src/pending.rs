@@ -29,7 +29,7 @@ impl Media {
     pub async fn reserve_id(&self, user: &UserId) -> Result<Reserved> {
         let server = &self.inner.config.server_name;
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let now_ms = self.now_ms();
             let mut batch = Batch::new();
             if self.pending_count(&view, user, now_ms).await? >= self.inner.config.max_pending_media_uploads {
@@ -69,7 +69,7 @@ impl Media {
     /// # Errors
     /// [`Error::NotFound`] if it was not set aside or has expired, [`Error::NotYours`], [`Error::AlreadyUploaded`].
     pub async fn check_reserved(&self, user: &UserId, id: &str) -> Result<()> {
-        self.reserved_row(&self.view(), &Target::reserved(user, id)).await.map(drop)
+        self.reserved_row(&self.view().await?, &Target::reserved(user, id)).await.map(drop)
     }
 
     pub(crate) async fn reserved_row(&self, view: &View, target: &Target<'_>) -> Result<FileRow> {

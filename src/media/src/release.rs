@@ -24,7 +24,7 @@ impl Media {
     /// [`Error::NotFound`], [`Error::Contended`].
     pub async fn delete(&self, server: &ServerName, id: &str) -> Result<()> {
         for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let row = view.get::<Files>(&FileKey { server, id }).await?.ok_or(Error::NotFound)?.0;
             if let Some(doomed) = self.delete_row(&view, server, id, &row).await? {
                 self.remove_doomed(doomed).await;
@@ -142,7 +142,7 @@ impl Media {
     /// Removes what a process that was killed left behind. Where storage fails too long, the next start goes on.
     pub(crate) async fn remove_leftovers(&self) -> Result<()> {
         let until_ms = self.now_ms().saturating_add(LEFTOVERS_MS_MAX);
-        let view = self.view();
+        let view = self.view().await?;
         for name in self.inner.storage.disk.leftovers().await? {
             // What this crate didn't name isn't its to remove.
             let Some(digest) = digest_of(&name) else { continue };

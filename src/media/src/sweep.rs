@@ -58,7 +58,7 @@ impl Media {
         let until_ms = self.now_ms().saturating_add(REMOVING_MS_MAX);
         let mut next = Some(Range::<Doomed>::all().limit(REMOVED_AT_ONCE));
         while let Some(range) = next {
-            let page = self.view().scan(range).await?;
+            let page = self.view().await?.scan(range).await?;
             self.remove_doomed(page.rows.into_iter().map(|(name, ())| name).collect()).await;
             next = page.next.filter(|_| self.now_ms() < until_ms);
         }
@@ -70,7 +70,7 @@ impl Media {
     /// # Errors
     /// Fails only if the store does.
     pub async fn stored_bytes(&self) -> Result<u64> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut sum = 0_u64;
         let mut next = Some(Range::<Blobs>::all());
         while let Some(range) = next {
@@ -85,7 +85,7 @@ impl Media {
 
     async fn sweep_expired(&self, now_ms: u64, swept: &mut Swept) -> Result<()> {
         while swept.deleted < DELETED_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let range = Range::<Expiring>::all().through(&(now_ms,)).limit(PAGE_ROWS);
             let page = view.scan(range).await?;
             let before = swept.deleted;
@@ -102,7 +102,7 @@ impl Media {
     /// Deletes files, the oldest first, as long as `delete` says so of their time (Unix ms) and size.
     async fn sweep_oldest(&self, swept: &mut Swept, mut delete: impl FnMut(u64, u64) -> bool) -> Result<()> {
         while swept.deleted < DELETED_MAX {
-            let page = self.view().scan(Range::<ByAge>::all().limit(PAGE_ROWS)).await?;
+            let page = self.view().await?.scan(Range::<ByAge>::all().limit(PAGE_ROWS)).await?;
             let before = swept.deleted;
             for ((at, key), size) in &page.rows {
                 if !delete(*at, *size) {
@@ -118,7 +118,7 @@ impl Media {
     }
 
     async fn sweep_one(&self, key: &FileKey, swept: &mut Swept) -> Result<()> {
-        let view = self.view();
+        let view = self.view().await?;
         let Some(row) = view.get::<Files>(key).await? else { return Ok(()) };
         match self.delete_row(&view, &key.server, &key.id, &row).await {
             Ok(Some(_doomed)) => swept.deleted += 1,

@@ -53,7 +53,7 @@ impl Media {
     /// # Errors
     /// Fails only if the store does.
     pub async fn usage(&self, user: &UserId) -> Result<u64> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut sum = 0_u64;
         let mut next = Some(Range::<ByUser>::prefix(&(user,)).limit(PAGE_ROWS));
         while let Some(range) = next {

@@ -103,7 +103,7 @@ pub struct PublicRoomsPage {
 impl Reading {
     /// Publishes a room in the directory or withdraws it, for a user who may set the room's canonical alias.
     pub async fn set_published(&self, user: &UserId, room: &RoomId, publish: bool) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let head = self.rooms.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         if !self.rooms.is_joined(&view, user, room).await? {
             return Err(RoomsError::NotJoined);
@@ -134,7 +134,7 @@ impl Reading {
         network: Option<&str>,
         publish: bool,
     ) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.rooms.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let mut batch = Batch::new();
         match publish {

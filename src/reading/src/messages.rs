@@ -148,8 +148,10 @@ impl Reading {
             return Ok(None);
         }
         let Some(hole) = self.rooms.gap_at(view, room, start.upper()).await? else { return Ok(None) };
-        let filled = self.rooms.fill_hole(room, &hole).await?;
-        Ok(filled.then(|| self.inner.store.view()))
+        if !self.rooms.fill_hole(room, &hole).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.inner.store.view().await?))
     }
 
     /// Reads on from `start` until there are `limit` events, the timeline ends, or enough was looked at.

@@ -325,7 +325,7 @@ mod tests {
         let made = rooms(&store).await;
         let creator = ruma::owned_user_id!("@alice:here");
         let room = made.create(&CreateRoom::new(creator)).await.unwrap();
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let root = made.head(&view, &room).await.unwrap().unwrap().root;
         let state = made.state_events(&view, &room, root).await.unwrap();
         let nums: Vec<EventNum> = state.iter().map(|event| event.num).collect();
@@ -336,7 +336,7 @@ mod tests {
         store.commit(batch).await.unwrap();
         // Another one, which has nothing in memory.
         let cold = rooms(&store).await;
-        let view = store.view();
+        let view = store.view().await.unwrap();
         assert!(cold.event(&view, nums[0]).await.unwrap().is_none());
         let (ids, chain) = cold.ids_and_chain(&view, &nums).await.unwrap();
         let expected: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.owned_event_id()).collect();

@@ -133,7 +133,9 @@ async fn store_key(store: &Store, key: &SigningKey, created_ms: u64) -> Result<(
 
 async fn stored_keys(store: &Store) -> Result<Vec<(SigningKey, u64)>, RoomsError> {
     let mut keys = Vec::new();
-    for (version, SigningKeyRow { seed, created_ms }) in store.view().scan_all::<SigningKeys>(Range::all()).await? {
+    for (version, SigningKeyRow { seed, created_ms }) in
+        store.view().await?.scan_all::<SigningKeys>(Range::all()).await?
+    {
         let seed: [u8; SIGNING_KEY_BYTES] =
             seed.try_into().map_err(|_| RoomsError::corrupt("a signing key of the wrong length"))?;
         keys.push((SigningKey::from_seed(&seed, &version)?, created_ms));
@@ -144,7 +146,7 @@ async fn stored_keys(store: &Store) -> Result<Vec<(SigningKey, u64)>, RoomsError
 /// The secret that keys the state trees' hashes, made at the first start.
 pub(crate) async fn tree_secret(store: &Store, random: &dyn Random) -> Result<[u8; SECRET_BYTES], RoomsError> {
     loop {
-        if let Some(secret) = store.view().get::<Secrets>(&TREE_SECRET).await? {
+        if let Some(secret) = store.view().await?.get::<Secrets>(&TREE_SECRET).await? {
             return secret.try_into().map_err(|_| RoomsError::corrupt("a secret of the wrong length"));
         }
         let mut secret = [0; SECRET_BYTES];

@@ -144,7 +144,7 @@ impl Rooms {
         let keys = keys::OwnKeys::load(&store, &*clock, &*random).await?;
         let secret = keys::tree_secret(&store, &*random).await?;
         let counter = store.counter(EVENT_COUNTER).await?;
-        let residents = Residents::new(store.project(|_| Arc::new(residents::Inner::new(store.hold()))));
+        let residents = Residents::new(store.project(|_| Arc::new(residents::Inner::new(store.hold()))).await?);
         residents.fill(&store).await?;
         let inner = Inner {
             tree: StateTree::new(secret, config.node_cache_bytes),

@@ -106,7 +106,7 @@ impl Rooms {
     /// room's timeline, with [`RoomsError::BadValue`] if it isn't in the thread, and with [`RoomsError::UserLimit`] if the user has
     /// [`USER_RECEIPTS_MAX`] in the room.
     pub async fn set_receipt(&self, receipt: NewReceipt<'_>) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let row = self.membership(&view, receipt.user, receipt.room).await?;
         if row.is_none_or(|row| row.membership != Membership::Join) {
             return Err(RoomsError::NotJoined);
@@ -124,7 +124,7 @@ impl Rooms {
 
     /// Moves the receipt of another server's user, as that server says. One that can't be right is dropped.
     pub async fn receive_receipt(&self, receipt: NewReceipt<'_>, ts: u64) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         if receipt.receipt_type != ReceiptType::Read || receipt.thread == Some("") {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Rooms {
 
     async fn move_receipt(&self, receipt: NewReceipt<'_>, index: TimelineIndex, ts: u64) -> Result<(), RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let old = view.get::<Receipts>(&receipt.key()).await?;
             if let Some(old) = &old
                 && self.index_of(&view, &old.event).await?.is_some_and(|old| index <= old)

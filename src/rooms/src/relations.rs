@@ -167,7 +167,7 @@ impl Rooms {
         relation: Option<&RelatesTo>,
     ) -> Result<(), RoomsError> {
         let Some(relation) = relation.filter(|relation| relation.rel_type == THREAD) else { return Ok(()) };
-        let root = self.event_by_id(&self.inner.store.view(), &relation.parent).await?;
+        let root = self.event_by_id(&self.inner.store.view().await?, &relation.parent).await?;
         let root = root.filter(|root| root.pdu.room_id() == room);
         if root.is_some_and(|root| relates_to(root.pdu.as_received().content()).is_some()) {
             return Err(RoomsError::BadRelation("an event that relates to another can't begin a thread".to_owned()));

@@ -222,7 +222,7 @@ impl Rooms {
         };
         self.typing().start(room, user, timeout_ms);
         // Who left meanwhile was taken out of those who type before they were among them.
-        let joined = self.check_joined(&self.inner.store.view(), room, user).await;
+        let joined = self.check_joined(&self.inner.store.view().await?, room, user).await;
         if joined.is_err() {
             self.typing().stop(room, user);
         }
@@ -246,7 +246,7 @@ impl Rooms {
         }
         self.typing().start(room, user, TYPING_TIMEOUT_MS_DEFAULT);
         // As in `set_typing`.
-        if !self.is_member(&self.inner.store.view(), user, room).await? {
+        if !self.is_member(&self.inner.store.view().await?, user, room).await? {
             self.typing().stop(room, user);
         }
         Ok(())

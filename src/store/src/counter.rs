@@ -90,7 +90,7 @@ impl Counter {
     }
 
     async fn reserve(&self) -> Result<(), StoreError> {
-        let view = self.store.view();
+        let view = self.store.view().await?;
         let stored = view.get::<Counters>(&self.name).await?;
         let last = stored.unwrap_or(0);
         let end = last + COUNTER_BLOCK;

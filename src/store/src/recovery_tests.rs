@@ -104,7 +104,7 @@ fn lost_write_is_reported_and_its_positions_are_skipped() {
         let third = commit_when_recovered(&store, 3).await;
         assert!(third.get() > first.get() + 1, "the lost position is not given again");
         assert_eq!(logged(&store).await, [(first, 1), (third, 3)]);
-        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), None);
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&2).await.unwrap(), None);
         assert_eq!(faults.script().resumed, 1);
     });
 }
@@ -122,7 +122,7 @@ fn write_that_failed_but_was_stored_is_seen_by_everyone() {
         let entries = logged(&store).await;
         assert_eq!(entries.iter().map(|entry| entry.1).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), Some(2));
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&2).await.unwrap(), Some(2));
         let mut followed = Vec::new();
         while followed.last() != Some(&third) {
             followed.extend(follower.next().await.unwrap().iter().map(|record| record.position));
@@ -152,7 +152,7 @@ fn everything_behind_a_failed_write_fails() {
             assert!(answer.await.is_err());
         }
         commit_when_recovered(&store, 1000).await;
-        assert_eq!(store.view().get::<Rows>(&0).await.unwrap(), None);
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&0).await.unwrap(), None);
     });
 }
 
@@ -168,13 +168,13 @@ fn engine_is_reopened_when_it_does_not_recover() {
         assert!(store.commit(row(2)).await.is_err());
         let mut unavailable = false;
         while faults.script().reopened == 0 {
-            let read = store.view().get::<Rows>(&1).await;
+            let read = store.view().await.unwrap().get::<Rows>(&1).await;
             unavailable |= matches!(read, Err(StoreError::Engine(EngineError::Unavailable)));
             tokio::task::yield_now().await;
         }
         assert!(unavailable, "nothing is read while the engine is opened again");
         commit_when_recovered(&store, 3).await;
-        assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&1).await.unwrap(), Some(1));
         assert_eq!(faults.script().resumed, 0);
     });
 }
@@ -183,13 +183,13 @@ fn engine_is_reopened_when_it_does_not_recover() {
 async fn fail_and_recover(fault: Fault, resume_failures: usize) {
     let faults = Faults::default();
     let store = open(&MemoryDisk::new(), &faults);
-    let applied = store.project(|_| Arc::<Applied>::default());
+    let applied = store.project(|_| Arc::<Applied>::default()).await.unwrap();
     let first = store.commit(row(1)).await.unwrap();
     faults.script().resume_failures = vec![EngineError::Failed("stuck".to_owned()); resume_failures];
     faults.script().next_write = Some(fault);
     assert!(store.commit(row(2)).await.is_err());
     loop {
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let known = applied.0.lock().unwrap().clone();
         let readable = view.get::<Rows>(&1).await.is_ok();
         if let Ok(Some(second)) = view.get::<Rows>(&2).await {
@@ -202,7 +202,7 @@ async fn fail_and_recover(fault: Fault, resume_failures: usize) {
         tokio::task::yield_now().await;
     }
     // Who begins now gets what comes.
-    let late = store.project(|_| Arc::<Applied>::default());
+    let late = store.project(|_| Arc::<Applied>::default()).await.unwrap();
     let third = commit_when_recovered(&store, 3).await;
     let logged = logged(&store).await;
     assert_eq!(*applied.0.lock().unwrap(), logged);
@@ -292,7 +292,7 @@ fn who_rebuilds_has_no_cursor_until_that_is_done() {
         following.reached(first).await.unwrap();
         assert_eq!(store.cursor(Rebuilding::NAME).await.unwrap(), Some(first));
         // The newest records aren't in memory after a recovery.
-        let _unreadable = store.project(|_| Arc::new(Unreadable(faults.clone())));
+        let _unreadable = store.project(|_| Arc::new(Unreadable(faults.clone()))).await.unwrap();
         faults.script().next_write = Some(Fault::Stored);
         assert!(store.commit(row(2)).await.is_err());
         assert_eq!(told.recv().await, Some(None));
@@ -327,7 +327,7 @@ fn reads_go_on_while_the_disk_is_full() {
         faults.script().next_write = Some(Fault::Lost);
         assert!(store.commit(row(2)).await.is_err());
         while faults.script().resumed == 0 {
-            assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
+            assert_eq!(store.view().await.unwrap().get::<Rows>(&1).await.unwrap(), Some(1));
             tokio::task::yield_now().await;
         }
         commit_when_recovered(&store, 3).await;
@@ -360,13 +360,13 @@ fn only_groups_of_relaxed_batches_are_not_synced() {
         batch.relaxed();
         let relaxed = store.commit(batch).await.unwrap();
         assert_eq!(faults.script().writes, [Durability::Relaxed]);
-        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), Some(2));
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&2).await.unwrap(), Some(2));
 
         // The machine stops before anything else is written.
         disk.lose_unsynced();
         let store = open(&disk, &Faults::default());
-        assert_eq!(store.view().get::<Rows>(&1).await.unwrap(), Some(1));
-        assert_eq!(store.view().get::<Rows>(&2).await.unwrap(), None);
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&1).await.unwrap(), Some(1));
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&2).await.unwrap(), None);
         let next = store.commit(row(3)).await.unwrap();
         assert!(next > relaxed && relaxed > durable, "a position that was seen is not given again");
     });

@@ -98,8 +98,11 @@ impl Store {
     }
 
     /// The tables at the published position.
-    pub fn view(&self) -> View {
-        self.inner.shared.view()
+    ///
+    /// # Errors
+    /// The engine can't tell what is published now.
+    pub async fn view(&self) -> Result<View, StoreError> {
+        Ok(self.inner.shared.view())
     }
 
     /// The position up to which everything is visible in new views.
@@ -163,8 +166,11 @@ impl Store {
 
     /// Keeps something in memory that never lags behind what is visible, until it is dropped. `make` makes it as of the view that it gets;
     /// nothing is published meanwhile, so it must be as short as [`Projection::apply`]. What comes after that view is applied.
-    pub fn project<P: Projection>(&self, make: impl FnOnce(View) -> Arc<P>) -> Arc<P> {
-        self.inner.shared.projections.add(|| make(self.view()))
+    ///
+    /// # Errors
+    /// As [`Store::view`].
+    pub async fn project<P: Projection>(&self, make: impl FnOnce(View) -> Arc<P>) -> Result<Arc<P>, StoreError> {
+        Ok(self.inner.shared.projections.add(|| make(self.inner.shared.view())))
     }
 
     /// A follower of the log, to be driven by the caller, with its cursor in memory: it begins with [`News::Rebuild`](crate::News::Rebuild).
@@ -192,7 +198,7 @@ impl Store {
     /// How far the follower with this name is, as written by [`Batch::move_cursor`]. `None` if it never
     /// moved.
     pub async fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
-        self.view().get::<Cursors>(&name).await
+        self.view().await?.get::<Cursors>(&name).await
     }
 
     /// The counter with this name.
@@ -245,12 +251,12 @@ impl Store {
 
     /// What the store belongs to in the sense of `kind`.
     pub async fn identity(&self, kind: &str) -> Result<Option<String>, StoreError> {
-        self.view().get::<Identities>(&kind).await
+        self.view().await?.get::<Identities>(&kind).await
     }
 
     /// Removes log entries before `before`. A follower that is further back has to rebuild.
     pub async fn trim_log(&self, before: Position) -> Result<(), StoreError> {
-        let view = self.view();
+        let view = self.view().await?;
         let before = before.min(view.position().next());
         let oldest = log_oldest(&view).await?;
         if before <= oldest {
@@ -272,7 +278,7 @@ impl Store {
     /// must not exist and should be on the same file system (files are linked, not copied). Opening the
     /// copy is a [restore](Store::restore).
     pub async fn backup(&self, path: &Path) -> Result<(), StoreError> {
-        self.view().backup(path.to_owned()).await
+        self.view().await?.backup(path.to_owned()).await
     }
 
     /// Accepts nothing more, writes what was submitted and closes the engine. Its files stay open

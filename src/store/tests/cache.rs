@@ -164,7 +164,7 @@ async fn write(store: Store, mut model: Model, states: watch::Sender<State>) {
             }
         }
         store.commit(batch).await.unwrap();
-        states.send_replace((store.view(), Arc::new(model.clone())));
+        states.send_replace((store.view().await.unwrap(), Arc::new(model.clone())));
     }
 }
 
@@ -201,7 +201,7 @@ fn reads_of_tables_larger_than_the_cache_agree_with_a_model() {
     runtime.block_on(async {
         let store = Store::open_rocksdb(directory.path(), &options, &[TABLES]).unwrap();
         let model = fill(&store).await;
-        let (sender, states) = watch::channel((store.view(), Arc::new(model.clone())));
+        let (sender, states) = watch::channel((store.view().await.unwrap(), Arc::new(model.clone())));
         let readers: Vec<_> = [5, 6].map(|seed| tokio::spawn(read(states.clone(), seed))).into();
         tokio::spawn(write(store.clone(), model, sender)).await.unwrap();
         for reader in readers {

@@ -48,7 +48,7 @@ fn a_cold_look_up_in_a_large_file_reads_little() {
         open(directory.path(), 512 * 1024 * 1024).close().await;
 
         let store = open(directory.path(), 1024 * 1024);
-        let view = store.view();
+        let view = store.view().await.unwrap();
         for row in [ROWS / 2, ROWS / 3] {
             let before = read_bytes();
             assert_eq!(view.get_blocking::<Rows>(&(row * 10)).unwrap(), Some(row));

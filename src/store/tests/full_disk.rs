@@ -135,7 +135,7 @@ fn with_files_up_to(kib_max: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store = open(directory.path());
-        let view = store.view();
+        let view = store.view().await.unwrap();
         for number in &acknowledged {
             assert_eq!(view.get::<Rows>(number).await.unwrap(), Some(content(*number)), "{number}");
         }
@@ -204,7 +204,7 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
             assert!(number < ROWS_MAX, "the disk never got full");
         }
         let newest = content(number - 1);
-        let read = || async { store.view().get::<Rows>(&((number - 1) % 64)).await.unwrap() };
+        let read = || async { store.view().await.unwrap().get::<Rows>(&((number - 1) % 64)).await.unwrap() };
         for _ in 0..20 {
             assert_eq!(read().await, Some(newest.clone()), "reading goes on");
             let mut batch = Batch::new();
@@ -233,7 +233,7 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
         assert!(!store.is_writable());
 
         let store = open(&path);
-        assert_eq!(store.view().get::<Rows>(&((number - 1) % 64)).await.unwrap(), Some(newest));
+        assert_eq!(store.view().await.unwrap().get::<Rows>(&((number - 1) % 64)).await.unwrap(), Some(newest));
         store.close().await;
     });
 }

@@ -87,7 +87,7 @@ fn is_relaxed(writer: u8) -> bool {
 }
 
 async fn write(store: Store, writer: u8) {
-    let mut head = store.view().get::<Heads>(&writer).await.unwrap();
+    let mut head = store.view().await.unwrap().get::<Heads>(&writer).await.unwrap();
     loop {
         let number = head.map_or(1, |head| head + 1);
         let mut batch = Batch::new();
@@ -174,7 +174,7 @@ fn write_and_kill(path: &Path, answers: u64, environment: &[(&str, &Path)]) -> S
 
 /// Everything that the store holds is whole; returns the rows.
 async fn check_whole(store: &Store) -> BTreeMap<(u8, u64), Position> {
-    let view = store.view();
+    let view = store.view().await.unwrap();
     let mut rows = BTreeMap::new();
     for writer in 0..WRITERS {
         let head = view.get::<Heads>(&writer).await.unwrap().unwrap_or(0);

@@ -38,7 +38,7 @@ impl World {
         let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
         let config = rooms::Config::new(server_name!("example.org").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), Ports::no_federation()).await?;
-        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random)?;
+        let users = Users::open(users::Config::default(), store.clone(), clock.clone(), random).await?;
         let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), 30 << 20);
         let sync = Sync::start(sync::Config::default(), store.clone(), reading, users.clone(), clock).await?;
         Ok(Self { store, rooms, sync })
@@ -108,7 +108,7 @@ async fn measure(path: &Path) -> Result<(), Failure> {
         let response = answer(&world.sync, &user(0), None, 0).await?;
         stopwatch.report(label, response.rooms.join.len());
     }
-    let rooms = world.rooms.joined_rooms(&world.store.view(), &user(0)).await?;
+    let rooms = world.rooms.joined_rooms(&world.store.view().await.unwrap(), &user(0)).await?;
 
     let mut since = Vec::new();
     for member in 0..MEMBERS_PER_ROOM {

@@ -36,7 +36,7 @@ impl World {
         let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
         let config = rooms::Config::new(server_name!("example.org").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), Ports::no_federation()).await?;
-        let users = Users::new(users::Config::default(), store.clone(), clock.clone(), random)?;
+        let users = Users::open(users::Config::default(), store.clone(), clock.clone(), random).await?;
         let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), 30 << 20);
         let sync = Sync::start(sync::Config::default(), store.clone(), reading, users.clone(), clock).await?;
         let members: Vec<OwnedUserId> =
@@ -116,7 +116,7 @@ impl World {
     async fn keys(&mut self, what: &str) -> Result<(), Failure> {
         let (stopwatch, routed) = (Stopwatch::start(), self.sync.changes_routed());
         for member in self.members.iter().take(NEW_KEYS) {
-            let (view, mut batch) = (self.store.view(), Batch::new());
+            let (view, mut batch) = (self.store.view().await.unwrap(), Batch::new());
             self.users.prepare_remote_device_list(&view, &mut batch, member, vec![self.room.clone()]).await?;
             self.store.commit(batch).await?;
         }

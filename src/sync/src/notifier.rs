@@ -107,7 +107,7 @@ impl Notifier {
                 biased;
                 () = closed(&mut closing) => break,
                 news = self.follower.next() => match news {
-                    Some(News::Records { records, through }) => self.follow(&records, through),
+                    Some(News::Records { records, through }) => self.follow(&records, through).await,
                     Some(News::Rebuild(view)) => self.rebuild(view).await,
                     None => break,
                 },
@@ -123,11 +123,15 @@ impl Notifier {
         self.hub.closing.send_replace(true);
     }
 
-    fn follow(&mut self, records: &[LogRecord], through: Position) {
-        match self.route(records, through) {
-            Ok(()) => {
+    async fn follow(&mut self, records: &[LogRecord], through: Position) {
+        let newest = match self.route(records, through) {
+            Ok(()) => self.store.view().await,
+            Err(error) => Err(error),
+        };
+        match newest {
+            Ok(view) => {
                 self.follower.done();
-                self.publish();
+                self.publish(view);
             }
             Err(error) => self.follower.start_over(&error),
         }
@@ -146,16 +150,15 @@ impl Notifier {
         Ok(())
     }
 
-    /// Publishes the newest view of which everything is routed, and wakes whom it concerns.
-    fn publish(&mut self) {
+    /// Publishes a view of which everything is routed, `newest` if it is one, and wakes whom it concerns.
+    fn publish(&mut self, newest: View) {
         let routed = self.follower.position();
-        let view = self.store.view();
-        let view = if view.position() <= routed {
+        let view = if newest.position() <= routed {
             self.ahead = None;
-            view
+            newest
         } else {
             // More was written meanwhile; its records come next. A view from last time may be good by now.
-            match self.ahead.replace(view) {
+            match self.ahead.replace(newest) {
                 Some(older) if older.position() <= routed => older,
                 _ => return,
             }

@@ -193,7 +193,7 @@ impl History {
 
     async fn change_keys_far_away(&mut self) {
         let one = self.dice.pick(&self.far_users).clone();
-        let view = self.world.store.view();
+        let view = self.world.store.view().await.unwrap();
         let mut rooms = Vec::new();
         for room in &self.rooms {
             if self.world.rooms.joined_members(&view, room).await.unwrap().contains(&one) {
@@ -206,7 +206,7 @@ impl History {
 
     /// What the states of the rooms say.
     async fn rooms_now(&self) -> RoomsAt {
-        let view = self.world.store.view();
+        let view = self.world.store.view().await.unwrap();
         let mut now = RoomsAt { members: BTreeMap::new(), encrypted: BTreeSet::new() };
         for room in &self.rooms {
             let members = self.world.rooms.joined_members(&view, room).await.unwrap();
@@ -303,7 +303,7 @@ impl History {
 
 async fn change_remote(world: &World, user: &UserId, rooms: Vec<OwnedRoomId>) {
     let mut batch = Batch::new();
-    let view = world.store.view();
+    let view = world.store.view().await.unwrap();
     world.users.prepare_remote_device_list(&view, &mut batch, user, rooms).await.unwrap();
     world.store.commit(batch).await.unwrap();
 }
@@ -370,7 +370,7 @@ async fn of_many_changes_only_those_around_are_told() {
     client.sync(&world, 0).await;
     change_remote(&world, &xenia, vec![room.clone()]).await;
     for chunk in 0..45 {
-        let (view, mut batch) = (world.store.view(), Batch::new());
+        let (view, mut batch) = (world.store.view().await.unwrap(), Batch::new());
         for n in 0..100 {
             let stranger = far.user(&format!("s{chunk}_{n}"));
             world.users.prepare_remote_device_list(&view, &mut batch, &stranger, Vec::new()).await.unwrap();

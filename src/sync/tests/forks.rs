@@ -158,7 +158,7 @@ impl Forks {
     /// The state that the server knows the room to have.
     async fn state(&self) -> State {
         let rooms = &self.world.rooms;
-        let view = self.world.store.view();
+        let view = self.world.store.view().await.unwrap();
         let root = rooms.head(&view, &self.room).await.unwrap().unwrap().root;
         let mut state = State::new();
         for event in rooms.state_events(&view, &self.room, root).await.unwrap() {

@@ -70,7 +70,7 @@ impl History {
         let (one, other) = (self.any_user(), self.any_user());
         let room = self.rooms[self.dice.below(self.rooms.len())].clone();
         let rooms = &self.world.rooms;
-        let view = self.world.store.view();
+        let view = self.world.store.view().await.unwrap();
         let joined = rooms.joined_rooms(&view, &one).await.unwrap().contains(&room);
         self.sent += 1;
         let text = format!("{}", self.sent);
@@ -99,7 +99,7 @@ impl History {
     }
 
     async fn read(&self, user: &OwnedUserId, room: &OwnedRoomId) {
-        let view = self.world.store.view();
+        let view = self.world.store.view().await.unwrap();
         let Some(head) = self.world.rooms.head(&view, room).await.unwrap() else {
             return;
         };

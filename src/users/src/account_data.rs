@@ -138,7 +138,7 @@ impl Users {
         }
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.prepare_account_data(view, batch, user, Entry::new(room, event_type, content)).await?;
             if attempt.commit().await? {
@@ -159,7 +159,7 @@ impl Users {
         let deleted = raw(DELETED.to_owned())?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             if self.account_data(view, user, room, event_type).await?.is_none() {
                 return Ok(());
@@ -486,7 +486,7 @@ mod tests {
     async fn for_one_room_the_data_of_others_is_not_read() {
         let store = Store::in_memory(&[crate::TABLES]).unwrap();
         let users =
-            Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+            Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await.unwrap();
         let (alice, here, elsewhere) = (user_id!("@alice:h"), room_id!("!m:h"), [room_id!("!a:h"), room_id!("!z:h")]);
         let mut batch = Batch::new();
         let mut put = |room, content| {
@@ -499,7 +499,7 @@ mod tests {
             put(room, "damaged");
         }
         store.commit(batch).await.unwrap();
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let rows = users.account_data_of_room(&view, alice, here).await.unwrap();
         assert_eq!(rows.iter().map(|row| row.room.as_deref()).collect::<Vec<_>>(), [Some(here)]);
         assert!(users.account_data_all(&view, alice).await.is_err());

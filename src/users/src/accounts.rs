@@ -266,11 +266,11 @@ impl Users {
             self.check_reserved(&new.user_id)?;
         }
         // A taken name needs no hash. Whether it is still free at the commit the batch expects.
-        self.check_free(&self.inner.store.view(), &new.user_id).await?;
+        self.check_free(&self.inner.store.view().await?, &new.user_id).await?;
         let hash = self.new_hash(&new).await?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.check_free(view, &new.user_id).await?;
             batch.expect::<tables::Accounts>(&new.user_id, None);
@@ -296,7 +296,7 @@ impl Users {
         let hash = self.new_hash(&new).await?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut account = self.usable_account(view, &new.user_id).await?;
             if account.kind != Kind::Guest {
@@ -436,7 +436,7 @@ impl Users {
     /// [`Error::NotAllowed`] if `actor` isn't an administrator, is the target, or the target is another
     /// administrator; [`Error::UnknownUser`] if the target doesn't exist or was deactivated.
     pub async fn set_flag(&self, actor: &UserId, target: &UserId, flag: AccountFlag, value: bool) -> Result<()> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.flag_target(&view, actor, target).await?;
         if actor == target {
             return Err(Error::NotAllowed);
@@ -463,7 +463,7 @@ impl Users {
     ///
     /// As [`Users::set_flag`], but administrators may ask about themselves.
     pub async fn flag(&self, actor: &UserId, target: &UserId, flag: AccountFlag) -> Result<bool> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let account = self.flag_target(&view, actor, target).await?;
         Ok(match flag {
             AccountFlag::Locked => account.locked,
@@ -489,7 +489,7 @@ impl Users {
     async fn change_account(&self, user: &UserId, change: impl Fn(&mut Account)) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut account = self.active_account(view, user).await?;
             change(&mut account);
@@ -550,7 +550,7 @@ impl Users {
     pub async fn deactivate(&self, user: &UserId, erasure: Erasure) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             self.prepare_deactivate(&attempt.view, &mut attempt.batch, user, erasure).await?;
             if attempt.commit().await? {
                 return Ok(());

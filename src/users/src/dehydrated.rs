@@ -56,7 +56,7 @@ impl Users {
         self.delete_replaced(user).await?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             self.prepare_dehydrated(&attempt.view, &mut attempt.batch, user, new).await?;
             if attempt.commit().await? {
                 break;
@@ -99,7 +99,7 @@ impl Users {
     async fn delete_replaced(&self, user: &UserId) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let row = view.get::<tables::DehydratedDevices>(&user).await?;
             let Some(DehydratedRow { device, data, replaces: Some(replaced) }) = &row else {
@@ -136,7 +136,7 @@ impl Users {
     /// [`Error::UnknownDevice`] if there is none; [`Error::Contended`].
     pub async fn delete_dehydrated_device(&self, user: &UserId) -> Result<OwnedDeviceId> {
         self.delete_replaced(user).await?;
-        let device = self.dehydrated_device(&self.inner.store.view(), user).await?;
+        let device = self.dehydrated_device(&self.inner.store.view().await?, user).await?;
         let device = device.ok_or(Error::UnknownDevice)?.device_id;
         self.delete_devices(user, from_ref(&device)).await?;
         Ok(device)

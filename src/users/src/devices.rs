@@ -86,7 +86,7 @@ impl Users {
     pub async fn login(&self, user: &UserId, login: &Login) -> Result<IssuedSession> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.usable_account(view, user).await?;
             bump_version(view, batch, user).await?;
@@ -224,7 +224,7 @@ impl Users {
         let key = (user, id.as_str());
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let row = view.get::<tables::Devices>(&key).await?;
             let Record(mut row) = row.ok_or(Error::UnknownDevice)?;
@@ -255,7 +255,7 @@ impl Users {
     pub async fn put_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<PutDevice> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.active_account(view, user).await?;
             bump_version(view, batch, user).await?;
@@ -282,7 +282,7 @@ impl Users {
         let wanted: HashSet<&str> = ids.iter().map(|id| id.as_str()).collect();
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let runs = runs_of(view, user, |id| wanted.contains(id)).await?;
             if runs.is_empty() {
@@ -324,7 +324,7 @@ impl Users {
     pub async fn delete_all_devices(&self, user: &UserId) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             bump_version(view, batch, user).await?;
             self.prepare_delete_all_devices(view, batch, user, None).await?;

@@ -52,7 +52,7 @@ impl Users {
         if let Some(users) = &self.inner.erased.state.lock().users {
             return Ok(users.clone());
         }
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let mut users = HashSet::new();
         let mut next = Some(Range::<Erased>::all());
         while let Some(range) = next {

@@ -67,7 +67,7 @@ impl Users {
         let digest = Fixed(Sha256::digest(json.as_bytes()).into());
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             if let Some(id) = view.get::<tables::FilterIds>(&(user, digest)).await? {
                 self.note_filter_use(view, user, id).await?;

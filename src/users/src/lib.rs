@@ -132,13 +132,14 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range.
-    pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+    /// [`Error::Hash`] if the configured cost of password hashes is out of argon2's range; otherwise fails only if the store does.
+    pub async fn open(config: Config, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         // Before anything can be queued or taken.
-        let at_start = store.view();
+        let at_start = store.view().await?;
         let fifth = config.cache_bytes / 5;
         let passwords = password::Passwords::new(&config, random.clone())?;
-        let inner = store.clone().project(|view| {
+        let projecting = store.clone();
+        let make = |view: View| {
             let from = view.position();
             Arc::new(Inner {
                 passwords,
@@ -158,7 +159,8 @@ impl Users {
                 clock,
                 random,
             })
-        });
+        };
+        let inner = projecting.project(make).await?;
         tokio::spawn(keep_presence(Arc::downgrade(&inner)));
         tokio::spawn(to_device::count_waiting(Arc::downgrade(&inner), at_start));
         Ok(Self { inner })
@@ -207,9 +209,9 @@ struct Attempts<'s> {
 
 impl<'s> Attempts<'s> {
     /// A fresh view and batch, or [`Error::Contended`] when there were enough attempts.
-    fn next(&mut self) -> Result<Attempt<'s>> {
+    async fn next(&mut self) -> Result<Attempt<'s>> {
         self.left = self.left.checked_sub(1).ok_or(Error::Contended)?;
-        Ok(Attempt { store: self.store, view: self.store.view(), batch: Batch::new() })
+        Ok(Attempt { store: self.store, view: self.store.view().await?, batch: Batch::new() })
     }
 }
 

@@ -21,7 +21,7 @@ impl Users {
     ///
     /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`].
     pub async fn create_openid_token(&self, user: &UserId) -> Result<String> {
-        self.usable_account(&self.inner.store.view(), user).await?;
+        self.usable_account(&self.inner.store.view().await?, user).await?;
         let token = self.new_token("hmo");
         let key = Fixed(tokens::hash(&token));
         let expires_ms = self.now_ms().saturating_add(OPENID_TOKEN_MS);
@@ -39,7 +39,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn openid_user(&self, token: &str) -> Result<Option<OwnedUserId>> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let row = view.get::<tables::OpenIdTokens>(&Fixed(tokens::hash(token))).await?;
         let Some(row) = row.filter(|row| row.expires_ms > self.now_ms()) else { return Ok(None) };
         match self.usable_account(&view, &row.user).await {
@@ -68,7 +68,7 @@ impl Users {
 
     async fn prepare_forget_openid_tokens(&self, batch: &mut Batch, rows_max: usize) -> Result<usize> {
         let range = Range::<tables::OpenIdTokenExpiry>::all().before(&(self.now_ms(),)).limit(rows_max);
-        let rows = self.inner.store.view().scan(range).await?.rows;
+        let rows = self.inner.store.view().await?.scan(range).await?.rows;
         for ((expired_ms, key), ()) in &rows {
             batch.delete::<tables::OpenIdTokens>(key);
             batch.delete::<tables::OpenIdTokenExpiry>(&(*expired_ms, *key));

@@ -165,7 +165,7 @@ impl Users {
     /// [`Error::WrongPassword`]; [`Error::Deactivated`], whatever the password, of which nothing is left to
     /// compare with; [`Error::Busy`] if too many checks wait.
     pub async fn check_password(&self, user: &UserId, password: &str) -> Result<Account> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let stored = view.get::<tables::Passwords>(&user).await?;
         let account = self.account(&view, user).await?;
         let right = self.inner.passwords.verify(password, stored.clone()).await?;
@@ -217,7 +217,7 @@ impl Users {
         let hash = self.inner.passwords.hash(new).await?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.active_account(view, user).await?;
             bump_version(view, batch, user).await?;

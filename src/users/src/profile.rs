@@ -253,7 +253,7 @@ impl Users {
     pub async fn change_profile(&self, user: &UserId, change: &ProfileChange) -> Result<ProfileDelta> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let delta = self.prepare_profile_change(&attempt.view, &mut attempt.batch, user, change).await?;
             if attempt.commit().await? {
                 return Ok(delta);

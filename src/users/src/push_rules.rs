@@ -245,7 +245,7 @@ impl Users {
     async fn change_rules(&self, user: &UserId, change: impl Fn(&mut Ruleset) -> Result<()>) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut ruleset = self.push_rules(view, user).await?;
             change(&mut ruleset)?;

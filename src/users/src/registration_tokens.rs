@@ -141,7 +141,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn bootstrap_token(&self) -> Result<Option<String>> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         if self.has_accounts(&view).await? {
             return Ok(None);
         }
@@ -160,7 +160,7 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn is_registration_token_valid(&self, token: &str) -> Result<bool> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         if self.is_bootstrap_token(&view, token).await? {
             return Ok(true);
         }
@@ -174,7 +174,7 @@ impl Users {
     ///
     /// [`Error::InvalidRegistrationToken`] if it is unknown, expired or used up.
     pub async fn reserve_registration_token(&self, token: &str) -> Result<Reservation> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let pending = self.inner.reservations.pending.clone();
         let bootstrap = self.is_bootstrap_token(&view, token).await?;
         if !bootstrap {
@@ -230,7 +230,7 @@ impl Users {
         let row = RegistrationTokenRow { uses_allowed: new.uses_allowed, completed: 0, expires_ms: new.expires_ms };
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let known = attempt.view.contains::<tables::RegistrationTokens>(&token).await?;
             if known {
                 return Err(Error::RegistrationTokenTaken);
@@ -297,7 +297,7 @@ impl Users {
     ) -> Result<RegistrationToken> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let old = attempt.view.get::<tables::RegistrationTokens>(&token).await?;
             let old = old.ok_or(Error::UnknownRegistrationToken)?;
             let uses_allowed = update.uses_allowed.unwrap_or(old.uses_allowed);
@@ -319,7 +319,7 @@ impl Users {
     pub async fn delete_registration_token(&self, token: &str) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let old = attempt.view.get::<tables::RegistrationTokens>(&token).await?;
             let old = old.ok_or(Error::UnknownRegistrationToken)?;
             attempt.batch.expect::<tables::RegistrationTokens>(&token, Some(&old));

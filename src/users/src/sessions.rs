@@ -54,14 +54,14 @@ impl Users {
     /// another.
     pub async fn authenticate(&self, access_token: &str) -> Result<Arc<Session>> {
         let key = tokens::hash(access_token);
-        let mut view = self.inner.store.view();
+        let mut view = self.inner.store.view().await?;
         let session = match self.inner.sessions.get(view.position(), &key) {
             Some(session) => session,
             None => {
                 let mut row = self.access_token(&view, key).await?;
                 if row.replaces.is_some() && !self.is_expired(row.expires_ms) {
                     self.confirm_refresh(key).await?;
-                    view = self.inner.store.view();
+                    view = self.inner.store.view().await?;
                     row = self.access_token(&view, key).await?;
                 }
                 self.load_session(&view, key, row).await?
@@ -136,7 +136,7 @@ impl Users {
         if swapped.is_err() {
             return Ok(());
         }
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let user: &UserId = &session.user_id;
         let key = (user, session.device_id.as_str());
         if !view.contains::<tables::Devices>(&key).await? {
@@ -167,7 +167,7 @@ mod tests {
     async fn a_session_that_is_read_again_was_seen_before() {
         let store = Store::in_memory(&[crate::TABLES]).unwrap();
         let users =
-            Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+            Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await.unwrap();
         let alice = user_id!("@alice:h");
         let new = NewAccount {
             user_id: alice.to_owned(),
@@ -186,7 +186,7 @@ mod tests {
         let seen = first.seen_ms.load(Ordering::Relaxed);
         assert_ne!(seen, 0);
         // As where something of the user changed.
-        let (key, view) = (tokens::hash(&token), store.view());
+        let (key, view) = (tokens::hash(&token), store.view().await.unwrap());
         let row = users.access_token(&view, key).await.unwrap();
         let again = users.load_session(&view, key, row).await.unwrap();
         assert!(!Arc::ptr_eq(&first, &again));

@@ -67,7 +67,7 @@ impl Users {
         check_tag(tag, info)?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut tags = self.tags(view, user, room).await?;
             tags.insert(tag.to_owned(), info.to_owned());
@@ -86,7 +86,7 @@ impl Users {
     pub async fn remove_tag(&self, user: &UserId, room: &RoomId, tag: &str) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut tags = self.tags(view, user, room).await?;
             if tags.remove(tag).is_none() {

@@ -158,7 +158,7 @@ impl Users {
         let old = hash(refresh_token);
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let session = self.prepare_refresh(view, batch, old).await?;
             if attempt.commit().await? {
@@ -203,7 +203,7 @@ impl Users {
     pub(crate) async fn confirm_refresh(&self, access: TokenHash) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let row = view.get::<tables::AccessTokens>(&Fixed(access)).await?;
             let Some(Record(mut row)) = row else {
@@ -268,7 +268,7 @@ impl Users {
     ///
     /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::Locked`].
     pub async fn create_login_token(&self, user: &UserId) -> Result<(String, u64)> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.usable_account(&view, user).await?;
         let now = self.now_ms();
         let lifetime = self.inner.config.tokens.login_token_ms;
@@ -288,7 +288,7 @@ impl Users {
         let mut removed = 0;
         loop {
             let mut batch = Batch::new();
-            let count = self.prepare_forget_login_tokens(&self.inner.store.view(), &mut batch).await?;
+            let count = self.prepare_forget_login_tokens(&self.inner.store.view().await?, &mut batch).await?;
             if count > 0 {
                 batch.relaxed();
                 self.inner.store.commit(batch).await?;
@@ -319,7 +319,7 @@ impl Users {
         let key = Fixed(hash(token));
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let row = view.get::<tables::LoginTokens>(&key).await?;
             let row = row.ok_or(Error::UnknownToken)?;

@@ -22,7 +22,7 @@ impl Users {
             return Ok(0);
         }
         let before_ms = self.now_ms().saturating_sub(kept.ms());
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let mut range = Range::<tables::Devices>::all().limit(DEVICES_PER_SWEEP);
         let from = self.inner.unused_devices.lock().clone();
         if let Some((user, device)) = &from {

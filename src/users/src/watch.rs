@@ -81,7 +81,7 @@ impl SessionWatch<'_> {
     async fn look(&self, changed: Position) -> Result<Position> {
         // Changes are told before views show them.
         self.users.inner.store.reached(changed).await?;
-        let view = self.users.inner.store.view();
+        let view = self.users.inner.store.view().await?;
         match self.users.usable_account(&view, self.user).await {
             Err(Error::UnknownUser | Error::Deactivated) => return Err(Error::UnknownToken),
             account => account?,

@@ -66,7 +66,7 @@ struct Source {
 impl Source {
     async fn page_after(&self, after: Option<&BackupKey>) -> users::Result<Vec<BackupKey>> {
         // Each page has a view of its own: a slow client must not keep the database from letting go of what is old.
-        let view = self.store.view();
+        let view = self.store.view().await?;
         self.users.backup_keys(&view, &self.user, self.version, self.room.as_deref(), after).await
     }
 }

@@ -265,7 +265,7 @@ async fn what_goes_along_counts_for_what_a_user_may_store() {
         }
     }
     let user = <&ruma::UserId>::try_from(alice.id.as_str()).unwrap();
-    let all = world.users.account_data_all(&world.store.view(), user).await.unwrap();
+    let all = world.users.account_data_all(&world.store.view().await.unwrap(), user).await.unwrap();
     assert_eq!(all.iter().filter(|row| row.event_type == "m.tag").count(), 2);
     let stored = all.iter().filter(|row| row.event_type != "m.push_rules");
     let stored: usize = stored.map(|row| row.event_type.len() + row.content.get().len()).sum();

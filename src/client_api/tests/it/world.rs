@@ -65,7 +65,7 @@ impl World {
         let random = Arc::new(SystemRandom);
         let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
         let users_config = users::Config { password, new_user_displayname: false, ..users::Config::default() };
-        let users = Users::new(users_config, store.clone(), time.clone(), random.clone()).unwrap();
+        let users = Users::open(users_config, store.clone(), time.clone(), random.clone()).await.unwrap();
         let rooms_config = rooms::Config::new(server.clone());
         let ports = Ports::no_federation();
         let rooms = Rooms::open(rooms_config, store.clone(), time.clone(), random.clone(), ports).await.unwrap();

@@ -143,7 +143,7 @@ impl Media {
     }
 
     async fn known_preview(&self, key: &Digest) -> Result<Option<PreviewRow>> {
-        let row = self.view().get::<Previews>(key).await?;
+        let row = self.view().await?.get::<Previews>(key).await?;
         Ok(row.map(|row| row.0).filter(|row| row.expires_ms > self.now_ms()))
     }
 
@@ -159,7 +159,7 @@ impl Media {
     /// Forgets old previews.
     pub(crate) async fn sweep_previews(&self, now_ms: u64) -> Result<()> {
         for _ in 0..PAGES_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let range = Range::<PreviewExpiry>::all().through(&(now_ms,)).limit(PAGE_ROWS);
             let page = view.scan(range).await?;
             let mut batch = Batch::new();
@@ -222,7 +222,7 @@ impl Media {
         let measuring = work(move || dimensions(&measured)).await;
         let (width, height) = measuring.flatten().map_err(|_| Error::PreviewFailed)?;
         let received = Self::received(bytes);
-        if self.view().contains::<Quarantined>(&received.digest).await? {
+        if self.view().await?.contains::<Quarantined>(&received.digest).await? {
             return Err(Error::PreviewFailed);
         }
         let size = received.size;

@@ -34,7 +34,7 @@ async fn upload_until(media: &Media, bytes: &[u8], last: Step) -> String {
     }
     let received = receiving.finish().await.expect("finished");
     if last >= Step::Placed {
-        let view = media.view();
+        let view = media.view().await.unwrap();
         let mut batch = Batch::new();
         let mut blob = NewBlob::default();
         let target = Target { id: &id, user: Some(alice()), reserved: false, preview_for: None };
@@ -84,7 +84,7 @@ async fn a_deletion_that_ends_before_the_file_is_removed_is_finished_later() {
     {
         let media = world.open(|_| {}).await;
         let id = media.upload(alice(), &bytes).await.expect("uploaded");
-        let view = media.view();
+        let view = media.view().await.unwrap();
         let key = FileKey { server: &media.config().server_name, id: &id };
         let row = view.get::<Files>(&key).await.expect("read").expect("there").0;
         let mut batch = Batch::new();

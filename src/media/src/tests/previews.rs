@@ -37,7 +37,7 @@ fn previews() -> PreviewConfig {
 }
 
 async fn kept(media: &Media) -> (usize, usize) {
-    let view = media.view();
+    let view = media.view().await.unwrap();
     let expiring = view.scan(Range::<PreviewExpiry>::all().limit(MANY as usize + 1)).await.expect("read").rows.len();
     (view.scan(Range::<Previews>::all().limit(MANY as usize + 1)).await.expect("read").rows.len(), expiring)
 }

@@ -121,7 +121,7 @@ impl Media {
     }
 
     async fn known_thumbnail(&self, file: &File, variant: Variant) -> Result<Option<File>> {
-        let view = self.view();
+        let view = self.view().await?;
         let Some(row) = view.get::<Thumbnails>(&key(&file.digest, variant)).await? else { return Ok(None) };
         let ThumbnailRow { digest, size, content_type } = row;
         if digest == file.digest {
@@ -182,7 +182,7 @@ impl Media {
         };
         let (digest, size) = received.as_ref().map_or((file.digest, file.size), |made| (made.digest, made.size));
         for _ in 0..KEEP_ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let mut batch = Batch::new();
             let row = view.get::<Blobs>(&file.digest).await?;
             let Some(row) = row.filter(|row| row.thumbnails < KEPT_MAX) else { return Ok(false) };

@@ -78,7 +78,7 @@ impl Reading {
     /// Brings what is known of the published rooms up to date, so that whoever asks next needn't wait for long. To be called now and
     /// then.
     pub async fn refresh_directory(&self) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.catch_up_directory(view.position()).await
     }
 
@@ -145,7 +145,7 @@ impl Reading {
             };
             changed.extend(room);
         }
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         for room in changed {
             self.list(&view, &room).await?;
         }

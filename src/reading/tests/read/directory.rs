@@ -13,10 +13,11 @@ async fn aliases_are_made_resolved_and_deleted() {
     let room = world.room(&[alice(), bob()]).await;
     let alias = room_alias_id!("#tea:here");
     world.rooms.create_alias(bob(), alias, &room).await.expect("made");
-    let (found, servers) = world.rooms.resolve_alias(&world.view(), alias).await.expect("read").expect("resolved");
+    let (found, servers) =
+        world.rooms.resolve_alias(&world.view().await, alias).await.expect("read").expect("resolved");
     assert_eq!((found, servers.len()), (room.clone(), 1));
-    assert_eq!(world.rooms.local_aliases(&world.view(), alice(), &room).await.expect("read"), [alias]);
-    let strange = world.rooms.local_aliases(&world.view(), carol(), &room).await;
+    assert_eq!(world.rooms.local_aliases(&world.view().await, alice(), &room).await.expect("read"), [alias]);
+    let strange = world.rooms.local_aliases(&world.view().await, carol(), &room).await;
     assert!(matches!(strange, Err(RoomsError::NotJoined)));
 
     let again = world.rooms.create_alias(alice(), alias, &room).await;
@@ -32,7 +33,7 @@ async fn aliases_are_made_resolved_and_deleted() {
     let outsider = world.rooms.delete_alias(carol(), alias, false).await;
     assert!(matches!(outsider, Err(RoomsError::Forbidden(_))));
     world.rooms.delete_alias(bob(), alias, false).await.expect("deleted");
-    assert!(world.rooms.resolve_alias(&world.view(), alias).await.expect("read").is_none());
+    assert!(world.rooms.resolve_alias(&world.view().await, alias).await.expect("read").is_none());
     assert!(matches!(world.rooms.delete_alias(bob(), alias, false).await, Err(RoomsError::AliasNotFound)));
 }
 
@@ -53,7 +54,7 @@ async fn the_canonical_alias_must_name_the_room() {
 
     // Deleting it takes it out of there too.
     world.rooms.delete_alias(alice(), alias, false).await.expect("deleted");
-    let event = world.rooms.current_event(&world.view(), &room, "m.room.canonical_alias", "").await;
+    let event = world.rooms.current_event(&world.view().await, &room, "m.room.canonical_alias", "").await;
     let event = event.expect("read").expect("an event");
     assert_eq!(value(event.pdu.as_received().content()), json!({ "alt_aliases": [] }));
 }
@@ -69,7 +70,7 @@ async fn publish(world: &World, name: &str, room_type: Option<&str>) -> OwnedRoo
 }
 
 async fn listed(world: &World, query: PublicRoomsQuery) -> Vec<String> {
-    let page = world.reading.public_rooms(&world.view(), &query).await.expect("a page");
+    let page = world.reading.public_rooms(&world.view().await, &query).await.expect("a page");
     page.chunk.iter().filter_map(|room| room.name.clone()).collect()
 }
 
@@ -93,7 +94,7 @@ async fn the_directory_lists_the_largest_rooms_first() {
 
     assert!(matches!(world.reading.set_published(bob(), &large, false).await, Err(RoomsError::Forbidden(_))));
     world.reading.set_published(alice(), &large, false).await.expect("withdrawn");
-    assert!(!world.rooms.is_published(&world.view(), &large).await.expect("read"));
+    assert!(!world.rooms.is_published(&world.view().await, &large).await.expect("read"));
     assert_eq!(listed(&world, PublicRoomsQuery::default()).await, ["Small", "A space"]);
 }
 
@@ -107,7 +108,7 @@ async fn a_description_says_what_the_state_says() {
     let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
     world.set(alice(), &room, ("m.room.encryption", ""), encryption).await;
     let (description, membership) =
-        world.reading.room_summary(&world.view(), Some(alice()), &room).await.expect("a summary");
+        world.reading.room_summary(&world.view().await, Some(alice()), &room).await.expect("a summary");
     assert_eq!(membership, Some("join"));
     let description = serde_json::to_value(&*description).expect("JSON");
     assert_eq!(
@@ -129,7 +130,7 @@ async fn a_redacted_name_is_shown_nowhere() {
     assert_eq!(listed(&world, PublicRoomsQuery::default()).await, ["Insult"]);
     world.redact(alice(), &room, &name).await;
     assert!(listed(&world, PublicRoomsQuery::default()).await.is_empty());
-    let view = world.view();
+    let view = world.view().await;
     let root = world.rooms.head(&view, &room).await.expect("read").expect("a head").root;
     let summary = world.reading.member_summary(&view, alice(), &room, root).await.expect("a summary");
     assert_eq!(summary.heroes, Some(Vec::new()));
@@ -141,7 +142,7 @@ async fn private_rooms_show_themselves_to_those_who_could_come_in() {
     let club = world.room(&[alice(), bob()]).await;
     let create = CreateRoom::new(alice().to_owned());
     let room = world.create(&create).await;
-    let may = async |user| world.reading.room_summary(&world.view(), Some(user), &room).await.is_ok();
+    let may = async |user| world.reading.room_summary(&world.view().await, Some(user), &room).await.is_ok();
     assert!(may(alice()).await);
     assert!(!may(bob()).await);
     let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
@@ -151,7 +152,7 @@ async fn private_rooms_show_themselves_to_those_who_could_come_in() {
     assert!(!may(carol()).await);
     world.rooms.invite(alice(), &room, carol(), None).await.expect("invited");
     assert!(may(carol()).await);
-    assert!(world.reading.room_summary(&world.view(), None, &room).await.is_err());
+    assert!(world.reading.room_summary(&world.view().await, None, &room).await.is_err());
 }
 
 async fn child(world: &World, space: &RoomId, room: &RoomId, content: Value) {
@@ -161,7 +162,7 @@ async fn child(world: &World, space: &RoomId, room: &RoomId, content: Value) {
 async fn tree(world: &World, room: &RoomId, mut query: HierarchyQuery) -> Vec<String> {
     let mut names = Vec::new();
     loop {
-        let page = world.reading.hierarchy(&world.view(), bob(), room, &query).await.expect("a page");
+        let page = world.reading.hierarchy(&world.view().await, bob(), room, &query).await.expect("a page");
         for room in &page.rooms {
             names.push(room.description.name.clone().unwrap_or_default());
         }
@@ -198,18 +199,18 @@ async fn spaces_are_walked_depth_first_in_their_order() {
     let suggested = HierarchyQuery { suggested_only: true, ..Default::default() };
     assert_eq!(tree(&world, &top, suggested).await, ["top", "one"]);
 
-    let page = world.reading.hierarchy(&world.view(), bob(), &top, &HierarchyQuery::default()).await;
+    let page = world.reading.hierarchy(&world.view().await, bob(), &top, &HierarchyQuery::default()).await;
     let room = serde_json::to_value(&page.expect("a page").rooms[0]).expect("JSON");
     assert_eq!(room["room_type"], "m.space");
     assert_eq!(room["children_state"].as_array().map(Vec::len), Some(3));
     assert!(room["children_state"][0]["origin_server_ts"].is_u64());
 
     let first = HierarchyQuery { limit: Some(1), ..Default::default() };
-    let page = world.reading.hierarchy(&world.view(), bob(), &top, &first).await.expect("a page");
+    let page = world.reading.hierarchy(&world.view().await, bob(), &top, &first).await.expect("a page");
     let other = HierarchyQuery { suggested_only: true, from: page.next, ..Default::default() };
-    let refused = world.reading.hierarchy(&world.view(), bob(), &top, &other).await;
+    let refused = world.reading.hierarchy(&world.view().await, bob(), &top, &other).await;
     assert!(matches!(refused, Err(RoomsError::UnknownPos)));
-    let refused = world.reading.hierarchy(&world.view(), bob(), &hidden, &HierarchyQuery::default()).await;
+    let refused = world.reading.hierarchy(&world.view().await, bob(), &hidden, &HierarchyQuery::default()).await;
     assert!(matches!(refused, Err(RoomsError::Forbidden(_))));
 }
 
@@ -223,7 +224,7 @@ async fn another_server_learns_what_it_could_join() {
     child(&world, &top, &open, json!({ "via": via })).await;
     child(&world, &top, &hidden, json!({ "via": via })).await;
     child(&world, &top, ruma::room_id!("!elsewhere:there"), json!({ "via": ["there"] })).await;
-    let (view, there) = (world.view(), ruma::server_name!("there"));
+    let (view, there) = (world.view().await, ruma::server_name!("there"));
     let answer = world.reading.hierarchy_for_server(&view, there, &top, false).await.expect("an answer");
     let answer = serde_json::to_value(&answer).expect("JSON");
     assert_eq!(answer["room"]["name"], "top");

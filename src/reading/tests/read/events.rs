@@ -33,7 +33,7 @@ async fn one_rendering_serves_all_for_a_moment() {
     let world = World::new().await;
     let room = world.room(&[alice(), bob()]).await;
     let id = world.say(alice(), &room, "hi").await;
-    let view = world.view();
+    let view = world.view().await;
     let num = world.rooms.num(&view, &id).await.expect("read").expect("a number");
     let deliver = async |user| {
         let viewer = Viewer::new(user);
@@ -57,7 +57,7 @@ async fn the_transaction_id_is_for_the_device_that_sent() {
     let id = sent.expect("sent").event_id;
     let see = async |user, device| {
         let viewer = Viewer { device: Some(device), ..Viewer::new(user) };
-        let event = world.reading.one_event(&world.view(), &viewer, &room, &id).await.expect("an event");
+        let event = world.reading.one_event(&world.view().await, &viewer, &room, &id).await.expect("an event");
         value(&event)["unsigned"]["transaction_id"].clone()
     };
     assert_eq!(see(alice(), device_id!("PHONE")).await, "t1");
@@ -120,7 +120,7 @@ async fn the_federation_form_is_the_event_itself() {
     let world = World::new().await;
     let room = world.room(&[alice()]).await;
     let id = world.say(alice(), &room, "hi").await;
-    let view = world.view();
+    let view = world.view().await;
     let num = world.rooms.num(&view, &id).await.expect("read").expect("a number");
     let format = ClientFormat { form: EventForm::Federation, ..ClientFormat::default() };
     let events = world.reading.deliver(&view, &Viewer::new(alice()), &room, &[num], format).await;

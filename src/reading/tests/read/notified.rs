@@ -145,7 +145,7 @@ impl Story {
 
     /// By the rules of now, in the room of now.
     async fn judge(&self, event: &OwnedEventId) -> Option<bool> {
-        let (rooms, view) = (&self.world.rooms, self.world.view());
+        let (rooms, view) = (&self.world.rooms, self.world.view().await);
         let event = rooms.event_by_id(&view, event).await.expect("read").expect("an event");
         let head = rooms.head(&view, &self.room).await.expect("read").expect("a room");
         let levels = rooms.power_levels(&view, &self.room, head.root).await.expect("levels");
@@ -204,12 +204,12 @@ impl Story {
     /// What the server does before it changes what decides.
     async fn settle(&self) {
         let viewer = Viewer { ignored: &self.ignored, ..Viewer::new(bob()) };
-        self.world.reading.settle_unread(&self.world.view(), &viewer, &self.rules).await.expect("counted");
+        self.world.reading.settle_unread(&self.world.view().await, &viewer, &self.rules).await.expect("counted");
     }
 
     async fn check(&self, seed: u64) {
         let viewer = Viewer { ignored: &self.ignored, ..Viewer::new(bob()) };
-        let counts = self.world.reading.unread(&self.world.view(), &viewer, &self.room, &self.rules).await;
+        let counts = self.world.reading.unread(&self.world.view().await, &viewer, &self.room, &self.rules).await;
         let main = counts.expect("counted").main;
         let highlights = self.unread.iter().filter(|unread| unread.highlighted).count() as u64;
         let expected = (self.unread.len() as u64, highlights);
@@ -246,9 +246,9 @@ async fn a_muted_room_stays_read_after_it_is_unmuted() {
         world.say(alice(), &room, &number.to_string()).await;
     }
     // Nobody has counted yet.
-    world.reading.settle_unread(&world.view(), &viewer, &muted).await.expect("counted");
+    world.reading.settle_unread(&world.view().await, &viewer, &muted).await.expect("counted");
     let count = async |world: &World| {
-        let counts = world.reading.unread(&world.view(), &viewer, &room, &usual).await;
+        let counts = world.reading.unread(&world.view().await, &viewer, &room, &usual).await;
         counts.expect("counted").main.notifications
     };
     assert_eq!(count(&world).await, 0);
@@ -266,7 +266,7 @@ async fn odd_names_and_levels_do_no_harm() {
         let content: Value = json!({ "membership": "join", "displayname": name });
         world.set(bob(), &room, ("m.room.member", bob().as_str()), content).await;
         world.say(alice(), &room, "Kraken").await;
-        let counts = world.reading.unread(&world.view(), &Viewer::new(bob()), &room, &rules(3)).await;
+        let counts = world.reading.unread(&world.view().await, &Viewer::new(bob()), &room, &rules(3)).await;
         assert_eq!(counts.expect("counted").main.highlights, 0);
     }
 }

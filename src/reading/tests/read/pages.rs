@@ -76,7 +76,7 @@ async fn a_position_of_the_log_is_a_point_in_the_timeline() {
     let world = World::new().await;
     let room = world.room(&[alice()]).await;
     talk(&world, &room, 3).await;
-    let since = world.view().position();
+    let since = world.view().await.position();
     talk(&world, &room, 2).await;
     let range = TimelineRange {
         after: Some(TimelineIndex::after_position(since)),
@@ -84,11 +84,11 @@ async fn a_position_of_the_log_is_a_point_in_the_timeline() {
         direction: Direction::Backward,
         limit: 10,
     };
-    let page = world.rooms.timeline(&world.view(), &room, range).await.expect("a page");
+    let page = world.rooms.timeline(&world.view().await, &room, range).await.expect("a page");
     assert_eq!(page.events.len(), 2);
     assert!(!page.more && page.gap.is_none());
     let less = TimelineRange { limit: 1, ..range };
-    let page = world.rooms.timeline(&world.view(), &room, less).await.expect("a page");
+    let page = world.rooms.timeline(&world.view().await, &room, less).await.expect("a page");
     assert!(page.more);
 }
 
@@ -136,7 +136,7 @@ async fn lazy_members_are_as_they_were_when_they_spoke() {
     let member = ("m.room.member", bob().as_str());
     world.set(bob(), &room, member, json!({ "membership": "join", "displayname": "Old" })).await;
     world.say(bob(), &room, "hi").await;
-    let then = TimelineToken::at(world.view().position());
+    let then = TimelineToken::at(world.view().await.position());
     world.set(bob(), &room, member, json!({ "membership": "join", "displayname": "New" })).await;
     let filter = filter(json!({ "lazy_load_members": true }));
     let query = MessagesQuery { from: Some(then), limit: 1, filter, ..Default::default() };
@@ -154,7 +154,7 @@ async fn context_shows_what_was_around() {
         ids.push(world.say(alice(), &room, &number.to_string()).await);
     }
     let viewer = Viewer::new(alice());
-    let view = world.view();
+    let view = world.view().await;
     let none = RoomEventFilter::default();
     let context = world.reading.context(&view, &viewer, &room, &ids[4], 5, &none).await.expect("context");
     assert_eq!(value(&context.event)["content"]["body"], "4");
@@ -196,7 +196,7 @@ async fn the_event_nearest_to_a_time_is_found() {
     world.pass(1_000);
     let late = world.say(alice(), &room, "late").await;
     let late = (late, world.now_ms());
-    let (view, viewer) = (world.view(), Viewer::new(alice()));
+    let (view, viewer) = (world.view().await, Viewer::new(alice()));
     let find = async |ts, direction| {
         world.reading.event_by_timestamp(&view, &viewer, &room, ts, direction).await.expect("looked")
     };

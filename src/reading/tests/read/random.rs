@@ -153,7 +153,7 @@ impl Talk {
         let world = World::new().await;
         let room = world.room(&[alice(), bob(), carol()]).await;
         let (events, roots, counted) = (Vec::new(), Vec::new(), Vec::new());
-        let unmoved_since = world.view().position();
+        let unmoved_since = world.view().await.position();
         Self { world, room, events, roots, counted, everywhere: 0, marks: BTreeMap::new(), unmoved_since }
     }
 
@@ -201,7 +201,7 @@ impl Talk {
             false => &mut self.everywhere,
         };
         *mark = (*mark).max(*upto);
-        self.unmoved_since = self.world.view().position();
+        self.unmoved_since = self.world.view().await.position();
     }
 
     /// The counts by their definition.
@@ -227,7 +227,7 @@ impl Talk {
 
     async fn check(&self, world: &World, seed: u64) {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
-        let counts = world.reading.unread(&world.view(), &viewer, &self.room, &rules).await.expect("counted");
+        let counts = world.reading.unread(&world.view().await, &viewer, &self.room, &rules).await.expect("counted");
         assert_eq!(counts, self.expected(), "HAIMA_SEED={seed}");
     }
 }
@@ -236,7 +236,7 @@ impl Talk {
     /// The same as one who follows the log asks.
     async fn check_following(&self, seed: u64) {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
-        let (rooms, view, since) = (&self.world.rooms, self.world.view(), self.unmoved_since);
+        let (rooms, view, since) = (&self.world.rooms, self.world.view().await, self.unmoved_since);
         let range = TimelineRange {
             after: Some(TimelineIndex::after_position(since)),
             before: None,

@@ -17,11 +17,11 @@ async fn receipts_go_forward_only() {
     let room = world.room(&[alice(), bob()]).await;
     let first = world.say(alice(), &room, "1").await;
     let second = world.say(alice(), &room, "2").await;
-    let before = world.view().position();
+    let before = world.view().await.position();
     read(&world, bob(), &room, &second, None).await;
-    let moved = world.view().position();
+    let moved = world.view().await.position();
     read(&world, bob(), &room, &first, None).await;
-    let view = world.view();
+    let view = world.view().await;
     assert_eq!(view.position(), moved);
     let receipts = world.rooms.receipts(&view, alice(), &room).await.expect("receipts");
     let expected = Receipt {
@@ -52,7 +52,7 @@ async fn each_kind_and_thread_has_its_own_receipt() {
     let private =
         NewReceipt { user: bob(), room: &room, receipt_type: ReceiptType::ReadPrivate, event: &reply, thread: None };
     world.rooms.set_receipt(private).await.expect("a receipt");
-    let view = world.view();
+    let view = world.view().await;
     assert_eq!(world.rooms.receipts(&view, bob(), &room).await.expect("receipts").len(), 4);
     let of_alice = world.rooms.receipts(&view, alice(), &room).await.expect("receipts");
     assert_eq!(of_alice.len(), 3);
@@ -85,7 +85,7 @@ async fn receipts_that_make_no_sense_are_refused() {
 async fn only_members_type() {
     let world = World::new().await;
     let room = world.room(&[alice()]).await;
-    let view = world.view();
+    let view = world.view().await;
     assert!(matches!(world.rooms.set_typing(&view, bob(), &room, Some(9)).await, Err(RoomsError::NotJoined)));
     world.rooms.set_typing(&view, alice(), &room, Some(1_000)).await.expect("typing");
     assert_eq!(world.rooms.typing().users(&room), [alice()]);
@@ -99,7 +99,7 @@ async fn who_is_gone_types_no_more() {
     let room = world.room(&[alice(), bob()]).await;
     let typing = world.rooms.typing();
     for way in ["leave", "kick", "ban"] {
-        let view = world.view();
+        let view = world.view().await;
         world.rooms.set_typing(&view, alice(), &room, Some(9_000)).await.expect("typing");
         world.rooms.set_typing(&view, bob(), &room, Some(9_000)).await.expect("typing");
         let before = typing.sequence();

@@ -57,7 +57,7 @@ async fn space(world: &World, version: &RoomVersionId) -> OwnedRoomId {
 
 /// All that anybody is told of a room, as one text.
 async fn told(world: &World, room: &RoomId) -> String {
-    let (rooms, reading, view, viewer) = (&world.rooms, &world.reading, world.view(), Viewer::new(bob()));
+    let (rooms, reading, view, viewer) = (&world.rooms, &world.reading, world.view().await, Viewer::new(bob()));
     let mut told = Vec::new();
     let description = reading.describe(&view, room).await.expect("described");
     told.push(serde_json::to_string(&*description).expect("JSON"));
@@ -153,11 +153,11 @@ async fn what_was_redacted_no_longer_decides() {
     let acl = json!({ "allow": ["*"], "deny": ["there"] });
     let acl = world.set(alice(), &room, ("m.room.server_acl", ""), acl).await;
     let name = world.set(alice(), &room, ("m.room.name", ""), json!({ "name": "Tea" })).await;
-    let guests = async || world.reading.describe(&world.view(), &room).await.expect("described").guest_can_join;
-    let allows = async |server| world.rooms.acl_allows(&world.view(), &room, server).await.expect("read");
+    let guests = async || world.reading.describe(&world.view().await, &room).await.expect("described").guest_can_join;
+    let allows = async |server| world.rooms.acl_allows(&world.view().await, &room, server).await.expect("read");
     let heroes = async || {
-        let head = world.rooms.head(&world.view(), &room).await.expect("read").expect("a room");
-        world.reading.member_summary(&world.view(), bob(), &room, head.root).await.expect("a summary").heroes
+        let head = world.rooms.head(&world.view().await, &room).await.expect("read").expect("a room");
+        world.reading.member_summary(&world.view().await, bob(), &room, head.root).await.expect("a summary").heroes
     };
     assert!(guests().await && allows(server_name!("elsewhere")).await && !allows(server_name!("there")).await);
     assert_eq!(heroes().await, None);
@@ -186,7 +186,8 @@ async fn levels_are_what_a_redaction_left_of_them() {
             world.rooms.invite(bob(), &room, carol(), None).await
         };
         assert!(matches!(invite().await, Err(RoomsError::Forbidden(_))));
-        let levels = world.rooms.current_event(&world.view(), &room, "m.room.power_levels", "").await.expect("read");
+        let levels =
+            world.rooms.current_event(&world.view().await, &room, "m.room.power_levels", "").await.expect("read");
         world.redact(alice(), &room, levels.expect("levels").pdu.event_id()).await;
         assert_eq!(matches!(invite().await, Err(RoomsError::Forbidden(_))), left);
     }
@@ -221,7 +222,7 @@ async fn a_redacted_name_mentions_nobody() {
     rules.override_.insert(serde_json::from_value(rule).expect("a rule"));
     let rules = PushRules::compile(&rules, bob());
     let highlights = async || {
-        let counts = world.reading.unread(&world.view(), &Viewer::new(bob()), &room, &rules).await;
+        let counts = world.reading.unread(&world.view().await, &Viewer::new(bob()), &room, &rules).await;
         counts.expect("counted").main.highlights
     };
     let content = json!({ "membership": "join", "displayname": "Kraken" });

@@ -37,7 +37,7 @@ async fn strangers_read_only_what_the_world_may() {
     let world = World::new().await;
     let room = world.room(&[alice()]).await;
     let event = world.say(alice(), &room, "hi").await;
-    let view = world.view();
+    let view = world.view().await;
     let (viewer, query) = (Viewer::new(bob()), MessagesQuery::default());
     let page = world.reading.messages(&view, &viewer, &room, &query).await;
     assert!(matches!(page, Err(RoomsError::NotJoined)));
@@ -98,7 +98,7 @@ async fn an_event_of_another_room_is_unknown() {
     let unknown = ruma::event_id!("$unknown").to_owned();
     // Nothing of either room's state is in memory.
     let world = world.restarted().await;
-    let (view, viewer) = (world.view(), Viewer::new(alice()));
+    let (view, viewer) = (world.view().await, Viewer::new(alice()));
     for event in [&elsewhere, &state, &unknown] {
         let one = world.reading.one_event(&view, &viewer, &room, event).await;
         assert!(matches!(one, Err(RoomsError::EventNotFound)), "{one:?}");
@@ -139,7 +139,7 @@ async fn a_forgotten_room_is_a_strange_room() {
     let event = world.say(alice(), &room, "hi").await;
     world.leave(bob(), &room).await;
     world.rooms.forget(bob(), &room).await.expect("forgotten");
-    let (view, query) = (world.view(), MessagesQuery::default());
+    let (view, query) = (world.view().await, MessagesQuery::default());
     let page = world.reading.messages(&view, &Viewer::new(bob()), &room, &query).await;
     assert!(matches!(page, Err(RoomsError::NotJoined)));
     // Nor is it read event by event, unless all the world may.
@@ -163,7 +163,7 @@ async fn ignored_users_are_not_heard_but_their_state_counts() {
     let ignored = HashSet::from([carol().to_owned()]);
     let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
     let query = MessagesQuery { limit: 100, ..Default::default() };
-    let page = world.reading.messages(&world.view(), &viewer, &room, &query).await.expect("a page");
+    let page = world.reading.messages(&world.view().await, &viewer, &room, &query).await.expect("a page");
     assert_eq!(bodies(&page.chunk), ["from alice"]);
     let of_carol = |event: &&reading::ClientEvent| value(event)["sender"] == carol().as_str();
     assert_eq!(page.chunk.iter().filter(of_carol).count(), 1);
@@ -179,7 +179,7 @@ async fn erased_senders_are_redacted_for_those_who_came_later() {
     let erased = HashSet::from([bob().to_owned()]);
     let see = async |user| {
         let viewer = Viewer { erased: &erased, ..Viewer::new(user) };
-        let event = world.reading.one_event(&world.view(), &viewer, &room, &event).await;
+        let event = world.reading.one_event(&world.view().await, &viewer, &room, &event).await;
         value(&event.expect("an event"))
     };
     assert_eq!(see(alice()).await["content"]["body"], "secret");

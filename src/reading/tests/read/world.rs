@@ -74,8 +74,8 @@ impl World {
         Self { rooms, reading, store, clock }
     }
 
-    pub fn view(&self) -> View {
-        self.store.view()
+    pub async fn view(&self) -> View {
+        self.store.view().await.unwrap()
     }
 
     pub fn now_ms(&self) -> u64 {
@@ -170,7 +170,7 @@ impl World {
     }
 
     pub async fn event(&self, user: &UserId, room: &RoomId, event: &ruma::EventId) -> Option<Value> {
-        match self.reading.one_event(&self.view(), &Viewer::new(user), room, event).await {
+        match self.reading.one_event(&self.view().await, &Viewer::new(user), room, event).await {
             Ok(event) => Some(value(&event)),
             Err(rooms::RoomsError::EventNotFound) => None,
             Err(error) => panic!("{error}"),
@@ -178,7 +178,7 @@ impl World {
     }
 
     pub async fn page(&self, user: &UserId, room: &RoomId, query: &MessagesQuery) -> MessagesPage {
-        let page = self.reading.messages(&self.view(), &Viewer::new(user), room, query).await;
+        let page = self.reading.messages(&self.view().await, &Viewer::new(user), room, query).await;
         page.expect("a page")
     }
 

@@ -93,7 +93,7 @@ impl Rooms {
 
     /// Lets the states follow that were on their way when the program ended.
     pub(crate) async fn catch_up_all(&self) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         for (room, ()) in view.scan_all(Range::<Behind>::all()).await? {
             let room = room.into_inner();
             if let Err(error) = self.catch_up(&room).await {

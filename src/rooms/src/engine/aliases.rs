@@ -80,7 +80,7 @@ impl Rooms {
     ///
     /// Fails with [`RoomsError::BadValue`] for aliases that this server can't hand out and with [`RoomsError::AliasTaken`].
     pub async fn create_alias(&self, user: &UserId, alias: &RoomAliasId, room: &RoomId) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         if !self.is_joined(&view, user, room).await? {
             return Err(RoomsError::NotJoined);
@@ -145,7 +145,7 @@ impl Rooms {
     /// Takes an alias away: for who made it, for those who may set the room's canonical alias, and for admins.
     /// If the room's canonical alias names it and the user may, it is removed there as well.
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId, as_admin: bool) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let row = view.get::<Aliases>(&alias).await?.ok_or(RoomsError::AliasNotFound)?;
         let (room, creator) = (&*row.room, &*row.creator);
         let may_name = match self.head(&view, room).await? {
@@ -292,7 +292,7 @@ impl Rooms {
         if new.alt_aliases.len() > CANONICAL_ALIASES_MAX {
             return Err(RoomsError::TooLarge("alt_aliases".to_owned()));
         }
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let event = self.shown_now(&view, room, CANONICAL_ALIAS, "").await?;
         let old = Canonical::of(event.as_ref());
         let own = new.alias.iter().filter(|alias| !alias.is_empty());

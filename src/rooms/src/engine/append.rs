@@ -245,7 +245,7 @@ impl Rooms {
         let server = policy.server_name();
         let signature = self.inner.ports.policy.sign(server, pdu.json()).await?;
         let signed = event::add_signature(&pdu, server, POLICY_KEY_ID, signature)?;
-        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let rules = self.rules(&self.inner.store.view().await?, room).await?;
         match policy.verify(&signed, rules) {
             Ok(()) => Ok(signed),
             Err(error) => Err(RoomsError::forbidden(format!("the policy server's signature is wrong: {error}"))),

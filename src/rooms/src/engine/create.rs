@@ -276,7 +276,7 @@ impl Rooms {
     async fn check_alias_free(&self, request: &CreateRoom) -> Result<(), RoomsError> {
         let Some(alias) = &request.alias else { return Ok(()) };
         let mut unused = Batch::new();
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.prepare_alias(&view, &mut unused, alias, ruma::room_id!("!check:invalid"), &request.creator).await
     }
 }

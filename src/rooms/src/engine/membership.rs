@@ -90,7 +90,7 @@ impl Rooms {
     ///
     /// Joining again with the same content changes nothing.
     pub async fn join(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_held(&view, room).await?;
         let content = member_content(content, "join")?;
         if let Some(sent) = self.same_membership(&view, room, user, &content).await? {
@@ -109,7 +109,7 @@ impl Rooms {
         change: impl Fn(&mut Map<String, Value>) + Send + Sync,
     ) -> Result<bool, RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let Some(row) = self.membership(&view, user, room).await? else { return Ok(false) };
             let (Membership::Join, Some(event)) = (row.membership, row.event) else { return Ok(false) };
             let meta = self.meta(&view, event).await?;
@@ -162,7 +162,7 @@ impl Rooms {
     ) -> Result<Map<String, Value>, RoomsError> {
         content.remove(AUTHORISED_VIA);
         if content.get("membership").and_then(Value::as_str) == Some("join") {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             if let Some(authoriser) = self.join_authoriser(&view, room, user).await? {
                 content.insert(AUTHORISED_VIA.to_owned(), authoriser.as_str().into());
             }
@@ -232,7 +232,7 @@ impl Rooms {
     ///
     /// Leaving a room that one has left changes nothing.
     pub async fn leave(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<(), RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let Some(row) = self.membership(&view, user, room).await? else { return Err(RoomsError::NotJoined) };
         match row.membership {
             Membership::Leave => return Ok(()),
@@ -282,7 +282,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<&str>,
     ) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_joined(&view, room, sender).await?;
         match self.membership_in(&view, room, None, target).await? {
             Membership::Join | Membership::Invite | Membership::Knock => {}
@@ -301,7 +301,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<&str>,
     ) -> Result<Sent, RoomsError> {
-        self.check_joined(&self.inner.store.view(), room, sender).await?;
+        self.check_joined(&self.inner.store.view().await?, room, sender).await?;
         self.set_member(room, sender, target, with_reason("ban", reason)?).await
     }
 
@@ -313,7 +313,7 @@ impl Rooms {
         target: &UserId,
         reason: Option<&str>,
     ) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_joined(&view, room, sender).await?;
         if self.membership_in(&view, room, None, target).await? != Membership::Ban {
             return Err(RoomsError::NotBanned);
@@ -323,7 +323,7 @@ impl Rooms {
 
     /// Asks to be invited.
     pub async fn knock(&self, user: &UserId, room: &RoomId, content: Option<&RawValue>) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_held(&view, room).await?;
         let rules = self.rules(&view, room).await?;
         if !rules.authorization.knocking {
@@ -335,7 +335,7 @@ impl Rooms {
     /// Forgets a room: a user who is not in it no longer sees its history.
     pub async fn forget(&self, user: &UserId, room: &RoomId) -> Result<(), RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let Some(row) = self.membership(&view, user, room).await? else { return Err(RoomsError::NotJoined) };
             match row.membership {
                 Membership::Leave | Membership::Ban if row.forgotten => return Ok(()),

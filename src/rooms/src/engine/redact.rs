@@ -96,7 +96,7 @@ impl Rooms {
         content: Box<RawValue>,
         extra: Extra<'_>,
     ) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         if let Some(txn) = &txn
             && let Some(answered) = self.answered(&view, txn).await?
         {

@@ -124,7 +124,7 @@ impl Rooms {
         content: &RawValue,
         options: SendOptions,
     ) -> Result<Option<Sent>, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         // Who isn't in the room learns nothing of its state.
         if options.timestamp_ms.is_some() || !self.is_joined(&view, user, room).await? {
             return Ok(None);

@@ -103,7 +103,7 @@ impl Rooms {
         slot: Arc<RoomSlot>,
         mut pending: OwnedMutexGuard<PendingRoom>,
     ) -> Result<Turn, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let head = match &pending.head {
             Some(head) => head.clone(),
             None => self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?,
@@ -123,7 +123,7 @@ impl Rooms {
     pub(crate) async fn turn_of_new(&self, room: &RoomId, info: RoomInfo) -> Result<Turn, RoomsError> {
         let slot = self.inner.heads.slot(room);
         let pending = slot.lock().await;
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         if pending.head.is_some() || self.head(&view, room).await?.is_some() {
             return Err(CommitError::Conflict.into());
         }

@@ -70,7 +70,7 @@ impl Rooms {
         let mut removed = 0;
         loop {
             let before_ms = self.inner.clock.now_ms().saturating_sub(TXN_KEPT_MS);
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let range = Range::<TxnTimes>::all().before(&(before_ms,)).limit(SWEEP_ROWS);
             let page = view.scan(range).await?;
             let mut count = 0;

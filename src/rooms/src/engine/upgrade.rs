@@ -223,7 +223,7 @@ impl Rooms {
         if let Some(draft) = self.closed(view, room, root, user).await? {
             self.append_if_allowed(room, &draft).await?;
         }
-        let names = self.names_to_move(&self.inner.store.view(), room).await?;
+        let names = self.names_to_move(&self.inner.store.view().await?, room).await?;
         let own = Own { pdu: signed, answers: None, annotation: None };
         self.place_own(room, own, &|batch| names.put(batch, room, new)).await?;
         Ok(())

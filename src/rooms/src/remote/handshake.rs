@@ -63,7 +63,7 @@ impl Rooms {
         user: &UserId,
         versions: &[RoomVersionId],
     ) -> Result<JoinTemplate, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let info = self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         if !self.is_server_joined(&view, room, self.server_name()).await? {
             return Err(RoomsError::RoomNotFound);
@@ -141,7 +141,7 @@ impl Rooms {
     /// Takes in a signed join by a user of the asking server (`send_join`) and tells the room's state before it.
     pub async fn send_join(&self, asker: &Asker<'_>, room: &RoomId, json: &RawValue) -> Result<RoomState, RoomsError> {
         let origin = asker.server;
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let rules = self.rules(&view, room).await?;
         if !self.is_server_joined(&view, room, self.server_name()).await? {
             // What this server holds of the room is of the past: nobody may be let in by it.
@@ -171,7 +171,7 @@ impl Rooms {
         let status = self.take_in_verified(origin, room, pdu.clone()).await?;
         self.sent(status, &pdu).await?;
 
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let (before, _) = self.state_around(&view, pdu.event_id()).await?;
         let told = self.state_shown_to(&view, asker, room, before).await?;
         Ok(RoomState { event: pdu.json().to_owned(), state: told.state, auth_chain: told.auth_chain })
@@ -196,7 +196,7 @@ impl Rooms {
         let entrance = self.take_room_in(origin, room, rules, answer).await?;
         let mut ahead = Ahead::default();
         for _ in 0..ATTEMPTS_MAX {
-            let turn = match self.head(&self.inner.store.view(), room).await? {
+            let turn = match self.head(&self.inner.store.view().await?, room).await? {
                 Some(_) => self.turn(room).await?,
                 None => match self.new_room(&entrance.create).await {
                     // Another user entered first.
@@ -222,7 +222,7 @@ impl Rooms {
             }
         }
         self.catch_up(room).await?;
-        let status = self.meta(&self.inner.store.view(), entrance.event.num).await?.status;
+        let status = self.meta(&self.inner.store.view().await?, entrance.event.num).await?.status;
         self.sent(status, entrance.event.pdu.as_received()).await
     }
 }

@@ -128,7 +128,7 @@ impl Rooms {
         if pdus.len() > TRANSACTION_EVENTS_MAX {
             return Err(RoomsError::TooLarge(format!("more than {TRANSACTION_EVENTS_MAX} events in a transaction")));
         }
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let refused = |event_id, error: RoomsError| Inboxed { event_id, result: Err(error) };
         let rules = match self.refusal(&view, origin, room).await? {
             Ok(rules) => rules,
@@ -232,7 +232,7 @@ impl Rooms {
 
     /// Works on a room's inbox until nothing is left that can be done now, asking other servers one after another.
     pub async fn work_inbox(&self, room: &RoomId) -> Result<InboxProgress, RoomsError> {
-        if let Some(head) = self.head(&self.inner.store.view(), room).await?
+        if let Some(head) = self.head(&self.inner.store.view().await?, room).await?
             && head.is_behind()
         {
             // The store failed in the middle of a great change of the state.
@@ -264,7 +264,7 @@ impl Rooms {
     }
 
     async fn work_row(&self, room: &RoomId, sequence: u64, reach: Reach) -> Result<Next, RoomsError> {
-        let stored = self.inner.store.view().get::<Inbox>(&(room, sequence)).await?;
+        let stored = self.inner.store.view().await?.get::<Inbox>(&(room, sequence)).await?;
         let Some(mut row) = stored else { return Ok(Next::Gone) };
         row.attempts += 1;
         let received = self.try_row(room, sequence, &row, reach).await.unwrap_or_else(Received::from);
@@ -311,7 +311,7 @@ impl Rooms {
         }
         // An event that was here already, or is dropped, deletes no row by itself.
         if matches!(received, Received::Stored(_) | Received::Dropped(_))
-            && self.inner.store.view().contains::<Inbox>(&(room, sequence)).await?
+            && self.inner.store.view().await?.contains::<Inbox>(&(room, sequence)).await?
         {
             let mut batch = Batch::new();
             batch.delete::<Inbox>(&(room, sequence));

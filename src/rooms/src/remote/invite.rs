@@ -67,7 +67,7 @@ impl Rooms {
         target: &UserId,
         content: Box<RawValue>,
     ) -> Result<Sent, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let info = self.info(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
         let draft = Draft::state(sender, MEMBER, target.as_str(), content);
         let pdu = self.draft_only(room, &draft).await?;
@@ -121,7 +121,7 @@ impl Rooms {
     pub async fn take_invite(&self, invite: &ReceivedInvite) -> Result<Box<RawValue>, RoomsError> {
         let (target, room, signed) = (&invite.target, invite.signed.room_id(), invite.signed.json());
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             if self.head(&view, room).await?.is_some() && self.is_server_joined(&view, room, self.server_name()).await?
             {
                 // It comes as an event of the room too.
@@ -163,7 +163,7 @@ impl Rooms {
     pub(crate) async fn sent(&self, status: EventStatus, pdu: &Pdu) -> Result<Sent, RoomsError> {
         match status {
             EventStatus::Accepted => {
-                let position = self.inner.store.view().position();
+                let position = self.inner.store.view().await?.position();
                 Ok(Sent { event_id: pdu.owned_event_id(), position })
             }
             EventStatus::Rejected(reason) => Err(RoomsError::Forbidden(reason)),

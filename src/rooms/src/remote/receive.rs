@@ -162,7 +162,7 @@ impl Rooms {
         inbox: u64,
         reach: Reach,
     ) -> Result<Received, RoomsError> {
-        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let rules = self.rules(&self.inner.store.view().await?, room).await?;
         let intake = Intake::new(self, room, rules, origin, reach);
         let pdu = match intake.verify_passed_on(json).await? {
             Ok(pdu) => pdu,
@@ -178,7 +178,7 @@ impl Rooms {
         room: &RoomId,
         pdu: Pdu,
     ) -> Result<EventStatus, RoomsError> {
-        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let rules = self.rules(&self.inner.store.view().await?, room).await?;
         let intake = Intake::new(self, room, rules, origin, Reach::Network);
         let taken = tokio::time::timeout(TAKEN_IN_WITHIN, intake.take(pdu, Gap::Fill, Place::Head, None));
         taken.await.map_err(|_| RemoteError::NotReachable(origin.to_owned()))?
@@ -188,11 +188,11 @@ impl Rooms {
     /// it follows was never written.
     pub(crate) async fn place_own(&self, room: &RoomId, own: Own, extra: Extra<'_>) -> Result<Sent, RoomsError> {
         self.wait_until_written(room, &own.pdu).await?;
-        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let rules = self.rules(&self.inner.store.view().await?, room).await?;
         let intake = Intake::new(self, room, rules, self.server_name(), Reach::AtHand);
         let event = intake.name_event(own.pdu.clone()).await?;
         let mut overlay = Overlay::new();
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let before = intake.state_before(&view, &event, &mut overlay).await?.ok_or(CommitError::Conflict)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         self.store_large(room, &mut overlay).await?;
@@ -231,7 +231,7 @@ impl Rooms {
         room: &RoomId,
         json: &RawValue,
     ) -> Result<Pdu, RoomsError> {
-        let rules = self.rules(&self.inner.store.view(), room).await?;
+        let rules = self.rules(&self.inner.store.view().await?, room).await?;
         let intake = Intake::new(self, room, rules, origin, Reach::Network);
         intake.verify(json).await?.map_err(RoomsError::BadEvent)
     }
@@ -261,14 +261,14 @@ impl Rooms {
         all.extend(told);
         let authority = join.all_auth_events(rules);
         let wanted = state.iter().chain(&authority).cloned().collect();
-        let lost = intake.fetch_and_keep(intake.not_held(&intake.view(), wanted).await?, all).await?;
-        if let Some(id) = intake.not_held(&intake.view(), authority).await?.pop() {
+        let lost = intake.fetch_and_keep(intake.not_held(&intake.view().await?, wanted).await?, all).await?;
+        if let Some(id) = intake.not_held(&intake.view().await?, authority).await?.pop() {
             return Err(lost.reason_for(&id).into());
         }
         let event = intake.name_event(join).await?;
         let mut overlay = Overlay::new();
         let before = intake.state_of(&state, &mut overlay).await?;
-        let view = intake.view();
+        let view = intake.view().await?;
         intake.check_by_auth_events(&view, event.pdu.as_received()).await?.map_err(RemoteError::BadAnswer)?;
         intake
             .check_by_state(&view, event.pdu.as_received(), before, &overlay)
@@ -276,7 +276,7 @@ impl Rooms {
             .map_err(RemoteError::BadAnswer)?;
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         self.store_nodes(room, &mut overlay).await?;
-        let view = intake.view();
+        let view = intake.view().await?;
         let create = self.state_event(&view, room, before, "m.room.create", "").await?;
         let create = create.ok_or_else(|| RemoteError::BadAnswer("the state has no create event".to_owned()))?;
         let gap = intake.without_state(event.pdu.as_received()).await?;
@@ -306,8 +306,8 @@ impl Rooms {
 }
 
 impl Intake<'_> {
-    fn view(&self) -> View {
-        self.rooms.inner.store.view()
+    async fn view(&self) -> Result<View, RoomsError> {
+        Ok(self.rooms.inner.store.view().await?)
     }
 
     /// Takes in a verified event.
@@ -316,7 +316,7 @@ impl Intake<'_> {
             return Ok(status);
         }
         self.fetch_authority(&pdu).await?;
-        let by_own = self.check_by_auth_events(&self.view(), &pdu).await?;
+        let by_own = self.check_by_auth_events(&self.view().await?, &pdu).await?;
         let bridged = match self.fill_gap(&pdu, gap).await {
             Ok(bridged) => bridged,
             // It will be rejected anyway, with or without the events before it.
@@ -328,7 +328,7 @@ impl Intake<'_> {
         }
         let event = self.name_event(pdu).await?;
         let mut overlay = Overlay::new();
-        let view = self.view();
+        let view = self.view().await?;
         let (known, follows) = match bridged.before {
             Some(before) => {
                 overlay = before.overlay;
@@ -373,7 +373,7 @@ impl Intake<'_> {
 
     /// The status of an event that was judged already.
     async fn decided(&self, event_id: &EventId) -> Result<Option<EventStatus>, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let Some(num) = self.rooms.num(&view, event_id).await? else { return Ok(None) };
         let meta = self.rooms.meta(&view, num).await?;
         Ok(meta.is_settled().then_some(meta.status))

@@ -80,7 +80,7 @@ impl Rooms {
 
     /// One event, for a server.
     pub async fn serve_event(&self, asker: &Asker<'_>, event_id: &EventId) -> Result<Box<RawValue>, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let event = self.event_by_id(&view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
         let room = event.pdu.room_id().to_owned();
         if !self.is_server_joined(&view, &room, asker.server).await? {
@@ -101,7 +101,7 @@ impl Rooms {
         room: &RoomId,
         event_id: &EventId,
     ) -> Result<StateIds, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let before = self.served_root(&view, asker.server, room, event_id).await?;
         let nums = self.state_nums(&view, room, before).await?;
         let (state, chain) = self.ids_and_chain(&view, &nums).await?;
@@ -116,7 +116,7 @@ impl Rooms {
         room: &RoomId,
         event_id: &EventId,
     ) -> Result<StateEvents, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let before = self.served_root(&view, asker.server, room, event_id).await?;
         self.state_shown_to(&view, asker, room, before).await
     }
@@ -166,7 +166,7 @@ impl Rooms {
         room: &RoomId,
         event_id: &EventId,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_server(&view, room, asker.server).await?;
         let event = self.event_by_id(&view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
         if event.pdu.room_id() != room {
@@ -211,7 +211,7 @@ impl Rooms {
         room: &RoomId,
         request: &MissingEvents,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_server(&view, room, asker.server).await?;
         let mut stop: HashSet<EventNum> = HashSet::new();
         for id in request.earliest.iter().take(SERVED_EVENTS_MAX) {
@@ -238,7 +238,7 @@ impl Rooms {
         from: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         self.check_server(&view, room, asker.server).await?;
         let mut start = Vec::new();
         for id in from.iter().take(SERVED_EVENTS_MAX) {

@@ -82,7 +82,7 @@ impl Versioned for Part {
 impl Residents {
     /// Reads who is where, and goes on with what was told meanwhile.
     pub(crate) async fn fill(&self, store: &Store) -> Result<(), RoomsError> {
-        let view = store.view();
+        let view = store.view().await?;
         if !self.read_checkpoint(store, &view).await? {
             self.read_tables(&view).await?;
         }
@@ -96,7 +96,7 @@ impl Residents {
             return Ok(());
         }
         self.0.forget();
-        let view = store.view();
+        let view = store.view().await?;
         self.read_tables(&view).await?;
         self.go_on_after(&view);
         Ok(())
@@ -189,7 +189,7 @@ impl Residents {
 
     /// Writes a checkpoint, if the log has as many records since the last. Says whether it did.
     pub(crate) async fn checkpoint(&self, store: &Store, records: u64) -> Result<bool, RoomsError> {
-        let view = store.view();
+        let view = store.view().await?;
         let last = view.get::<ResidentCheckpoints>(&LAST).await?.map(|Record(info)| info);
         let position = view.position();
         let since = position.get() - last.as_ref().map_or(0, |info| info.position.min(position.get()));

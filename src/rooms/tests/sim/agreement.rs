@@ -60,7 +60,7 @@ pub async fn statistics(game: &Game) -> String {
                 EventStatus::SoftFailed => soft_failed += 1,
                 EventStatus::Rejected(_) => rejected += 1,
             }
-            let view = world.view();
+            let view = world.view().await;
             if let Some(stored) = world.rooms.event_by_id(&view, event).await.expect("a read") {
                 forked += usize::from(stored.prev.len() > 1);
             }
@@ -79,7 +79,7 @@ pub async fn statistics(game: &Game) -> String {
 async fn check_heads(game: &Game, present: &[&World]) {
     let mut states: BTreeMap<Vec<OwnedEventId>, (State, String)> = BTreeMap::new();
     for world in present {
-        let view = world.view();
+        let view = world.view().await;
         let head = world.rooms.head(&view, &game.room).await.expect("a read").expect("a head");
         let mut ids: Vec<OwnedEventId> = head.extremities.iter().map(|extremity| extremity.event_id.clone()).collect();
         ids.sort();
@@ -113,7 +113,7 @@ async fn check_heads(game: &Game, present: &[&World]) {
 /// How two servers differ about an event, with its depth.
 async fn dispute(event: &EventId, one: (&World, &Word), other: (&World, &Word)) -> (u64, String) {
     let (world, _) = one;
-    let stored = world.rooms.event_by_id(&world.view(), event).await.expect("a read").expect("an event");
+    let stored = world.rooms.event_by_id(&world.view().await, event).await.expect("a read").expect("an event");
     let mut text = format!("{event}: {}\n", stored.pdu.as_received().json().get());
     for (world, word) in [one, other] {
         text += &format!("{} has it as {:?}\n", world.name, world.status(event).await);
@@ -130,7 +130,7 @@ async fn dispute(event: &EventId, one: (&World, &Word), other: (&World, &Word)) 
 }
 
 async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {
-    let view = world.view();
+    let view = world.view().await;
     let num = world.rooms.num(&view, event).await.expect("a read")?;
     let meta = world.rooms.meta(&view, num).await.expect("a read");
     let rejected = match meta.status {
@@ -146,7 +146,7 @@ async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {
 }
 
 async fn state_of(game: &Game, world: &World, root: Root) -> State {
-    let events = world.rooms.state_events(&world.view(), &game.room, root).await.expect("a state");
+    let events = world.rooms.state_events(&world.view().await, &game.room, root).await.expect("a state");
     let key = |pdu: &event::Pdu| (pdu.event_type().to_owned(), pdu.state_key().unwrap_or_default().to_owned());
     events.iter().map(|event| (key(event.pdu.as_received()), event.pdu.owned_event_id())).collect()
 }

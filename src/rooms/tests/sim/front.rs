@@ -9,7 +9,7 @@ use crate::{whole, world::World};
 
 /// Checks the current state of a server.
 pub async fn check_state(seed: u64, world: &World, room: &RoomId) {
-    let Some(head) = world.rooms.head(&world.view(), room).await.expect("a read") else { return };
+    let Some(head) = world.rooms.head(&world.view().await, room).await.expect("a read") else { return };
     let name = &world.name;
     assert!(head.extremities.len() <= rooms::EXTREMITIES_MAX, "seed {seed}: {name} has too many extremities");
     assert_eq!(head.root, head.resolved, "seed {seed}: {name} is behind");
@@ -21,7 +21,7 @@ pub async fn check_state(seed: u64, world: &World, room: &RoomId) {
 
 /// Checks that no event of a server got lost.
 pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl Iterator<Item = &OwnedEventId>) {
-    let view = world.view();
+    let view = world.view().await;
     let Some(head) = world.rooms.head(&view, room).await.expect("a read") else { return };
     let mut reached: HashSet<EventNum> = head.extremities.iter().map(|extremity| extremity.num).collect();
     walk_back(world, &mut reached).await;
@@ -50,7 +50,7 @@ pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl 
 /// may speak depends on the room's state; if nobody may, nothing is checked.
 pub async fn check_merging(seed: u64, world: &World, room: &RoomId, users: &[&UserId]) -> Vec<OwnedEventId> {
     let mut said = Vec::new();
-    let Some(head) = world.rooms.head(&world.view(), room).await.expect("a read") else { return said };
+    let Some(head) = world.rooms.head(&world.view().await, room).await.expect("a read") else { return said };
     let left = head.sidelined.map_or(0, |sidelined| sidelined.count);
     // Each makes one of all extremities, so that all places but one are free for those sidelined.
     for _ in 0..=left.div_ceil(rooms::EXTREMITIES_MAX as u64 - 1) {
@@ -60,7 +60,7 @@ pub async fn check_merging(seed: u64, world: &World, room: &RoomId, users: &[&Us
         }
     }
     let name = &world.name;
-    let head = world.rooms.head(&world.view(), room).await.expect("a read").expect("a head");
+    let head = world.rooms.head(&world.view().await, room).await.expect("a read").expect("a head");
     let sidelined = head.sidelined.map_or(0, |sidelined| sidelined.count);
     assert_eq!((head.extremities.len(), sidelined), (1, 0), "seed {seed}: {name} can't merge {left} sidelined events");
     said
@@ -80,7 +80,7 @@ async fn somebody_speaks(world: &World, room: &RoomId, users: &[&UserId]) -> Opt
 /// Adds what comes before the events, as far as the room followed them: an event whose state another server told, that filled a hole later or
 /// whose place nobody knows takes no extremity's place, nor does anything take that of an event that was let in only after it.
 async fn walk_back(world: &World, reached: &mut HashSet<EventNum>) {
-    let view = world.view();
+    let view = world.view().await;
     let mut open: Vec<EventNum> = reached.iter().copied().collect();
     while let Some(num) = open.pop() {
         let meta = world.rooms.meta(&view, num).await.expect("a read");

@@ -152,7 +152,7 @@ impl Game {
         request.version = Some(random.pick(&versions).clone());
         request.preset = Some(Preset::PublicChat);
         let room = worlds[0].rooms.create(&request).await.expect("a room");
-        let view = worlds[0].view();
+        let view = worlds[0].view().await;
         let head = worlds[0].rooms.head(&view, &room).await.expect("a read").expect("a head");
         let began = worlds[0].rooms.state_events(&view, &room, head.root).await.expect("a state");
         let network = Network::new(servers, Faults::NONE);
@@ -222,7 +222,7 @@ impl Game {
     /// A server's new event goes to the servers that it sees in the room.
     async fn tell(&mut self, from: usize, event: OwnedEventId) {
         let world = &self.worlds[from];
-        let servers = world.rooms.joined_servers(&world.view(), &self.room).await.expect("a read");
+        let servers = world.rooms.joined_servers(&world.view().await, &self.room).await.expect("a read");
         self.events.insert(event.clone());
         for (to, other) in self.worlds.iter().enumerate() {
             if to != from && servers.iter().any(|(server, _)| *server == other.name) {
@@ -290,7 +290,7 @@ impl Game {
 
     async fn join(&mut self, at: usize, user: &OwnedUserId) {
         let world = &self.worlds[at];
-        if !world.rooms.needs_remote_join(&world.view(), &self.room).await.expect("a read") {
+        if !world.rooms.needs_remote_join(&world.view().await, &self.room).await.expect("a read") {
             let joined = world.rooms.join(user, &self.room, None).await.map(|sent| sent.event_id);
             self.done(at, joined).await;
             return;
@@ -302,7 +302,7 @@ impl Game {
         }
         let resident = *self.random.pick(&reachable);
         let world = &self.worlds[at];
-        if world.rooms.head(&world.view(), &self.room).await.expect("a read").is_some() {
+        if world.rooms.head(&world.view().await, &self.room).await.expect("a read").is_some() {
             self.entered_again.insert(at);
         }
         let joined = self.join_through(at, resident, user).await;
@@ -353,7 +353,7 @@ impl Game {
             50..55 => match rooms.leave(&user, &room, None).await {
                 Ok(()) => match self.worlds[at]
                     .rooms
-                    .current_event(&self.worlds[at].view(), &room, "m.room.member", user.as_str())
+                    .current_event(&self.worlds[at].view().await, &room, "m.room.member", user.as_str())
                     .await
                     .expect("a read")
                 {
@@ -447,7 +447,7 @@ impl Game {
         for (index, world) in self.worlds.iter().enumerate() {
             let mut joined = self.dead != Some(index);
             for eyes in [first, world] {
-                let view = eyes.view();
+                let view = eyes.view().await;
                 joined &= eyes.rooms.is_server_joined(&view, &self.room, &world.name).await.expect("a read");
             }
             if joined {

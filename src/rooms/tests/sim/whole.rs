@@ -14,7 +14,7 @@ use crate::world::World;
 
 /// Checks the state before every event of a server that has several different states before it; gives how many there were.
 pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterator<Item = &OwnedEventId>) -> usize {
-    let view = world.view();
+    let view = world.view().await;
     if world.rooms.head(&view, room).await.expect("a read").is_none() {
         // It never came in.
         return 0;
@@ -52,7 +52,7 @@ pub async fn check_resolution(
     roots: Vec<Root>,
     (when, resolved): (&str, Root),
 ) {
-    let view = world.view();
+    let view = world.view().await;
     let rules = world.rooms.rules(&view, room).await.expect("rules");
     let mut forks = Vec::new();
     for root in roots {
@@ -104,7 +104,7 @@ async fn problem(
         if within.len() == chains.len() {
             continue;
         }
-        let stored = world.rooms.event_by_id(&world.view(), id).await.expect("a read").expect("an event");
+        let stored = world.rooms.event_by_id(&world.view().await, id).await.expect("a read").expect("an event");
         let status = world.status(id).await;
         text += &format!("{id} in {within:?}, generation {}, {status:?}: {}\n", stored.generation, pdu.json().get());
     }

@@ -11,7 +11,7 @@ use crate::world::{World, raw};
 
 /// The ids of a room's timeline, oldest first.
 async fn timeline(world: &World, room: &ruma::RoomId) -> Vec<OwnedEventId> {
-    let view = world.view();
+    let view = world.view().await;
     let range = TimelineRange { after: None, before: None, direction: Direction::Forward, limit: 1_000 };
     let page = world.rooms.timeline(&view, room, range).await.expect("a read");
     let mut ids = Vec::new();
@@ -33,7 +33,7 @@ async fn messages_stand_in_the_timeline_in_the_order_of_sending() {
     }
     let ids = timeline(&world, &room).await;
     assert_eq!(ids[ids.len() - 5..], sent[..]);
-    let head = world.rooms.head(&world.view(), &room).await.expect("a read").expect("a head");
+    let head = world.rooms.head(&world.view().await, &room).await.expect("a read").expect("a head");
     assert_eq!(head.extremities.len(), 1);
     assert_eq!(Some(&head.extremities[0].event_id), sent.last());
 }
@@ -174,7 +174,7 @@ async fn many_senders_at_once_make_one_chain() {
     }
     tasks.join_all().await;
     assert_eq!(timeline(&world, &room).await.len(), before + 20 * 11);
-    let view = world.view();
+    let view = world.view().await;
     let head = world.rooms.head(&view, &room).await.expect("a read").expect("a head");
     assert_eq!(head.extremities.len(), 1);
     assert_eq!(head.joined_count, 21);
@@ -211,6 +211,6 @@ async fn a_sender_that_goes_away_stops_nobody() {
         }
     }
     let sent = world.say(&alice, &room, "still here").await.expect("sent");
-    let head = world.rooms.head(&world.view(), &room).await.expect("a read").expect("a head");
+    let head = world.rooms.head(&world.view().await, &room).await.expect("a read").expect("a head");
     assert_eq!(head.extremities.last().map(|extremity| &extremity.event_id), Some(&sent));
 }

@@ -76,7 +76,7 @@ async fn everything_asked_for_is_in_the_new_room() {
     assert_eq!(levels["events"]["m.room.tombstone"], 150);
     assert_eq!(levels["users"], json!({}));
     // The room's events are one batch; its rows are there.
-    let view = world.view();
+    let view = world.view().await;
     let row = world.rooms.membership(&view, &bob, &room).await.expect("a read").expect("a row");
     assert_eq!(row.membership, Membership::Invite);
     let head = world.rooms.head(&view, &room).await.expect("a read").expect("a head");
@@ -163,7 +163,7 @@ async fn an_upgrade_moves_the_names() {
         member_content: None,
     };
     let new_room = world.rooms.upgrade(&room, &upgrade).await.expect("upgraded");
-    let view = world.view();
+    let view = world.view().await;
     for alias in [room_alias_id!("#reef:here"), room_alias_id!("#rock:here")] {
         let (found, _) = world.rooms.resolve_alias(&view, alias).await.expect("a read").expect("resolved");
         assert_eq!(found, new_room);
@@ -310,8 +310,9 @@ async fn a_replaced_room_stays_as_it_was_when_new_rooms_are_encrypted() {
     let request = UpgradeRoom { user: alice.clone(), version, additional_creators: Vec::new(), member_content: None };
     let replacement = rooms.upgrade(&old, &request).await.expect("upgraded");
     let new = rooms.create(&CreateRoom::new(alice)).await.expect("a room");
-    let encrypted =
-        async |room| rooms.current_event(&world.view(), room, "m.room.encryption", "").await.expect("a read").is_some();
+    let encrypted = async |room| {
+        rooms.current_event(&world.view().await, room, "m.room.encryption", "").await.expect("a read").is_some()
+    };
     assert!(!encrypted(&replacement).await);
     assert!(encrypted(&new).await);
 }

@@ -22,7 +22,7 @@ async fn private_room(here: &World, there: &World, version: &RoomVersionId, user
     let room = here.room(&alice, Preset::PrivateChat, version).await;
     for user in users {
         let invite = here.rooms.invite(&alice, &room, user, None).await.expect("invited").event_id;
-        if there.rooms.is_server_joined(&there.view(), &room, &there.name).await.expect("a read") {
+        if there.rooms.is_server_joined(&there.view().await, &room, &there.name).await.expect("a read") {
             here.deliver(there, &room, &[&invite]).await;
             let joined = there.rooms.join(user, &room, None).await.expect("joined").event_id;
             there.deliver(here, &room, &[&joined]).await;
@@ -36,7 +36,8 @@ async fn private_room(here: &World, there: &World, version: &RoomVersionId, user
 async fn leave(world: &World, room: &RoomId, user: &UserId) -> OwnedEventId {
     world.clock.advance(1);
     world.rooms.leave(user, room, None).await.expect("left");
-    let event = world.rooms.current_event(&world.view(), room, "m.room.member", user.as_str()).await.expect("a read");
+    let event =
+        world.rooms.current_event(&world.view().await, room, "m.room.member", user.as_str()).await.expect("a read");
     event.expect("a member event").pdu.owned_event_id()
 }
 
@@ -54,9 +55,9 @@ async fn who_is_invited_again_comes_back_by_the_state_that_the_others_have() {
         there.join_from(&here, &room, &bob).await;
         assert_eq!(there.membership(&room, &bob).await, Membership::Join, "version {version}");
         assert_eq!(there.state(&room, "m.room.topic", "").await.expect("a topic")["topic"], "meanwhile");
-        let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+        let row = there.rooms.membership(&there.view().await, &bob, &room).await.expect("a read").expect("a row");
         assert_eq!(row.membership, Membership::Join);
-        let head = there.rooms.head(&there.view(), &room).await.expect("a read").expect("a head");
+        let head = there.rooms.head(&there.view().await, &room).await.expect("a read").expect("a head");
         assert_eq!((head.extremities.len(), head.joined_count), (1, 2), "version {version}");
         let said = there.say(&bob, &room, "back again").await.expect("said");
         there.deliver(&here, &room, &[&said]).await;
@@ -91,17 +92,25 @@ async fn a_second_invite_can_be_declined() {
     let room = private_room(&here, &there, &RoomVersionId::V12, &[&bob]).await;
     let left = leave(&there, &room, &bob).await;
     there.deliver(&here, &room, &[&left]).await;
-    let head = there.rooms.head(&there.view(), &room).await.expect("a read");
+    let head = there.rooms.head(&there.view().await, &room).await.expect("a read");
     here.rooms.invite(&alice, &room, &bob, None).await.expect("invited again");
-    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+    let row = there.rooms.membership(&there.view().await, &bob, &room).await.expect("a read").expect("a row");
     assert_eq!(row.membership, Membership::Invite);
     there.rooms.leave(&bob, &room, None).await.expect("declined");
-    let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+    let row = there.rooms.membership(&there.view().await, &bob, &room).await.expect("a read").expect("a row");
     assert_eq!(row.membership, Membership::Leave);
-    assert_eq!(there.rooms.head(&there.view(), &room).await.expect("a read"), head, "nothing is built on what is past");
+    assert_eq!(
+        there.rooms.head(&there.view().await, &room).await.expect("a read"),
+        head,
+        "nothing is built on what is past"
+    );
     // The invite that stands is no leave: clients are not told the old one again.
     let zero = store::Position::from_u64(0);
-    let log = there.rooms.membership_log(&there.view(), &bob, zero, there.view().position()).await.expect("a read");
+    let log = there
+        .rooms
+        .membership_log(&there.view().await, &bob, zero, there.view().await.position())
+        .await
+        .expect("a read");
     let ends: Vec<_> = log.iter().rev().take(2).map(|(_, row)| (row.membership, row.event)).collect();
     assert_eq!(ends, [(Membership::Leave, None), (Membership::Invite, None)]);
 }
@@ -118,8 +127,8 @@ async fn invite_to(here: &World, user: &UserId, version: &RoomVersionId) -> (Own
 
 /// What comes with an invite to a room of here.
 async fn state_for_invited(here: &World, room: &RoomId) -> Vec<Box<RawValue>> {
-    let head = here.rooms.head(&here.view(), room).await.expect("a read").expect("a head");
-    let state = here.rooms.state_for_invited(&here.view(), room, head.root, None).await.expect("a state");
+    let head = here.rooms.head(&here.view().await, room).await.expect("a read").expect("a head");
+    let state = here.rooms.state_for_invited(&here.view().await, room, head.root, None).await.expect("a state");
     state.iter().map(|event| event.json().to_owned()).collect()
 }
 
@@ -176,11 +185,11 @@ async fn an_invite_that_is_not_what_it_should_be_is_not_signed() {
         // Another server hands it in.
         let refused = there.rooms.check_invite(&there.name, &room, &version, invite.json(), &state).await;
         assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "version {version}: {refused:?}");
-        assert!(there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").is_none());
+        assert!(there.rooms.membership(&there.view().await, &bob, &room).await.expect("a read").is_none());
 
         let signed = invited(both, &room, &version, invite.json(), &state).await.expect("signed");
         assert!(signed["signatures"]["here"].is_object() && signed["signatures"]["there"].is_object(), "{signed}");
-        let row = there.rooms.membership(&there.view(), &bob, &room).await.expect("a read").expect("a row");
+        let row = there.rooms.membership(&there.view().await, &bob, &room).await.expect("a read").expect("a row");
         assert_eq!(row.membership, Membership::Invite);
     }
 }
@@ -208,7 +217,8 @@ async fn what_comes_with_an_invite_to_a_room_of_a_new_version_is_checked() {
         assert!(matches!(refused, Err(RoomsError::BadEvent(_))), "{number}: {refused:?}");
     }
     invited((&here, &there), &room, &version, invite.json(), &state).await.expect("signed");
-    let kept = there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").expect("stripped state");
+    let kept =
+        there.rooms.stripped_state(&there.view().await, &bob, &room).await.expect("a read").expect("stripped state");
     assert_eq!(kept.len(), state.len() + 1);
 }
 
@@ -232,7 +242,8 @@ async fn of_what_comes_with_an_invite_only_what_can_be_read_in_one_way_is_kept()
     stripped.insert(0, crate::world::raw(other));
     let checked = there.rooms.check_invite(&here.name, &room, &version, invite.json(), &stripped).await;
     there.rooms.take_invite(&checked.expect("right")).await.expect("taken");
-    let kept = there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").expect("stripped state");
+    let kept =
+        there.rooms.stripped_state(&there.view().await, &bob, &room).await.expect("a read").expect("stripped state");
     let first: Value = serde_json::from_str(kept[0].get()).expect("JSON");
     assert_eq!(first["content"]["name"], "Reef");
     // The last is the invite itself.
@@ -265,7 +276,7 @@ async fn what_a_resident_server_answers_must_be_the_join() {
     answer.event = here.event(&other).await;
     let refused = there.rooms.enter(&here.name, &room, &template.version, &answer).await;
     assert!(matches!(refused, Err(RoomsError::Remote(_))), "{refused:?}");
-    assert!(there.rooms.head(&there.view(), &room).await.expect("a read").is_none());
+    assert!(there.rooms.head(&there.view().await, &room).await.expect("a read").is_none());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::world::{Others, World};
 const DEPTH_MAX: u64 = (1 << 53) - 1;
 
 async fn head(world: &World, room: &RoomId) -> RoomHead {
-    world.rooms.head(&world.view(), room).await.expect("a read").expect("a head")
+    world.rooms.head(&world.view().await, room).await.expect("a read").expect("a head")
 }
 
 async fn topic(world: &World, room: &RoomId) -> serde_json::Value {
@@ -79,7 +79,7 @@ async fn a_flood_of_forks_that_claim_to_be_deep_changes_nothing() {
         while head(&here, &room).await.sidelined.is_some() {
             let event = here.say(&alice, &room, "still here").await.expect("sent");
             sent += 1;
-            let event = here.rooms.event_by_id(&here.view(), &event).await.expect("a read").expect("an event");
+            let event = here.rooms.event_by_id(&here.view().await, &event).await.expect("a read").expect("an event");
             if event.pdu.prev_events().any(|id| id == late.event_id()) {
                 named = Some(sent);
             }
@@ -219,10 +219,10 @@ async fn thousands_of_member_changes_at_once_go_through() {
     let after = head(&there, &room).await;
     assert_eq!(after.root, after.resolved);
     for number in [0, 1, BANNED / 2, BANNED - 1] {
-        let row = there.rooms.membership(&there.view(), &banned(number), &room).await.expect("a read");
+        let row = there.rooms.membership(&there.view().await, &banned(number), &room).await.expect("a read");
         assert_eq!(row.expect("a row").membership, rooms::Membership::Ban);
     }
-    let view = there.view();
+    let view = there.view().await;
     let log = there.rooms.membership_log(&view, &banned(7), store::Position::ZERO, view.position()).await;
     assert_eq!(log.expect("a read").len(), 1);
     // So it is for who comes in.
@@ -231,7 +231,7 @@ async fn thousands_of_member_changes_at_once_go_through() {
     for world in [&late, &here] {
         let after = head(world, &room).await;
         assert_eq!(after.root, after.resolved);
-        let members = world.rooms.joined_members(&world.view(), &room).await.expect("a read");
+        let members = world.rooms.joined_members(&world.view().await, &room).await.expect("a read");
         assert_eq!(after.joined_count, members.len() as u64);
     }
 }
@@ -251,7 +251,7 @@ async fn large_room(here: &World) -> OwnedRoomId {
 /// Whether the state of a room is all that it should be.
 async fn is_whole(world: &World, room: &RoomId) -> bool {
     let head = head(world, room).await;
-    let state = world.rooms.state_events(&world.view(), room, head.root).await.expect("a state");
+    let state = world.rooms.state_events(&world.view().await, room, head.root).await.expect("a state");
     head.root == head.resolved && state.len() > 1_700
 }
 
@@ -275,7 +275,7 @@ async fn a_great_change_that_a_crash_broke_off_is_finished_by_the_next_start() {
     let late = World::on("late", others, clock, store).await;
     assert!(late.store.published() > before, "nothing was left to do");
     assert!(is_whole(&late, &room).await);
-    let members = late.rooms.joined_members(&late.view(), &room).await.expect("a read");
+    let members = late.rooms.joined_members(&late.view().await, &room).await.expect("a read");
     assert_eq!(head(&late, &room).await.joined_count, members.len() as u64);
 }
 
@@ -285,7 +285,7 @@ async fn a_great_change_goes_on_though_who_waits_for_it_goes_away() {
     let here = World::named("here", others.clone(), clock.clone()).await;
     let room = large_room(&here).await;
     let late = World::named("late", others, clock).await;
-    let is_in = async || late.rooms.head(&late.view(), &room).await.expect("a read").is_some();
+    let is_in = async || late.rooms.head(&late.view().await, &room).await.expect("a read").is_some();
     let eve = late.user("eve");
     let mut joining = Box::pin(late.join_from(&here, &room, &eve));
     while !is_in().await {
@@ -353,7 +353,7 @@ fn hide_gaps(world: &World) {
 
 /// Whether an event is accepted and has a place among those that clients see.
 async fn is_shown(world: &World, event: &EventId) -> bool {
-    let view = world.view();
+    let view = world.view().await;
     let num = world.rooms.num(&view, event).await.expect("a read").expect("a number");
     let meta = world.rooms.meta(&view, num).await.expect("a read");
     meta.status == EventStatus::Accepted && meta.index.is_some()
@@ -432,7 +432,8 @@ async fn an_event_that_was_judged_by_a_lie_is_judged_again_when_it_comes() {
     for (is_followed, comes_itself) in [(false, true), (true, false)] {
         let ([here, there, elsewhere], room) = room_of_three(&RoomVersionId::V12).await;
         let (bob, carol) = (there.user("bob"), elsewhere.user("carol"));
-        let joined = elsewhere.rooms.current_event(&elsewhere.view(), &room, "m.room.member", carol.as_str()).await;
+        let joined =
+            elsewhere.rooms.current_event(&elsewhere.view().await, &room, "m.room.member", carol.as_str()).await;
         let joined = joined.expect("a read").expect("a member").pdu.owned_event_id();
         let early = elsewhere.say(&carol, &room, "listen").await.expect("sent");
         elsewhere.deliver(&there, &room, &[&early]).await;

@@ -39,7 +39,7 @@ async fn read_back(world: &World, room: &RoomId) {
     let mut before = None;
     loop {
         let range = TimelineRange { after: None, before, direction: Direction::Backward, limit: 100 };
-        let page = world.rooms.timeline(&world.view(), room, range).await.expect("a page");
+        let page = world.rooms.timeline(&world.view().await, room, range).await.expect("a page");
         let Some((last, _)) = page.events.last() else { return };
         before = Some(*last);
         if let Some(gap) = &page.gap {
@@ -291,7 +291,7 @@ async fn who_passes_events_on_takes_nothing_of_them_away() {
         crate::world::raw(json)
     };
     let body = async |event: &EventId| {
-        let event = there.rooms.event_by_id(&there.view(), event).await.expect("a read").expect("an event");
+        let event = there.rooms.event_by_id(&there.view().await, event).await.expect("a read").expect("an event");
         event.pdu.as_received().content_as::<Value>().expect("JSON")["body"].clone()
     };
     // Faster than the server that it is of.
@@ -318,7 +318,7 @@ async fn lies_of_one_server_do_not_stop_a_room() {
         let room = honest.public_room(&carol).await;
         here.join_from(&honest, &room, &alice).await;
         there.join_from(&here, &room, &bob).await;
-        let joined = there.rooms.current_event(&there.view(), &room, "m.room.member", bob.as_str()).await;
+        let joined = there.rooms.current_event(&there.view().await, &room, "m.room.member", bob.as_str()).await;
         let joined = joined.expect("a read").expect("a member").pdu.owned_event_id();
         let random = SeededRandom::new(seed);
         here.others.liars.lock().expect("not poisoned").insert(here.name.clone(), SeededRandom::new(seed + 1));

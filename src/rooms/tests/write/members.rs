@@ -66,7 +66,7 @@ async fn the_rows_tell_the_whole_way() {
     assert!(matches!(refused, Err(RoomsError::StillInRoom)), "{refused:?}");
     world.rooms.forget(&bob, &room).await.expect("forgotten");
 
-    let view = world.view();
+    let view = world.view().await;
     let log = world.rooms.membership_log(&view, &bob, Position::ZERO, view.position()).await.expect("a read");
     let steps: Vec<(Membership, bool)> = log.iter().map(|(_, row)| (row.membership, row.forgotten)).collect();
     let expected = [

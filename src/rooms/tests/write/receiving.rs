@@ -31,10 +31,10 @@ async fn a_join_over_federation_gives_both_the_same_state() {
         for world in [&here, &there] {
             assert_eq!(world.membership(&room, &there.user("bob")).await, Membership::Join);
             assert_eq!(world.membership(&room, &here.user("alice")).await, Membership::Join);
-            let servers = world.rooms.joined_servers(&world.view(), &room).await.expect("a read");
+            let servers = world.rooms.joined_servers(&world.view().await, &room).await.expect("a read");
             assert_eq!(servers, [(here.name.clone(), 1), (there.name.clone(), 1)]);
         }
-        let row = there.rooms.membership(&there.view(), &there.user("bob"), &room).await.expect("a read");
+        let row = there.rooms.membership(&there.view().await, &there.user("bob"), &room).await.expect("a read");
         assert_eq!(row.expect("a row").membership, Membership::Join);
     }
 }
@@ -56,8 +56,9 @@ async fn events_go_both_ways_and_gaps_are_filled() {
     there.deliver(&here, &room, &[&answer, &answer]).await;
     assert_eq!(here.status(&answer).await, EventStatus::Accepted);
     let head = |world: &World| {
-        let (rooms, view, room) = (world.rooms.clone(), world.view(), room.clone());
+        let (rooms, store, room) = (world.rooms.clone(), world.store.clone(), room.clone());
         async move {
+            let view = store.view().await.expect("a view");
             let head = rooms.head(&view, &room).await.expect("a read").expect("a head");
             head.extremities.into_iter().map(|extremity| extremity.event_id).collect::<Vec<_>>()
         }
@@ -92,7 +93,7 @@ async fn forged_events_are_dropped_or_redacted() {
     let answers = there.rooms.receive(&here.name, &room, &[changed]).await.expect("received");
     answers.into_iter().for_each(|answer| answer.result.expect("taken"));
     there.rooms.work_inbox(&room).await.expect("worked");
-    let event = there.rooms.event_by_id(&there.view(), &id).await.expect("a read").expect("the redacted event");
+    let event = there.rooms.event_by_id(&there.view().await, &id).await.expect("a read").expect("the redacted event");
     assert_eq!(event.pdu.as_received().content().get(), "{}");
 
     json["depth"] = 999.into();
@@ -143,7 +144,7 @@ async fn forks_are_resolved_alike_on_both_sides() {
         assert_eq!(topics.0, topics.1, "version {version}");
         let joining = here.say(&alice, &room, "together").await.expect("sent");
         here.deliver(&there, &room, &[&joining]).await;
-        let head = there.rooms.head(&there.view(), &room).await.expect("a read").expect("a head");
+        let head = there.rooms.head(&there.view().await, &room).await.expect("a read").expect("a head");
         assert_eq!(head.extremities.len(), 1);
         assert_eq!(there.state(&room, "m.room.topic", "").await, topics.0);
     }
@@ -207,7 +208,7 @@ async fn an_invite_crosses_servers_with_both_signatures() {
     let json: Value = serde_json::from_str(here.event(&sent.event_id).await.get()).expect("JSON");
     assert!(json["signatures"]["here"].is_object() && json["signatures"]["there"].is_object());
 
-    let view = there.view();
+    let view = there.view().await;
     let row = there.rooms.membership(&view, &bob, &room).await.expect("a read").expect("a row");
     assert_eq!((row.membership, row.event), (Membership::Invite, None));
     let told = there.rooms.stripped_state(&view, &bob, &room).await.expect("a read").expect("stripped state");
@@ -217,7 +218,7 @@ async fn an_invite_crosses_servers_with_both_signatures() {
 
     there.join_from(&here, &room, &bob).await;
     assert_eq!(there.membership(&room, &bob).await, Membership::Join);
-    assert!(there.rooms.stripped_state(&there.view(), &bob, &room).await.expect("a read").is_none());
+    assert!(there.rooms.stripped_state(&there.view().await, &bob, &room).await.expect("a read").is_none());
 
     // One that is declined. It goes the same way if it is sent as any other state; and nobody is told what was redacted.
     let carol = there.user("carol");
@@ -227,11 +228,11 @@ async fn an_invite_crosses_servers_with_both_signatures() {
     let invite = json!({ "membership": "invite" });
     here.set(&alice, &other, ("m.room.member", carol.as_str()), invite).await.expect("invited");
     let told =
-        there.rooms.stripped_state(&there.view(), &carol, &other).await.expect("a read").expect("stripped state");
+        there.rooms.stripped_state(&there.view().await, &carol, &other).await.expect("a read").expect("stripped state");
     assert!(told.iter().any(|event| event.get().contains("m.room.topic")));
     assert!(!told.iter().any(|event| event.get().contains("Secret")));
     there.rooms.leave(&carol, &other, None).await.expect("declined");
-    let row = there.rooms.membership(&there.view(), &carol, &other).await.expect("a read").expect("a row");
+    let row = there.rooms.membership(&there.view().await, &carol, &other).await.expect("a read").expect("a row");
     assert_eq!(row.membership, Membership::Leave);
 }
 

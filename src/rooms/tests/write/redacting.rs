@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{World, raw};
 
 async fn meta(world: &World, event_id: &EventId) -> rooms::EventMeta {
-    let view = world.view();
+    let view = world.view().await;
     let num = world.rooms.num(&view, event_id).await.expect("a read").expect("a number");
     world.rooms.meta(&view, num).await.expect("a read")
 }
@@ -28,7 +28,7 @@ async fn users_redact_their_own_and_moderators_all() {
         let refused = redact(&bob, &by_alice).await;
         assert!(matches!(refused, Err(RoomsError::Forbidden(_))), "{refused:?}");
         let sent = redact(&bob, &by_bob).await.expect("redacted");
-        let num = world.rooms.num(&world.view(), &sent.event_id).await.expect("a read");
+        let num = world.rooms.num(&world.view().await, &sent.event_id).await.expect("a read");
         assert_eq!(meta(&world, &by_bob).await.redacted_by, num, "version {version}");
         let other = world.say(&bob, &room, "again").await.expect("sent");
         redact(&alice, &other).await.expect("redacted");
@@ -72,7 +72,7 @@ async fn a_redaction_may_come_before_its_target() {
         let redaction =
             here.rooms.redact(&Sender::user(&alice), &room, &target, None, &|_| {}).await.expect("redacted");
         here.deliver(&there, &room, &[&redaction.event_id, &target]).await;
-        let num = there.rooms.num(&there.view(), &redaction.event_id).await.expect("a read");
+        let num = there.rooms.num(&there.view().await, &redaction.event_id).await.expect("a read");
         assert_eq!(meta(&there, &target).await.redacted_by, num, "version {version}");
     }
 }

@@ -34,7 +34,7 @@ fn known(residents: &Residents) -> Memberships {
 }
 
 async fn stored(rooms: &Rooms, store: &Store) -> Memberships {
-    let all = rooms.all_local_members(&store.view(), None, 10_000).await.expect("a scan");
+    let all = rooms.all_local_members(&store.view().await.unwrap(), None, 10_000).await.expect("a scan");
     all.into_iter().collect()
 }
 
@@ -61,7 +61,7 @@ async fn who_is_where_is_what_the_tables_say_whenever_the_server_restarts() {
                 1 => rooms = restarted(&world).await,
                 _ => {}
             }
-            let view = world.store.view();
+            let view = world.store.view().await.unwrap();
             let tables = stored(&rooms, &world.store).await;
             assert_eq!(known(rooms.residents()), tables, "seed {seed}, step {step}");
             let theirs: Vec<_> =

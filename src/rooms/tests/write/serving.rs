@@ -33,7 +33,7 @@ async fn what_was_redacted_goes_out_redacted_in_states_and_auth_chains_too() {
         request.version = Some(version.clone());
         request.member_content = Some(raw(json!({ "displayname": "Slur one" })));
         let room = here.rooms.create(&request).await.expect("a room");
-        let member = here.rooms.current_event(&here.view(), &room, "m.room.member", alice.as_str()).await;
+        let member = here.rooms.current_event(&here.view().await, &room, "m.room.member", alice.as_str()).await;
         let member = member.expect("a read").expect("a member").pdu.owned_event_id();
         let name = here.set(&alice, &room, ("m.room.name", ""), json!({ "name": "Slur two" })).await.expect("set");
         let said = here.say(&alice, &room, "Slur three").await.expect("said");

@@ -52,7 +52,7 @@ async fn a_room_is_replaced_once() {
         let again = world.rooms.upgrade(&room, &request).await;
         assert!(matches!(again, Err(RoomsError::Forbidden(_))), "{again:?}");
         assert_eq!(successor(&world, &room).await, Some(json!(new)));
-        let view = world.view();
+        let view = world.view().await;
         let (found, _) =
             world.rooms.resolve_alias(&view, room_alias_id!("#reef:here")).await.expect("read").expect("one");
         assert_eq!(found, new);
@@ -69,7 +69,8 @@ async fn the_new_room_names_the_tombstone_where_it_can() {
         let alice = world.user("alice");
         let room = named(&world, &alice).await;
         let new = world.rooms.upgrade(&room, &request(&alice, &version)).await.expect("upgraded");
-        let tombstone = world.rooms.current_event(&world.view(), &room, "m.room.tombstone", "").await.expect("read");
+        let tombstone =
+            world.rooms.current_event(&world.view().await, &room, "m.room.tombstone", "").await.expect("read");
         let tombstone = tombstone.expect("a tombstone").pdu.event_id().to_string();
         let create = world.state(&new, "m.room.create", "").await.expect("a create event");
         // In version 12 each would have to name the other's id.
@@ -90,7 +91,7 @@ async fn nobody_finds_an_open_room_that_has_lost_its_names() {
         let watch = async {
             let mut looks = 0;
             loop {
-                let view = world.view();
+                let view = world.view().await;
                 let alias = world.rooms.resolve_alias(&view, room_alias_id!("#reef:here")).await.expect("read");
                 let moved = alias.is_none_or(|(found, _)| found != room);
                 let head = world.rooms.head(&view, &room).await.expect("read").expect("a room");
@@ -162,10 +163,10 @@ async fn a_successor_that_nobody_signs_for_is_left_again() {
     let key = event::SigningKey::from_seed(&[7; 32], "policy_server").expect("a key");
     let content = json!({ "via": "there", "public_keys": { "ed25519": key.public_key_base64() } });
     here.set(&alice, &room, ("m.room.policy", ""), content).await.expect("set");
-    let joined = here.rooms.joined_rooms(&here.view(), &alice).await.expect("read");
+    let joined = here.rooms.joined_rooms(&here.view().await, &alice).await.expect("read");
     here.rooms.upgrade(&room, &request(&alice, &RoomVersionId::V12)).await.expect_err("not signed");
     assert_eq!(successor(&here, &room).await, None);
-    assert_eq!(here.rooms.joined_rooms(&here.view(), &alice).await.expect("read"), joined);
+    assert_eq!(here.rooms.joined_rooms(&here.view().await, &alice).await.expect("read"), joined);
 }
 
 /// With a policy server each event is signed by itself; the names go after the door is closed.
@@ -182,11 +183,12 @@ async fn a_room_with_a_policy_server_is_replaced_too() {
         here.rooms.create_alias(&alice, room_alias_id!("#reef:here"), &room).await.expect("made");
         let new = here.rooms.upgrade(&room, &request(&alice, &version)).await.expect("upgraded");
         assert_eq!(successor(&here, &room).await, Some(json!(new)));
-        let tombstone = here.rooms.current_event(&here.view(), &room, "m.room.tombstone", "").await.expect("read");
+        let tombstone =
+            here.rooms.current_event(&here.view().await, &room, "m.room.tombstone", "").await.expect("read");
         let tombstone = here.event(tombstone.expect("a tombstone").pdu.event_id()).await;
         let tombstone: Value = serde_json::from_str(tombstone.get()).expect("JSON");
         assert!(tombstone["signatures"]["there"]["ed25519:policy_server"].is_string());
-        let alias = here.rooms.resolve_alias(&here.view(), room_alias_id!("#reef:here")).await.expect("read");
+        let alias = here.rooms.resolve_alias(&here.view().await, room_alias_id!("#reef:here")).await.expect("read");
         assert_eq!(alias.expect("resolved").0, new);
         assert_eq!(here.state(&room, "m.room.power_levels", "").await.expect("levels")["events_default"], 50);
         let again = here.rooms.upgrade(&room, &request(&alice, &version)).await;
@@ -201,7 +203,7 @@ async fn a_room_that_everybody_left_leaves_the_directory() {
     let room = named(&world, &alice).await;
     world.rooms.join(&bob, &room, None).await.expect("joined");
     world.rooms.leave(&alice, &room, None).await.expect("left");
-    assert!(world.rooms.is_published(&world.view(), &room).await.expect("read"));
+    assert!(world.rooms.is_published(&world.view().await, &room).await.expect("read"));
     world.rooms.leave(&bob, &room, None).await.expect("left");
-    assert!(!world.rooms.is_published(&world.view(), &room).await.expect("read"));
+    assert!(!world.rooms.is_published(&world.view().await, &room).await.expect("read"));
 }

@@ -348,8 +348,8 @@ impl World {
         Self { name, rooms, store, clock, others, cpu }
     }
 
-    pub fn view(&self) -> View {
-        self.store.view()
+    pub async fn view(&self) -> View {
+        self.store.view().await.unwrap()
     }
 
     pub fn user(&self, localpart: &str) -> OwnedUserId {
@@ -392,7 +392,7 @@ impl World {
 
     /// The content of a state event now.
     pub async fn state(&self, room: &RoomId, event_type: &str, state_key: &str) -> Option<Value> {
-        let event = match self.rooms.current_event(&self.view(), room, event_type, state_key).await {
+        let event = match self.rooms.current_event(&self.view().await, room, event_type, state_key).await {
             Ok(event) => event,
             Err(RoomsError::RoomNotFound) => None,
             Err(error) => panic!("{error}"),
@@ -401,7 +401,7 @@ impl World {
     }
 
     pub async fn membership(&self, room: &RoomId, user: &UserId) -> rooms::Membership {
-        self.rooms.membership_in(&self.view(), room, None, user).await.expect("a read")
+        self.rooms.membership_in(&self.view().await, room, None, user).await.expect("a read")
     }
 
     /// Joins a user of this server to a room of another.
@@ -414,7 +414,7 @@ impl World {
 
     /// All events of this server in a room that others should get, in order.
     pub async fn event(&self, event_id: &EventId) -> Box<RawValue> {
-        let event = self.rooms.event_by_id(&self.view(), event_id).await.expect("a read").expect("an event");
+        let event = self.rooms.event_by_id(&self.view().await, event_id).await.expect("a read").expect("an event");
         event.pdu.as_received().json().to_owned()
     }
 
@@ -453,7 +453,7 @@ impl World {
         at: (&EventId, &EventId),
         depth: Option<u64>,
     ) -> Option<event::Pdu> {
-        let view = self.view();
+        let view = self.view().await;
         let rules = self.rooms.rules(&view, room).await.ok()?;
         let (event_type, state_key) = key;
         let prev = self.rooms.event_by_id(&view, at.0).await.expect("a read")?;
@@ -479,7 +479,7 @@ impl World {
     }
 
     pub async fn status(&self, event_id: &EventId) -> rooms::EventStatus {
-        let view = self.view();
+        let view = self.view().await;
         let Some(num) = self.rooms.num(&view, event_id).await.expect("a read") else {
             return rooms::EventStatus::Missing;
         };

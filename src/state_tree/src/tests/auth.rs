@@ -158,7 +158,7 @@ proptest! {
         run(async {
             let mut overlay = Overlay::new();
             let roots: Vec<Root> = states.iter().map(|state| build(&world.tree, state, &mut overlay)).collect();
-            let view = world.store.view();
+            let view = world.store.view().await.unwrap();
             let overlays = [&overlay];
             let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
             let found = auth_difference(&world.tree, &source, &roots, &dag).await.unwrap();
@@ -219,7 +219,7 @@ fn a_conflict_of_topics_costs_little() {
     run(async {
         let mut overlay = Overlay::new();
         let roots: Vec<Root> = forks.iter().map(|state| build(&world.tree, state, &mut overlay)).collect();
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&overlay];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         let before = world.tree.node_reads().all;
@@ -262,7 +262,7 @@ fn a_conflict_of_members_costs_little() {
     run(async {
         let mut overlay = Overlay::new();
         let roots: Vec<Root> = forks.iter().map(|state| build(&world.tree, state, &mut overlay)).collect();
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&overlay];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         let before = world.tree.node_reads().all;
@@ -289,7 +289,7 @@ fn a_conflict_of_power_levels_brings_their_chain() {
     run(async {
         let mut overlay = Overlay::new();
         let roots: Vec<Root> = forks.iter().map(|state| build(&world.tree, state, &mut overlay)).collect();
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&overlay];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         let found = auth_difference(&world.tree, &source, &roots, &dag).await.unwrap();
@@ -309,7 +309,7 @@ fn equal_and_too_many_forks() {
     run(async {
         let mut overlay = Overlay::new();
         let root = build(&world.tree, &state, &mut overlay);
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&overlay];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         for forks in [vec![], vec![root], vec![root, root, root]] {
@@ -334,7 +334,7 @@ fn equal_and_too_many_forks() {
 fn futures_can_move_between_threads() {
     fn check(_: impl Future<Output: Sized> + Send) {}
     let world = World::new();
-    let view = world.store.view();
+    let view = run(world.store.view()).unwrap();
     let source = world.source(&view, &[]);
     let tree = &world.tree;
     let mut overlay = Overlay::new();

@@ -33,7 +33,7 @@ fn a_change_in_a_room_of_100_000_members_is_small() {
         let average = items / sizes.len();
         assert!((16..=48).contains(&average), "{average} items to a node");
 
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&base];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         let mut worst = 0;
@@ -78,7 +78,7 @@ fn a_look_up_reads_one_path() {
         let model = big_room(50_000);
         let mut base = Overlay::new();
         let root = build(&world.tree, &model, &mut base);
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&base];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         for key in model.keys().step_by(997) {
@@ -100,7 +100,7 @@ fn a_comparison_reads_what_differs() {
         let model = big_room(50_000);
         let mut overlay = Overlay::new();
         let root = build(&world.tree, &model, &mut overlay);
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let keys: Vec<OwnedStateKey> = model.keys().cloned().collect();
         for count in [1_usize, 3, 10, 100] {
             let source = world.source(&view, &[]);
@@ -140,7 +140,7 @@ fn hostile_keys_do_not_make_big_nodes() {
         assert!(nodes_of(&overlay).all(|node| node.encoded_bytes() <= NODE_BYTES_MAX));
         let levels: BTreeSet<u8> = nodes_of(&overlay).map(Node::level).collect();
         assert!(levels.len() <= 16, "{} levels", levels.len());
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let overlays = [&overlay];
         let source = super::Source { room: &world.room, view: &view, overlays: &overlays };
         let mut worst = 0;

@@ -70,7 +70,7 @@ async fn two_states(
     more: &[Change],
     long: bool,
 ) -> ((Root, Model), (Root, Model)) {
-    let view = world.store.view();
+    let view = world.store.view().await.unwrap();
     let mut overlay = Overlay::new();
     let mut model = Model::new();
     let mut root = Root::EMPTY;
@@ -94,7 +94,7 @@ async fn two_states(
 }
 
 async fn check_reads(world: &World, root: Root, model: &Model) {
-    let view = world.store.view();
+    let view = world.store.view().await.unwrap();
     let source = world.source(&view, &[]);
     let tree = world.cold();
     let whole: Vec<(OwnedStateKey, Entry)> = model.iter().map(|(key, entry)| (key.clone(), *entry)).collect();
@@ -134,7 +134,7 @@ async fn check_reads(world: &World, root: Root, model: &Model) {
 }
 
 async fn check_diffs(world: &World, old: &(Root, Model), new: &(Root, Model)) {
-    let view = world.store.view();
+    let view = world.store.view().await.unwrap();
     let source = world.source(&view, &[]);
     let tree = world.cold();
     let expected = model_diff(&old.1, &new.1);
@@ -171,7 +171,7 @@ proptest! {
             let mut all_steps = vec![first];
             all_steps.extend(steps);
             let (before, after) = two_states(&world, &all_steps, &more, long).await;
-            let view = world.store.view();
+            let view = world.store.view().await.unwrap();
             for (root, model) in [&before, &after] {
                 assert_eq!(build(&world.cold(), model, &mut Overlay::new()), *root);
                 check_reads(&world, *root, model).await;
@@ -194,7 +194,7 @@ proptest! {
         let world = World::new();
         run(async {
             let ((root, model), (after, model_after)) = two_states(&world, &[first], &more, long).await;
-            let view = world.store.view();
+            let view = world.store.view().await.unwrap();
             let mut back: Vec<_> = model_diff(&model, &model_after);
             for (index, other) in order.iter().enumerate() {
                 if !back.is_empty() {
@@ -219,7 +219,7 @@ proptest! {
 fn emptied_states_are_empty() {
     let world = World::new();
     run(async {
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let source = world.source(&view, &[]);
         let mut overlay = Overlay::new();
         let added: Vec<_> = (0..500).map(|number| (key(number, number % 3 == 0), Some(entry(1, 1)))).collect();
@@ -253,7 +253,7 @@ fn missing_nodes_are_an_error() {
     run(async {
         let mut overlay = Overlay::new();
         let root = build(&world.tree, &super::big_room(2_000), &mut overlay);
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let source = world.source(&view, &[]);
         let tree = world.cold();
         assert!(tree.get(&source, root, "m.room.name", "").await.is_err());
@@ -273,13 +273,13 @@ fn sweeping_leaves_what_is_reachable() {
         let mut overlay = Overlay::new();
         let model = super::big_room(3_000);
         let old = build(&world.tree, &model, &mut overlay);
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let source = world.source(&view, &[]);
         let change = [(("m.room.name", ""), Some(entry(9_999_999, 9)))];
         let new = world.tree.apply(&source, old, &change, &mut overlay).await.unwrap();
         world.commit(&overlay).await;
 
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let source = world.source(&view, &[]);
         let mut marker = super::super::Marker::new([new, Root::EMPTY]);
         assert!(marker.marked().is_none());
@@ -295,7 +295,7 @@ fn sweeping_leaves_what_is_reachable() {
                 break;
             }
         }
-        let view = world.store.view();
+        let view = world.store.view().await.unwrap();
         let source = world.source(&view, &[]);
         let rows = view.scan_all::<super::Nodes>(store::Range::prefix(&(&world.room,))).await.unwrap();
         assert_eq!(rows.len(), marker.len());

@@ -28,7 +28,7 @@ const MOVES: u64 = 40;
 /// Moves one from an account to another, as often as it takes to get through.
 async fn move_one(store: &Store, from: u64, to: u64) -> Position {
     loop {
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let amounts = view.get_many::<Accounts>(&[from, to]).await.unwrap();
         let mut batch = Batch::new();
         batch.expect::<Accounts>(&from, amounts[0].as_ref());
@@ -56,8 +56,8 @@ async fn read(store: Store) {
         if projections.len() == PROJECTIONS {
             projections.remove(1);
         }
-        projections.push(Applied::begin(&store));
-        let view = store.view();
+        projections.push(Applied::begin(&store).await);
+        let view = store.view().await.unwrap();
         let applied: Vec<_> = projections.iter().map(|projection| (projection.from, projection.notes())).collect();
         let amounts = view.get_many::<Accounts>(&(0..ACCOUNTS).collect::<Vec<_>>()).await.unwrap();
         let mut told = BTreeMap::new();
@@ -89,7 +89,7 @@ async fn follow(store: Store) -> Vec<Position> {
     loop {
         match follower.next().await {
             Ok(records) => {
-                let view = store.view();
+                let view = store.view().await.unwrap();
                 for record in records {
                     assert!(view.contains::<Moves>(&(record.position,)).await.unwrap());
                     seen.push(record.position);

@@ -83,7 +83,7 @@ impl Follow for Counting {
 
     async fn apply(&mut self, records: &[LogRecord]) -> Result<Option<Batch>, Failure> {
         let trouble = self.troubles.lock().unwrap().pop_front();
-        let counted = self.store.view().get::<Counted>(&0).await?;
+        let counted = self.store.view().await.unwrap().get::<Counted>(&0).await?;
         let mut batch = Batch::new();
         match trouble {
             Some(Trouble::Fails) => return Err(Failure("as the test wants".to_owned())),
@@ -170,7 +170,7 @@ impl<'a, B: Backend> World<'a, B> {
     async fn reached(&mut self) {
         let Some((following, _)) = &self.following else { return };
         following.reached(self.store.published()).await.unwrap();
-        assert_eq!(self.store.view().get::<Counted>(&0).await.unwrap(), Some(self.rows));
+        assert_eq!(self.store.view().await.unwrap().get::<Counted>(&0).await.unwrap(), Some(self.rows));
     }
 }
 

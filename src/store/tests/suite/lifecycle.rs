@@ -96,7 +96,7 @@ pub fn restore_jumps_ahead_and_forgets(backend: &impl Backend) {
         assert!(store.published().get() >= position.get() + RESTORE_JUMP);
         let counter = store.counter("events").await.unwrap();
         assert!(counter.next().await.unwrap() > number + RESTORE_JUMP);
-        let view = store.view();
+        let view = store.view().await.unwrap();
         assert_eq!(view.get::<Kept>(&"a").await.unwrap(), Some(1));
         assert!(view.first(Range::<OneTime>::all()).await.unwrap().is_none());
         drop(view);
@@ -143,8 +143,8 @@ pub fn migrations_run_once_and_resume(backend: &impl Backend) {
     };
     let broken = Migration { number: 2, name: "double", step: |view, at| double(view, at, true) };
     let mended = Migration { step: |view, at| double(view, at, false), ..broken };
-    let read = |store: &store::Store| {
-        let rows = store.view().scan_blocking(Range::<Kept>::all()).unwrap().rows;
+    let read = async |store: &store::Store| {
+        let rows = store.view().await.unwrap().scan_blocking(Range::<Kept>::all()).unwrap().rows;
         rows.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
     };
     run(async {
@@ -162,7 +162,7 @@ pub fn migrations_run_once_and_resume(backend: &impl Backend) {
         }
         for _ in 0..2 {
             let store = backend.try_open(&with_migrations(&[earlier, mended]), &[TABLES]).unwrap();
-            assert_eq!(read(&store), [2, 4, 6]);
+            assert_eq!(read(&store).await, [2, 4, 6]);
             store.close().await;
         }
     });
@@ -205,10 +205,10 @@ pub fn closed_store_refuses_batches(backend: &impl Backend) {
         let mut batch = Batch::new();
         batch.put::<Kept>(&"a", &2);
         assert!(matches!(store.commit(batch).await, Err(CommitError::Closed)));
-        assert!(store.view().get::<Kept>(&"a").await.is_err());
+        assert!(store.view().await.unwrap().get::<Kept>(&"a").await.is_err());
 
         let store = backend.open(TABLES);
-        assert_eq!(store.view().get::<Kept>(&"a").await.unwrap(), Some(1));
+        assert_eq!(store.view().await.unwrap().get::<Kept>(&"a").await.unwrap(), Some(1));
         store.close().await;
     });
 }
@@ -231,8 +231,8 @@ fn backup_is_restored() {
         store.close().await;
 
         let store = store::Store::restore(&copy, &small(), &[TABLES]).unwrap();
-        assert_eq!(store.view().get::<Kept>(&"a").await.unwrap(), Some(1));
-        assert!(!store.view().contains::<OneTime>(&("key", 1)).await.unwrap());
+        assert_eq!(store.view().await.unwrap().get::<Kept>(&"a").await.unwrap(), Some(1));
+        assert!(!store.view().await.unwrap().contains::<OneTime>(&("key", 1)).await.unwrap());
         assert!(store.published() > position);
         store.close().await;
     });

@@ -229,8 +229,8 @@ impl<B: Backend> World<'_, B> {
         match step {
             Step::Commit(ops) => self.pipeline(std::slice::from_ref(ops)).await,
             Step::Pipeline(batches) => self.pipeline(batches).await,
-            Step::Hold => self.held.push((self.store.view(), self.model.clone())),
-            Step::Project => self.projections.push(Applied::begin(&self.store)),
+            Step::Hold => self.held.push((self.store.view().await.unwrap(), self.model.clone())),
+            Step::Project => self.projections.push(Applied::begin(&self.store).await),
             Step::Follow => self.follow().await,
             Step::Reopen => self.reopen().await,
             Step::Scan { from, through, reverse, limit } => {
@@ -238,7 +238,7 @@ impl<B: Backend> World<'_, B> {
             }
             Step::GetMany(keys) => {
                 let keys: Vec<_> = keys.iter().map(|(name, n)| (NAMES[*name], *n)).collect();
-                let view = self.store.view();
+                let view = self.store.view().await.unwrap();
                 let values = view.get_many::<Named>(&keys).await.unwrap();
                 for ((name, n), value) in keys.into_iter().zip(values) {
                     assert_eq!(view.get::<Named>(&(name, n)).await.unwrap(), value);
@@ -278,7 +278,7 @@ impl<B: Backend> World<'_, B> {
                 Err(error) => panic!("{error}"),
             }
         }
-        self.model.check(&self.store.view()).await;
+        self.model.check(&self.store.view().await.unwrap()).await;
         for (projection, applied) in self.projections.iter().zip(self.check_projections()) {
             assert_eq!(projection.notes().len(), applied);
         }
@@ -312,7 +312,7 @@ impl<B: Backend> World<'_, B> {
             rows.truncate(limit);
             rows
         };
-        let view = self.store.view();
+        let view = self.store.view().await.unwrap();
         let (low, high) = (owned(first), owned(last));
         assert_eq!(view.scan(range).await.unwrap().rows, page(&|key| *key >= low && *key <= high));
         let expected = page(&|key| *key.0 > *low.0 && *key < high);
@@ -345,8 +345,8 @@ impl<B: Backend> World<'_, B> {
         self.projections.clear();
         self.store.close().await;
         self.store = self.backend.open(TABLES);
-        self.projections.push(Applied::begin(&self.store));
-        self.model.check(&self.store.view()).await;
+        self.projections.push(Applied::begin(&self.store).await);
+        self.model.check(&self.store.view().await.unwrap()).await;
     }
 
     async fn check_held(&mut self) {

@@ -27,8 +27,8 @@ impl Projection for Applied {
 }
 
 impl Applied {
-    pub fn begin(store: &Store) -> Arc<Applied> {
-        store.project(|view| Arc::new(Applied { from: view.position(), notes: Mutex::default() }))
+    pub async fn begin(store: &Store) -> Arc<Applied> {
+        store.project(|view| Arc::new(Applied { from: view.position(), notes: Mutex::default() })).await.unwrap()
     }
 
     pub fn notes(&self) -> Vec<(Position, Vec<u8>)> {
@@ -39,7 +39,7 @@ impl Applied {
 pub fn what_is_dropped_is_told_nothing_more(backend: &impl Backend) {
     run(async {
         let store = backend.open(&[]);
-        let (dropped, kept) = (Applied::begin(&store), Applied::begin(&store));
+        let (dropped, kept) = (Applied::begin(&store).await, Applied::begin(&store).await);
         let first = note(&store, "to both").await;
         assert_eq!(dropped.notes(), kept.notes());
         let dropped = {
@@ -49,7 +49,7 @@ pub fn what_is_dropped_is_told_nothing_more(backend: &impl Backend) {
         };
         let second = note(&store, "to one").await;
         assert!(dropped.upgrade().is_none());
-        let late = Applied::begin(&store);
+        let late = Applied::begin(&store).await;
         assert_eq!(late.from, second);
         assert_eq!(kept.notes().iter().map(|note| note.0).collect::<Vec<_>>(), [first, second]);
         assert!(late.notes().is_empty());

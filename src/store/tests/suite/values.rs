@@ -83,7 +83,7 @@ pub fn all_forms_are_kept(backend: &impl Backend) {
         store.close().await;
 
         let store = backend.open(TABLES);
-        let view = store.view();
+        let view = store.view().await.unwrap();
         assert_eq!(view.get::<Bodies>(&1).await.unwrap(), Some(body));
         assert_eq!(view.get::<Documents>(&"127.0.0.1").await.unwrap(), Some(json));
         assert_eq!(view.get::<Profiles>(&Some(1)).await.unwrap(), Some(profile));
@@ -122,7 +122,7 @@ pub fn large_scans_are_paged(backend: &impl Backend) {
             batch.put::<Numbers>(&(2, start), &0);
             store.commit(batch).await.unwrap();
         }
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let expected = |number: u64| ((1, number), number * 2);
         for limit in [0, 1, 255, 256, 257, 1023, 1024, 1025, 5000, SCAN_LIMIT] {
             let rows = view.scan(Range::<Numbers>::prefix(&(1,)).limit(limit)).await.unwrap().rows;
@@ -161,7 +161,7 @@ pub fn pages_of_large_rows_go_on(backend: &impl Backend) {
             store.commit(batch).await.unwrap();
         }
         let pages_least = ROWS as usize * ROW_BYTES / (SCAN_BYTES_MAX + ROW_BYTES);
-        let view = store.view();
+        let view = store.view().await.unwrap();
         for reverse in [false, true] {
             for (range, wanted) in [(Range::<Bodies>::all(), 0..ROWS), (Range::all().after(&(9,)).limit(50), 10..ROWS)]
             {
@@ -208,7 +208,7 @@ pub fn values_without_content_are_there(backend: &impl Backend) {
         store.close().await;
 
         let store = backend.open(TABLES);
-        let view = store.view();
+        let view = store.view().await.unwrap();
         assert_eq!(view.get::<Marks>(&(position,)).await.unwrap(), Some(()));
         assert_eq!(view.get_many::<Bodies>(&[1, 2]).await.unwrap(), [Some(Bytes::new()), None]);
         assert_eq!(view.get::<Names>(&1).await.unwrap(), Some(String::new()));
@@ -243,14 +243,17 @@ pub fn refused_batches_write_nothing(backend: &impl Backend) {
         foreign.put::<Marks>(&(stamp,), &());
         assert!(matches!(store.commit(foreign).await, Err(CommitError::Invalid(_))));
 
-        assert!(store.view().first(Range::<Numbers>::all()).await.unwrap().is_none());
+        assert!(store.view().await.unwrap().first(Range::<Numbers>::all()).await.unwrap().is_none());
         assert_eq!(store.commit(Batch::new()).await.unwrap(), store.published());
 
         // A value that the table can't hold is an error, not an absence.
         let mut batch = Batch::new();
         batch.put::<Bodies>(&1, &Bytes::from_static(b"x"));
         store.commit(batch).await.unwrap();
-        assert!(matches!(store.view().get::<Wrong>(&1).await, Err(StoreError::Decode { table: "Wrong", .. })));
+        assert!(matches!(
+            store.view().await.unwrap().get::<Wrong>(&1).await,
+            Err(StoreError::Decode { table: "Wrong", .. })
+        ));
         store.close().await;
     });
 }
@@ -304,8 +307,8 @@ fn futures_are_send() {
         value
     }
     let store = store::Store::in_memory(&[TABLES]).unwrap();
-    let view = store.view();
     run(async {
+        let view = send(store.view()).await.unwrap();
         send(view.get::<Documents>(&"::1")).await.unwrap();
         send(view.get_many::<Numbers>(&[(1, 1)])).await.unwrap();
         assert!(send(view.scan(Range::<Numbers>::all())).await.unwrap().rows.is_empty());

@@ -193,7 +193,7 @@ impl Inner {
         if text.trim_start().starts_with('{') {
             return Filter::parse(text);
         }
-        let stored = self.users.filter(&self.store.view(), request.user, text).await?;
+        let stored = self.users.filter(&self.store.view().await?, request.user, text).await?;
         Filter::parse(stored.ok_or(SyncError::UnknownFilter)?.get())
     }
 }

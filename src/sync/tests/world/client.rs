@@ -170,7 +170,7 @@ impl Client {
                 limit: 7,
                 filter: RoomEventFilter::default(),
             };
-            let view = world.store.view();
+            let view = world.store.view().await.unwrap();
             let ignored = world.users.ignored_users(&view, &self.user).await.unwrap();
             let viewer = Viewer { ignored: &ignored, ..Viewer::new(&self.user) };
             let page = world.reading.messages(&view, &viewer, room, &query).await.unwrap();

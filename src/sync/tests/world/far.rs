@@ -199,7 +199,7 @@ pub async fn act(
 
 /// Hands events of one server to the other.
 pub async fn deliver(from: &Rooms, store: &Store, to: &Rooms, room: &RoomId, events: &[OwnedEventId]) {
-    let view = store.view();
+    let view = store.view().await.unwrap();
     let mut pdus = Vec::new();
     for id in events {
         let event = from.event_by_id(&view, id).await.unwrap().unwrap();

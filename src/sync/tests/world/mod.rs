@@ -134,7 +134,7 @@ impl World {
         let rooms = rooms.await.unwrap();
         servers.add(&rooms);
         let reading = Reading::new(rooms.clone(), store.clone(), clock.clone(), reading_cache_bytes);
-        let users = Users::new(users_config, store.clone(), clock.clone(), random.clone()).unwrap();
+        let users = Users::open(users_config, store.clone(), clock.clone(), random.clone()).await.unwrap();
         let sync = Sync::start(config.clone(), store.clone(), reading.clone(), users.clone(), clock.clone());
         let sync = sync.await.unwrap();
         Self { disk, servers, clock, random, store, rooms, reading, users, sync, config }

@@ -98,15 +98,15 @@ mod tests {
         to_raw_value(&serde_json::json!({ "n": 1 })).unwrap()
     }
 
-    fn users() -> (Store, Users) {
+    async fn users() -> (Store, Users) {
         let store = Store::in_memory(&[crate::TABLES]).unwrap();
-        let users = Users::new(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom));
+        let users = Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await;
         (store, users.unwrap())
     }
 
     /// The number of rows of account data and of deletions among them, which must be what is counted.
     async fn counts(store: &Store) -> (usize, usize) {
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let rows = view.scan_all(Range::<tables::AccountData>::all()).await.unwrap();
         let deletions = view.scan_all(Range::<tables::AccountDataDeletions>::all()).await.unwrap().len();
         assert_eq!(rows.iter().filter(|(_, row)| is_deletion(&row.content)).count(), deletions);
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bounded_number_of_deletions_is_remembered() {
-        let (store, users) = users();
+        let (store, users) = users().await;
         let kept = usize::try_from(ACCOUNT_DATA_DELETIONS_KEPT).unwrap();
         let room = room_id!("!room:h");
         let place = |number: usize| (number.is_multiple_of(2).then_some(room), format!("org.{number}"));
@@ -130,7 +130,7 @@ mod tests {
             users.delete_account_data(alice(), room, &event_type).await.unwrap();
         }
         assert_eq!(counts(&store).await, (kept, kept));
-        let view = store.view();
+        let view = store.view().await.unwrap();
         let told = users.account_data_since(&view, alice(), Position::ZERO, view.position()).await.unwrap();
         assert_eq!((told.len(), told[0].event_type.as_str()), (kept, "org.10"), "the newest");
         // What is set again is no deletion any more; what is deleted twice is one.
@@ -142,14 +142,14 @@ mod tests {
         users.set_account_data(alice(), None, "org.21", &empty).await.unwrap();
         assert_eq!(counts(&store).await, (kept, kept - 10));
         let mut batch = Batch::new();
-        assert!(users.prepare_forget_room(&store.view(), &mut batch, alice(), room).await.unwrap());
+        assert!(users.prepare_forget_room(&store.view().await.unwrap(), &mut batch, alice(), room).await.unwrap());
         store.commit(batch).await.unwrap();
         assert_eq!(counts(&store).await, (kept / 2, kept / 2 - 5));
     }
 
     #[tokio::test]
     async fn what_is_deleted_makes_room_for_other_kinds() {
-        let (store, users) = users();
+        let (store, users) = users().await;
         let mut batch = Batch::new();
         batch.put::<tables::AccountDataCounts>(&alice(), &(ACCOUNT_DATA_ROWS_MAX - 1));
         store.commit(batch).await.unwrap();

@@ -113,7 +113,7 @@ impl Users {
         let places: Vec<_> = place.collect();
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let current = self.current_key_backup(view, user).await?.ok_or(Error::UnknownKeyBackup)?;
             if version != current {
@@ -167,7 +167,7 @@ impl Users {
     ) -> Result<BackupContents> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
             let stored = StoredBytes::load(view, user, version).await?.of_version;

@@ -56,7 +56,7 @@ impl Users {
         check(algorithm, auth_data)?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             self.active_account(view, user).await?;
             expect_version(view, batch, user).await?;
@@ -118,7 +118,7 @@ impl Users {
         let key = (user, version);
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let old = view.get::<tables::KeyBackups>(&key).await?.ok_or(Error::UnknownKeyBackup)?;
             if old.algorithm != algorithm {
@@ -140,7 +140,7 @@ impl Users {
     pub async fn delete_key_backup(&self, user: &UserId, version: u64) -> Result<()> {
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let last = view.get::<tables::KeyBackupLast>(&user).await?.unwrap_or(0);
             if version == 0 || version > last {

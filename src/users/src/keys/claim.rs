@@ -67,7 +67,7 @@ impl Users {
         let _turns = self.inner.key_turns.take_all(claims.iter().map(|claim| (&*claim.user, &*claim.device))).await;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let (view, batch) = (&attempt.view, &mut attempt.batch);
             let mut keys = Vec::with_capacity(claims.len());
             for claim in &claims {

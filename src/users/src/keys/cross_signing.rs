@@ -168,7 +168,7 @@ impl Users {
         let uploaded = CrossSigning::parse(user, upload)?;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             prepare_cross_signing(&attempt.view, &mut attempt.batch, user, &uploaded, confirmation).await?;
             if attempt.commit().await? {
                 return Ok(());

@@ -89,7 +89,7 @@ impl Users {
         for chunk in signed.chunks(SIGNED_KEYS_PER_BATCH) {
             let mut attempts = self.attempts();
             loop {
-                let mut attempt = attempts.next()?;
+                let mut attempt = attempts.next().await?;
                 let failed = prepare_signatures(&attempt.view, &mut attempt.batch, signer, chunk).await?;
                 if attempt.commit().await? {
                     for (key, failure) in failed {

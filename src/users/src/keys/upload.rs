@@ -141,7 +141,7 @@ impl Users {
         let _turn = self.inner.key_turns.take(user, device).await;
         let mut attempts = self.attempts();
         loop {
-            let mut attempt = attempts.next()?;
+            let mut attempt = attempts.next().await?;
             let counts = prepare_upload(&attempt.view, &mut attempt.batch, (user, device), &upload).await?;
             if attempt.commit().await? {
                 return Ok(counts);

@@ -141,7 +141,7 @@ impl Presence {
         if !self.enabled() {
             return Ok(());
         }
-        let view = self.shared.store.view();
+        let view = self.shared.store.view().await?;
         let mut next = Some(Range::<tables::PresenceStatus>::all());
         let mut loaded = 0;
         while let Some(range) = next.filter(|_| loaded < LOADED_STATUSES_MAX) {

@@ -148,7 +148,7 @@ impl Users {
         let mut sent = ToDeviceSent::default();
         let mut attempts = self.attempts();
         loop {
-            let view = attempts.next()?.view;
+            let view = attempts.next().await?.view;
             let mut progress = self.to_device_progress(&view, &key).await?;
             if progress.is_done() {
                 return Ok(sent);
@@ -300,7 +300,7 @@ impl Users {
         let device_id = device.as_str();
         let range = Range::<tables::ToDevice>::prefix(&(user, device_id));
         let range = range.after(&(user, device_id, after)).through(&(user, device_id, until));
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let store::Page { mut rows, next } = view.scan(range.limit(TO_DEVICE_PER_SYNC_MAX + 1)).await?;
         let more = next.is_some();
         rows.truncate(TO_DEVICE_PER_SYNC_MAX);
@@ -341,7 +341,7 @@ impl Users {
             // What was counted twice, or counted and never written, would add up in the course of time.
             let rest =
                 Range::<tables::ToDevice>::prefix(&(user, device.as_str())).after(&(user, device.as_str(), up_to));
-            if self.inner.store.view().first(rest).await?.is_none() {
+            if self.inner.store.view().await?.first(rest).await?.is_none() {
                 queues.found_empty(&key);
             }
         }
@@ -360,7 +360,7 @@ impl Users {
         let range = Range::<tables::ToDevice>::prefix(&(user, device));
         let range = range.after(&(user, device, from)).through(&(user, device, up_to));
         let mut next = Some(range.limit(ACKNOWLEDGE_ROWS));
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let mut freed = Load::default();
         while let Some(range) = next {
             let page = view.scan(range).await?;

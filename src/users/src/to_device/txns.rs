@@ -96,7 +96,7 @@ impl Users {
     pub(crate) async fn sweep_to_device_txns(&self) -> Result<usize> {
         let mut removed = 0;
         loop {
-            let view = self.inner.store.view();
+            let view = self.inner.store.view().await?;
             let range = Range::<tables::ToDeviceTxnTimes>::all().before(&(self.oldest_txn_ms(),)).limit(SWEEP_ROWS);
             let page = view.scan(range).await?;
             let mut count = 0;

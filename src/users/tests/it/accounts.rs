@@ -23,18 +23,18 @@ fn new_names_follow_the_strict_grammar() {
 
 #[tokio::test]
 async fn a_name_is_given_once() {
-    let world = world();
+    let world = world().await;
     world.register("alice").await;
     let again = world.users.create_account(new_account("alice")).await;
     assert!(matches!(again, Err(Error::UserNameTaken)));
-    let check = world.users.check_available(&world.view(), &user("alice")).await;
+    let check = world.users.check_available(&world.view().await, &user("alice")).await;
     assert!(matches!(check, Err(Error::UserNameTaken)));
-    assert!(world.users.check_available(&world.view(), &user("bob")).await.is_ok());
+    assert!(world.users.check_available(&world.view().await, &user("bob")).await.is_ok());
 }
 
 #[tokio::test]
 async fn of_two_registrations_at_once_one_wins() {
-    let world = world();
+    let world = world().await;
     let (a, b) = tokio::join!(
         world.users.create_account(new_account("alice")),
         world.users.create_account(new_account("alice"))
@@ -46,7 +46,7 @@ async fn of_two_registrations_at_once_one_wins() {
 
 #[tokio::test]
 async fn reserved_and_numeric_names_are_not_for_everyone() {
-    let world = world();
+    let world = world().await;
     for name in ["server", "12345"] {
         let refused = world.users.create_account(new_account(name)).await;
         assert!(matches!(refused, Err(Error::ReservedUserName)), "{name}");
@@ -55,23 +55,23 @@ async fn reserved_and_numeric_names_are_not_for_everyone() {
     assert!(world.users.create_account(by_admin).await.is_ok());
     let by_service = NewAccount { origin: Origin::AppService("irc".into()), password: None, ..new_account("haima") };
     world.users.create_account(by_service).await.unwrap();
-    let account = world.users.account(&world.view(), &user("haima")).await.unwrap().unwrap();
+    let account = world.users.account(&world.view().await, &user("haima")).await.unwrap().unwrap();
     assert_eq!(account.appservice.as_deref(), Some("irc"));
 }
 
 #[tokio::test]
 async fn guests_get_a_number_and_a_session() {
-    let world = world();
+    let world = world().await;
     let guest = world.users.create_guest(server_name!("example.org"), Some("Browser".into())).await.unwrap();
     assert!(guest.user_id.localpart().bytes().all(|c| c.is_ascii_digit()));
     let session = world.users.authenticate(&guest.session.unwrap().access_token).await.unwrap();
     assert_eq!(session.kind, Kind::Guest);
-    assert!(!world.users.has_accounts(&world.view()).await.unwrap());
+    assert!(!world.users.has_accounts(&world.view().await).await.unwrap());
 }
 
 #[tokio::test]
 async fn a_guest_becomes_an_ordinary_user() {
-    let world = world();
+    let world = world().await;
     let guest = world.users.create_guest(server_name!("example.org"), None).await.unwrap();
     let token = guest.session.unwrap().access_token;
     let upgrade = || NewAccount { user_id: guest.user_id.clone(), ..new_account("x") };
@@ -84,8 +84,8 @@ async fn a_guest_becomes_an_ordinary_user() {
         assert_eq!(world.users.authenticate(&token).await.unwrap().kind, Kind::User);
     }
     assert!(world.users.check_password(&guest.user_id, PASSWORD).await.is_ok());
-    assert_eq!(world.users.devices(&world.view(), &guest.user_id).await.unwrap().len(), 2);
-    assert!(world.users.has_accounts(&world.view()).await.unwrap());
+    assert_eq!(world.users.devices(&world.view().await, &guest.user_id).await.unwrap().len(), 2);
+    assert!(world.users.has_accounts(&world.view().await).await.unwrap());
 
     assert!(matches!(world.users.upgrade_guest(upgrade()).await, Err(Error::UserNameTaken)));
     assert!(matches!(world.users.upgrade_guest(new_account("nobody")).await, Err(Error::UnknownUser)));
@@ -93,36 +93,36 @@ async fn a_guest_becomes_an_ordinary_user() {
 
 #[tokio::test]
 async fn registration_can_log_in_in_the_same_step() {
-    let world = world();
+    let world = world().await;
     let login = Login { device_id: Some("PHONE".into()), display_name: Some("Phone".into()), refreshable: false };
     let new = NewAccount { login: Some(login), display_name: Some("Alice".into()), ..new_account("alice") };
     let created = world.users.create_account(new).await.unwrap();
     let session = world.users.authenticate(&created.session.unwrap().access_token).await.unwrap();
     assert_eq!((session.user_id.as_str(), session.device_id.as_str()), ("@alice:example.org", "PHONE"));
-    let profile = world.users.profile(&world.view(), &user("alice")).await.unwrap();
+    let profile = world.users.profile(&world.view().await, &user("alice")).await.unwrap();
     assert_eq!(profile.display_name().as_deref(), Some("Alice"));
 }
 
 #[tokio::test]
 async fn login_names_are_found_with_and_without_server_and_case() {
-    let world = world();
+    let world = world().await;
     world.register("alice").await;
     let server = server_name!("example.org");
     for name in ["alice", "Alice", "@alice:example.org", "@ALICE:example.org"] {
-        let found = world.users.find_login_name(&world.view(), name, server).await.unwrap();
+        let found = world.users.find_login_name(&world.view().await, name, server).await.unwrap();
         assert_eq!(found, "@alice:example.org", "{name}");
     }
-    let elsewhere = world.users.find_login_name(&world.view(), "@alice:elsewhere.org", server).await;
+    let elsewhere = world.users.find_login_name(&world.view().await, "@alice:elsewhere.org", server).await;
     assert!(matches!(elsewhere, Err(Error::InvalidUserName)));
 }
 
 #[tokio::test]
 async fn accounts_come_in_pages() {
-    let world = world();
+    let world = world().await;
     for name in ["carol", "alice", "bob"] {
         world.register(name).await;
     }
-    let view = world.view();
+    let view = world.view().await;
     let first = world.users.accounts(&view, None, 2).await.unwrap();
     let names: Vec<&str> = first.iter().map(|(user, _)| user.localpart()).collect();
     assert_eq!(names, ["alice", "bob"]);
@@ -133,7 +133,7 @@ async fn accounts_come_in_pages() {
 
 #[tokio::test]
 async fn admins_lock_and_suspend_others_who_are_not_admins() {
-    let world = world();
+    let world = world().await;
     let (admin, other) = (world.register_admin("root1").await, world.register_admin("root2").await);
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let refused: [(&UserId, &UserId); 3] = [(&alice, &bob), (&admin, &admin), (&admin, &other)];
@@ -160,7 +160,7 @@ async fn admins_lock_and_suspend_others_who_are_not_admins() {
 
 #[tokio::test]
 async fn a_flag_is_seen_by_sessions_in_memory() {
-    let world = world();
+    let world = world().await;
     let admin = world.register_admin("root1").await;
     let alice = world.register("alice").await;
     let session = world.login(&alice, "PHONE").await;
@@ -180,18 +180,18 @@ async fn a_flag_is_seen_by_sessions_in_memory() {
 
 #[tokio::test]
 async fn being_an_admin_can_be_given_and_taken() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
-    assert!(!world.users.is_admin(&world.view(), &alice).await.unwrap());
+    assert!(!world.users.is_admin(&world.view().await, &alice).await.unwrap());
     world.users.set_admin(&alice, true).await.unwrap();
-    assert!(world.users.is_admin(&world.view(), &alice).await.unwrap());
+    assert!(world.users.is_admin(&world.view().await, &alice).await.unwrap());
     world.users.set_admin(&alice, false).await.unwrap();
-    assert!(!world.users.is_admin(&world.view(), &alice).await.unwrap());
+    assert!(!world.users.is_admin(&world.view().await, &alice).await.unwrap());
 }
 
 #[tokio::test]
 async fn deactivation_deletes_all_but_the_name() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let session = world.login_refreshable(&alice, "PHONE").await;
     let content = to_raw_value(&json!({"a": 1})).unwrap();
@@ -201,7 +201,7 @@ async fn deactivation_deletes_all_but_the_name() {
 
     world.users.deactivate(&alice, Erasure::Erase).await.unwrap();
 
-    let view = world.view();
+    let view = world.view().await;
     let account = world.users.account(&view, &alice).await.unwrap().unwrap();
     assert!(account.deactivated && account.erased);
     assert!(matches!(world.users.authenticate(&session.access_token).await, Err(Error::UnknownToken)));
@@ -222,7 +222,7 @@ async fn deactivation_deletes_all_but_the_name() {
 
 #[tokio::test]
 async fn who_was_erased_counts_in_the_memory_budget() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.users.deactivate(&alice, Erasure::Erase).await.unwrap();
     world.settle().await;
@@ -235,8 +235,8 @@ async fn who_was_erased_counts_in_the_memory_budget() {
 #[tokio::test]
 async fn operations_can_move_between_threads() {
     fn moves<T: Send>(_: &T) {}
-    let world = world();
-    let (users, view, alice) = (&world.users, &world.view(), &user("alice"));
+    let world = world().await;
+    let (users, view, alice) = (&world.users, &world.view().await, &user("alice"));
     let content = &to_raw_value(&json!({})).unwrap();
     let mut batch = store::Batch::new();
     moves(&users.create_account(new_account("alice")));

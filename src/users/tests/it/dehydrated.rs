@@ -30,12 +30,12 @@ pub async fn put(world: &World, device: &Device, keys: KeyUpload) -> Result<(), 
 }
 
 async fn current(world: &World, user: &UserId) -> Option<(String, String)> {
-    let device = world.users.dehydrated_device(&world.view(), user).await.unwrap()?;
+    let device = world.users.dehydrated_device(&world.view().await, user).await.unwrap()?;
     Some((device.device_id.to_string(), device.data.get().to_owned()))
 }
 
 async fn device_ids(world: &World, user: &UserId) -> Vec<String> {
-    let devices = world.users.devices(&world.view(), user).await.unwrap();
+    let devices = world.users.devices(&world.view().await, user).await.unwrap();
     devices.into_iter().map(|device| device.device_id.to_string()).collect()
 }
 
@@ -53,7 +53,7 @@ async fn waiting(world: &World, device: &Device) -> usize {
 
 #[tokio::test]
 async fn a_user_has_one_that_gets_messages_and_keys_claimed() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     assert_eq!(current(&world, &alice).await, None);
@@ -63,7 +63,7 @@ async fn a_user_has_one_that_gets_messages_and_keys_claimed() {
     assert_eq!(current(&world, &alice).await.unwrap(), ("FIRST".to_owned(), r#"{"device_pickle":"FIRST"}"#.to_owned()));
     assert_eq!(device_ids(&world, &alice).await, ["FIRST", "PHONE"]);
     assert!(seen(&world, &alice, &alice).await.unwrap().devices.contains_key(&first.id));
-    let counts = world.users.key_counts(&world.view(), &alice, &first.id).await.unwrap();
+    let counts = world.users.key_counts(&world.view().await, &alice, &first.id).await.unwrap();
     assert_eq!(counts.one_time["signed_curve25519"], 5);
     send(&world, &first, "1").await;
     assert_eq!(waiting(&world, &first).await, 1);
@@ -89,7 +89,7 @@ async fn a_user_has_one_that_gets_messages_and_keys_claimed() {
 
 #[tokio::test]
 async fn what_is_refused_leaves_the_one_before() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     let mut first = device(&alice, "FIRST");
@@ -112,7 +112,7 @@ async fn what_is_refused_leaves_the_one_before() {
 
 #[tokio::test]
 async fn it_goes_when_its_device_is_deleted() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut first = device(&alice, "FIRST");
     let keys = upload(&mut first);
@@ -129,7 +129,7 @@ async fn it_goes_when_its_device_is_deleted() {
 
 #[tokio::test]
 async fn nobody_logs_in_on_it_but_everybody_writes_to_it() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     let mut first = device(&alice, "FIRST");

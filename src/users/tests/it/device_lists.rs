@@ -7,19 +7,19 @@ use users::DEVICE_LIST_CHANGES_KEPT;
 use crate::world::{World, user, world};
 
 async fn change(world: &World, who: &UserId) -> Result<Position, CommitError> {
-    let (view, mut batch) = (world.view(), Batch::new());
+    let (view, mut batch) = (world.view().await, Batch::new());
     world.users.prepare_remote_device_list(&view, &mut batch, who, Vec::new()).await.unwrap();
     world.store.commit(batch).await
 }
 
 async fn changes(world: &World, since: Position, limit: usize) -> Vec<OwnedUserId> {
-    let changes = world.users.device_list_changes(&world.view(), since, limit).await.unwrap();
+    let changes = world.users.device_list_changes(&world.view().await, since, limit).await.unwrap();
     changes.into_iter().map(|(user, _)| user).collect()
 }
 
 #[tokio::test]
 async fn each_user_is_listed_once_at_the_last_change() {
-    let world = world();
+    let world = world().await;
     let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
     let first = change(&world, &alice).await.unwrap();
     let second = change(&world, &bob).await.unwrap();
@@ -30,16 +30,16 @@ async fn each_user_is_listed_once_at_the_last_change() {
     assert_eq!(changes(&world, second, 10).await, std::slice::from_ref(&alice));
     assert!(changes(&world, third, 10).await.is_empty());
     let asked = [&*carol, &*bob, &*alice];
-    let positions = world.users.device_list_positions(&world.view(), &asked).await.unwrap();
+    let positions = world.users.device_list_positions(&world.view().await, &asked).await.unwrap();
     assert_eq!(positions, [None, Some(second), Some(third)]);
 }
 
 #[tokio::test]
 async fn of_two_changes_at_once_one_is_built_again() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     change(&world, &alice).await.unwrap();
-    let (view, mut one, mut other) = (world.view(), Batch::new(), Batch::new());
+    let (view, mut one, mut other) = (world.view().await, Batch::new(), Batch::new());
     world.users.prepare_remote_device_list(&view, &mut one, &alice, Vec::new()).await.unwrap();
     world.users.prepare_remote_device_list(&view, &mut other, &alice, Vec::new()).await.unwrap();
     world.store.commit(one).await.unwrap();
@@ -49,7 +49,7 @@ async fn of_two_changes_at_once_one_is_built_again() {
 
 #[tokio::test]
 async fn it_is_known_for_a_while_when_keys_changed() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let mut positions = Vec::new();
     for _ in 0..DEVICE_LIST_CHANGES_KEPT + 8 {
@@ -57,7 +57,7 @@ async fn it_is_known_for_a_while_when_keys_changed() {
         positions.push(change(&world, &alice).await.unwrap());
     }
     let changed = async |since: Position, until: Position| {
-        world.users.device_list_changed_between(&world.view(), &alice, since, until).await.unwrap()
+        world.users.device_list_changed_between(&world.view().await, &alice, since, until).await.unwrap()
     };
     let before = |position: Position| Position::from_u64(position.get() - 1);
     for pair in positions[8..].windows(2) {

@@ -9,13 +9,13 @@ use users::{Change, Config, DEVICE_ID_BYTES_MAX, DEVICES_PER_USER_MAX, Erasure, 
 use crate::world::{World, another, config, user, world, world_with};
 
 async fn names(world: &World, who: &ruma::UserId) -> Vec<(String, Option<String>)> {
-    let devices = world.users.devices(&world.view(), who).await.unwrap();
+    let devices = world.users.devices(&world.view().await, who).await.unwrap();
     devices.into_iter().map(|device| (device.device_id.to_string(), device.display_name)).collect()
 }
 
 #[tokio::test]
 async fn a_login_creates_a_device_or_takes_one_over() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let named =
         |name: &str| Login { device_id: Some("PHONE".into()), display_name: Some(name.to_owned()), refreshable: false };
@@ -33,7 +33,7 @@ async fn a_login_creates_a_device_or_takes_one_over() {
 
 #[tokio::test]
 async fn who_cannot_log_in() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     assert!(matches!(world.users.login(&user("nobody"), &Login::default()).await, Err(Error::UnknownUser)));
     for id in [String::new(), "x".repeat(DEVICE_ID_BYTES_MAX + 1)] {
@@ -44,7 +44,7 @@ async fn who_cannot_log_in() {
 
 #[tokio::test]
 async fn devices_are_renamed() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     let phone = "PHONE".into();
@@ -60,7 +60,7 @@ async fn devices_are_renamed() {
 
 #[tokio::test]
 async fn application_services_make_devices_without_tokens() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let put = world.users.put_device(&alice, "BRIDGE".into(), Some("Bridge")).await.unwrap();
     assert_eq!(put, PutDevice::Created);
@@ -71,7 +71,7 @@ async fn application_services_make_devices_without_tokens() {
 
 #[tokio::test]
 async fn deleting_devices_deletes_their_tokens_alone() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let bob = world.register("bob").await;
     let phone = world.login_refreshable(&alice, "PHONE").await;
@@ -92,7 +92,7 @@ async fn deleting_devices_deletes_their_tokens_alone() {
 
 #[tokio::test]
 async fn a_device_is_deleted_however_many_unknown_ones_are_named_with_it() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     let mut ids: Vec<OwnedDeviceId> = Vec::new();
@@ -106,7 +106,7 @@ async fn a_device_is_deleted_however_many_unknown_ones_are_named_with_it() {
 
 #[tokio::test]
 async fn a_device_too_many_takes_the_place_of_the_one_used_least_recently() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut sessions = Vec::new();
     for number in 0..DEVICES_PER_USER_MAX {
@@ -131,7 +131,7 @@ async fn a_device_too_many_takes_the_place_of_the_one_used_least_recently() {
 /// Long names make the most of each row.
 #[tokio::test]
 async fn who_has_many_devices_with_long_names_can_be_deactivated() {
-    let world = world();
+    let world = world().await;
     let alice = world.register(&"alice".repeat(45)).await;
     for number in 0..DEVICES_PER_USER_MAX {
         let width = DEVICE_ID_BYTES_MAX;
@@ -147,7 +147,7 @@ async fn who_has_many_devices_with_long_names_can_be_deactivated() {
 #[tokio::test]
 async fn devices_that_nobody_uses_go_after_the_configured_time() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-    let world = world_with(Config { unused_device_retention_days: Days::of(30), ..config() });
+    let world = world_with(Config { unused_device_retention_days: Days::of(30), ..config() }).await;
     let alice = world.register("alice").await;
     let used = world.login(&alice, "USED").await;
     world.login(&alice, "UNUSED").await;
@@ -163,7 +163,7 @@ async fn devices_that_nobody_uses_go_after_the_configured_time() {
     let left: Vec<String> = names(&world, &alice).await.into_iter().map(|(id, _)| id).collect();
     assert_eq!(left, ["NEW", "USED"]);
     // Nothing goes where nothing is configured.
-    let elsewhere = another(&world.store, &world.clock, config());
+    let elsewhere = another(&world.store, &world.clock, config()).await;
     world.pass_ms(1000 * DAY_MS);
     elsewhere.sweep_expired().await.unwrap();
     assert_eq!(names(&world, &alice).await.len(), 2);
@@ -171,7 +171,7 @@ async fn devices_that_nobody_uses_go_after_the_configured_time() {
 
 #[tokio::test]
 async fn the_log_tells_of_devices() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut follower = world.store.read_log(world.store.published());
     world.login(&alice, "PHONE").await;

@@ -30,7 +30,7 @@ async fn search_as(
     visible: impl Fn(&OwnedUserId) -> bool,
 ) -> DirectoryResults {
     let visible = |user: OwnedUserId| std::future::ready(Ok::<bool, Failed>(visible(&user)));
-    world.users.search_directory(&world.view(), term, limit, visible).await.unwrap()
+    world.users.search_directory(&world.view().await, term, limit, visible).await.unwrap()
 }
 
 async fn search(world: &World, term: &str) -> Vec<String> {
@@ -39,7 +39,7 @@ async fn search(world: &World, term: &str) -> Vec<String> {
 }
 
 async fn people() -> World {
-    let world = world();
+    let world = world().await;
     let people = [
         ("alice", "Alice Margatroid"),
         ("bob.smith", "Bob"),
@@ -104,7 +104,7 @@ async fn a_match_has_the_profile() {
 
 #[tokio::test]
 async fn of_equal_matches_those_with_a_profile_come_first() {
-    let world = world();
+    let world = world().await;
     for name in ["worker1", "worker2", "worker3"] {
         world.register(name).await;
     }
@@ -132,7 +132,7 @@ async fn results_are_limited() {
 
 #[tokio::test]
 async fn many_rows_are_read_in_pages() {
-    let world = world();
+    let world = world().await;
     for number in 0..250 {
         world.register(&format!("worker{number}")).await;
     }

@@ -30,13 +30,13 @@ async fn create(world: &World, user: &UserId) -> u64 {
 }
 
 async fn contents(world: &World, user: &UserId, version: u64) -> BackupContents {
-    world.users.key_backup(&world.view(), user, version).await.unwrap().unwrap().contents
+    world.users.key_backup(&world.view().await, user, version).await.unwrap().unwrap().contents
 }
 
 async fn all(world: &World, user: &UserId, version: u64, room: Option<&RoomId>) -> Vec<BackupKey> {
     let mut keys: Vec<BackupKey> = Vec::new();
     loop {
-        let page = world.users.backup_keys(&world.view(), user, version, room, keys.last()).await.unwrap();
+        let page = world.users.backup_keys(&world.view().await, user, version, room, keys.last()).await.unwrap();
         if page.is_empty() {
             return keys;
         }
@@ -46,36 +46,36 @@ async fn all(world: &World, user: &UserId, version: u64, room: Option<&RoomId>) 
 
 #[tokio::test]
 async fn versions_are_numbered_and_never_given_twice() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let bob = world.register("bob").await;
     let users = &world.users;
-    assert_eq!(users.current_key_backup(&world.view(), &alice).await.unwrap(), None);
+    assert_eq!(users.current_key_backup(&world.view().await, &alice).await.unwrap(), None);
     assert!(matches!(users.delete_key_backup(&alice, 1).await, Err(Error::UnknownKeyBackup)));
     assert_eq!(create(&world, &alice).await, 1);
     assert_eq!(create(&world, &alice).await, 2);
     assert_eq!(create(&world, &bob).await, 1);
-    assert_eq!(users.current_key_backup(&world.view(), &alice).await.unwrap(), Some(2));
+    assert_eq!(users.current_key_backup(&world.view().await, &alice).await.unwrap(), Some(2));
     users.delete_key_backup(&alice, 2).await.unwrap();
     users.delete_key_backup(&alice, 2).await.unwrap();
     assert!(matches!(users.delete_key_backup(&alice, 3).await, Err(Error::UnknownKeyBackup)));
     assert!(matches!(users.delete_key_backup(&alice, 0).await, Err(Error::UnknownKeyBackup)));
-    assert_eq!(users.current_key_backup(&world.view(), &alice).await.unwrap(), Some(1));
+    assert_eq!(users.current_key_backup(&world.view().await, &alice).await.unwrap(), Some(1));
     assert_eq!(create(&world, &alice).await, 3);
     assert_eq!(create(&world, &alice).await, 4);
     for version in [1, 3, 4] {
         users.delete_key_backup(&alice, version).await.unwrap();
     }
-    assert_eq!(users.current_key_backup(&world.view(), &alice).await.unwrap(), None);
+    assert_eq!(users.current_key_backup(&world.view().await, &alice).await.unwrap(), None);
     assert_eq!(create(&world, &alice).await, 5);
 }
 
 #[tokio::test]
 async fn a_restored_store_gives_no_version_or_etag_again() {
     let disk = MemoryDisk::new();
-    let mut world = world();
+    let mut world = world().await;
     world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     world.users.put_backup_keys(&alice, version, &[key("!a:x", "1", (1, 0, false), "{}")]).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_restored_store_gives_no_version_or_etag_again() {
     world.store.close().await;
 
     world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     assert_eq!(contents(&world, &alice, version).await, before);
     let keys = [key("!a:x", "2", (1, 0, false), "{}")];
     let after = world.users.put_backup_keys(&alice, version, &keys).await.unwrap();
@@ -98,7 +98,7 @@ async fn a_restored_store_gives_no_version_or_etag_again() {
 
 #[tokio::test]
 async fn no_backup_is_made_while_its_user_is_deactivated() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let auth_data = raw("{}");
     let (gone, created) = tokio::join!(
@@ -107,17 +107,17 @@ async fn no_backup_is_made_while_its_user_is_deactivated() {
     );
     gone.unwrap();
     assert!(matches!(created, Err(Error::Deactivated)));
-    assert_eq!(world.users.current_key_backup(&world.view(), &alice).await.unwrap(), None);
+    assert_eq!(world.users.current_key_backup(&world.view().await, &alice).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn auth_data_can_be_replaced_and_the_algorithm_not() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     let auth_data = raw(r#"{"public_key":"b","signatures":{}}"#);
     world.users.update_key_backup(&alice, version, ALGORITHM, &auth_data).await.unwrap();
-    let backup = world.users.key_backup(&world.view(), &alice, version).await.unwrap().unwrap();
+    let backup = world.users.key_backup(&world.view().await, &alice, version).await.unwrap().unwrap();
     assert_eq!((backup.auth_data.get(), backup.algorithm.as_str()), (auth_data.get(), ALGORITHM));
     let error = world.users.update_key_backup(&alice, version, "org.example", &auth_data).await.unwrap_err();
     assert!(matches!(error, Error::KeyBackupAlgorithm));
@@ -129,7 +129,7 @@ async fn auth_data_can_be_replaced_and_the_algorithm_not() {
 
 #[tokio::test]
 async fn the_better_key_stays() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     // In this order each is better than the one before: verified, then a lower index, then forwarded less.
@@ -146,14 +146,14 @@ async fn the_better_key_stays() {
             assert_eq!(world.users.put_backup_keys(&alice, version, &[worse]).await.unwrap(), after);
         }
         let room = RoomId::parse("!a:x").unwrap();
-        let stored = world.users.backup_key(&world.view(), &alice, version, (&room, "s")).await.unwrap();
+        let stored = world.users.backup_key(&world.view().await, &alice, version, (&room, "s")).await.unwrap();
         assert_eq!(stored.unwrap().session_data.get(), format!(r#"{{"n":{n}}}"#));
     }
 }
 
 #[tokio::test]
 async fn keys_go_into_the_newest_backup_alone() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let keys = [key("!a:x", "s", (0, 0, true), "{}")];
     let error = world.users.put_backup_keys(&alice, 1, &keys).await.unwrap_err();
@@ -169,13 +169,13 @@ async fn keys_go_into_the_newest_backup_alone() {
     assert_eq!(all(&world, &alice, 1, None).await.len(), 1);
     let after = world.users.delete_backup_keys(&alice, 1, BackupScope::All).await.unwrap();
     assert_eq!(after.count, 0);
-    let error = world.users.backup_keys(&world.view(), &alice, 7, None, None).await.unwrap_err();
+    let error = world.users.backup_keys(&world.view().await, &alice, 7, None, None).await.unwrap_err();
     assert!(matches!(error, Error::UnknownKeyBackup));
 }
 
 #[tokio::test]
 async fn thousands_of_keys_are_stored_read_and_deleted() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     let data = format!(r#"{{"ciphertext":"{}"}}"#, "c".repeat(700));
@@ -209,7 +209,7 @@ async fn thousands_of_keys_are_stored_read_and_deleted() {
 
 #[tokio::test]
 async fn limits_hold() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     let large = format!(r#"{{"c":"{}"}}"#, "c".repeat(KEY_BACKUP_SESSION_BYTES_MAX));
@@ -230,7 +230,7 @@ async fn limits_hold() {
 
 #[tokio::test]
 async fn what_all_backups_of_a_user_take_is_bounded() {
-    let world = world_with(Config { key_backup_bytes_max: 10_000, ..config() });
+    let world = world_with(Config { key_backup_bytes_max: 10_000, ..config() }).await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let large = format!(r#"{{"c":"{}"}}"#, "c".repeat(4_000));
     let put = async |user: &UserId, version: u64, session: &str, data: &str| {
@@ -265,12 +265,12 @@ async fn what_all_backups_of_a_user_take_is_bounded() {
 
 #[tokio::test]
 async fn backups_go_with_the_account() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
     world.users.put_backup_keys(&alice, version, &[key("!a:x", "s", (0, 0, true), "{}")]).await.unwrap();
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
-    assert!(world.users.key_backup(&world.view(), &alice, version).await.unwrap().is_none());
+    assert!(world.users.key_backup(&world.view().await, &alice, version).await.unwrap().is_none());
 }
 
 #[derive(Clone, Debug)]
@@ -316,7 +316,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let max = 1_500;
-            let world = world_with(Config { key_backup_bytes_max: max, ..config() });
+            let world = world_with(Config { key_backup_bytes_max: max, ..config() }).await;
             let alice = world.register("alice").await;
             let version = create(&world, &alice).await;
             let mut model = Model::new();

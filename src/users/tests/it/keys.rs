@@ -109,7 +109,7 @@ pub fn fallback(keys: &BTreeMap<String, Value>) -> KeyUpload {
 /// What `asker` sees of all keys of `of`.
 pub async fn seen(world: &World, asker: &UserId, of: &UserId) -> Option<UserKeys> {
     let wanted = [(of.to_owned(), Vec::new())].into();
-    world.users.query_keys(&world.view(), asker, &wanted).await.unwrap().remove(of)
+    world.users.query_keys(&world.view().await, asker, &wanted).await.unwrap().remove(of)
 }
 
 pub fn value(raw: &RawValue) -> Value {
@@ -143,7 +143,7 @@ pub async fn changes(world: &World, from: store::Position) -> Vec<Change> {
 
 #[tokio::test]
 async fn identity_keys_are_kept_as_they_were_sent() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let phone = Device::new(&world, &alice, "PHONE").await;
     assert!(seen(&world, &bob, &alice).await.unwrap().devices.is_empty());
@@ -172,7 +172,7 @@ async fn identity_keys_are_kept_as_they_were_sent() {
 
 #[tokio::test]
 async fn what_is_not_signed_by_the_device_is_refused() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let phone = Device::new(&world, &alice, "PHONE").await;
     let other = Device::new(&world, &alice, "OTHER").await;
@@ -214,7 +214,7 @@ async fn what_is_not_signed_by_the_device_is_refused() {
 
 #[tokio::test]
 async fn identity_keys_never_change_but_what_is_around_them_may() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut phone = Device::new(&world, &alice, "PHONE").await;
     phone.upload_identity(&world).await;
@@ -230,7 +230,7 @@ async fn identity_keys_never_change_but_what_is_around_them_may() {
 
 #[tokio::test]
 async fn a_query_names_devices_or_wants_all() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     for id in ["A", "B", "C"] {
         Device::new(&world, &alice, id).await.upload_identity(&world).await;
@@ -239,7 +239,7 @@ async fn a_query_names_devices_or_wants_all() {
     let ask = async |devices: &[&str]| {
         let devices: Vec<OwnedDeviceId> = devices.iter().map(|id| (*id).into()).collect();
         let wanted = [(alice.clone(), devices), (user("nobody"), Vec::new())].into();
-        let mut found = world.users.query_keys(&world.view(), &alice, &wanted).await.unwrap();
+        let mut found = world.users.query_keys(&world.view().await, &alice, &wanted).await.unwrap();
         assert_eq!(found.len(), 1);
         let found = found.remove(&alice).unwrap().devices;
         found.into_keys().map(|id| id.to_string()).collect::<Vec<_>>()
@@ -251,7 +251,7 @@ async fn a_query_names_devices_or_wants_all() {
 
 #[tokio::test]
 async fn keys_go_with_the_device_and_with_the_account() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let mut devices = Vec::new();
     for id in ["A", "B", "C", "D"] {
@@ -275,7 +275,7 @@ async fn keys_go_with_the_device_and_with_the_account() {
     assert_eq!(left.keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["B", "D"]);
     let count = async |id: &str| {
         let id = <&DeviceId>::from(id);
-        world.users.key_counts(&world.view(), &alice, id).await.unwrap().one_time["signed_curve25519"]
+        world.users.key_counts(&world.view().await, &alice, id).await.unwrap().one_time["signed_curve25519"]
     };
     assert_eq!([count("A").await, count("B").await, count("C").await, count("D").await], [0, 2, 0, 2]);
 
@@ -290,7 +290,7 @@ async fn keys_go_with_the_device_and_with_the_account() {
 
 #[tokio::test]
 async fn any_set_of_devices_is_deleted_and_no_other() {
-    let world = world();
+    let world = world().await;
     // Names between which the runs of the first must end.
     let alice = world.register("alice").await;
     let others = [world.register("alic").await, world.register("alice0").await, user("alice")];
@@ -307,7 +307,7 @@ async fn any_set_of_devices_is_deleted_and_no_other() {
             (0..ids.len()).filter(|index| is_chosen(*index)).map(|index| ids[index].into()).collect();
         world.users.delete_devices(&alice, &gone).await.unwrap();
         for (index, id) in ids.iter().enumerate() {
-            let device = world.users.device(&world.view(), &alice, (*id).into()).await.unwrap();
+            let device = world.users.device(&world.view().await, &alice, (*id).into()).await.unwrap();
             assert_eq!(device.is_some(), !is_chosen(index), "{id} of {chosen:b}");
         }
         let left = seen(&world, &alice, &alice).await.unwrap().devices.len();
@@ -321,7 +321,7 @@ async fn any_set_of_devices_is_deleted_and_no_other() {
 
 #[tokio::test]
 async fn all_devices_with_keys_are_deleted_at_once() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let kept = world.login_refreshable(&alice, "DEVICE500").await;
     for number in 0..DEVICES_PER_USER_MAX {
@@ -344,7 +344,7 @@ async fn all_devices_with_keys_are_deleted_at_once() {
 /// Each second of many devices with long ids, so that there is no run of neighbours, and more to delete than a batch holds.
 #[tokio::test]
 async fn half_of_very_many_devices_are_deleted() {
-    let world = world();
+    let world = world().await;
     let alice = world.register(&"alice".repeat(40)).await;
     let id = |number: usize| OwnedDeviceId::from(format!("{number:0255}"));
     for number in 0..DEVICES_PER_USER_MAX {
@@ -353,7 +353,7 @@ async fn half_of_very_many_devices_are_deleted() {
     }
     let gone: Vec<OwnedDeviceId> = (0..DEVICES_PER_USER_MAX).step_by(2).map(id).collect();
     world.users.delete_devices(&alice, &gone).await.unwrap();
-    let left: Vec<_> = world.users.devices(&world.view(), &alice).await.unwrap();
+    let left: Vec<_> = world.users.devices(&world.view().await, &alice).await.unwrap();
     let left: Vec<_> = left.into_iter().map(|device| device.device_id).collect();
     assert_eq!(left, (0..DEVICES_PER_USER_MAX).skip(1).step_by(2).map(id).collect::<Vec<_>>());
     // All of them are one run, however long their ids.
@@ -361,5 +361,5 @@ async fn half_of_very_many_devices_are_deleted() {
         world.login_refreshable(&alice, id(number).as_str()).await;
     }
     world.users.delete_all_devices(&alice).await.unwrap();
-    assert!(world.users.devices(&world.view(), &alice).await.unwrap().is_empty());
+    assert!(world.users.devices(&world.view().await, &alice).await.unwrap().is_empty());
 }

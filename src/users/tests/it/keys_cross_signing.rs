@@ -83,7 +83,7 @@ async fn sign_key(world: &World, signer: &UserId, user: &UserId, key: &str, json
 
 #[tokio::test]
 async fn the_first_keys_and_the_same_keys_need_no_confirmation() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let first = Owner::new(&alice, 1);
     let before = world.store.published();
@@ -116,7 +116,7 @@ async fn the_first_keys_and_the_same_keys_need_no_confirmation() {
 
 #[tokio::test]
 async fn a_new_master_key_needs_confirmation_and_ends_the_other_keys() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     put(&world, &alice, &Owner::new(&alice, 1).upload()).await.unwrap();
     let second = Owner::new(&alice, 11);
@@ -133,7 +133,7 @@ async fn a_new_master_key_needs_confirmation_and_ends_the_other_keys() {
 
 #[tokio::test]
 async fn keys_must_be_of_the_user_and_signed_by_the_master_key() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let owner = Owner::new(&alice, 1);
     let only = |key: &Value| CrossSigningUpload { self_signing_key: Some(raw(key)), ..Default::default() };
@@ -169,7 +169,7 @@ async fn keys_must_be_of_the_user_and_signed_by_the_master_key() {
 
 #[tokio::test]
 async fn devices_and_cross_signing_keys_have_different_names() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let owner = Owner::new(&alice, 1);
     world.login(&alice, &name(&owner.self_signing)).await;
@@ -182,7 +182,7 @@ async fn devices_and_cross_signing_keys_have_different_names() {
 
 #[tokio::test]
 async fn own_devices_are_signed_by_the_self_signing_key() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let phone = Device::new(&world, &alice, "PHONE").await;
     phone.upload_identity(&world).await;
@@ -235,7 +235,7 @@ async fn own_devices_are_signed_by_the_self_signing_key() {
 
 #[tokio::test]
 async fn the_master_key_is_signed_by_devices() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let phone = Device::new(&world, &alice, "PHONE").await;
     let tablet = Device::new(&world, &alice, "TABLET").await;
@@ -272,7 +272,7 @@ async fn the_master_key_is_signed_by_devices() {
 
 #[tokio::test]
 async fn who_signs_others_is_seen_by_nobody_else() {
-    let world = world();
+    let world = world().await;
     let (alice, bob, carol) =
         (world.register("alice").await, world.register("bob").await, world.register("carol").await);
     let (of_alice, of_bob) = (Owner::new(&alice, 1), Owner::new(&bob, 11));
@@ -312,7 +312,7 @@ async fn who_signs_others_is_seen_by_nobody_else() {
     assert!(seen(&world, &alice, &bob).await.unwrap().master.is_none());
     let signed_by_alice = async || {
         let since = store::Position::ZERO;
-        world.users.users_signed_between(&world.view(), &alice, since, store::Position::MAX).await.unwrap()
+        world.users.users_signed_between(&world.view().await, &alice, since, store::Position::MAX).await.unwrap()
     };
     assert_eq!(signed_by_alice().await, std::slice::from_ref(&bob));
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();
@@ -321,7 +321,7 @@ async fn who_signs_others_is_seen_by_nobody_else() {
 
 #[tokio::test]
 async fn one_upload_signs_many_and_tells_what_failed() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let owner = Owner::new(&alice, 1);
     put(&world, &alice, &owner.upload()).await.unwrap();

@@ -28,7 +28,7 @@ async fn claim(world: &World, device: &Device) -> Option<ClaimedKey> {
 }
 
 async fn counts(world: &World, device: &Device) -> (u64, bool) {
-    let counts = world.users.key_counts(&world.view(), &device.user, &device.id).await.unwrap();
+    let counts = world.users.key_counts(&world.view().await, &device.user, &device.id).await.unwrap();
     (counts.one_time[SIGNED], counts.unused_fallbacks.contains(SIGNED))
 }
 
@@ -41,7 +41,7 @@ async fn phone(world: &World) -> Device {
 
 #[tokio::test]
 async fn the_oldest_is_handed_out_first_and_each_once() {
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     assert!(claim(&world, &phone).await.is_none());
     let (first, second) = (phone.one_time_keys(3), phone.one_time_keys(2));
@@ -62,7 +62,7 @@ async fn the_oldest_is_handed_out_first_and_each_once() {
 
 #[tokio::test]
 async fn the_same_upload_twice_is_once_even_after_a_claim() {
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     let keys = phone.one_time_keys(3);
     phone.upload(&world, &one_time(&keys)).await.unwrap();
@@ -86,7 +86,7 @@ async fn the_same_upload_twice_is_once_even_after_a_claim() {
 #[tokio::test]
 async fn no_key_is_handed_out_twice_however_many_want_one() {
     const KEYS: usize = 30;
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     let keys = phone.one_time_keys(KEYS);
     phone.upload(&world, &one_time(&keys)).await.unwrap();
@@ -114,11 +114,11 @@ async fn no_key_is_handed_out_twice_however_many_want_one() {
 
 #[tokio::test]
 async fn two_servers_on_one_store_hand_out_each_key_once() {
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     let keys = phone.one_time_keys(8);
     phone.upload(&world, &one_time(&keys)).await.unwrap();
-    let other = crate::world::another(&world.store, &world.clock, crate::world::config());
+    let other = crate::world::another(&world.store, &world.clock, crate::world::config()).await;
     let claims = || vec![claim_of(&phone, SIGNED)];
     let mut got = HashSet::new();
     for _ in 0..4 {
@@ -130,7 +130,7 @@ async fn two_servers_on_one_store_hand_out_each_key_once() {
 
 #[tokio::test]
 async fn the_fallback_key_is_for_when_there_is_no_other() {
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     let first = phone.fallback_key();
     let keys = phone.one_time_keys(1);
@@ -163,7 +163,7 @@ async fn the_fallback_key_is_for_when_there_is_no_other() {
 
 #[tokio::test]
 async fn keys_that_the_device_did_not_sign_are_refused() {
-    let world = world();
+    let world = world().await;
     let mut phone = phone(&world).await;
     let mut other = Device::new(&world, &phone.user, "OTHER").await;
     let foreign = other.one_time_keys(1);
@@ -190,7 +190,7 @@ async fn keys_that_the_device_did_not_sign_are_refused() {
 
 #[tokio::test]
 async fn keys_that_came_before_the_identity_are_checked_when_it_comes() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut phone = Device::new(&world, &alice, "PHONE").await;
     let mut keys = phone.one_time_keys(2);
@@ -207,7 +207,7 @@ async fn keys_that_came_before_the_identity_are_checked_when_it_comes() {
 
 #[tokio::test]
 async fn keys_of_other_algorithms_are_kept_as_they_are() {
-    let world = world();
+    let world = world().await;
     let phone = phone(&world).await;
     let keys = BTreeMap::from([
         ("curve25519:A".to_owned(), json!("base64")),
@@ -222,7 +222,7 @@ async fn keys_of_other_algorithms_are_kept_as_they_are() {
 
 #[tokio::test]
 async fn keys_are_bounded() {
-    let world = world();
+    let world = world().await;
     let phone = phone(&world).await;
     let many = |from: usize, count: usize| -> BTreeMap<String, Value> {
         (from..from + count).map(|number| (format!("x:{number}"), json!("key"))).collect()
@@ -249,7 +249,7 @@ async fn keys_are_bounded() {
 
 #[tokio::test]
 async fn the_largest_upload_fits_into_a_batch() {
-    let world = world();
+    let world = world().await;
     let phone = phone(&world).await;
     let name = "n".repeat(240);
     let content = "c".repeat(ONE_TIME_KEY_BYTES_MAX - 2);
@@ -260,7 +260,7 @@ async fn the_largest_upload_fits_into_a_batch() {
 
 #[tokio::test]
 async fn one_claim_is_of_many_devices() {
-    let world = world();
+    let world = world().await;
     let mut claims = Vec::new();
     for name in 0..10 {
         let user = world.register(&format!("user-{name}")).await;
@@ -281,9 +281,9 @@ async fn one_claim_is_of_many_devices() {
 async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
     let disk = MemoryDisk::new();
     let open = || Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
-    let mut world = world();
+    let mut world = world().await;
     world.store = open();
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     let mut phone = phone(&world).await;
     let keys = phone.one_time_keys(3);
     phone.upload(&world, &one_time(&keys)).await.unwrap();
@@ -292,7 +292,7 @@ async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
         assert!(got.insert(key.id));
         disk.lose_unsynced();
         world.store = open();
-        world.users = another(&world.store, &world.clock, config());
+        world.users = another(&world.store, &world.clock, config()).await;
     }
     assert_eq!(got.len(), keys.len());
 }
@@ -300,9 +300,9 @@ async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
 #[tokio::test]
 async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
     let disk = MemoryDisk::new();
-    let mut world = world();
+    let mut world = world().await;
     world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     let mut phone = phone(&world).await;
     let (keys, last) = (phone.one_time_keys(3), phone.fallback_key());
     phone.upload(&world, &one_time(&keys)).await.unwrap();
@@ -312,7 +312,7 @@ async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
 
     // Any of them may have been handed out after the copy was made.
     world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     assert!(claim(&world, &phone).await.is_none());
     assert_eq!(counts(&world, &phone).await, (0, false));
     assert!(device_seen(&world, &phone.user, &phone).await.is_some());
@@ -391,7 +391,7 @@ async fn upload_everywhere(world: &World, phone: &Device, json: Box<RawValue>) {
 fn garbage_is_refused_and_changes_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (world, phone) = runtime.block_on(async {
-        let world = world();
+        let world = world().await;
         let phone = phone(&world).await;
         (world, phone)
     });

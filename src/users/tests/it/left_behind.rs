@@ -54,7 +54,7 @@ type Rows = BTreeMap<&'static str, usize>;
 /// Counts the rows that have a text in them.
 async fn count<const AT: usize>(world: &World, text: &str, rows: &mut Rows) {
     let names = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    let all = world.view().scan_all(Range::<AnyTable<AT>>::all()).await.unwrap();
+    let all = world.view().await.scan_all(Range::<AnyTable<AT>>::all()).await.unwrap();
     let count = all.iter().filter(|(key, value)| names(&key.0) || names(&value.0)).count();
     if count > 0 {
         rows.insert(TABLES[AT].name, count);
@@ -114,7 +114,7 @@ async fn busy_user(world: &World, name: &str, seed: u8) -> (Device, Owner) {
 
 #[tokio::test]
 async fn of_a_deactivated_user_only_what_others_must_know_is_left() {
-    let world = world();
+    let world = world().await;
     let (alice, alices) = busy_user(&world, "alice", 10).await;
     let (bob, bobs) = busy_user(&world, "bob", 20).await;
     for (from, own, to, others) in [(&alice, &alices, &bob, &bobs), (&bob, &bobs, &alice, &alices)] {
@@ -158,7 +158,7 @@ async fn of_a_deactivated_user_only_what_others_must_know_is_left() {
 
 #[tokio::test]
 async fn of_a_deleted_device_nothing_is_left() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let other = Device::new(&world, &alice, "OTHER").await;
     let mut device = Device::new(&world, &alice, "PHONE").await;

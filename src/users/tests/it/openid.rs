@@ -6,7 +6,7 @@ use crate::world::world;
 
 #[tokio::test]
 async fn a_token_says_who_it_is_for_an_hour() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let token = world.users.create_openid_token(&alice).await.unwrap();
     let other = world.users.create_openid_token(&alice).await.unwrap();
@@ -23,7 +23,7 @@ async fn a_token_says_who_it_is_for_an_hour() {
 
 #[tokio::test]
 async fn expired_tokens_are_forgotten() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     for _ in 0..30 {
         world.users.create_openid_token(&alice).await.unwrap();
@@ -38,7 +38,7 @@ async fn expired_tokens_are_forgotten() {
 
 #[tokio::test]
 async fn a_token_ends_with_its_account() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let token = world.users.create_openid_token(&alice).await.unwrap();
     world.users.deactivate(&alice, Erasure::Keep).await.unwrap();

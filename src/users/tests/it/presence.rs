@@ -20,8 +20,8 @@ fn state(world: &World, who: &UserId) -> Option<PresenceState> {
 }
 
 /// Who stops syncing is offline before they are idle.
-fn world() -> World {
-    world_with(Config { presence_offline_timeout_s: Seconds::of(30), ..config() })
+async fn world() -> World {
+    world_with(Config { presence_offline_timeout_s: Seconds::of(30), ..config() }).await
 }
 
 fn pass(world: &World, ms: u64) {
@@ -31,7 +31,7 @@ fn pass(world: &World, ms: u64) {
 
 #[tokio::test]
 async fn who_never_came_is_unknown() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     assert_eq!(world.users.presence().get_one(&alice), None);
     assert!(world.users.presence().get([&*alice]).is_empty());
@@ -39,7 +39,7 @@ async fn who_never_came_is_unknown() {
 
 #[tokio::test]
 async fn a_sync_makes_online_and_its_end_offline_after_a_while() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let syncing = world.users.presence().begin_sync(&alice, phone(), Online);
     let info = world.users.presence().get_one(&alice).unwrap();
@@ -55,7 +55,7 @@ async fn a_sync_makes_online_and_its_end_offline_after_a_while() {
 
 #[tokio::test]
 async fn who_syncs_stays_online_and_who_stops_becomes_idle_until_the_next_sync() {
-    let world = world_with(config());
+    let world = world_with(config()).await;
     let alice = user("alice");
     let presence = world.users.presence();
     let syncing = presence.begin_sync(&alice, phone(), Online);
@@ -85,7 +85,7 @@ async fn who_syncs_stays_online_and_who_stops_becomes_idle_until_the_next_sync()
 
 #[tokio::test]
 async fn an_action_makes_online_for_a_while_whatever_was_said_but_offline() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let presence = world.users.presence();
     // A device that only sends.
@@ -122,7 +122,7 @@ async fn an_action_makes_online_for_a_while_whatever_was_said_but_offline() {
 
 #[tokio::test]
 async fn the_most_present_device_counts() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let presence = world.users.presence();
     let laptop: &DeviceId = "LAPTOP".into();
@@ -139,7 +139,7 @@ async fn the_most_present_device_counts() {
 
 #[tokio::test]
 async fn a_state_that_was_set_stays_until_the_device_says_something_else() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let presence = world.users.presence();
     let _syncing = presence.begin_sync(&alice, phone(), Online);
@@ -157,7 +157,7 @@ async fn a_state_that_was_set_stays_until_the_device_says_something_else() {
 
 #[tokio::test]
 async fn each_change_is_told_once_with_a_rising_number() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (user("alice"), user("bob"));
     let presence = world.users.presence();
     let mut told = presence.subscribe();
@@ -189,14 +189,14 @@ async fn each_change_is_told_once_with_a_rising_number() {
 
 #[tokio::test]
 async fn status_messages_outlive_the_process() {
-    let world = world();
+    let world = world().await;
     let alice = user("alice");
     let presence = world.users.presence();
     presence.set(&alice, phone(), Online, Some("At work")).await.unwrap();
     let status = |info: Option<users::PresenceInfo>| info.and_then(|info| info.status_msg);
     assert_eq!(status(presence.get_one(&alice)).as_deref(), Some("At work"));
 
-    let restarted = another(&world.store, &world.clock, config());
+    let restarted = another(&world.store, &world.clock, config()).await;
     let mut told = restarted.presence().subscribe();
     told.wait_for(|sequence| *sequence > 0).await.unwrap();
     let info = restarted.presence().get_one(&alice).unwrap();
@@ -212,7 +212,7 @@ async fn status_messages_outlive_the_process() {
 
 #[tokio::test]
 async fn remote_users_are_what_their_server_says_until_it_is_silent_for_long() {
-    let world = world();
+    let world = world().await;
     let eve = UserId::parse("@eve:elsewhere.org").unwrap();
     let presence = world.users.presence();
     let online = RemotePresence {
@@ -236,7 +236,7 @@ async fn remote_users_are_what_their_server_says_until_it_is_silent_for_long() {
 
 #[tokio::test]
 async fn presence_can_be_switched_off() {
-    let world = world_with(Config { allow_local_presence: false, ..config() });
+    let world = world_with(Config { allow_local_presence: false, ..config() }).await;
     let alice = user("alice");
     let presence = world.users.presence();
     let _syncing = presence.begin_sync(&alice, phone(), Online);
@@ -248,7 +248,7 @@ async fn presence_can_be_switched_off() {
 
 #[tokio::test]
 async fn who_is_deactivated_goes_offline() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let presence = world.users.presence();
     presence.set(&alice, phone(), Online, Some("Hello")).await.unwrap();

@@ -11,13 +11,13 @@ fn set(key: &str, value: Value) -> ProfileChange {
 }
 
 async fn fields(world: &World) -> Value {
-    let profile = world.users.profile(&world.view(), &user("alice")).await.unwrap();
+    let profile = world.users.profile(&world.view().await, &user("alice")).await.unwrap();
     serde_json::to_value(profile.fields()).unwrap()
 }
 
 #[tokio::test]
 async fn fields_are_set_and_deleted() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let changes = [
         ProfileChange::display_name("Alice"),
@@ -43,7 +43,7 @@ async fn fields_are_set_and_deleted() {
 
 #[tokio::test]
 async fn empty_names_and_avatars_are_none() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     for key in ["displayname", "avatar_url"] {
         for empty in [json!(""), json!(null)] {
@@ -56,7 +56,7 @@ async fn empty_names_and_avatars_are_none() {
 
 #[tokio::test]
 async fn names_of_fields_follow_the_grammar() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     for key in ["", "name", "Displayname", "org.Example", ".org.a", "1org.a", "org..a", "org.a.", "org.ä", "org/a"] {
         let refused = world.users.change_profile(&alice, &set(key, json!(1))).await;
@@ -71,7 +71,7 @@ async fn names_of_fields_follow_the_grammar() {
 
 #[tokio::test]
 async fn values_of_known_fields_have_their_types() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let wrong = [
         ("displayname", json!(1)),
@@ -90,7 +90,7 @@ async fn values_of_known_fields_have_their_types() {
 
 #[tokio::test]
 async fn a_profile_is_at_most_64_kib() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let overhead = json!({"org.a": "", "org.b": ""}).to_string().len();
     let half = (PROFILE_BYTES_MAX - overhead) / 2;
@@ -102,7 +102,7 @@ async fn a_profile_is_at_most_64_kib() {
 
 #[tokio::test]
 async fn a_change_tells_whether_rooms_care() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let named = world.users.change_profile(&alice, &ProfileChange::display_name("Alice")).await.unwrap();
     assert!(named.concerns_rooms());
@@ -115,7 +115,7 @@ async fn a_change_tells_whether_rooms_care() {
 
 #[tokio::test]
 async fn changes_at_once_are_all_kept() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let (a, b) = (set("org.a", json!(1)), set("org.b", json!(2)));
     let (a, b) = tokio::join!(world.users.change_profile(&alice, &a), world.users.change_profile(&alice, &b));

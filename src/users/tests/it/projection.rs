@@ -33,17 +33,20 @@ impl Projection for Gate {
 
 impl Gate {
     /// What is told when the gate is reached, and what opens it when it is dropped.
-    fn new(world: &World, stops: fn(&Change) -> bool) -> (Arc<Gate>, told::UnboundedReceiver<()>, mpsc::Sender<()>) {
+    async fn new(
+        world: &World,
+        stops: fn(&Change) -> bool,
+    ) -> (Arc<Gate>, told::UnboundedReceiver<()>, mpsc::Sender<()>) {
         let (reached, is_reached) = told::unbounded_channel();
         let (closed, open) = mpsc::channel();
-        let gate = world.store.project(|_| Arc::new(Gate { stops, reached, open: Mutex::new(open) }));
+        let gate = world.store.project(|_| Arc::new(Gate { stops, reached, open: Mutex::new(open) })).await.unwrap();
         (gate, is_reached, closed)
     }
 }
 
 #[tokio::test]
 async fn what_others_write_makes_nobody_read_again() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
     let token = world.login(&alice, "PHONE").await.access_token;
     let rule = NewPatternedPushRule::new(
@@ -56,14 +59,14 @@ async fn what_others_write_makes_nobody_read_again() {
     world.users.set_account_data(&alice, None, "m.ignored_user_list", &ignored).await.unwrap();
 
     let session = world.users.authenticate(&token).await.unwrap();
-    let rules = world.users.compiled_push_rules(&world.view(), &alice).await.unwrap();
-    let ignored = world.users.ignored_users(&world.view(), &alice).await.unwrap();
+    let rules = world.users.compiled_push_rules(&world.view().await, &alice).await.unwrap();
+    let ignored = world.users.ignored_users(&world.view().await, &alice).await.unwrap();
     assert!(ignored.contains(&user("carol")));
     for round in 0..10 {
-        let old = world.view();
+        let old = world.view().await;
         world.login(&bob, &format!("PHONE{round}")).await;
         // From the view of before and the one that shows what was written, as soon as it does.
-        for view in [old, world.view()] {
+        for view in [old, world.view().await] {
             let (again, rules_again) = (
                 world.users.ignored_users(&view, &alice).await.unwrap(),
                 world.users.compiled_push_rules(&view, &alice).await.unwrap(),
@@ -76,12 +79,12 @@ async fn what_others_write_makes_nobody_read_again() {
 
 #[tokio::test]
 async fn the_end_of_a_session_is_noticed_though_it_is_told_before_it_is_visible() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     world.login(&alice, "PHONE").await;
     let known_at = world.users.position();
     let (_gate, mut reached, closed) =
-        Gate::new(&world, |change| matches!(change, Change::Devices { deleted, .. } if !deleted.is_empty()));
+        Gate::new(&world, |change| matches!(change, Change::Devices { deleted, .. } if !deleted.is_empty())).await;
     let (users, watched) = (world.users.clone(), alice.clone());
     let watching = tokio::spawn(async move { users.watch_session(&watched, "PHONE".into(), known_at).end().await });
     world.settle().await;
@@ -98,9 +101,9 @@ async fn the_end_of_a_session_is_noticed_though_it_is_told_before_it_is_visible(
 
 #[tokio::test]
 async fn who_was_erased_is_known_as_soon_as_it_is_visible() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
-    let (_gate, mut reached, closed) = Gate::new(&world, |change| *change == Change::Deactivated);
+    let (_gate, mut reached, closed) = Gate::new(&world, |change| *change == Change::Deactivated).await;
     let (users, erased) = (world.users.clone(), alice.clone());
     let deactivating = tokio::spawn(async move { users.deactivate(&erased, Erasure::Erase).await });
     reached.recv().await.unwrap();

@@ -28,7 +28,7 @@ async fn put(world: &World, id: &str, place: RulePlace<'_>) -> Result<()> {
 }
 
 async fn rules(world: &World, who: &UserId) -> Ruleset {
-    world.users.push_rules(&world.view(), who).await.unwrap()
+    world.users.push_rules(&world.view().await, who).await.unwrap()
 }
 
 /// The override rules down to the first default one below the master rule.
@@ -41,22 +41,22 @@ async fn own(world: &World) -> String {
 
 #[tokio::test]
 async fn everybody_has_the_default_rules() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let defaults = Ruleset::server_default(&alice);
     let as_json = |rules: &Ruleset| serde_json::to_value(rules).unwrap();
     assert_eq!(as_json(&rules(&world, &alice).await), as_json(&defaults));
-    let stored = world.users.account_data(&world.view(), &alice, None, "m.push_rules").await.unwrap().unwrap();
+    let stored = world.users.account_data(&world.view().await, &alice, None, "m.push_rules").await.unwrap().unwrap();
     let stored: serde_json::Value = serde_json::from_str(stored.get()).unwrap();
     assert_eq!(stored, json!({"global": as_json(&defaults)}));
-    let all = world.users.account_data_all(&world.view(), &alice).await.unwrap();
+    let all = world.users.account_data_all(&world.view().await, &alice).await.unwrap();
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].event_type, "m.push_rules");
 }
 
 #[tokio::test]
 async fn rules_go_to_their_places() {
-    let world = world();
+    let world = world().await;
     world.register("alice").await;
     let after = |id| RulePlace { after: Some(id), before: None };
     let before = |id| RulePlace { after: None, before: Some(id) };
@@ -88,7 +88,7 @@ async fn rules_go_to_their_places() {
 
 #[tokio::test]
 async fn what_cannot_be_put() {
-    let world = world();
+    let world = world().await;
     world.register("alice").await;
     for id in ["a", "b", "c"] {
         put(&world, id, TOP).await.unwrap();
@@ -108,7 +108,7 @@ async fn what_cannot_be_put() {
 
 #[tokio::test]
 async fn patterns_that_could_never_match_are_refused() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let pattern = |length: usize| format!("*{}", "x".repeat(length));
     let rules = |length: usize| {
@@ -128,7 +128,7 @@ async fn patterns_that_could_never_match_are_refused() {
 
 #[tokio::test]
 async fn all_kinds_of_rules_are_kept() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let room = room_id!("!room:example.org").to_owned();
     let rules_of_all_kinds = [
@@ -154,7 +154,7 @@ async fn all_kinds_of_rules_are_kept() {
 
 #[tokio::test]
 async fn rules_are_enabled_disabled_and_given_actions() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     put(&world, "mine", TOP).await.unwrap();
     for id in ["mine", ".m.rule.suppress_notices"] {
@@ -177,7 +177,7 @@ async fn rules_are_enabled_disabled_and_given_actions() {
 
 #[tokio::test]
 async fn historical_actions_are_dropped() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let actions = || -> Vec<Action> {
         serde_json::from_value(json!(["dont_notify", "coalesce", "notify", {"set_tweak": "highlight"}])).unwrap()
@@ -193,16 +193,16 @@ async fn historical_actions_are_dropped() {
 
 #[tokio::test]
 async fn changes_reach_the_sync_and_the_compiled_rules() {
-    let world = world();
+    let world = world().await;
     let (alice, bob) = (world.register("alice").await, world.register("bob").await);
-    let default = world.users.compiled_push_rules(&world.view(), &alice).await.unwrap();
-    let of_bob = world.users.compiled_push_rules(&world.view(), &bob).await.unwrap();
+    let default = world.users.compiled_push_rules(&world.view().await, &alice).await.unwrap();
+    let of_bob = world.users.compiled_push_rules(&world.view().await, &bob).await.unwrap();
     assert!(Arc::ptr_eq(&default, &of_bob), "default rules are kept once");
     world.settle().await;
 
     let start = world.store.published();
     put(&world, "mine", TOP).await.unwrap();
-    let view = world.view();
+    let view = world.view().await;
     let changed = world.users.account_data_since(&view, &alice, start, view.position()).await.unwrap();
     assert_eq!(changed.len(), 1);
     assert!(changed[0].content.get().contains("\"mine\""));
@@ -212,19 +212,19 @@ async fn changes_reach_the_sync_and_the_compiled_rules() {
         world.settle().await;
     }
     world.users.delete_push_rule(&alice, RuleKind::Override, "mine").await.unwrap();
-    let compiled = world.users.compiled_push_rules(&world.view(), &alice).await.unwrap();
+    let compiled = world.users.compiled_push_rules(&world.view().await, &alice).await.unwrap();
     assert!(Arc::ptr_eq(&compiled, &default));
 }
 
 #[tokio::test]
 async fn a_rule_follows_an_upgrade() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let (old, new) = (room_id!("!old:example.org"), room_id!("!new:example.org"));
     let rule = NewPushRule::Room(NewSimplePushRule::new(old.to_owned(), vec![Action::Notify]));
     world.users.set_push_rule(&alice, rule, TOP).await.unwrap();
     world.users.set_push_rule_enabled(&alice, RuleKind::Room, old.as_str(), false).await.unwrap();
-    let (view, mut batch) = (world.view(), Batch::new());
+    let (view, mut batch) = (world.view().await, Batch::new());
     world.users.prepare_copy_room_rule(&view, &mut batch, &alice, old, new).await.unwrap();
     world.store.commit(batch).await.unwrap();
     let rules = rules(&world, &alice).await;

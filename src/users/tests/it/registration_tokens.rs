@@ -15,13 +15,13 @@ async fn register(world: &World, name: &str, reservation: Reservation) -> Result
 }
 
 async fn counts(world: &World, token: &str) -> (u64, u64) {
-    let found = world.users.registration_token(&world.view(), token).await.unwrap().unwrap();
+    let found = world.users.registration_token(&world.view().await, token).await.unwrap().unwrap();
     (found.pending, found.completed)
 }
 
 #[tokio::test]
 async fn uses_are_reserved_and_then_counted() {
-    let world = world();
+    let world = world().await;
     create(&world, "letmein", Some(2), None).await;
     let first = world.users.reserve_registration_token("letmein").await.unwrap();
     let second = world.users.reserve_registration_token("letmein").await.unwrap();
@@ -42,7 +42,7 @@ async fn uses_are_reserved_and_then_counted() {
 
 #[tokio::test]
 async fn tokens_expire() {
-    let world = world();
+    let world = world().await;
     create(&world, "soon", None, Some(START_MS + 1000)).await;
     assert!(world.users.is_registration_token_valid("soon").await.unwrap());
     let reservation = world.users.reserve_registration_token("soon").await.unwrap();
@@ -54,7 +54,7 @@ async fn tokens_expire() {
 
 #[tokio::test]
 async fn a_failed_registration_uses_nothing_up() {
-    let world = world();
+    let world = world().await;
     world.register("alice").await;
     create(&world, "letmein", Some(1), None).await;
     let reservation = world.users.reserve_registration_token("letmein").await.unwrap();
@@ -64,7 +64,7 @@ async fn a_failed_registration_uses_nothing_up() {
 
 #[tokio::test]
 async fn the_limit_holds_whatever_was_reserved() {
-    let world = world();
+    let world = world().await;
     create(&world, "letmein", Some(2), None).await;
     let first = world.users.reserve_registration_token("letmein").await.unwrap();
     let second = world.users.reserve_registration_token("letmein").await.unwrap();
@@ -77,7 +77,7 @@ async fn the_limit_holds_whatever_was_reserved() {
 
 #[tokio::test]
 async fn administrators_create_list_change_and_delete() {
-    let world = world();
+    let world = world().await;
     let users = &world.users;
     let random = users.create_registration_token(NewRegistrationToken::default()).await.unwrap();
     assert_eq!(random.token.len(), 24);
@@ -90,9 +90,9 @@ async fn administrators_create_list_change_and_delete() {
         assert!(matches!(refused, Err(Error::MalformedRegistrationToken)), "{bad}");
         assert!(!users.is_registration_token_valid(bad).await.unwrap());
     }
-    let all = users.registration_tokens(&world.view(), None, 10).await.unwrap();
+    let all = users.registration_tokens(&world.view().await, None, 10).await.unwrap();
     assert_eq!(all.len(), 2);
-    let after = users.registration_tokens(&world.view(), Some(&all[0].token), 10).await.unwrap();
+    let after = users.registration_tokens(&world.view().await, Some(&all[0].token), 10).await.unwrap();
     assert_eq!(after, all[1..]);
 
     let update = RegistrationTokenUpdate { uses_allowed: Some(Some(5)), expires_ms: Some(Some(9)) };
@@ -109,7 +109,7 @@ async fn administrators_create_list_change_and_delete() {
 
 #[tokio::test]
 async fn the_bootstrap_token_makes_one_administrator() {
-    let world = world();
+    let world = world().await;
     let token = world.users.bootstrap_token().await.unwrap().unwrap();
     assert_eq!(world.users.bootstrap_token().await.unwrap().as_deref(), Some(token.as_str()));
     assert!(world.users.is_registration_token_valid(&token).await.unwrap());
@@ -119,7 +119,7 @@ async fn the_bootstrap_token_makes_one_administrator() {
     let (winner, loser) = if a.is_ok() { (a, b) } else { (b, a) };
     let winner = winner.unwrap();
     assert!(winner.admin);
-    assert!(world.users.is_admin(&world.view(), &winner.user_id).await.unwrap());
+    assert!(world.users.is_admin(&world.view().await, &winner.user_id).await.unwrap());
     assert!(matches!(loser, Err(Error::InvalidRegistrationToken)));
     assert!(world.users.bootstrap_token().await.unwrap().is_none());
     assert!(!world.users.is_registration_token_valid(&token).await.unwrap());
@@ -127,7 +127,7 @@ async fn the_bootstrap_token_makes_one_administrator() {
 
 #[tokio::test]
 async fn guests_and_services_leave_the_bootstrap_token_alone() {
-    let world = world();
+    let world = world().await;
     world.users.create_guest(ruma::server_name!("example.org"), None).await.unwrap();
     let bot = NewAccount { origin: Origin::AppService("irc".into()), password: None, ..new_account("bot") };
     world.users.create_account(bot).await.unwrap();

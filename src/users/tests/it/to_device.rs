@@ -64,7 +64,7 @@ async fn alice_with_devices(world: &World, devices: &[&str]) -> OwnedUserId {
 
 #[tokio::test]
 async fn messages_wait_in_order_for_the_devices_that_are_meant() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE", "TWO"]).await;
     let bob = world.register("bob").await;
     world.login(&bob, "PHONE").await;
@@ -79,7 +79,7 @@ async fn messages_wait_in_order_for_the_devices_that_are_meant() {
 
 #[tokio::test]
 async fn who_is_not_there_is_passed_over() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE"]).await;
     let nobody = user("nobody");
     let to = [(&*nobody, Some("X"), "{}"), (&*nobody, None, "{}"), (&*alice, Some("NONE"), "{}")];
@@ -90,13 +90,13 @@ async fn who_is_not_there_is_passed_over() {
 
 #[tokio::test]
 async fn a_repeated_request_sends_once() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE"]).await;
     let to = [(&*alice, Some("ONE"), r#"{"n":1}"#)];
     send(&world, &alice, "same", &to).await.unwrap();
     send(&world, &alice, "same", &to).await.unwrap();
     // Also for a server that has just started, and at once.
-    let users = another(&world.store, &world.clock, config());
+    let users = another(&world.store, &world.clock, config()).await;
     let content = raw(r#"{"n":1}"#);
     let message = [ToDeviceMessage { user: &alice, device: Some("ONE".into()), content: &content }];
     users.send_to_device(&request(&alice, "same"), &message).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_repeated_request_sends_once() {
 
 #[tokio::test]
 async fn a_repeated_request_is_not_for_devices_that_came_since() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE"]).await;
     let to = [(&*alice, None, "{}")];
     assert_eq!(send(&world, &alice, "1", &to).await.unwrap().queued, 1);
@@ -130,7 +130,7 @@ async fn a_repeated_request_is_not_for_devices_that_came_since() {
 #[tokio::test]
 async fn transaction_ids_of_any_length_are_forgotten() {
     const REQUESTS: usize = 400;
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE"]).await;
     let content = raw("{}");
     let message = [ToDeviceMessage { user: &alice, device: Some("ONE".into()), content: &content }];
@@ -152,16 +152,16 @@ async fn transaction_ids_of_any_length_are_forgotten() {
 
 #[tokio::test]
 async fn a_large_request_is_written_whole_and_once() {
-    let world = world();
+    let world = world().await;
     let devices: Vec<String> = (0..40).map(|n| format!("D{n:02}")).collect();
     let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
     let alice = alice_with_devices(&world, &devices).await;
     let content = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
-    let before = world.view().position();
+    let before = world.view().await.position();
     let to = [(&*alice, None, content.as_str())];
     assert_eq!(send(&world, &alice, "1", &to).await.unwrap().queued, 40);
     // More than one batch holds, so more than one log entry.
-    assert!(world.view().position().get() - before.get() > 1);
+    assert!(world.view().await.position().get() - before.get() > 1);
     assert_eq!(send(&world, &alice, "1", &to).await.unwrap().queued, 0);
     for device in devices {
         assert_eq!(waiting(&world, &alice, device).await.len(), 1);
@@ -170,7 +170,7 @@ async fn a_large_request_is_written_whole_and_once() {
 
 #[tokio::test]
 async fn a_request_that_broke_off_goes_on_where_it_ended() {
-    let mut world = world();
+    let mut world = world().await;
     let devices: Vec<String> = (0..40).map(|n| format!("D{n:02}")).collect();
     let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
     let alice = alice_with_devices(&world, &devices).await;
@@ -184,7 +184,7 @@ async fn a_request_that_broke_off_goes_on_where_it_ended() {
         _ = published.changed() => {}
         _ = send(&world, &alice, "1", &to) => {}
     }
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     assert!(send(&world, &alice, "1", &to).await.unwrap().queued < 40);
     for device in devices {
         assert_eq!(waiting(&world, &alice, device).await.len(), 1, "{device}");
@@ -193,7 +193,7 @@ async fn a_request_that_broke_off_goes_on_where_it_ended() {
 
 #[tokio::test]
 async fn what_is_too_large_or_no_object_is_refused() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE"]).await;
     let fits = format!(r#"{{"t":"{}"}}"#, "x".repeat(TO_DEVICE_MESSAGE_BYTES_MAX - 8));
     assert_eq!(fits.len(), TO_DEVICE_MESSAGE_BYTES_MAX);
@@ -216,7 +216,7 @@ async fn what_is_too_large_or_no_object_is_refused() {
 
 #[tokio::test]
 async fn who_fills_a_queue_harms_neither_its_device_nor_others() {
-    let mut world = world();
+    let mut world = world().await;
     let alice = alice_with_devices(&world, &["FULL", "OTHER"]).await;
     let (mallory, bob) = (world.register("mallory").await, world.register("bob").await);
     let content = format!(r#"{{"t":"{}"}}"#, "x".repeat(60_000));
@@ -234,7 +234,7 @@ async fn who_fills_a_queue_harms_neither_its_device_nor_others() {
         assert_eq!(send(&world, &bob, &n.to_string(), &to).await.unwrap(), ToDeviceSent { queued: 1, refused: 0 });
     }
     // A server that was just started doesn't know at once, but soon.
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     let mut more = 0;
     while send(&world, &mallory, &format!("more{more}"), &to).await.unwrap().refused == 0 {
         more += 1;
@@ -258,7 +258,7 @@ async fn who_fills_a_queue_harms_neither_its_device_nor_others() {
 async fn what_waits_of_a_sender_is_known_whatever_comes_and_goes() {
     const BYTES_MAX: u64 = 300_000;
     let config = || users::Config { to_device_sender_bytes_max: BYTES_MAX, ..config() };
-    let mut world = world_with(config());
+    let mut world = world_with(config()).await;
     let alice = alice_with_devices(&world, &["ONE", "TWO", "THREE"]).await;
     let (mallory, bob) = (world.register("mallory").await, world.register("bob").await);
     let content = format!(r#"{{"t":"{}"}}"#, "x".repeat(60_000));
@@ -277,7 +277,7 @@ async fn what_waits_of_a_sender_is_known_whatever_comes_and_goes() {
     assert_eq!(fill(&world, "a").await, 5);
     let small = [(&*alice, Some("THREE"), "{}")];
     assert_eq!(send(&world, &bob, "1", &small).await.unwrap().refused, 0, "others are not concerned");
-    world.users = another(&world.store, &world.clock, config());
+    world.users = another(&world.store, &world.clock, config()).await;
     world.settle().await;
     assert_eq!(fill(&world, "b").await, 0, "nor does a restart help");
 
@@ -300,7 +300,7 @@ async fn what_waits_of_a_sender_is_known_whatever_comes_and_goes() {
 
 #[tokio::test]
 async fn a_device_takes_its_messages_with_it() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["ONE", "TWO"]).await;
     send(&world, &alice, "1", &[(&alice, None, "{}")]).await.unwrap();
     world.users.delete_devices(&alice, &["ONE".into()]).await.unwrap();
@@ -317,7 +317,7 @@ async fn a_device_takes_its_messages_with_it() {
 
 #[tokio::test]
 async fn a_new_device_may_use_the_transaction_ids_of_one_that_is_gone() {
-    let world = world();
+    let world = world().await;
     let alice = alice_with_devices(&world, &["PHONE", "OTHER"]).await;
     let to = [(&*alice, Some("OTHER"), "{}")];
     send(&world, &alice, "1", &to).await.unwrap();
@@ -353,7 +353,7 @@ proptest! {
     fn each_message_comes_once_and_in_order(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut world = world();
+            let mut world = world().await;
             let alice = alice_with_devices(&world, &["ONE"]).await;
             let mut expected = VecDeque::new();
             let (mut sent, mut token) = (0, Position::ZERO);
@@ -379,7 +379,7 @@ proptest! {
                             token = last.unwrap_or(token);
                         }
                     }
-                    Step::Restart => world.users = another(&world.store, &world.clock, config()),
+                    Step::Restart => world.users = another(&world.store, &world.clock, config()).await,
                 }
             }
             assert!(expected.is_empty());

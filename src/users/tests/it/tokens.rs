@@ -10,7 +10,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[tokio::test]
 async fn unknown_tokens_are_unknown() {
-    let world = world();
+    let world = world().await;
     for token in ["", "hma_nothing", "\0"] {
         assert!(matches!(world.users.authenticate(token).await, Err(Error::UnknownToken)));
         assert!(matches!(world.users.refresh(token).await, Err(Error::UnknownToken)));
@@ -20,7 +20,7 @@ async fn unknown_tokens_are_unknown() {
 
 #[tokio::test]
 async fn tokens_without_a_lifetime_stay() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let session = world.login(&alice, "PHONE").await;
     assert_eq!((session.expires_in_ms, session.refresh_token), (None, None));
@@ -30,7 +30,7 @@ async fn tokens_without_a_lifetime_stay() {
 
 #[tokio::test]
 async fn an_expired_token_is_a_soft_logout_until_the_device_is_gone() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let session = world.login_refreshable(&alice, "PHONE").await;
     assert_eq!(session.expires_in_ms, Some(7 * DAY_MS));
@@ -45,7 +45,7 @@ async fn an_expired_token_is_a_soft_logout_until_the_device_is_gone() {
 #[tokio::test]
 async fn plain_tokens_can_have_a_lifetime_too() {
     let tokens = TokenConfig { plain_access_token_ms: Some(1000), ..TokenConfig::default() };
-    let world = world_with(Config { tokens, ..config() });
+    let world = world_with(Config { tokens, ..config() }).await;
     let alice = world.register("alice").await;
     let session = world.login(&alice, "PHONE").await;
     assert_eq!(session.expires_in_ms, Some(1000));
@@ -57,7 +57,7 @@ async fn plain_tokens_can_have_a_lifetime_too() {
 
 #[tokio::test]
 async fn the_first_use_of_the_new_access_token_revokes_the_old_pair() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let first = world.login_refreshable(&alice, "PHONE").await;
     let old_refresh = first.refresh_token.unwrap();
@@ -76,7 +76,7 @@ async fn the_first_use_of_the_new_access_token_revokes_the_old_pair() {
 
 #[tokio::test]
 async fn a_lost_answer_can_be_asked_for_again() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let first = world.login_refreshable(&alice, "PHONE").await;
     let old_refresh = first.refresh_token.unwrap();
@@ -90,7 +90,7 @@ async fn a_lost_answer_can_be_asked_for_again() {
 
 #[tokio::test]
 async fn the_first_use_of_the_new_refresh_token_revokes_the_old_pair() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let first = world.login_refreshable(&alice, "PHONE").await;
     let old_refresh = first.refresh_token.unwrap();
@@ -105,7 +105,7 @@ async fn the_first_use_of_the_new_refresh_token_revokes_the_old_pair() {
 
 #[tokio::test]
 async fn a_token_in_whose_place_there_is_another_ends_no_session() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let first = world.login_refreshable(&alice, "PHONE").await;
     let second = world.login_refreshable(&alice, "PHONE").await;
@@ -114,7 +114,7 @@ async fn a_token_in_whose_place_there_is_another_ends_no_session() {
     let old = [&first.access_token, &second.access_token];
     let old_refresh = [first.refresh_token.as_ref().unwrap(), second.refresh_token.as_ref().unwrap()];
     // Also for who keeps nothing in memory.
-    let elsewhere = another(&world.store, &world.clock, config());
+    let elsewhere = another(&world.store, &world.clock, config()).await;
     for users in [&world.users, &elsewhere] {
         for token in old {
             assert!(matches!(users.authenticate(token).await, Err(Error::ExpiredToken)));
@@ -135,7 +135,7 @@ async fn a_token_in_whose_place_there_is_another_ends_no_session() {
 
 #[tokio::test]
 async fn of_the_tokens_of_a_device_only_the_last_are_remembered() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let mut tokens = Vec::new();
     for _ in 0..40 {
@@ -156,7 +156,7 @@ async fn of_the_tokens_of_a_device_only_the_last_are_remembered() {
 
 #[tokio::test]
 async fn of_many_refreshes_at_once_one_pair_remains() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let refresh = world.login_refreshable(&alice, "PHONE").await.refresh_token.unwrap();
     let (a, b, c) =
@@ -171,7 +171,7 @@ async fn of_many_refreshes_at_once_one_pair_remains() {
 #[tokio::test]
 async fn refresh_tokens_can_expire() {
     let tokens = TokenConfig { refresh_token_ms: Some(1000), ..TokenConfig::default() };
-    let world = world_with(Config { tokens, ..config() });
+    let world = world_with(Config { tokens, ..config() }).await;
     let alice = world.register("alice").await;
     let refresh = world.login_refreshable(&alice, "PHONE").await.refresh_token.unwrap();
     world.pass_ms(1000);
@@ -180,10 +180,10 @@ async fn refresh_tokens_can_expire() {
 
 #[tokio::test]
 async fn a_revoked_token_is_never_answered_from_memory() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     // Another process of the server, whose memory hears of the deletion only through the log.
-    let elsewhere = another(&world.store, &world.clock, config());
+    let elsewhere = another(&world.store, &world.clock, config()).await;
     for round in 0..20 {
         let session = world.login(&alice, "PHONE").await;
         for _ in 0..round {
@@ -202,7 +202,7 @@ async fn a_revoked_token_is_never_answered_from_memory() {
 
 #[tokio::test]
 async fn devices_are_seen_at_most_once_in_a_while() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let issued = world.login(&alice, "PHONE").await;
     let session = world.users.authenticate(&issued.access_token).await.unwrap();
@@ -221,7 +221,7 @@ async fn devices_are_seen_at_most_once_in_a_while() {
         world.users.touch(&session, address).await.unwrap();
         // A later commit is answered after the one that nobody waits for.
         world.users.rename_device(&alice, "PHONE".into(), Some("Phone")).await.unwrap();
-        let device = world.users.device(&world.view(), &alice, "PHONE".into()).await.unwrap().unwrap();
+        let device = world.users.device(&world.view().await, &alice, "PHONE".into()).await.unwrap().unwrap();
         assert_eq!(device.last_seen_ms, Some(seen_ms));
         assert_eq!(device.last_seen_ip.as_deref(), Some(seen_ip));
     }
@@ -229,13 +229,13 @@ async fn devices_are_seen_at_most_once_in_a_while() {
     world.pass_ms(interval);
     world.users.touch(&session, home).await.unwrap();
     world.login(&alice, "PHONE").await;
-    let device = world.users.device(&world.view(), &alice, "PHONE".into()).await.unwrap().unwrap();
+    let device = world.users.device(&world.view().await, &alice, "PHONE".into()).await.unwrap().unwrap();
     assert_eq!(device.last_seen_ms, None);
 }
 
 #[tokio::test]
 async fn login_tokens_work_once_and_for_a_time() {
-    let world = world();
+    let world = world().await;
     let alice = world.register("alice").await;
     let (token, lifetime) = world.users.create_login_token(&alice).await.unwrap();
     assert_eq!(lifetime, 120_000);

@@ -47,23 +47,23 @@ pub fn config() -> Config {
     Config { password, new_user_displayname: false, ..Config::default() }
 }
 
-pub fn world() -> World {
-    world_with(config())
+pub async fn world() -> World {
+    world_with(config()).await
 }
 
-pub fn world_with(config: Config) -> World {
+pub async fn world_with(config: Config) -> World {
     let store = Store::in_memory(&[users::TABLES]).unwrap();
     let clock = Arc::new(ManualClock(AtomicU64::new(START_MS)));
-    let users = another(&store, &clock, config);
+    let users = another(&store, &clock, config).await;
     World { store, users, clock }
 }
 
 /// More users of the same store, as another process of the server would have them.
-pub fn another(store: &Store, clock: &Arc<ManualClock>, config: Config) -> Users {
+pub async fn another(store: &Store, clock: &Arc<ManualClock>, config: Config) -> Users {
     static SEED: AtomicU64 = AtomicU64::new(1);
     let seed = SEED.fetch_add(0x9E37_79B9, Ordering::Relaxed);
     let random = Arc::new(CountingRandom(Mutex::new(seed)));
-    Users::new(config, store.clone(), clock.clone(), random).unwrap()
+    Users::open(config, store.clone(), clock.clone(), random).await.unwrap()
 }
 
 pub fn user(localpart: &str) -> OwnedUserId {
@@ -87,8 +87,8 @@ impl World {
         self.clock.0.fetch_add(ms, Ordering::SeqCst);
     }
 
-    pub fn view(&self) -> store::View {
-        self.store.view()
+    pub async fn view(&self) -> store::View {
+        self.store.view().await.unwrap()
     }
 
     pub async fn register(&self, localpart: &str) -> OwnedUserId {

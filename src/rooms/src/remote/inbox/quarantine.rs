@@ -106,7 +106,7 @@ impl Rooms {
 
     async fn leave_quarantine(&self, (room, sequence): RowKey, now_ms: u64) -> Result<(), RoomsError> {
         let key = (&room, sequence);
-        let Some(row) = self.inner.store.view().get::<Quarantine>(&key).await? else {
+        let Some(row) = self.inner.store.view().await?.get::<Quarantine>(&key).await? else {
             self.inner.inbox.lock().quarantined.remove(&(room, sequence));
             return Ok(());
         };

@@ -72,7 +72,7 @@ pub(super) struct Errand {
 impl Inboxes {
     pub(crate) async fn load(store: &Store) -> Result<Self, RoomsError> {
         let mut waiting = Waiting::default();
-        let view = store.view();
+        let view = store.view().await?;
         let mut next = Some(Range::<Inbox>::all().limit(LOAD_ROWS));
         while let Some(range) = next {
             let page = view.scan(range).await?;

@@ -76,7 +76,7 @@ impl Lost {
 impl Intake<'_> {
     /// Makes sure that the auth events of an event are held, and theirs.
     pub(super) async fn fetch_authority(&self, pdu: &Pdu) -> Result<(), RoomsError> {
-        let missing = self.not_held(&self.view(), pdu.all_auth_events(self.rules)).await?;
+        let missing = self.not_held(&self.view().await?, pdu.all_auth_events(self.rules)).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -84,7 +84,7 @@ impl Intake<'_> {
         let chain = self.remote()?.event_auth(self.origin, self.room, pdu.event_id()).await.unwrap_or_default();
         let told = self.told(&chain, AUTH_EVENTS_MAX).await;
         let lost = self.fetch_and_keep(missing, told).await?;
-        match self.not_held(&self.view(), pdu.all_auth_events(self.rules)).await?.pop() {
+        match self.not_held(&self.view().await?, pdu.all_auth_events(self.rules)).await?.pop() {
             None => Ok(()),
             Some(id) => Err(lost.reason_for(&id).into()),
         }
@@ -93,7 +93,7 @@ impl Intake<'_> {
     /// Gets events and the events that authorise them, from what was told and else one by one, and keeps them as outliers. What can't
     /// be had or checked is left out, with all that it authorises; so is what an answer holds beside that.
     pub(super) async fn fetch_and_keep(&self, wanted: Vec<OwnedEventId>, told: Told<'_>) -> Result<Lost, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut gathered = Gathered::default();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         let mut open = wanted;
@@ -170,7 +170,7 @@ impl Intake<'_> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let view = self.view();
+        let view = self.view().await?;
         let servers = self.rooms.servers_to_ask(&view, self.room, self.origin, SERVERS_ASKED_MAX).await?;
         let mut answers = Vec::with_capacity(ids.len());
         let mut asking: JoinSet<(OwnedEventId, Result<ReceivedPdu, RemoteError>)> = JoinSet::new();
@@ -227,7 +227,7 @@ impl Intake<'_> {
 
     /// Keeps as many as fit into one batch, and gives how many were dealt with.
     async fn keep_some(&self, events: &[Pdu]) -> Result<usize, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut batch = Batch::new();
         let mut names = Names { intake: self, view: &view, new: HashMap::new() };
         let mut fresh: HashMap<OwnedEventId, (Arc<StoredEvent>, bool)> = HashMap::new();
@@ -293,7 +293,7 @@ impl Intake<'_> {
     /// The stored form of an event whose auth events are held: with numbers for it and for all that it names.
     pub(super) async fn name_event(&self, pdu: Pdu) -> Result<Arc<StoredEvent>, RoomsError> {
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let mut batch = Batch::new();
             let mut names = Names { intake: self, view: &view, new: HashMap::new() };
             let num = names.num_or_new(pdu.event_id(), &mut batch).await?;

@@ -102,7 +102,7 @@ impl Intake<'_> {
 
     /// The events before `pdu` after which the state isn't known.
     pub(super) async fn without_state(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut missing = Vec::new();
         for id in pdu.prev_events() {
             let known = match self.rooms.num(&view, id).await? {
@@ -118,7 +118,7 @@ impl Intake<'_> {
 
     /// Asks for the events between what we have and `pdu`, and takes in what comes, the earliest first.
     async fn ask_for_missing(&self, pdu: &Pdu) -> Result<(), RoomsError> {
-        let head = self.rooms.head(&self.view(), self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let head = self.rooms.head(&self.view().await?, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
         let request = MissingEvents {
             earliest: head.extremities.iter().map(|extremity| extremity.event_id.clone()).collect(),
             latest: vec![pdu.owned_event_id()],
@@ -155,7 +155,7 @@ impl Intake<'_> {
 
     /// Those of the events that come before events which the room has: what fills a hole, and all that this leads back to.
     async fn history_of(&self, events: &HashMap<OwnedEventId, Pdu>) -> Result<HashSet<OwnedEventId>, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut open = Vec::new();
         for id in events.keys() {
             if let Some(num) = self.rooms.num(&view, id).await?
@@ -177,7 +177,7 @@ impl Intake<'_> {
     /// Learns the state before an event from another server, and keeps the event with it but without a place in the timeline.
     pub(super) async fn bridge(&self, id: &EventId) -> Result<(), RoomsError> {
         let before = self.told_state(id).await?;
-        let pdu = match self.rooms.event_by_id(&self.view(), id).await? {
+        let pdu = match self.rooms.event_by_id(&self.view().await?, id).await? {
             Some(event) => event.pdu.as_received().clone(),
             None => {
                 let pdu = self.fetch(id).await?;
@@ -195,7 +195,7 @@ impl Intake<'_> {
             return Err(RemoteError::BadAnswer("a state is too large".to_owned()).into());
         }
         let all: Vec<OwnedEventId> = ids.state.iter().chain(&ids.auth_chain).cloned().collect();
-        let missing = self.not_held(&self.view(), all).await?;
+        let missing = self.not_held(&self.view().await?, all).await?;
         let mut events = StateEvents::default();
         if missing.len() > FETCHED_SINGLY_MAX
             && let Ok(answer) = self.remote()?.state(self.origin, self.room, id).await
@@ -217,7 +217,7 @@ impl Intake<'_> {
 
     /// A state that doesn't hold the room's create event is none of this room, whoever tells it.
     async fn check_create(&self, root: Root) -> Result<(), RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let entry = self.rooms.inner.tree.get(&source(&view, self.room), root, "m.room.create", "").await?;
         let create = self.rooms.info(&view, self.room).await?.map(|info| info.create);
         match entry.map(|entry| entry.event) == create {
@@ -228,7 +228,7 @@ impl Intake<'_> {
 
     /// The tree of a state given by ids of events that are held.
     pub(super) async fn state_of(&self, ids: &[OwnedEventId], overlay: &mut Overlay) -> Result<Root, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut events = Vec::with_capacity(ids.len());
         for ids in ids.chunks(READ_AT_ONCE_MAX) {
             let mut nums = Vec::with_capacity(ids.len());
@@ -259,7 +259,7 @@ impl Intake<'_> {
     pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Before) -> Result<(), RoomsError> {
         let Before { root: before, mut overlay, told } = before;
         let event = self.name_event(pdu).await?;
-        let view = self.view();
+        let view = self.view().await?;
         let by_own = self.check_by_auth_events(&view, event.pdu.as_received()).await?;
         let verdict = match by_own {
             Ok(()) => self.check_by_state(&view, event.pdu.as_received(), before, &overlay).await?,
@@ -285,7 +285,7 @@ impl Intake<'_> {
     ) -> Result<EventStatus, RoomsError> {
         self.rooms.store_nodes(self.room, &mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
-            let view = self.view();
+            let view = self.view().await?;
             let read = view.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && !meta.after.is_empty()

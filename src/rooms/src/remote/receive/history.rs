@@ -46,7 +46,7 @@ impl Rooms {
     /// That nobody answers is no error: the hole stays.
     pub async fn fill_hole(&self, room: &RoomId, hole: &Gap) -> Result<bool, RoomsError> {
         let Some(_filling) = self.inner.filling.start(room) else { return Ok(false) };
-        let view = self.inner.store.view();
+        let view = self.inner.store.view().await?;
         let rules = self.rules(&view, room).await?;
         let range =
             TimelineRange { after: hole.index.predecessor(), before: None, direction: Direction::Forward, limit: 1 };
@@ -79,7 +79,7 @@ impl Intake<'_> {
         let unverified = told.iter().map(|(id, event)| (id.clone(), event.unverified().clone())).collect();
         let leading = self.leading_to(hole, unverified).await?;
         let ids: Vec<OwnedEventId> = leading.iter().map(Pdu::owned_event_id).collect();
-        let not_held: HashSet<OwnedEventId> = self.not_held(&self.view(), ids).await?.into_iter().collect();
+        let not_held: HashSet<OwnedEventId> = self.not_held(&self.view().await?, ids).await?.into_iter().collect();
         // Nothing is checked, and no server asked for its keys, for what doesn't lead to the hole.
         told.retain(|id, _| not_held.contains(id));
         let mut right = self.right_ones(self.verify_all(told.into_values().collect()).await?);
@@ -113,7 +113,7 @@ impl Intake<'_> {
     /// The events of an answer that lead to the hole's end and aren't in the timeline yet, the earliest first. What
     /// is held already needn't be in the answer.
     async fn leading_to(&self, hole: &Gap, mut fetched: HashMap<OwnedEventId, Pdu>) -> Result<Vec<Pdu>, RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         let mut open = hole.missing.clone();
         let mut found: HashMap<OwnedEventId, Pdu> = HashMap::new();
         while let Some(id) = open.pop() {
@@ -140,7 +140,7 @@ impl Intake<'_> {
 
     /// Learns the states around an event and keeps it with them, accepted or rejected, without a place.
     async fn keep_history(&self, pdu: &Pdu, states_asked: &mut usize) -> Result<(), RoomsError> {
-        let view = self.view();
+        let view = self.view().await?;
         if let Some(num) = self.rooms.num(&view, pdu.event_id()).await?
             && !self.rooms.meta(&view, num).await?.after.is_empty()
         {
@@ -159,7 +159,7 @@ impl Intake<'_> {
         }
         let event = self.name_event(pdu.clone()).await?;
         let mut overlay = Overlay::new();
-        match self.state_before(&self.view(), &event, &mut overlay).await? {
+        match self.state_before(&self.view().await?, &event, &mut overlay).await? {
             Some(before) => self.keep_bridged(pdu.clone(), Before::computed(before, overlay)).await,
             None => Ok(()),
         }

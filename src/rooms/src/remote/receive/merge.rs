@@ -84,7 +84,7 @@ impl Intake<'_> {
         let told = follows == Follows::Nothing;
         self.rooms.store_large(self.room, &mut overlay).await?;
         for _ in 0..ATTEMPTS_MAX {
-            let read = self.view().get::<Metas>(&event.num).await?;
+            let read = self.view().await?.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && meta.is_settled()
                 && (before.is_empty() || !meta.after.is_empty())
