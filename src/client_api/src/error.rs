@@ -58,7 +58,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
 
 fn commit_error(error: CommitError) -> ApiError {
     match error {
-        CommitError::Conflict => busy(),
+        CommitError::Conflict | CommitError::Contended => busy(),
         CommitError::Closed => unavailable(),
         CommitError::TooLarge => ApiError::too_large("The change is too large"),
         CommitError::Invalid(_) | CommitError::Failed(_) => ApiError::internal(error),

@@ -2,11 +2,11 @@
 
 use rooms::Membership;
 use ruma::{OwnedRoomId, UserId};
-use store::{Batch, CommitError};
+use store::{Batch, View};
 use tracing::warn;
 use users::Erasure;
 
-use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner, tables::LeaveJobs};
+use crate::{Flows, FlowsError, Inner, tables::LeaveJobs};
 
 /// Rooms left in one step of a job.
 const ROOMS_PER_STEP: usize = 32;
@@ -17,23 +17,17 @@ impl Flows {
     /// # Errors
     /// [`users::Error::UnknownUser`].
     pub async fn deactivate(&self, user: &UserId, erasure: Erasure) -> Result<(), FlowsError> {
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let decide = |view: View| async move {
             let mut batch = Batch::new();
             self.inner.users.prepare_deactivate(&view, &mut batch, user, erasure).await?;
             batch.put::<LeaveJobs>(&user, &());
-            match self.inner.store.commit(batch).await {
-                Ok(_) => {
-                    // They may be in their rooms for a while yet.
-                    self.inner.rooms.typing().stop_everywhere(user);
-                    self.inner.jobs.wake();
-                    return Ok(());
-                }
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FlowsError::Contended)
+            Ok::<_, FlowsError>((batch, ()))
+        };
+        self.inner.store.retry(decide).await?;
+        // They may be in their rooms for a while yet.
+        self.inner.rooms.typing().stop_everywhere(user);
+        self.inner.jobs.wake();
+        Ok(())
     }
 }
 

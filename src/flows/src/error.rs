@@ -29,5 +29,18 @@ pub enum FlowsError {
     Store(#[from] StoreError),
     /// Writing failed.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Commit(CommitError),
+}
+
+impl From<CommitError> for FlowsError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Contended => Self::Contended,
+            CommitError::Conflict
+            | CommitError::TooLarge
+            | CommitError::Invalid(_)
+            | CommitError::Failed(_)
+            | CommitError::Closed => Self::Commit(error),
+        }
+    }
 }

@@ -28,9 +28,6 @@ use users::Users;
 
 pub use self::{error::FlowsError, read_markers::ReadMarkers, tables::TABLES, visibility::Acquaintances};
 
-/// How often a change is tried again when others change the same rows.
-const COMMIT_ATTEMPTS_MAX: u32 = 10;
-
 /// All flows. Cheap to clone.
 #[derive(Clone)]
 pub struct Flows {

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use users::{Profile, ProfileChange};
 
 use crate::{
-    COMMIT_ATTEMPTS_MAX, Flows, FlowsError, Inner,
+    Flows, FlowsError, Inner,
     tables::{ProfileJob, ProfileJobs},
 };
 
@@ -26,8 +26,7 @@ impl Flows {
     /// # Errors
     /// As [`users::Users::change_profile`].
     pub async fn change_profile(&self, user: &UserId, change: &ProfileChange) -> Result<(), FlowsError> {
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let decide = |view: View| async move {
             let mut batch = Batch::new();
             let delta = self.inner.users.prepare_profile_change(&view, &mut batch, user, change).await?;
             if delta.concerns_rooms() {
@@ -36,16 +35,11 @@ impl Flows {
                 batch.expect::<ProfileJobs>(&user, old.as_ref());
                 batch.put::<ProfileJobs>(&user, &ProfileJob { version, last: "" });
             }
-            match self.inner.store.commit(batch).await {
-                Ok(_) => {
-                    self.inner.jobs.wake();
-                    return Ok(());
-                }
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FlowsError::Contended)
+            Ok::<_, FlowsError>((batch, ()))
+        };
+        self.inner.store.retry(decide).await?;
+        self.inner.jobs.wake();
+        Ok(())
     }
 
     /// The content of a local user's own member event: their profile, and a reason.

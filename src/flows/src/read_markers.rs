@@ -5,10 +5,10 @@
 use rooms::{NewReceipt, ReceiptType, RoomsError};
 use ruma::{EventId, RoomId, UserId};
 use serde_json::{json, value::to_raw_value};
-use store::{Batch, CommitError};
+use store::{Batch, View};
 use users::AccountDataEntry;
 
-use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError};
+use crate::{Flows, FlowsError};
 
 const FULLY_READ: &str = "m.fully_read";
 
@@ -48,23 +48,18 @@ impl Flows {
     }
 
     async fn set_fully_read(&self, user: &UserId, room: &RoomId, event: &EventId) -> Result<(), FlowsError> {
-        let content = to_raw_value(&json!({ "event_id": event }))?;
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let content = &*to_raw_value(&json!({ "event_id": event }))?;
+        let decide = |view: View| async move {
             let row = self.inner.rooms.membership(&view, user, room).await?;
             if row.is_none_or(|row| row.membership != rooms::Membership::Join) {
                 return Err(RoomsError::NotJoined.into());
             }
             let mut batch = Batch::new();
-            let entry = AccountDataEntry::new(Some(room), FULLY_READ, &content);
+            let entry = AccountDataEntry::new(Some(room), FULLY_READ, content);
             self.inner.users.prepare_account_data(&view, &mut batch, user, entry).await?;
             batch.relaxed();
-            match self.inner.store.commit(batch).await {
-                Ok(_) => return Ok(()),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FlowsError::Contended)
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 }

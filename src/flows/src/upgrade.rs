@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::value::to_raw_value;
-use store::{Batch, CommitError, View};
+use store::{Batch, View};
 use users::AccountDataEntry;
 
-use crate::{COMMIT_ATTEMPTS_MAX, Flows, FlowsError};
+use crate::{Flows, FlowsError};
 
 const DIRECT: &str = "m.direct";
 
@@ -43,21 +43,17 @@ impl Flows {
     /// Carries one setting, in a batch of its own: each counts for what the user may have of account data.
     async fn carry(&self, setting: Setting, user: &UserId, old: &RoomId, new: &RoomId) -> Result<(), FlowsError> {
         let users = &self.inner.users;
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let (view, mut batch) = (self.inner.store.view().await?, Batch::new());
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             match setting {
                 Setting::Tags => users.prepare_copy_tags(&view, &mut batch, user, old, new).await?,
                 // Nobody has unread events yet that the rule could be about: the room was just joined.
                 Setting::PushRule => users.prepare_copy_room_rule(&view, &mut batch, user, old, new).await?,
                 Setting::Direct => self.prepare_direct(&view, &mut batch, user, old, new).await?,
             }
-            match self.inner.store.commit(batch).await {
-                Ok(_) => return Ok(()),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FlowsError::Contended)
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The room that this one replaces, if the user was there.
@@ -100,18 +96,12 @@ impl Flows {
 
     /// Deletes what a user stored about a room.
     pub(crate) async fn forget_account_data(&self, user: &UserId, room: &RoomId) -> Result<(), FlowsError> {
-        let mut conflicts = 0;
-        while conflicts < COMMIT_ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let forget_some = |view: View| async move {
             let mut batch = Batch::new();
             let is_all = self.inner.users.prepare_forget_room(&view, &mut batch, user, room).await?;
-            match self.inner.store.commit(batch).await {
-                Ok(_) if is_all => return Ok(()),
-                Ok(_) => {}
-                Err(CommitError::Conflict) => conflicts += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(FlowsError::Contended)
+            Ok::<_, FlowsError>((batch, is_all))
+        };
+        while !self.inner.store.retry(forget_some).await? {}
+        Ok(())
     }
 }

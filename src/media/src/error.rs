@@ -82,7 +82,20 @@ pub enum Error {
     Store(#[from] StoreError),
     /// The store can't be written.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Commit(CommitError),
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Contended => Self::Contended,
+            CommitError::Conflict
+            | CommitError::TooLarge
+            | CommitError::Invalid(_)
+            | CommitError::Failed(_)
+            | CommitError::Closed => Self::Commit(error),
+        }
+    }
 }
 
 impl From<io::Error> for Error {

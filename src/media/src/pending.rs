@@ -4,7 +4,7 @@ use ruma::UserId;
 use store::{Batch, Range, Record, View};
 
 use crate::{
-    COMMIT_ATTEMPTS_MAX, Error, Media, Result,
+    Error, Media, Result,
     files::Target,
     tables::{Expiring, FileKey, FileRow, Files, MediaChanged, MediaEvent, Pending, PendingRevisions, Revisions},
 };
@@ -28,8 +28,7 @@ impl Media {
     /// [`Error::TooManyPending`], [`Error::Contended`].
     pub async fn reserve_id(&self, user: &UserId) -> Result<Reserved> {
         let server = &self.inner.config.server_name;
-        for _ in 0..COMMIT_ATTEMPTS_MAX {
-            let view = self.view().await?;
+        let decide = |view: View| async move {
             let now_ms = self.now_ms();
             let mut batch = Batch::new();
             if self.pending_count(&view, user, now_ms).await? >= self.inner.config.max_pending_media_uploads {
@@ -57,11 +56,9 @@ impl Media {
             batch.put::<Pending>(&(user, id.as_str()), &expires_ms);
             batch.put::<Expiring>(&(expires_ms, key), &());
             batch.log(&MediaChanged { server: server.clone(), id: id.clone(), event: MediaEvent::Reserved });
-            if self.commit(batch).await? {
-                return Ok(Reserved { id, expires_ms });
-            }
-        }
-        Err(Error::Contended)
+            Ok((batch, Reserved { id, expires_ms }))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Whether `user` may upload to a name now, before anything is sent.

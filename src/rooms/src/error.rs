@@ -104,7 +104,7 @@ pub enum RoomsError {
     Store(#[from] StoreError),
     /// Writing failed.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Commit(CommitError),
     /// The store's identity or secrets can't be prepared.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -114,6 +114,19 @@ pub enum RoomsError {
     /// What the store holds contradicts itself.
     #[error("the database is inconsistent: {0}")]
     Corrupt(String),
+}
+
+impl From<CommitError> for RoomsError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Contended => Self::Busy,
+            CommitError::Conflict
+            | CommitError::TooLarge
+            | CommitError::Invalid(_)
+            | CommitError::Failed(_)
+            | CommitError::Closed => Self::Commit(error),
+        }
+    }
 }
 
 impl RoomsError {

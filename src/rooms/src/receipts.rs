@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use store::{Batch, CommitError, Position, Range, View};
+use store::{Batch, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
@@ -28,9 +28,6 @@ pub const ROOM_RECEIPTS_MAX: usize = 2_000;
 
 /// Receipts that one user can have in one room: kinds times threads.
 pub const USER_RECEIPTS_MAX: usize = 1_000;
-
-/// How often a receipt is written again because another one of the same user was faster.
-const ATTEMPTS_MAX: usize = 8;
 
 /// Who may know of a receipt.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -157,24 +154,19 @@ impl Rooms {
     }
 
     async fn move_receipt(&self, receipt: NewReceipt<'_>, index: TimelineIndex, ts: u64) -> Result<(), RoomsError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let decide = |view: View| async move {
             let old = view.get::<Receipts>(&receipt.key()).await?;
             if let Some(old) = &old
                 && self.index_of(&view, &old.event).await?.is_some_and(|old| index <= old)
             {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             }
             if old.is_none() {
                 self.check_room_for_one(&view, receipt).await?;
             }
-            match self.inner.store.commit(receipt_batch(receipt, old.as_ref(), ts)).await {
-                Ok(_) => return Ok(()),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomsError::Busy)
+            Ok((receipt_batch(receipt, old.as_ref(), ts), ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// A user can't have receipts without end by naming ever more threads.

@@ -71,6 +71,9 @@ pub enum CommitError {
     /// An expectation did not hold; nothing was written. Load again, decide again.
     #[error("an expectation of the batch did not hold")]
     Conflict,
+    /// Others changed what an operation read, as often as [`Store::retry`](crate::Store::retry) tried it; nothing was written.
+    #[error("others changed the same again and again")]
+    Contended,
     /// The batch is over [`BATCH_BYTES_MAX`](crate::BATCH_BYTES_MAX) or
     /// [`BATCH_ENTRIES_MAX`](crate::BATCH_ENTRIES_MAX); nothing was written.
     #[error("the batch is too large")]

@@ -141,7 +141,7 @@ pub use crate::{
     position::{Position, Stamp},
     projection::Projection,
     range::{Range, SCAN_LIMIT},
-    store::{Pending, QUEUE_BYTES_MAX, Store},
+    store::{Pending, QUEUE_BYTES_MAX, RETRY_ATTEMPTS_MAX, Store},
     table::{Family, Table, TableInfo},
     value::{EncodeValue, Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
     view::{Page, Row, SCAN_BYTES_MAX, View},

@@ -31,6 +31,8 @@ use crate::{
 
 /// The most bytes that wait for the committer; who comes then waits for room.
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How often [`Store::retry`] tries.
+pub const RETRY_ATTEMPTS_MAX: u32 = 16;
 /// What a waiting batch counts for besides its bytes.
 const SUBMISSION_OVERHEAD_BYTES: usize = 512;
 
@@ -162,6 +164,27 @@ impl Store {
     /// position before it. If the caller stops waiting the batch is written all the same.
     pub async fn commit(&self, batch: Batch) -> Result<Position, CommitError> {
         self.submit(batch).await?.await
+    }
+
+    /// Loads, decides and commits: what `decide` makes of a view is committed, and with it what is given back. If it conflicts all is
+    /// done again with a new view, [`RETRY_ATTEMPTS_MAX`] times at most. An empty batch writes nothing.
+    ///
+    /// # Errors
+    /// Whatever `decide` fails with, at once; [`CommitError::Contended`] if the last attempt, too, conflicts.
+    pub async fn retry<T, E, D>(&self, mut decide: impl FnMut(View) -> D) -> Result<T, E>
+    where
+        D: Future<Output = Result<(Batch, T), E>>,
+        E: From<StoreError> + From<CommitError>,
+    {
+        for _ in 0..RETRY_ATTEMPTS_MAX {
+            let (batch, decided) = decide(self.view().await?).await?;
+            match self.commit(batch).await {
+                Ok(_) => return Ok(decided),
+                Err(CommitError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommitError::Contended.into())
     }
 
     /// Keeps something in memory that never lags behind what is visible, until it is dropped. `make` makes it as of the view that it gets;

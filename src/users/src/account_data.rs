@@ -136,15 +136,12 @@ impl Users {
         if SERVER_MANAGED_TYPES.contains(&event_type) {
             return Err(Error::ServerManagedType);
         }
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.prepare_account_data(view, batch, user, Entry::new(room, event_type, content)).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.prepare_account_data(&view, &mut batch, user, Entry::new(room, event_type, content)).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes account data on behalf of a client. It need not be there.
@@ -156,19 +153,16 @@ impl Users {
         if SERVER_MANAGED_TYPES.contains(&event_type) {
             return Err(Error::ServerManagedType);
         }
-        let deleted = raw(DELETED.to_owned())?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            if self.account_data(view, user, room, event_type).await?.is_none() {
-                return Ok(());
+        let deleted = &*raw(DELETED.to_owned())?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            if self.account_data(&view, user, room, event_type).await?.is_none() {
+                return Ok((Batch::new(), ()));
             }
-            self.prepare_account_data(view, batch, user, Entry::new(room, event_type, &deleted)).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            self.prepare_account_data(&view, &mut batch, user, Entry::new(room, event_type, deleted)).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Writes account data of any type, server-managed ones as well. At most one write for each user in a batch, as what they

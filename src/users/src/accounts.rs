@@ -19,6 +19,8 @@ use crate::{
 /// The greatest number of bytes of a user identifier, with `@` and server name.
 pub const USER_ID_BYTES_MAX: usize = 255;
 
+/// How many random names are tried for a guest.
+const GUEST_NAMES_TRIED_MAX: u32 = 10;
 /// Digits of the localpart of a guest.
 const GUEST_DIGITS: u32 = 12;
 /// Characters of a name that is picked for somebody who names none.
@@ -267,19 +269,16 @@ impl Users {
         }
         // A taken name needs no hash. Whether it is still free at the commit the batch expects.
         self.check_free(&self.inner.store.view().await?, &new.user_id).await?;
-        let hash = self.new_hash(&new).await?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.check_free(view, &new.user_id).await?;
+        let (new, hash) = (&new, &self.new_hash(&new).await?);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.check_free(&view, &new.user_id).await?;
             batch.expect::<tables::Accounts>(&new.user_id, None);
             let account = new_account(new.kind, self.now_ms());
-            let created = self.prepare_account(view, batch, &new, account, hash.as_ref()).await?;
-            if attempt.commit().await? {
-                return Ok(created);
-            }
-        }
+            let created = self.prepare_account(&view, &mut batch, new, account, hash.as_ref()).await?;
+            Ok((batch, created))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Turns the guest `new.user_id` into an ordinary user, who keeps the name, the devices and all that the
@@ -293,21 +292,18 @@ impl Users {
     /// a guest; the errors of new passwords and of logins; [`Error::InvalidRegistrationToken`];
     /// [`Error::Contended`].
     pub async fn upgrade_guest(&self, new: NewAccount) -> Result<Created> {
-        let hash = self.new_hash(&new).await?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut account = self.usable_account(view, &new.user_id).await?;
+        let (new, hash) = (&new, &self.new_hash(&new).await?);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let mut account = self.usable_account(&view, &new.user_id).await?;
             if account.kind != Kind::Guest {
                 return Err(Error::UserNameTaken);
             }
             account.kind = Kind::User;
-            let created = self.prepare_account(view, batch, &new, account, hash.as_ref()).await?;
-            if attempt.commit().await? {
-                return Ok(created);
-            }
-        }
+            let created = self.prepare_account(&view, &mut batch, new, account, hash.as_ref()).await?;
+            Ok((batch, created))
+        };
+        self.inner.store.retry(decide).await
     }
 
     async fn new_hash(&self, new: &NewAccount) -> Result<Option<String>> {
@@ -397,7 +393,7 @@ impl Users {
     ///
     /// [`Error::Contended`] if no free name was found.
     pub async fn create_guest(&self, server_name: &ServerName, device_name: Option<String>) -> Result<Created> {
-        for _ in 0..crate::COMMIT_ATTEMPTS_MAX {
+        for _ in 0..GUEST_NAMES_TRIED_MAX {
             let mut bytes = [0u8; 8];
             self.inner.random.fill(&mut bytes);
             let number = u64::from_be_bytes(bytes) % 10u64.pow(GUEST_DIGITS);
@@ -487,19 +483,17 @@ impl Users {
     }
 
     async fn change_account(&self, user: &UserId, change: impl Fn(&mut Account)) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut account = self.active_account(view, user).await?;
+        let change = &change;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let mut account = self.active_account(&view, user).await?;
             change(&mut account);
-            bump_version(view, batch, user).await?;
+            bump_version(&view, &mut batch, user).await?;
             batch.put::<tables::Accounts>(&user, &Record(account));
-            log(batch, user, Change::Account);
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            log(&mut batch, user, Change::Account);
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Writes the users' part of deactivation: the account is marked, and password, devices, tokens, keys,
@@ -548,14 +542,12 @@ impl Users {
     ///
     /// [`Error::UnknownUser`], [`Error::Contended`].
     pub async fn deactivate(&self, user: &UserId, erasure: Erasure) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            self.prepare_deactivate(&attempt.view, &mut attempt.batch, user, erasure).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.prepare_deactivate(&view, &mut batch, user, erasure).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

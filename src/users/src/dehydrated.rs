@@ -54,14 +54,12 @@ impl Users {
         }
         // What a crash left undone.
         self.delete_replaced(user).await?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            self.prepare_dehydrated(&attempt.view, &mut attempt.batch, user, new).await?;
-            if attempt.commit().await? {
-                break;
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.prepare_dehydrated(&view, &mut batch, user, new).await?;
+            Ok::<_, Error>((batch, ()))
+        };
+        self.inner.store.retry(decide).await?;
         // The new device is there with its keys before the old one goes, so that at no time there is none.
         self.delete_replaced(user).await
     }
@@ -97,22 +95,19 @@ impl Users {
 
     /// Deletes the dehydrated device that was replaced by that of now.
     async fn delete_replaced(&self, user: &UserId) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             let row = view.get::<tables::DehydratedDevices>(&user).await?;
             let Some(DehydratedRow { device, data, replaces: Some(replaced) }) = &row else {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             };
-            bump_version(view, batch, user).await?;
-            self.prepare_delete_device(view, batch, user, replaced).await?;
+            bump_version(&view, &mut batch, user).await?;
+            self.prepare_delete_device(&view, &mut batch, user, replaced).await?;
             batch.expect::<tables::DehydratedDevices>(&user, row.as_ref());
             batch.put::<tables::DehydratedDevices>(&user, &DehydratedRow { device, data, replaces: None });
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The user's dehydrated device.

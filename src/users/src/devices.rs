@@ -84,17 +84,14 @@ impl Users {
     /// [`Error::DeviceIdInUse`] if it is that of the dehydrated device, [`Error::TooManyDevices`], [`Error::TooLarge`],
     /// [`Error::Contended`].
     pub async fn login(&self, user: &UserId, login: &Login) -> Result<IssuedSession> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.usable_account(view, user).await?;
-            bump_version(view, batch, user).await?;
-            let session = self.prepare_session(view, batch, user, login).await?;
-            if attempt.commit().await? {
-                return Ok(session);
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.usable_account(&view, user).await?;
+            bump_version(&view, &mut batch, user).await?;
+            let session = self.prepare_session(&view, &mut batch, user, login).await?;
+            Ok((batch, session))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Creates or takes over the device and issues its tokens. The caller guards the user's version.
@@ -117,9 +114,7 @@ impl Users {
             }
             self.supersede(view, batch, (user, device.as_str()), |_| true).await?;
         }
-        let changed = vec![device.clone()];
-        let deleted = Vec::new();
-        log(batch, user, Change::Devices { changed, deleted });
+        log_changed(batch, user, &device);
         Ok(self.issue_tokens(batch, user, &device, login.refreshable))
     }
 
@@ -221,29 +216,17 @@ impl Users {
     /// [`Error::UnknownDevice`], [`Error::TooLarge`], [`Error::Contended`].
     pub async fn rename_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<()> {
         check_device_name(display_name)?;
-        let key = (user, id.as_str());
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let row = view.get::<tables::Devices>(&key).await?;
-            let Record(mut row) = row.ok_or(Error::UnknownDevice)?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let row = view.get::<tables::Devices>(&(user, id.as_str())).await?.ok_or(Error::UnknownDevice)?;
             let Some(name) = display_name else {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             };
-            if row.display_name.as_deref() != Some(name) {
-                keys::prepare_renamed(view, batch, user, id.as_str()).await?;
-            }
-            row.display_name = Some(name.to_owned());
-            bump_version(view, batch, user).await?;
-            batch.put::<tables::Devices>(&key, &Record(row));
-            let changed = vec![id.to_owned()];
-            let deleted = Vec::new();
-            log(batch, user, Change::Devices { changed, deleted });
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            bump_version(&view, &mut batch, user).await?;
+            prepare_rename(&view, &mut batch, (user, id), row.0, name).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Creates a device without tokens, or renames it: what application services do for their users.
@@ -253,24 +236,23 @@ impl Users {
     /// [`Error::UnknownUser`], [`Error::Deactivated`], [`Error::InvalidDeviceId`],
     /// [`Error::TooManyDevices`], [`Error::TooLarge`], [`Error::Contended`].
     pub async fn put_device(&self, user: &UserId, id: &DeviceId, display_name: Option<&str>) -> Result<PutDevice> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.active_account(view, user).await?;
-            bump_version(view, batch, user).await?;
-            let put = self.prepare_put_device(view, batch, user, id, display_name).await?;
-            if put == PutDevice::Updated {
-                self.rename_device(user, id, display_name).await?;
-                return Ok(put);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.active_account(&view, user).await?;
+            bump_version(&view, &mut batch, user).await?;
+            let put = self.prepare_put_device(&view, &mut batch, user, id, display_name).await?;
+            match (put, display_name) {
+                (PutDevice::Created, _) => log_changed(&mut batch, user, id),
+                (PutDevice::Updated, Some(name)) => {
+                    check_device_name(display_name)?;
+                    let row = view.get::<tables::Devices>(&(user, id.as_str())).await?.ok_or(Error::UnknownDevice)?;
+                    prepare_rename(&view, &mut batch, (user, id), row.0, name).await?;
+                }
+                (PutDevice::Updated, None) => {}
             }
-            let changed = vec![id.to_owned()];
-            let deleted = Vec::new();
-            log(batch, user, Change::Devices { changed, deleted });
-            if attempt.commit().await? {
-                return Ok(put);
-            }
-        }
+            Ok((batch, put))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes devices with all that belongs to them, each in one batch; very many in several. Those that aren't there are passed over.
@@ -279,29 +261,27 @@ impl Users {
     ///
     /// [`Error::Contended`].
     pub async fn delete_devices(&self, user: &UserId, ids: &[OwnedDeviceId]) -> Result<()> {
-        let wanted: HashSet<&str> = ids.iter().map(|id| id.as_str()).collect();
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let runs = runs_of(view, user, |id| wanted.contains(id)).await?;
+        let wanted: &HashSet<&str> = &ids.iter().map(|id| id.as_str()).collect();
+        let delete_some = |view: View| async move {
+            let mut batch = Batch::new();
+            let runs = runs_of(&view, user, |id| wanted.contains(id)).await?;
             if runs.is_empty() {
-                return Ok(());
+                return Ok((Batch::new(), false));
             }
-            bump_version(view, batch, user).await?;
+            bump_version(&view, &mut batch, user).await?;
             let mut deleted = Vec::new();
             for run in runs {
                 if batch.is_filled() {
                     break;
                 }
-                self.prepare_delete_run(view, batch, user, &run).await?;
+                self.prepare_delete_run(&view, &mut batch, user, &run).await?;
                 deleted.extend(run.ids);
             }
-            prepare_deleted(view, batch, user, deleted).await?;
-            if attempt.commit().await? {
-                attempts = self.attempts();
-            }
-        }
+            prepare_deleted(&view, &mut batch, user, deleted).await?;
+            Ok::<_, Error>((batch, true))
+        };
+        while self.inner.store.retry(delete_some).await? {}
+        Ok(())
     }
 
     /// Deletes a device, if it is there. The caller guards the user's version.
@@ -322,16 +302,13 @@ impl Users {
     ///
     /// [`Error::Contended`].
     pub async fn delete_all_devices(&self, user: &UserId) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            bump_version(view, batch, user).await?;
-            self.prepare_delete_all_devices(view, batch, user, None).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            bump_version(&view, &mut batch, user).await?;
+            self.prepare_delete_all_devices(&view, &mut batch, user, None).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes all devices but `keep`. The caller guards the user's version.
@@ -377,6 +354,27 @@ impl Users {
         keys::prepare_delete_device_keys(batch, user, run);
         Ok(())
     }
+}
+
+/// Gives a device its display name. The caller guards the user's version.
+async fn prepare_rename(
+    view: &View,
+    batch: &mut Batch,
+    (user, id): (&UserId, &DeviceId),
+    mut row: DeviceRow,
+    name: &str,
+) -> Result<()> {
+    if row.display_name.as_deref() != Some(name) {
+        keys::prepare_renamed(view, batch, user, id.as_str()).await?;
+    }
+    row.display_name = Some(name.to_owned());
+    batch.put::<tables::Devices>(&(user, id.as_str()), &Record(row));
+    log_changed(batch, user, id);
+    Ok(())
+}
+
+fn log_changed(batch: &mut Batch, user: &UserId, device: &DeviceId) {
+    log(batch, user, Change::Devices { changed: vec![device.to_owned()], deleted: Vec::new() });
 }
 
 /// Says that devices whose rows are deleted in the same batch are gone.

@@ -196,7 +196,20 @@ pub enum Error {
     Store(#[from] StoreError),
     /// Writing failed.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Commit(CommitError),
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Contended => Self::Contended,
+            CommitError::Conflict
+            | CommitError::TooLarge
+            | CommitError::Invalid(_)
+            | CommitError::Failed(_)
+            | CommitError::Closed => Self::Commit(error),
+        }
+    }
 }
 
 /// The result of an operation of this crate.

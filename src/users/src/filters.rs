@@ -65,13 +65,11 @@ impl Users {
             return Err(Error::NotAnObject);
         }
         let digest = Fixed(Sha256::digest(json.as_bytes()).into());
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             if let Some(id) = view.get::<tables::FilterIds>(&(user, digest)).await? {
-                self.note_filter_use(view, user, id).await?;
-                return Ok(id.to_string());
+                self.note_filter_use(&view, user, id).await?;
+                return Ok((Batch::new(), id.to_string()));
             }
             let last = view.get::<tables::FilterLast>(&user).await?;
             let id = last.unwrap_or(0) + 1;
@@ -80,11 +78,10 @@ impl Users {
             batch.put::<tables::FilterIds>(&(user, digest), &id);
             batch.put::<tables::FilterUses>(&(user, id), &FilterUse { day: self.today(), digest });
             batch.put::<tables::Filters>(&(user, id), json);
-            prepare_room_for_filter(view, batch, user).await?;
-            if attempt.commit().await? {
-                return Ok(id.to_string());
-            }
-        }
+            prepare_room_for_filter(&view, &mut batch, user).await?;
+            Ok((batch, id.to_string()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The definition of a filter, which is used by this.

@@ -47,7 +47,7 @@ use std::{
 
 use event::{Clock, Random};
 use ruma::UserId;
-use store::{Batch, CommitError, Position, Store, View};
+use store::{Batch, Position, Store, View};
 use tokio::time::MissedTickBehavior;
 
 pub use account_data::{
@@ -93,9 +93,6 @@ pub use to_device::{
 };
 pub use tokens::{IssuedSession, Login};
 pub use watch::SessionWatch;
-
-/// How often a change is tried again when others change the same rows.
-const COMMIT_ATTEMPTS_MAX: u32 = 10;
 
 /// How often presence looks whose time is up.
 const PRESENCE_TICK: Duration = Duration::from_secs(1);
@@ -194,42 +191,6 @@ impl Users {
 
     fn now_ms(&self) -> u64 {
         self.inner.clock.now_ms()
-    }
-
-    fn attempts(&self) -> Attempts<'_> {
-        Attempts { store: &self.inner.store, left: COMMIT_ATTEMPTS_MAX }
-    }
-}
-
-/// Bounded repetition of load, decide, commit.
-struct Attempts<'s> {
-    store: &'s Store,
-    left: u32,
-}
-
-impl<'s> Attempts<'s> {
-    /// A fresh view and batch, or [`Error::Contended`] when there were enough attempts.
-    async fn next(&mut self) -> Result<Attempt<'s>> {
-        self.left = self.left.checked_sub(1).ok_or(Error::Contended)?;
-        Ok(Attempt { store: self.store, view: self.store.view().await?, batch: Batch::new() })
-    }
-}
-
-/// One view to read from and one batch to write.
-struct Attempt<'s> {
-    store: &'s Store,
-    view: View,
-    batch: Batch,
-}
-
-impl Attempt<'_> {
-    /// Commits. `false` if somebody else changed what was read.
-    async fn commit(self) -> Result<bool> {
-        match self.store.commit(self.batch).await {
-            Ok(_) => Ok(true),
-            Err(CommitError::Conflict) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -214,27 +214,24 @@ impl Users {
     /// [`Error::UnknownUser`], [`Error::Deactivated`], the errors of new passwords, [`Error::Busy`],
     /// [`Error::Contended`].
     pub async fn change_password(&self, user: &UserId, new: &str, others: OtherDevices) -> Result<()> {
-        let hash = self.inner.passwords.hash(new).await?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.active_account(view, user).await?;
-            bump_version(view, batch, user).await?;
-            batch.put::<tables::Passwords>(&user, &hash);
-            match &others {
+        let (hash, others) = (&self.inner.passwords.hash(new).await?, &others);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.active_account(&view, user).await?;
+            bump_version(&view, &mut batch, user).await?;
+            batch.put::<tables::Passwords>(&user, hash);
+            match others {
                 OtherDevices::Keep => {
-                    log(batch, user, Change::Account);
+                    log(&mut batch, user, Change::Account);
                 }
                 OtherDevices::LogOut { keep } => {
-                    log(batch, user, Change::Account);
-                    self.prepare_delete_all_devices(view, batch, user, keep.as_deref()).await?;
+                    log(&mut batch, user, Change::Account);
+                    self.prepare_delete_all_devices(&view, &mut batch, user, keep.as_deref()).await?;
                 }
             }
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

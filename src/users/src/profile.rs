@@ -251,14 +251,12 @@ impl Users {
     ///
     /// As [`Users::prepare_profile_change`]; [`Error::Contended`].
     pub async fn change_profile(&self, user: &UserId, change: &ProfileChange) -> Result<ProfileDelta> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let delta = self.prepare_profile_change(&attempt.view, &mut attempt.batch, user, change).await?;
-            if attempt.commit().await? {
-                return Ok(delta);
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let delta = self.prepare_profile_change(&view, &mut batch, user, change).await?;
+            Ok((batch, delta))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

@@ -243,17 +243,15 @@ impl Users {
     }
 
     async fn change_rules(&self, user: &UserId, change: impl Fn(&mut Ruleset) -> Result<()>) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut ruleset = self.push_rules(view, user).await?;
+        let change = &change;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let mut ruleset = self.push_rules(&view, user).await?;
             change(&mut ruleset)?;
-            self.prepare_ruleset(view, batch, user, &ruleset).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            self.prepare_ruleset(&view, &mut batch, user, &ruleset).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Adds a rule or replaces one of the same kind and name. A new rule is enabled and, without a place,

@@ -227,20 +227,19 @@ impl Users {
             None => self.inner.random.alphanumeric(NEW_TOKEN_CHARS),
         };
         check_token(&token)?;
+        let token = token.as_str();
         let row = RegistrationTokenRow { uses_allowed: new.uses_allowed, completed: 0, expires_ms: new.expires_ms };
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let known = attempt.view.contains::<tables::RegistrationTokens>(&token).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let known = view.contains::<tables::RegistrationTokens>(&token).await?;
             if known {
                 return Err(Error::RegistrationTokenTaken);
             }
-            attempt.batch.expect::<tables::RegistrationTokens>(&token, None);
-            attempt.batch.put::<tables::RegistrationTokens>(&token, &row);
-            if attempt.commit().await? {
-                return Ok(registration_token(&token, row, 0));
-            }
-        }
+            batch.expect::<tables::RegistrationTokens>(&token, None);
+            batch.put::<tables::RegistrationTokens>(&token, &row);
+            Ok((batch, registration_token(token, row, 0)))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// One registration token.
@@ -295,20 +294,18 @@ impl Users {
         token: &str,
         update: &RegistrationTokenUpdate,
     ) -> Result<RegistrationToken> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let old = attempt.view.get::<tables::RegistrationTokens>(&token).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let old = view.get::<tables::RegistrationTokens>(&token).await?;
             let old = old.ok_or(Error::UnknownRegistrationToken)?;
             let uses_allowed = update.uses_allowed.unwrap_or(old.uses_allowed);
             let expires_ms = update.expires_ms.unwrap_or(old.expires_ms);
             let new = RegistrationTokenRow { uses_allowed, expires_ms, ..old };
-            attempt.batch.expect::<tables::RegistrationTokens>(&token, Some(&old));
-            attempt.batch.put::<tables::RegistrationTokens>(&token, &new);
-            if attempt.commit().await? {
-                return Ok(registration_token(token, new, self.pending_uses(token)));
-            }
-        }
+            batch.expect::<tables::RegistrationTokens>(&token, Some(&old));
+            batch.put::<tables::RegistrationTokens>(&token, &new);
+            Ok((batch, registration_token(token, new, self.pending_uses(token))))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes a registration token. Registrations that reserved it can't finish.
@@ -317,17 +314,15 @@ impl Users {
     ///
     /// [`Error::UnknownRegistrationToken`], [`Error::Contended`].
     pub async fn delete_registration_token(&self, token: &str) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let old = attempt.view.get::<tables::RegistrationTokens>(&token).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let old = view.get::<tables::RegistrationTokens>(&token).await?;
             let old = old.ok_or(Error::UnknownRegistrationToken)?;
-            attempt.batch.expect::<tables::RegistrationTokens>(&token, Some(&old));
-            attempt.batch.delete::<tables::RegistrationTokens>(&token);
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            batch.expect::<tables::RegistrationTokens>(&token, Some(&old));
+            batch.delete::<tables::RegistrationTokens>(&token);
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

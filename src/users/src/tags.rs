@@ -65,17 +65,14 @@ impl Users {
     /// As [`check_tag`]; the errors of account data.
     pub async fn set_tag(&self, user: &UserId, room: &RoomId, tag: &str, info: &RawValue) -> Result<()> {
         check_tag(tag, info)?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut tags = self.tags(view, user, room).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let mut tags = self.tags(&view, user, room).await?;
             tags.insert(tag.to_owned(), info.to_owned());
-            self.prepare_tags(view, batch, user, room, tags).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            self.prepare_tags(&view, &mut batch, user, room, tags).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Removes a tag; it need not be there.
@@ -84,19 +81,16 @@ impl Users {
     ///
     /// The errors of account data.
     pub async fn remove_tag(&self, user: &UserId, room: &RoomId, tag: &str) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let mut tags = self.tags(view, user, room).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let mut tags = self.tags(&view, user, room).await?;
             if tags.remove(tag).is_none() {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             }
-            self.prepare_tags(view, batch, user, room, tags).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            self.prepare_tags(&view, &mut batch, user, room, tags).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     async fn prepare_tags(

@@ -156,15 +156,12 @@ impl Users {
     /// the account is locked; [`Error::Contended`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedSession> {
         let old = hash(refresh_token);
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let session = self.prepare_refresh(view, batch, old).await?;
-            if attempt.commit().await? {
-                return Ok(session);
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let session = self.prepare_refresh(&view, &mut batch, old).await?;
+            Ok((batch, session))
+        };
+        self.inner.store.retry(decide).await
     }
 
     async fn prepare_refresh(&self, view: &View, batch: &mut Batch, old: TokenHash) -> Result<IssuedSession> {
@@ -201,20 +198,18 @@ impl Users {
     /// The first use of an access token that a refresh gave: the old pair is revoked. Does nothing if the
     /// token is gone.
     pub(crate) async fn confirm_refresh(&self, access: TokenHash) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             let row = view.get::<tables::AccessTokens>(&Fixed(access)).await?;
             let Some(Record(mut row)) = row else {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             };
             let Some(before) = row.replaces.take() else {
-                return Ok(());
+                return Ok((Batch::new(), ()));
             };
-            bump_version(view, batch, &row.user).await?;
-            let pair = pair_of(view, before).await?;
-            self.supersede(view, batch, (&row.user, row.device.as_str()), |token| pair.contains(token)).await?;
+            bump_version(&view, &mut batch, &row.user).await?;
+            let pair = pair_of(&view, before).await?;
+            self.supersede(&view, &mut batch, (&row.user, row.device.as_str()), |token| pair.contains(token)).await?;
             if let Some(refresh) = row.refresh {
                 let own = view.get::<tables::RefreshTokens>(&Fixed(refresh)).await?;
                 if let Some(Record(mut own)) = own {
@@ -222,12 +217,11 @@ impl Users {
                     batch.put::<tables::RefreshTokens>(&Fixed(refresh), &Record(own));
                 }
             }
-            log(batch, &row.user, Change::Sessions);
+            log(&mut batch, &row.user, Change::Sessions);
             batch.put::<tables::AccessTokens>(&Fixed(access), &Record(row));
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Revokes those tokens of a device for which `is_superseded` says so, and remembers them.
@@ -317,23 +311,20 @@ impl Users {
     /// [`Error::UnknownToken`] if it isn't known, was used or has expired.
     pub async fn use_login_token(&self, token: &str) -> Result<OwnedUserId> {
         let key = Fixed(hash(token));
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let take = |view: View| async move {
+            let mut batch = Batch::new();
             let row = view.get::<tables::LoginTokens>(&key).await?;
             let row = row.ok_or(Error::UnknownToken)?;
             batch.expect::<tables::LoginTokens>(&key, Some(&row));
             batch.delete::<tables::LoginTokens>(&key);
             batch.delete::<tables::LoginTokenExpiry>(&(row.expires_ms, key));
-            if !attempt.commit().await? {
-                continue;
-            }
-            if row.expires_ms <= self.now_ms() {
-                return Err(Error::UnknownToken);
-            }
-            return Ok(row.user.into_inner());
+            Ok::<_, Error>((batch, row))
+        };
+        let row = self.inner.store.retry(take).await?;
+        if row.expires_ms <= self.now_ms() {
+            return Err(Error::UnknownToken);
         }
+        Ok(row.user.into_inner())
     }
 }
 

@@ -240,8 +240,12 @@ impl Rooms {
             Membership::Invite | Membership::Knock | Membership::Join => {}
         }
         if !self.is_in_state(&view, room, user).await? {
-            let moved = self.move_membership(user, room, Some(row), Membership::Leave, false).await?;
-            return if moved { Ok(()) } else { Err(RoomsError::Busy) };
+            let batch = moved_membership((user, room), Some(row), Membership::Leave, false, Batch::new());
+            return match self.inner.store.commit(batch).await {
+                Ok(_) => Ok(()),
+                Err(CommitError::Conflict) => Err(RoomsError::Busy),
+                Err(error) => Err(error.into()),
+            };
         }
         let content = to_json(&member_content(content, "leave")?)?;
         self.set_member(room, user, user, content).await.map(|_| ())
@@ -334,64 +338,18 @@ impl Rooms {
 
     /// Forgets a room: a user who is not in it no longer sees its history.
     pub async fn forget(&self, user: &UserId, room: &RoomId) -> Result<(), RoomsError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let decide = |view: View| async move {
             let Some(row) = self.membership(&view, user, room).await? else { return Err(RoomsError::NotJoined) };
             match row.membership {
-                Membership::Leave | Membership::Ban if row.forgotten => return Ok(()),
+                Membership::Leave | Membership::Ban if row.forgotten => return Ok((Batch::new(), ())),
                 Membership::Leave | Membership::Ban => {}
                 Membership::Invite | Membership::Knock | Membership::Join => {
                     return Err(RoomsError::StillInRoom);
                 }
             }
-            if self.move_membership(user, room, Some(row), row.membership, true).await? {
-                return Ok(());
-            }
-        }
-        Err(RoomsError::Busy)
-    }
-
-    /// Writes a membership row that doesn't follow from a room's state. False: the row has changed meanwhile.
-    pub(crate) async fn move_membership(
-        &self,
-        user: &UserId,
-        room: &RoomId,
-        old: Option<MembershipRow>,
-        membership: Membership,
-        forgotten: bool,
-    ) -> Result<bool, RoomsError> {
-        self.move_membership_with(user, room, old, membership, forgotten, Batch::new()).await
-    }
-
-    /// As [`Rooms::move_membership`], in a batch that holds other writes already.
-    pub(crate) async fn move_membership_with(
-        &self,
-        user: &UserId,
-        room: &RoomId,
-        old: Option<MembershipRow>,
-        membership: Membership,
-        forgotten: bool,
-        mut batch: Batch,
-    ) -> Result<bool, RoomsError> {
-        let key = (user, room);
-        batch.expect::<Memberships>(&key, old.as_ref());
-        let entry = MembershipMoved { user: user.to_owned(), room: room.to_owned(), membership, forgotten };
-        let stamp = batch.log(&entry);
-        // The row keeps the last event that is held, which tells of the user's last stay. To sync, the event of another membership is
-        // none of this one.
-        let event = old.and_then(|row| row.event);
-        let event_of_this = old.filter(|row| row.membership == membership).and_then(|row| row.event);
-        batch.put::<Memberships>(&key, &MembershipRow { membership, event, position: stamp.into(), forgotten });
-        let change = LoggedMembership { membership, event: event_of_this, forgotten };
-        batch.put::<MembershipLog>(&MembershipLogKey { user, position: stamp, room }, &change);
-        if matches!(membership, Membership::Leave | Membership::Ban) {
-            batch.delete::<crate::tables::StrippedStates>(&key);
-        }
-        match self.inner.store.commit(batch).await {
-            Ok(_) => Ok(true),
-            Err(CommitError::Conflict) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+            Ok((moved_membership((user, room), Some(row), row.membership, true, Batch::new()), ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Sets a member event.
@@ -413,4 +371,29 @@ fn with_reason(membership: &str, reason: Option<&str>) -> Result<Box<RawValue>, 
         content.insert("reason".to_owned(), reason.into());
     }
     to_json(&content)
+}
+
+/// Adds to a batch a membership row that doesn't follow from a room's state.
+pub(crate) fn moved_membership(
+    (user, room): (&UserId, &RoomId),
+    old: Option<MembershipRow>,
+    membership: Membership,
+    forgotten: bool,
+    mut batch: Batch,
+) -> Batch {
+    let key = (user, room);
+    batch.expect::<Memberships>(&key, old.as_ref());
+    let entry = MembershipMoved { user: user.to_owned(), room: room.to_owned(), membership, forgotten };
+    let stamp = batch.log(&entry);
+    // The row keeps the last event that is held, which tells of the user's last stay. To sync, the event of another membership is
+    // none of this one.
+    let event = old.and_then(|row| row.event);
+    let event_of_this = old.filter(|row| row.membership == membership).and_then(|row| row.event);
+    batch.put::<Memberships>(&key, &MembershipRow { membership, event, position: stamp.into(), forgotten });
+    let change = LoggedMembership { membership, event: event_of_this, forgotten };
+    batch.put::<MembershipLog>(&MembershipLogKey { user, position: stamp, room }, &change);
+    if matches!(membership, Membership::Leave | Membership::Ban) {
+        batch.delete::<crate::tables::StrippedStates>(&key);
+    }
+    batch
 }

@@ -13,7 +13,10 @@ use store::{Batch, Json, View};
 
 use crate::{
     Rooms, RoomsError,
-    engine::append::{ATTEMPTS_MAX, Draft, Sent},
+    engine::{
+        append::{Draft, Sent},
+        membership::moved_membership,
+    },
     ports::RemoteError,
     shown::Shown,
     state::source,
@@ -120,12 +123,11 @@ impl Rooms {
     /// Fails with [`RoomsError::Forbidden`] if the user is in the room.
     pub async fn take_invite(&self, invite: &ReceivedInvite) -> Result<Box<RawValue>, RoomsError> {
         let (target, room, signed) = (&invite.target, invite.signed.room_id(), invite.signed.json());
-        for _ in 0..ATTEMPTS_MAX {
-            let view = self.inner.store.view().await?;
+        let decide = |view: View| async move {
             if self.head(&view, room).await?.is_some() && self.is_server_joined(&view, room, self.server_name()).await?
             {
                 // It comes as an event of the room too.
-                return Ok(signed.to_owned());
+                return Ok((Batch::new(), ()));
             }
             let row = self.membership(&view, target, room).await?;
             match row.map(|row| row.membership) {
@@ -136,11 +138,10 @@ impl Rooms {
             told.push(signed.to_owned());
             let mut batch = Batch::new();
             batch.put::<StrippedStates>(&(target, room), &Json(told));
-            if self.move_membership_with(target, room, row, Membership::Invite, false, batch).await? {
-                return Ok(signed.to_owned());
-            }
-        }
-        Err(RoomsError::Busy)
+            Ok((moved_membership((target, room), row, Membership::Invite, false, batch), ()))
+        };
+        self.inner.store.retry(decide).await?;
+        Ok(signed.to_owned())
     }
 
     /// What those outside a room who are invited or knock may see of its state, and the member event of who invited them, by which

@@ -8,6 +8,7 @@ mod lifecycle;
 mod log;
 mod model;
 mod projection;
+mod retry;
 mod values;
 
 use backend::{Backend, Disk, Files};
@@ -50,6 +51,8 @@ on_every_engine!(
     follow::a_follower_ends_with_its_owner_and_with_the_store,
     follow::followers_are_listed_with_their_lag,
     projection::what_is_dropped_is_told_nothing_more,
+    retry::who_was_slower_decides_again,
+    retry::a_refusal_ends_at_once_and_an_empty_batch_writes_nothing,
     lifecycle::content_survives_and_positions_never_repeat,
     lifecycle::counters_never_repeat,
     lifecycle::identity_is_kept,

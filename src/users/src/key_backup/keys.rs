@@ -110,21 +110,19 @@ impl Users {
 
     async fn put_chunk(&self, user: &UserId, version: u64, keys: &[BackupKey]) -> Result<BackupContents> {
         let place = keys.iter().map(|BackupKey { room, session, .. }| BackupKeyPlace { user, version, room, session });
-        let places: Vec<_> = place.collect();
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let current = self.current_key_backup(view, user).await?.ok_or(Error::UnknownKeyBackup)?;
+        let places: &Vec<_> = &place.collect();
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let current = self.current_key_backup(&view, user).await?.ok_or(Error::UnknownKeyBackup)?;
             if version != current {
                 return Err(Error::WrongKeyBackup { current });
             }
-            let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+            let old = backup_contents(&view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
             let mut new = old;
-            let stored = StoredBytes::load(view, user, version).await?;
+            let stored = StoredBytes::load(&view, user, version).await?;
             let mut bytes = stored.of_version;
-            let rows = view.get_many::<tables::KeyBackupKeys>(&places).await?;
-            for ((key, place), row) in keys.iter().zip(&places).zip(rows) {
+            let rows = view.get_many::<tables::KeyBackupKeys>(places).await?;
+            for ((key, place), row) in keys.iter().zip(places).zip(rows) {
                 if row.as_ref().is_some_and(|old| !key.key.replaces(old)) {
                     continue;
                 }
@@ -138,7 +136,7 @@ impl Users {
                 return Err(Error::UserLimit("keys in the backup"));
             }
             if new == old {
-                return Ok(old);
+                return Ok((Batch::new(), old));
             }
             let max = self.inner.config.key_backup_bytes_max;
             if bytes > stored.of_version && stored.of_others + bytes > max {
@@ -147,11 +145,10 @@ impl Users {
             // A newer backup that is made meanwhile is the one to write to.
             let last = view.get::<tables::KeyBackupLast>(&user).await?;
             batch.expect::<tables::KeyBackupLast>(&user, last.as_ref());
-            put_contents(batch, user, version, old, (new, bytes));
-            if attempt.commit().await? {
-                return Ok(new);
-            }
-        }
+            put_contents(&mut batch, user, version, old, (new, bytes));
+            Ok((batch, new))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes keys of any backup.
@@ -165,37 +162,36 @@ impl Users {
         version: u64,
         scope: BackupScope<'_>,
     ) -> Result<BackupContents> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            let old = backup_contents(view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
-            let stored = StoredBytes::load(view, user, version).await?.of_version;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let old = backup_contents(&view, user, version).await?.ok_or(Error::UnknownKeyBackup)?;
+            let stored = StoredBytes::load(&view, user, version).await?.of_version;
             let (deleted, freed) = match scope {
-                BackupScope::All => {
-                    batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
-                    (old.count, stored)
-                }
-                BackupScope::Room(room) => {
-                    batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version, room.as_str()));
-                    count_room(view, user, version, room).await?
-                }
+                BackupScope::All => (old.count, stored),
+                BackupScope::Room(room) => count_room(&view, user, version, room).await?,
                 BackupScope::Session(room, session) => {
                     let place = BackupKeyPlace { user, version, room, session };
-                    batch.delete::<tables::KeyBackupKeys>(&place);
                     let row = view.get::<tables::KeyBackupKeys>(&place).await?;
                     row.map_or((0, 0), |row| (1, key_bytes(room, session, &row.session_data)))
                 }
             };
             if deleted == 0 {
-                return Ok(old);
+                return Ok((Batch::new(), old));
+            }
+            match scope {
+                BackupScope::All => batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version)),
+                BackupScope::Room(room) => {
+                    batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version, room.as_str()));
+                }
+                BackupScope::Session(room, session) => {
+                    batch.delete::<tables::KeyBackupKeys>(&BackupKeyPlace { user, version, room, session });
+                }
             }
             let new = BackupContents { count: old.count.saturating_sub(deleted), etag: self.number_after(old.etag) };
-            put_contents(batch, user, version, old, (new, stored.saturating_sub(freed)));
-            if attempt.commit().await? {
-                return Ok(new);
-            }
-        }
+            put_contents(&mut batch, user, version, old, (new, stored.saturating_sub(freed)));
+            Ok((batch, new))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The key of a session.

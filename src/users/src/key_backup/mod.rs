@@ -54,12 +54,10 @@ impl Users {
     /// [`Error::Contended`].
     pub async fn create_key_backup(&self, user: &UserId, algorithm: &str, auth_data: &RawValue) -> Result<u64> {
         check(algorithm, auth_data)?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
-            self.active_account(view, user).await?;
-            expect_version(view, batch, user).await?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            self.active_account(&view, user).await?;
+            expect_version(&view, &mut batch, user).await?;
             let range = Range::<tables::KeyBackupContents>::prefix(&(user,)).limit(KEY_BACKUPS_PER_USER_MAX);
             if view.scan(range).await?.rows.len() >= KEY_BACKUPS_PER_USER_MAX {
                 return Err(Error::UserLimit("key backups"));
@@ -71,10 +69,9 @@ impl Users {
             let row = KeyBackupRow { algorithm, auth_data: auth_data.get() };
             batch.put::<tables::KeyBackups>(&(user, version), &row);
             batch.put::<tables::KeyBackupContents>(&(user, version), &BackupContents { count: 0, etag: 0 });
-            if attempt.commit().await? {
-                return Ok(version);
-            }
-        }
+            Ok((batch, version))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The version of the newest backup, to which keys are written.
@@ -116,20 +113,17 @@ impl Users {
     ) -> Result<()> {
         check(algorithm, auth_data)?;
         let key = (user, version);
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             let old = view.get::<tables::KeyBackups>(&key).await?.ok_or(Error::UnknownKeyBackup)?;
             if old.algorithm != algorithm {
                 return Err(Error::KeyBackupAlgorithm);
             }
             batch.expect::<tables::KeyBackups>(&key, Some(&old));
             batch.put::<tables::KeyBackups>(&key, &KeyBackupRow { algorithm, auth_data: auth_data.get() });
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// Deletes a backup with its keys. Does nothing to one that was deleted before.
@@ -138,26 +132,23 @@ impl Users {
     ///
     /// [`Error::UnknownKeyBackup`] if there never was one of this version; [`Error::Contended`].
     pub async fn delete_key_backup(&self, user: &UserId, version: u64) -> Result<()> {
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             let last = view.get::<tables::KeyBackupLast>(&user).await?.unwrap_or(0);
             if version == 0 || version > last {
                 return Err(Error::UnknownKeyBackup);
             }
-            if backup_contents(view, user, version).await?.is_none() {
-                return Ok(());
+            if backup_contents(&view, user, version).await?.is_none() {
+                return Ok((Batch::new(), ()));
             }
             batch.delete::<tables::KeyBackups>(&(user, version));
             batch.delete::<tables::KeyBackupContents>(&(user, version));
             batch.delete::<tables::KeyBackupBytes>(&(user, version));
             // One range, however many keys there are.
             batch.delete_prefix::<tables::KeyBackupKeys>(&(user, version));
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 
     /// The version or etag after `last`. Clients may know some that a restored store has forgotten; they are not given again

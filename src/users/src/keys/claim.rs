@@ -65,20 +65,18 @@ impl Users {
     /// Hands out keys of different devices in one commit.
     async fn claim_chunk(&self, claims: Vec<KeyClaim>) -> Result<Vec<ClaimedKey>> {
         let _turns = self.inner.key_turns.take_all(claims.iter().map(|claim| (&*claim.user, &*claim.device))).await;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let (view, batch) = (&attempt.view, &mut attempt.batch);
+        let claims = &claims;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
             let mut keys = Vec::with_capacity(claims.len());
-            for claim in &claims {
-                if let Some(key) = prepare_claim(view, batch, claim).await? {
+            for claim in claims {
+                if let Some(key) = prepare_claim(&view, &mut batch, claim).await? {
                     keys.push(claimed(claim, key)?);
                 }
             }
-            if batch.is_empty() || attempt.commit().await? {
-                return Ok(keys);
-            }
-        }
+            Ok((batch, keys))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

@@ -165,15 +165,13 @@ impl Users {
         upload: &CrossSigningUpload,
         confirmation: Confirmation,
     ) -> Result<()> {
-        let uploaded = CrossSigning::parse(user, upload)?;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            prepare_cross_signing(&attempt.view, &mut attempt.batch, user, &uploaded, confirmation).await?;
-            if attempt.commit().await? {
-                return Ok(());
-            }
-        }
+        let uploaded = &CrossSigning::parse(user, upload)?;
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            prepare_cross_signing(&view, &mut batch, user, uploaded, confirmation).await?;
+            Ok((batch, ()))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

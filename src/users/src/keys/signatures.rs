@@ -87,16 +87,13 @@ impl Users {
         }
         let mut failures = SignatureFailures::new();
         for chunk in signed.chunks(SIGNED_KEYS_PER_BATCH) {
-            let mut attempts = self.attempts();
-            loop {
-                let mut attempt = attempts.next().await?;
-                let failed = prepare_signatures(&attempt.view, &mut attempt.batch, signer, chunk).await?;
-                if attempt.commit().await? {
-                    for (key, failure) in failed {
-                        failures.entry(key.user.clone()).or_default().insert(key.key.clone(), failure);
-                    }
-                    break;
-                }
+            let decide = |view: View| async move {
+                let mut batch = Batch::new();
+                let failed = prepare_signatures(&view, &mut batch, signer, chunk).await?;
+                Ok::<_, Error>((batch, failed))
+            };
+            for (key, failure) in self.inner.store.retry(decide).await? {
+                failures.entry(key.user.clone()).or_default().insert(key.key.clone(), failure);
             }
         }
         Ok(failures)

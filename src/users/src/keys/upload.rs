@@ -137,16 +137,14 @@ impl Users {
         device: &DeviceId,
         upload: &KeyUpload,
     ) -> Result<BTreeMap<String, u64>> {
-        let upload = Upload::parse(user, device, upload)?;
+        let upload = &Upload::parse(user, device, upload)?;
         let _turn = self.inner.key_turns.take(user, device).await;
-        let mut attempts = self.attempts();
-        loop {
-            let mut attempt = attempts.next().await?;
-            let counts = prepare_upload(&attempt.view, &mut attempt.batch, (user, device), &upload).await?;
-            if attempt.commit().await? {
-                return Ok(counts);
-            }
-        }
+        let decide = |view: View| async move {
+            let mut batch = Batch::new();
+            let counts = prepare_upload(&view, &mut batch, (user, device), upload).await?;
+            Ok((batch, counts))
+        };
+        self.inner.store.retry(decide).await
     }
 }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use store::{Batch, CommitError, Position, Range, View};
+use store::{Batch, CommitError, Position, RETRY_ATTEMPTS_MAX, Range, View};
 
 use crate::{Error, Result, Users, device_runs::Run, rows::ToDeviceKey, tables};
 
@@ -146,9 +146,8 @@ impl Users {
         check(request, messages)?;
         let key = request.txn_key();
         let mut sent = ToDeviceSent::default();
-        let mut attempts = self.attempts();
-        loop {
-            let view = attempts.next().await?.view;
+        for _ in 0..RETRY_ATTEMPTS_MAX {
+            let view = self.inner.store.view().await?;
             let mut progress = self.to_device_progress(&view, &key).await?;
             if progress.is_done() {
                 return Ok(sent);
@@ -169,6 +168,7 @@ impl Users {
                 return Ok(sent);
             }
         }
+        Err(Error::Contended)
     }
 
     /// The devices that messages go to.

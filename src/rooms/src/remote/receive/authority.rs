@@ -292,26 +292,19 @@ impl Intake<'_> {
 
     /// The stored form of an event whose auth events are held: with numbers for it and for all that it names.
     pub(super) async fn name_event(&self, pdu: Pdu) -> Result<Arc<StoredEvent>, RoomsError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let view = self.view().await?;
+        let pdu = &pdu;
+        let decide = |view: View| async move {
             let mut batch = Batch::new();
             let mut names = Names { intake: self, view: &view, new: HashMap::new() };
             let num = names.num_or_new(pdu.event_id(), &mut batch).await?;
-            let authority = self.authority_of(&view, &pdu, &HashMap::new()).await?;
+            let authority = self.authority_of(&view, pdu, &HashMap::new()).await?;
             let authority =
                 authority.ok_or_else(|| RemoteError::BadAnswer("an event that authorises it is missing".to_owned()))?;
-            let event = names.stored(&pdu, num, &authority, &mut batch).await?;
-            if !batch.is_empty() {
-                batch.relaxed();
-                match self.rooms.inner.store.commit(batch).await {
-                    Ok(_) => {}
-                    Err(CommitError::Conflict) => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            return Ok(Arc::new(event));
-        }
-        Err(RoomsError::Busy)
+            let event = names.stored(pdu, num, &authority, &mut batch).await?;
+            batch.relaxed();
+            Ok((batch, Arc::new(event)))
+        };
+        self.rooms.inner.store.retry(decide).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use event::Pdu;
 use ruma::{EventId, OwnedEventId};
 use state_tree::{Entry, Overlay, Root, StateKey};
-use store::{Batch, CommitError};
+use store::{Batch, View};
 
 use super::{
     Gap, Intake, Place,
@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     RoomsError,
-    engine::append::ATTEMPTS_MAX,
     events::put_body,
     ports::{MissingEvents, RemoteError, StateEvents},
     state::source,
@@ -284,14 +283,14 @@ impl Intake<'_> {
         inbox: Option<u64>,
     ) -> Result<EventStatus, RoomsError> {
         self.rooms.store_nodes(self.room, &mut overlay).await?;
-        for _ in 0..ATTEMPTS_MAX {
-            let view = self.view().await?;
+        let (event, kept) = (&event, &kept);
+        let decide = |view: View| async move {
             let read = view.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && !meta.after.is_empty()
                 && (meta.is_settled() || (kept.told && meta.has_state()))
             {
-                return Ok(meta.status.clone());
+                return Ok((Batch::new(), (meta.status.clone(), false)));
             }
             let mut meta = kept.clone();
             if let Some(read) = &read {
@@ -300,21 +299,18 @@ impl Intake<'_> {
             let mut batch = Batch::new();
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
-            put_body(&mut batch, &event);
+            put_body(&mut batch, event);
             batch.delete::<Holes>(&event.num);
             if let Some(sequence) = inbox {
                 batch.delete::<Inbox>(&(self.room, sequence));
             }
             batch.relaxed();
-            match self.rooms.inner.store.commit(batch).await {
-                Ok(_) => {
-                    self.rooms.inner.events.remember(&event);
-                    return Ok(kept.status);
-                }
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
+            Ok::<_, RoomsError>((batch, (kept.status.clone(), true)))
+        };
+        let (status, is_new) = self.rooms.inner.store.retry(decide).await?;
+        if is_new {
+            self.rooms.inner.events.remember(event);
         }
-        Err(RoomsError::Busy)
+        Ok(status)
     }
 }

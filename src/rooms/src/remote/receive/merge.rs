@@ -8,7 +8,7 @@ use std::{
 use event::{PolicyServer, auth};
 use ruma::OwnedEventId;
 use state_tree::{EventNum, Overlay, Root};
-use store::{Batch, CommitError};
+use store::{Batch, CommitError, View};
 
 use super::Intake;
 use crate::{
@@ -83,13 +83,14 @@ impl Intake<'_> {
         let status = EventStatus::Rejected(reason);
         let told = follows == Follows::Nothing;
         self.rooms.store_large(self.room, &mut overlay).await?;
-        for _ in 0..ATTEMPTS_MAX {
-            let read = self.view().await?.get::<Metas>(&event.num).await?;
+        let (status, overlay) = (&status, &overlay);
+        let decide = |view: View| async move {
+            let read = view.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && meta.is_settled()
                 && (before.is_empty() || !meta.after.is_empty())
             {
-                return Ok(meta.status.clone());
+                return Ok((Batch::new(), meta.status.clone()));
             }
             let mut meta = EventMeta { before, after: before, told, ..EventMeta::outlier(status.clone()) };
             if let Some(read) = &read {
@@ -104,13 +105,9 @@ impl Intake<'_> {
                 batch.delete::<Inbox>(&(self.room, sequence));
             }
             batch.relaxed();
-            match self.rooms.inner.store.commit(batch).await {
-                Ok(_) => return Ok(status),
-                Err(CommitError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomsError::Busy)
+            Ok((batch, status.clone()))
+        };
+        self.rooms.inner.store.retry(decide).await
     }
 }
 

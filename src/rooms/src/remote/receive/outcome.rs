@@ -27,7 +27,7 @@ impl From<RoomsError> for Received {
     fn from(error: RoomsError) -> Self {
         match &error {
             RoomsError::Store(StoreError::Commit(failed)) | RoomsError::Commit(failed) => match failed {
-                CommitError::Conflict => Self::Later(error),
+                CommitError::Conflict | CommitError::Contended => Self::Later(error),
                 CommitError::TooLarge => Self::TooLarge(error),
                 CommitError::Invalid(_) => Self::Refused(error),
                 CommitError::Failed(_) | CommitError::Closed => Self::StoreFailed(error),
