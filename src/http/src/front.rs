@@ -24,7 +24,11 @@ use tower_http::{
 };
 use tracing::error;
 
-use crate::{ApiError, Gate, file::Uncompressed, requests};
+use crate::{
+    ApiError, Gate,
+    file::Uncompressed,
+    requests::{self, Noted},
+};
 
 /// Answers smaller than this are not compressed.
 const COMPRESS_BYTES_MIN: u64 = 1_024;
@@ -60,23 +64,15 @@ impl Front {
         Self { plain, compressing, requests: Arc::default() }
     }
 
-    async fn answer(mut self, request: Request, id: RequestId) -> Response {
+    fn route(&mut self, request: Request) -> BoxFuture<'static, Result<Response, Infallible>> {
         // Compression wraps the body, which small answers and most servers' proxies shouldn't pay for.
         let wants_compression = request.headers().contains_key(header::ACCEPT_ENCODING);
-        let inner = match &mut self.compressing {
+        match &mut self.compressing {
             Some(compressing) if wants_compression => {
                 let answer = compressing.call(request);
                 async move { answer.await.map(|response| response.map(Body::new)) }.boxed()
             }
             _ => self.plain.call(request).boxed(),
-        };
-        match AssertUnwindSafe(inner).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Err(_panic) => {
-                // The panic hook has logged where; this tells which request.
-                error!(id = id.0, "request panicked");
-                ApiError::internal("panic").into_response()
-            }
         }
     }
 }
@@ -91,17 +87,24 @@ impl Service<Request> for Front {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let front = self.clone();
         let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed) + 1);
         request.extensions_mut().insert(id);
         let note = requests::begin(&mut request);
+        // Outside of what waits, so that it doesn't keep the request.
+        let answer = if request.method() == Method::OPTIONS {
+            note_path(&request);
+            None
+        } else {
+            Some(self.route(request))
+        };
         Box::pin(async move {
-            let mut response = if request.method() == Method::OPTIONS {
-                let mut empty = Response::new(Body::empty());
-                *empty.status_mut() = StatusCode::NO_CONTENT;
-                empty
-            } else {
-                front.answer(request, id).await
+            let mut response = match answer {
+                Some(answer) => caught(answer, id).await,
+                None => {
+                    let mut empty = Response::new(Body::empty());
+                    *empty.status_mut() = StatusCode::NO_CONTENT;
+                    empty
+                }
             };
             add_cors(response.headers_mut());
             if let Some(note) = note {
@@ -109,6 +112,18 @@ impl Service<Request> for Front {
             }
             Ok(response)
         })
+    }
+}
+
+/// An answer, whatever becomes of who makes it.
+async fn caught(answer: BoxFuture<'static, Result<Response, Infallible>>, id: RequestId) -> Response {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Err(_panic) => {
+            // The panic hook has logged where; this tells which request.
+            error!(id = id.0, "request panicked");
+            ApiError::internal("panic").into_response()
+        }
     }
 }
 
@@ -154,10 +169,19 @@ pub(crate) fn error_in_full(head: &[u8]) -> Option<Bytes> {
     Some(Bytes::from([text.as_bytes(), b"\r\n", &body].concat()))
 }
 
-async fn unknown_path() -> Response {
+async fn unknown_path(request: Request) -> Response {
+    note_path(&request);
     ApiError::unrecognized().into_response()
 }
 
-async fn unknown_method() -> Response {
+async fn unknown_method(request: Request) -> Response {
+    note_path(&request);
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "Unrecognized method").into_response()
+}
+
+/// The log tells the path of what has no route.
+fn note_path(request: &Request) {
+    if let Some(noted) = request.extensions().get::<Arc<Noted>>() {
+        noted.set_path(request.uri().path());
+    }
 }

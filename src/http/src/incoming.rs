@@ -129,11 +129,12 @@ pub fn path_arg<T: FromStr<Err: Display>>(path_args: &[&str], place: usize) -> R
     text.parse().map_err(|error: T::Err| ApiError::invalid_param(error.to_string()))
 }
 
-/// The parameters of a request's query.
-///
-/// # Errors
-/// `M_MISSING_PARAM` or `M_INVALID_PARAM`.
-pub fn read_query<Q: DeserializeOwned>(request: &Request<&[u8]>) -> Result<Q, ApiError> {
+/// The parameters of a request's query, one after another.
+pub fn query_pairs<'a>(request: &'a Request<&[u8]>) -> form_urlencoded::Parse<'a> {
+    form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes())
+}
+
+fn read_query<Q: DeserializeOwned>(request: &Request<&[u8]>) -> Result<Q, ApiError> {
     let query = request.uri().query().unwrap_or("");
     serde_html_form::from_str(query).map_err(|error| param_error(&error.to_string()))
 }

@@ -41,7 +41,7 @@ pub use file::{Conditions, FileReply, Selection, WithConditions};
 pub use front::{Front, RequestId};
 pub use gate::Gate;
 pub use handler::Handler;
-pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, read_query, read_with_default};
+pub use incoming::{Content, Incoming, WithBody, WithQuery, json_object, path_arg, query_pairs, read_with_default};
 pub use interactive::{Fingerprint, Interactive};
 pub use json::{JSON_DEPTH_MAX, check_json};
 pub use reply::{Json, JsonBytes, JsonStream, Keeping, Reply};

@@ -19,12 +19,18 @@ const PATH_BYTES_MAX: usize = 100;
 #[derive(Default)]
 pub(crate) struct Noted {
     route: OnceLock<&'static str>,
+    /// The path, in place of the route's where there is none.
+    path: OnceLock<Box<str>>,
     user: OnceLock<OwnedUserId>,
 }
 
 impl Noted {
     pub(crate) fn set_route(&self, route: &'static str) {
         self.route.get_or_init(|| route);
+    }
+
+    pub(crate) fn set_path(&self, path: &str) {
+        self.path.get_or_init(|| path[..path.floor_char_boundary(PATH_BYTES_MAX)].into());
     }
 
     pub(crate) fn set_user(&self, user: &UserId) {
@@ -36,8 +42,6 @@ impl Noted {
 pub(crate) struct Note {
     noted: Arc<Noted>,
     method: Method,
-    /// The path, in place of the route's where there is none.
-    path: String,
     begun: Instant,
 }
 
@@ -48,16 +52,14 @@ pub(crate) fn begin(request: &mut Request) -> Option<Note> {
     }
     let noted = Arc::new(Noted::default());
     request.extensions_mut().insert(noted.clone());
-    let path = request.uri().path();
-    let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
-    Some(Note { noted, method: request.method().clone(), path, begun: Instant::now() })
+    Some(Note { noted, method: request.method().clone(), begun: Instant::now() })
 }
 
 impl Note {
     /// Tells of the request, once the head of its answer is there.
     pub(crate) fn tell(self, RequestId(id): RequestId, response: &Response) {
-        let Self { noted, method, path, begun } = self;
-        let route = noted.route.get().copied().unwrap_or(&path);
+        let Self { noted, method, begun } = self;
+        let route = noted.route.get().copied().or(noted.path.get().map(|path| &**path)).unwrap_or("");
         let user = noted.user.get().map_or("", |user| user.as_str());
         let status = response.status().as_u16();
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

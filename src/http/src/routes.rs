@@ -9,12 +9,13 @@ use axum::{
     response::Response,
     routing::{MethodFilter, on},
 };
+use futures_util::future::BoxFuture;
 use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
 use crate::{
     ApiError, Caller, Class, Gate, Handler, Incoming, Reply, RequestId, StatusCode, Upload, UploadBody,
-    admission::{Client, flow::Flow},
+    admission::{Client, flow::Flow, shares::Share},
     body, incoming,
     requests::Noted,
 };
@@ -73,8 +74,7 @@ impl<S: Send + Sync + 'static> Routes<S> {
     {
         let call = move |state: Arc<S>, gate, request| {
             let handler = handler.clone();
-            let handle = move |caller, req| handler.call(&state, caller, req);
-            async move { call(&gate, class, request, handle).await }
+            call(gate, class, request, move |caller, req| handler.call(&state, caller, req))
         };
         self.add(paths, &H::Request::METHOD, operation, class, call)
     }
@@ -88,36 +88,36 @@ impl<S: Send + Sync + 'static> Routes<S> {
     {
         let call = move |state: Arc<S>, gate, request| {
             let handler = handler.clone();
-            let handle = move |caller, upload| handler.call(&state, caller, upload);
-            async move { call_upload(&gate, class, request, handle).await }
+            call_upload(gate, class, request, move |caller, upload| handler.call(&state, caller, upload))
         };
         self.add(&Req::paths(), &Req::METHOD, operation, class, call)
     }
 
-    fn add<Fut>(
+    fn add(
         mut self,
         paths: &[&'static str],
         method: &http::Method,
         operation: &'static str,
         class: Class,
-        call: impl Fn(Arc<S>, Arc<Gate>, Request) -> Fut + Clone + Send + Sync + 'static,
-    ) -> Self
-    where
-        Fut: Future<Output = Result<Response, ApiError>> + Send + 'static,
-    {
+        call: impl Fn(Arc<S>, Arc<Gate>, Request) -> BoxFuture<'static, Result<Response, ApiError>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
         let (filter, method) = method_filter(method);
         for &path in paths {
             let (state, gate, call) = (self.state.clone(), self.gate.clone(), call.clone());
             let service = move |request: Request| {
-                let (state, gate, call) = (state.clone(), gate.clone(), call.clone());
+                let gate = gate.clone();
                 let id = request.extensions().get::<RequestId>().copied().unwrap_or_default();
                 if let Some(noted) = request.extensions().get::<Arc<Noted>>() {
                     noted.set_route(path);
                 }
                 let span = debug_span!("request", id = id.0, operation);
+                let answer = call(state.clone(), gate.clone(), request);
                 async move {
-                    let time_max = gate.time_max(class);
-                    let answer = tokio::time::timeout(time_max, call(state, gate.clone(), request)).await;
+                    let answer = tokio::time::timeout(gate.time_max(class), answer).await;
                     let answer = answer.unwrap_or_else(|_late| Err(too_late()));
                     answer.unwrap_or_else(|error| refuse(error.with_info(&gate.config.info_uri), id, operation))
                 }
@@ -137,12 +137,15 @@ impl<S: Send + Sync + 'static> Routes<S> {
 }
 
 /// Runs one request: who calls, what they ask for, the handler, its answer.
-async fn call<C, Req, Res, E, Fut>(
-    gate: &Arc<Gate>,
+///
+/// Thousands of requests wait for news at any time, and what a future has passed by value it keeps as long as it waits. So each step
+/// that is over before the handler begins has a box of its own, which it gives back.
+fn call<C, Req, Res, E, Fut>(
+    gate: Arc<Gate>,
     class: Class,
     request: Request,
-    handler: impl FnOnce(C, Req) -> Fut + Send,
-) -> Result<Response, ApiError>
+    handler: impl FnOnce(C, Req) -> Fut + Send + 'static,
+) -> BoxFuture<'static, Result<Response, ApiError>>
 where
     C: Caller,
     Req: Incoming,
@@ -150,34 +153,26 @@ where
     E: Into<ApiError> + Send + 'static,
     Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
-    let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
-    let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
-    check_identifiers(&args)?;
-    let bytes_max = gate.config.upload_bytes_max.min(gate.config.max_json_request_size);
-    let bytes_max = if caller.account().is_some() { bytes_max } else { bytes_max.min(ANONYMOUS_BYTES_MAX) };
-    let account = body::Account { bodies: &gate.admission.bodies, client: client.key };
-    let body::Read { bytes, share } = body::read(&parts.headers, body, bytes_max, account).await?;
-    let flow = parts.extensions.get().cloned();
-    let req = incoming::read(parts, &bytes, &args)?;
-    drop(bytes);
-    // Boxed, because what is passed on by value is kept once by each that it passes, as long as the request waits.
-    let handled = Box::pin(handler(caller, req));
-    // What was read of the body lives as long as the handler, whatever became of the connection.
-    let handled = async move {
-        let answer = handled.await;
-        drop(share);
-        answer
-    };
-    finish(gate, Finish { class, client, flow }, &Req::METHOD, handled).await
+    let asked = Box::pin(read::<C, Req>(gate.clone(), class, request));
+    Box::pin(async move {
+        let Asked { caller, req, share, finish } = asked.await?;
+        let handled = Box::pin(async move {
+            let answer = handler(caller, req).await;
+            // What was read of the body lives as long as the handler, whatever became of the connection.
+            drop(share);
+            answer
+        });
+        finish.with(&gate, &Req::METHOD, handled).await
+    })
 }
 
 /// As [`call`], for a request whose body the handler reads.
-async fn call_upload<C, Req, Res, E, Fut>(
-    gate: &Arc<Gate>,
+fn call_upload<C, Req, Res, E, Fut>(
+    gate: Arc<Gate>,
     class: Class,
     request: Request,
-    handler: impl FnOnce(C, Upload<Req>) -> Fut + Send,
-) -> Result<Response, ApiError>
+    handler: impl FnOnce(C, Upload<Req>) -> Fut + Send + 'static,
+) -> BoxFuture<'static, Result<Response, ApiError>>
 where
     C: Caller,
     Req: Incoming,
@@ -185,19 +180,44 @@ where
     E: Into<ApiError> + Send + 'static,
     Fut: Future<Output = Result<Res, E>> + Send + 'static,
 {
-    let Begun { caller, client, params, parts, body } = begin::<C>(gate, class, request).await?;
-    let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
-    check_identifiers(&args)?;
-    let body = UploadBody::new(&parts.headers, body, gate.config.upload_bytes_max);
-    let flow = parts.extensions.get().cloned();
-    let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
-    finish(gate, Finish { class, client, flow }, &Req::METHOD, Box::pin(handler(caller, Upload::new(req, body)))).await
+    Box::pin(async move {
+        let Begun { caller, finish, params, parts, body } = begin::<C>(&gate, class, request).await?;
+        let args = path_args(&params)?;
+        let body = UploadBody::new(&parts.headers, body, gate.config.upload_bytes_max);
+        let req = Req::read(http::Request::from_parts(parts, &[][..]), &args)?;
+        finish.with(&gate, &Req::METHOD, Box::pin(handler(caller, Upload::new(req, body)))).await
+    })
+}
+
+/// A request that was read.
+struct Asked<C, Req> {
+    caller: C,
+    req: Req,
+    /// What its body takes of the memory for bodies.
+    share: Option<Share>,
+    finish: Finish,
+}
+
+/// Reads a request with its body.
+async fn read<C: Caller, Req: Incoming>(
+    gate: Arc<Gate>,
+    class: Class,
+    request: Request,
+) -> Result<Asked<C, Req>, ApiError> {
+    let Begun { caller, finish, params, parts, body } = begin::<C>(&gate, class, request).await?;
+    let args = path_args(&params)?;
+    let bytes_max = gate.config.upload_bytes_max.min(gate.config.max_json_request_size);
+    let bytes_max = if caller.account().is_some() { bytes_max } else { bytes_max.min(ANONYMOUS_BYTES_MAX) };
+    let account = body::Account { bodies: &gate.admission.bodies, client: finish.client.key };
+    let body::Read { bytes, share } = body::read(&parts.headers, body, bytes_max, account).await?;
+    let req = incoming::read(parts, &bytes, &args)?;
+    Ok(Asked { caller, req, share, finish })
 }
 
 /// A request whose caller is known.
 struct Begun<C> {
     caller: C,
-    client: Client,
+    finish: Finish,
     params: RawPathParams,
     parts: Parts,
     body: Body,
@@ -211,9 +231,17 @@ async fn begin<C: Caller>(gate: &Gate, class: Class, request: Request) -> Result
         noted.set_user(&account.user);
     }
     let client = gate.admission.client(caller.account(), &parts);
+    let finish = Finish { class, client, flow: parts.extensions.get().cloned() };
     let params = RawPathParams::from_request_parts(&mut parts, &()).await;
     let params = params.map_err(|error| ApiError::invalid_param(error.to_string()))?;
-    Ok(Begun { caller, client, params, parts, body })
+    Ok(Begun { caller, finish, params, parts, body })
+}
+
+/// The arguments of the path.
+fn path_args(params: &RawPathParams) -> Result<Vec<&str>, ApiError> {
+    let args: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    check_identifiers(&args)?;
+    Ok(args)
 }
 
 /// What finishing a request needs to know of it.
@@ -223,31 +251,37 @@ struct Finish {
     flow: Option<Arc<Flow>>,
 }
 
-/// Awaits the handler and shapes its answer.
-async fn finish<Res, E>(
-    gate: &Gate,
-    Finish { class, client, flow }: Finish,
-    method: &http::Method,
-    handled: impl Future<Output = Result<Res, E>> + Send + 'static,
-) -> Result<Response, ApiError>
-where
-    Res: Reply,
-    E: Into<ApiError> + Send + 'static,
-{
-    let answers = &gate.admission.answers;
-    let turn = if class == Class::Bulk { Some(answers.turn(client.key).await?) } else { None };
-    let answer = if method == http::Method::GET || class.is_reading() {
-        handled.await
-    } else {
-        // A write that is half done must not stop because its client hung up.
-        gate.tasks.spawn(handled.in_current_span()).await.map_err(ApiError::internal)?
-    };
-    let response = answer.map_err(Into::into)?.into_reply()?;
-    let response = gate.admission.meter(class, client, response);
-    let (response, units) = answers.admit(response, client, flow.as_deref());
-    drop(turn);
-    gate.admission.charge(class, client, units);
-    response
+impl Finish {
+    /// Awaits the handler and shapes its answer.
+    async fn with<Res, E>(
+        self,
+        gate: &Gate,
+        method: &http::Method,
+        handled: impl Future<Output = Result<Res, E>> + Send + Unpin + 'static,
+    ) -> Result<Response, ApiError>
+    where
+        Res: Reply,
+        E: Into<ApiError> + Send + 'static,
+    {
+        let answers = &gate.admission.answers;
+        let turn = match self.class {
+            Class::Bulk => Some(Box::pin(answers.turn(self.client.key)).await?),
+            _ => None,
+        };
+        let answer = if method == http::Method::GET || self.class.is_reading() {
+            handled.await
+        } else {
+            // A write that is half done must not stop because its client hung up.
+            gate.tasks.spawn(handled.in_current_span()).await.map_err(ApiError::internal)?
+        };
+        let Self { class, client, flow } = self;
+        let response = answer.map_err(Into::into)?.into_reply()?;
+        let response = gate.admission.meter(class, client, response);
+        let (response, units) = answers.admit(response, client, flow.as_deref());
+        drop(turn);
+        gate.admission.charge(class, client, units);
+        response
+    }
 }
 
 /// Refuses identifiers of users, rooms, aliases and events that are longer than any may be.

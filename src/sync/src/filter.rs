@@ -2,6 +2,10 @@
 //!
 //! Specification: client-server API, "Filtering".
 
+use std::{num::NonZeroUsize, sync::Arc};
+
+use lru::LruCache;
+use parking_lot::Mutex;
 use reading::{RoomEventFilter, null_as_default};
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Deserialize;
@@ -10,6 +14,40 @@ use crate::SyncError;
 
 /// Longest inline filter that is read, in bytes.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
+
+/// Filters that are kept parsed: as many as there are kinds of clients in use.
+const PARSED_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// Longer filters, in bytes, are parsed for each request.
+const PARSED_BYTES_MAX: usize = 2 * 1024;
+
+/// Parsed filters by their JSON: clients of one kind have the same, and each asks with it again and again. What waits shares them.
+pub(crate) struct ParsedFilters {
+    all: Arc<Filter>,
+    parsed: Mutex<LruCache<Box<str>, Arc<Filter>>>,
+}
+
+impl ParsedFilters {
+    pub(crate) fn new() -> Self {
+        Self { all: Arc::default(), parsed: Mutex::new(LruCache::new(PARSED_MAX)) }
+    }
+
+    /// The filter that lets everything pass.
+    pub(crate) fn all(&self) -> Arc<Filter> {
+        self.all.clone()
+    }
+
+    /// As [`Filter::parse`].
+    pub(crate) fn parse(&self, json: &str) -> Result<Arc<Filter>, SyncError> {
+        if let Some(filter) = self.parsed.lock().get(json) {
+            return Ok(filter.clone());
+        }
+        let filter = Arc::new(Filter::parse(json)?);
+        if json.len() <= PARSED_BYTES_MAX {
+            self.parsed.lock().put(json.into(), filter.clone());
+        }
+        Ok(filter)
+    }
+}
 
 /// What of a sync a client wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]

@@ -41,7 +41,7 @@ use store::Store;
 use tokio::sync::Semaphore;
 use users::Users;
 
-use crate::{answering::Answering, hub::Hub, lazy::SentMembers, notifier::Notifier};
+use crate::{answering::Answering, filter::ParsedFilters, hub::Hub, lazy::SentMembers, notifier::Notifier};
 pub use crate::{
     answering::Sending,
     classic::SyncRequest,
@@ -74,6 +74,7 @@ pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
     sent_members: SentMembers,
+    filters: ParsedFilters,
     answering: Arc<Answering>,
     /// How many threads at one time may build parts of answers about many rooms.
     builders: Arc<Semaphore>,
@@ -103,7 +104,9 @@ impl Sync {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
         let answering = Arc::default();
-        let inner = Inner { config, store, rooms, reading, users, clock, hub, sent_members, answering, builders };
+        let filters = ParsedFilters::new();
+        let inner =
+            Inner { config, store, rooms, reading, users, clock, hub, sent_members, filters, answering, builders };
         Ok(Self { inner: Arc::new(inner) })
     }
 

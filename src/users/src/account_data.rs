@@ -377,10 +377,14 @@ impl Users {
     ///
     /// Fails only if the store does.
     pub async fn ignored_users(&self, view: &View, user: &UserId) -> Result<Arc<HashSet<OwnedUserId>>> {
-        let key = user.to_owned();
-        if let Some(ignored) = self.inner.ignored.get(view.position(), &key) {
+        if let Some(ignored) = self.inner.ignored.get(view.position(), user) {
             return Ok(ignored);
         }
+        // Boxed, as hardly ever anything is to be read.
+        Box::pin(self.read_ignored_users(view, user)).await
+    }
+
+    async fn read_ignored_users(&self, view: &View, user: &UserId) -> Result<Arc<HashSet<OwnedUserId>>> {
         let row = view.get::<tables::AccountData>(&AccountDataKey::global(user, IGNORED_TYPE)).await?;
         let mut ignored = HashSet::new();
         if let Some(row) = row {
@@ -390,7 +394,8 @@ impl Users {
         let ignored = Arc::new(ignored);
         let cache = &self.inner.ignored;
         let ids: usize = ignored.iter().map(|user| user.as_str().len() + IGNORED_OVERHEAD_BYTES).sum();
-        cache.insert(view.position(), key.clone(), key, ignored.clone(), 2 * user.as_str().len() + ids);
+        let bytes = 2 * user.as_str().len() + ids;
+        cache.insert(view.position(), user.to_owned(), user.to_owned(), ignored.clone(), bytes);
         Ok(ignored)
     }
 

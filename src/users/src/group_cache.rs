@@ -66,7 +66,10 @@ impl<G: Hash + Eq, K: Hash + Eq, V: Clone> GroupCache<G, K, V> {
     }
 
     /// The value of `key` as a view at `at` would give it, if that is known.
-    pub(crate) fn get(&self, at: Position, key: &K) -> Option<V> {
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, at: Position, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
         let state = self.state.lock();
         let entry = state.entries.get(key)?;
         let changed = state.last_change(&entry.group);

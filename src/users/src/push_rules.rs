@@ -213,11 +213,15 @@ impl Users {
     ///
     /// As [`Users::push_rules`].
     pub async fn compiled_push_rules(&self, view: &View, user: &UserId) -> Result<Arc<PushRules>> {
-        let cache = &self.inner.rules;
-        let key = user.to_owned();
-        if let Some(rules) = cache.users.get(view.position(), &key) {
+        if let Some(rules) = self.inner.rules.users.get(view.position(), user) {
             return Ok(rules);
         }
+        // Boxed, as hardly ever anything is to be read.
+        Box::pin(self.compile_push_rules(view, user)).await
+    }
+
+    async fn compile_push_rules(&self, view: &View, user: &UserId) -> Result<Arc<PushRules>> {
+        let cache = &self.inner.rules;
         let mut rules = cache.defaults(user);
         let mut bytes = 2 * user.as_str().len();
         if let Some(content) = self.stored_rules(view, user).await? {
@@ -227,7 +231,7 @@ impl Users {
                 rules = Arc::new(own);
             }
         }
-        cache.users.insert(view.position(), key.clone(), key, rules.clone(), bytes);
+        cache.users.insert(view.position(), user.to_owned(), user.to_owned(), rules.clone(), bytes);
         Ok(rules)
     }
 

@@ -54,23 +54,26 @@ impl Users {
     /// another.
     pub async fn authenticate(&self, access_token: &str) -> Result<Arc<Session>> {
         let key = tokens::hash(access_token);
-        let mut view = self.inner.store.view().await?;
-        let session = match self.inner.sessions.get(view.position(), &key) {
+        let session = match self.inner.sessions.get(self.inner.store.published(), &key) {
             Some(session) => session,
-            None => {
-                let mut row = self.access_token(&view, key).await?;
-                if row.replaces.is_some() && !self.is_expired(row.expires_ms) {
-                    self.confirm_refresh(key).await?;
-                    view = self.inner.store.view().await?;
-                    row = self.access_token(&view, key).await?;
-                }
-                self.load_session(&view, key, row).await?
-            }
+            // Boxed, as it is seldom needed: every request asks for its session.
+            None => Box::pin(self.find_session(key)).await?,
         };
         if self.is_expired(session.expires_ms) {
             return Err(Error::ExpiredToken);
         }
         Ok(session)
+    }
+
+    async fn find_session(&self, key: TokenHash) -> Result<Arc<Session>> {
+        let mut view = self.inner.store.view().await?;
+        let mut row = self.access_token(&view, key).await?;
+        if row.replaces.is_some() && !self.is_expired(row.expires_ms) {
+            self.confirm_refresh(key).await?;
+            view = self.inner.store.view().await?;
+            row = self.access_token(&view, key).await?;
+        }
+        self.load_session(&view, key, row).await
     }
 
     async fn access_token(&self, view: &View, key: TokenHash) -> Result<AccessTokenRow> {
@@ -136,6 +139,10 @@ impl Users {
         if swapped.is_err() {
             return Ok(());
         }
+        Box::pin(self.write_seen(session, now, address)).await
+    }
+
+    async fn write_seen(&self, session: &Session, now: u64, address: IpAddr) -> Result<()> {
         let view = self.inner.store.view().await?;
         let user: &UserId = &session.user_id;
         let key = (user, session.device_id.as_str());

@@ -106,10 +106,10 @@ impl Sync {
         let inner = &self.inner;
         let mut since = inner.since(request.since)?;
         // Boxed, as what follows, so that a waiting request is small.
-        let filter = Arc::new(Box::pin(inner.filter(&request)).await?);
+        let filter = Box::pin(inner.filter(&request)).await?;
         if let Some(since) = &since {
             let up_to = Position::from_u64(since.to_device);
-            Box::pin(inner.users.acknowledge_to_device(request.user, request.device, up_to)).await?;
+            inner.users.acknowledge_to_device(request.user, request.device, up_to).await?;
         }
         let presence = inner.users.presence();
         let _syncing = presence.begin_sync(request.user, request.device, request.set_presence);
@@ -186,15 +186,15 @@ impl Inner {
         Ok(Some(token))
     }
 
-    async fn filter(&self, request: &SyncRequest<'_>) -> Result<Filter, SyncError> {
+    async fn filter(&self, request: &SyncRequest<'_>) -> Result<Arc<Filter>, SyncError> {
         let Some(text) = request.filter else {
-            return Ok(Filter::default());
+            return Ok(self.filters.all());
         };
         if text.trim_start().starts_with('{') {
-            return Filter::parse(text);
+            return self.filters.parse(text);
         }
         let stored = self.users.filter(&self.store.view().await?, request.user, text).await?;
-        Filter::parse(stored.ok_or(SyncError::UnknownFilter)?.get())
+        self.filters.parse(stored.ok_or(SyncError::UnknownFilter)?.get())
     }
 }
 

@@ -328,6 +328,12 @@ impl Users {
         if up_to == Position::ZERO || !self.inner.queues.may_acknowledge(&key) {
             return Ok(());
         }
+        // Boxed, as most clients have got no messages.
+        Box::pin(self.delete_up_to(key, up_to)).await
+    }
+
+    async fn delete_up_to(&self, key: (OwnedUserId, OwnedDeviceId), up_to: Position) -> Result<()> {
+        let (user, device) = (&*key.0, &*key.1);
         let queues = &self.inner.queues;
         // A client may say anything.
         let up_to = up_to.min(self.inner.store.published());
