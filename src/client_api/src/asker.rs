@@ -3,8 +3,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use haima_http::AnyAccount;
-use reading::Viewer;
-use ruma::OwnedUserId;
+use reading::{Reading, RoomReader, Viewer};
+use ruma::{OwnedUserId, RoomId};
 use store::{Store, View};
 use users::Users;
 
@@ -12,7 +12,7 @@ use crate::error::Result;
 
 /// An account, a view, and what the account may not see in it.
 pub(crate) struct Asker {
-    pub(crate) view: View,
+    view: View,
     user: OwnedUserId,
     account: AnyAccount,
     ignored: Arc<HashSet<OwnedUserId>>,
@@ -28,14 +28,15 @@ impl Asker {
         Ok(Self { view, user: account.user.clone(), account: account.clone(), ignored, erased })
     }
 
-    /// On whose behalf events are read.
-    pub(crate) fn viewer(&self) -> Viewer<'_> {
-        Viewer {
+    /// A room as the account may read it.
+    pub(crate) fn room<'a>(&'a self, reading: &'a Reading, room: &'a RoomId) -> RoomReader<'a> {
+        let viewer = Viewer {
             user: &self.user,
             device: Some(&self.account.device),
             ignored: &self.ignored,
             erased: &self.erased,
             joined_in: None,
-        }
+        };
+        reading.room(&self.view, viewer, room)
     }
 }

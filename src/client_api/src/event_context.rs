@@ -45,8 +45,7 @@ pub(crate) async fn get_event_context(
         false => page_size(Some(request.limit), CONTEXT_EVENTS_DEFAULT, CONTEXT_LIMIT_MAX),
     };
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let (room, event) = (&request.room_id, &request.event_id);
-    let found = reading.context(&asker.view, &asker.viewer(), room, event, limit, &filter).await?;
+    let found = asker.room(&reading, &request.room_id).context(&request.event_id, limit, &filter).await?;
     Ok(Json(Context {
         event: (*found.event).to_owned(),
         events_before: Events(found.events_before),

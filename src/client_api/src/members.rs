@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use haima_http::{ApiError, Guest, Json, Session};
-use reading::{MembersQuery, Reading};
+use reading::{MembersQuery, Reading, Viewer};
 use rooms::Membership;
 use ruma::{
     OwnedUserId,
@@ -41,7 +41,7 @@ pub(crate) async fn get_members_by_room(
         not_membership: req.not_membership.as_ref().map(membership).transpose()?,
     };
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let chunk = reading.members(&asker.view, &asker.viewer(), &req.room_id, query).await?;
+    let chunk = asker.room(&reading, &req.room_id).members(query).await?;
     Ok(Json(Members { chunk: Events(chunk) }))
 }
 
@@ -67,7 +67,8 @@ pub(crate) async fn get_joined_members_by_room(
     caller: Session,
     req: joined::v3::Request,
 ) -> Result<Json<Joined>> {
-    let members = reading.joined_profiles(&store.view().await?, &caller.user, &req.room_id).await?;
+    let view = store.view().await?;
+    let members = reading.room(&view, Viewer::new(&caller.user), &req.room_id).joined_profiles().await?;
     let mut joined = BTreeMap::new();
     for member in members {
         joined.insert(member.user, Member { display_name: member.display_name, avatar_url: member.avatar_url });

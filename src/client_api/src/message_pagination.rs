@@ -60,7 +60,7 @@ pub(crate) async fn get_room_events(
         filter: query.parse()?,
     };
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let page = reading.messages(&asker.view, &asker.viewer(), &request.room_id, &query).await?;
+    let page = asker.room(&reading, &request.room_id).messages(&query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         start: page.start.to_string(),

@@ -26,7 +26,7 @@ pub(crate) async fn redact_event(
     let (room, target) = (&req.room_id, &req.event_id);
     if caller.suspended {
         let asker = Asker::begin(&store, &users, &caller).await?;
-        let (event, ..) = reading.visible_event(&asker.view, &asker.viewer(), room, target).await?;
+        let (event, ..) = asker.room(&reading, room).visible_event(target).await?;
         if event.pdu.sender() != caller.user {
             caller.require_unsuspended()?;
         }

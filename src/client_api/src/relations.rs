@@ -133,7 +133,7 @@ async fn page(
         ..query
     };
     let asker = Asker::begin(store, users, caller).await?;
-    let page = reading.relations(&asker.view, &asker.viewer(), asked.room, asked.event, &query).await?;
+    let page = asker.room(reading, asked.room).relations(asked.event, &query).await?;
     Ok(Json(Page {
         chunk: Events(page.chunk),
         next_batch: page.next.map(|token| token.to_string()),

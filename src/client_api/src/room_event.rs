@@ -18,6 +18,6 @@ pub(crate) async fn get_one_room_event(
     req: Request,
 ) -> Result<JsonBytes> {
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let event = reading.one_event(&asker.view, &asker.viewer(), &req.room_id, &req.event_id).await?;
+    let event = asker.room(&reading, &req.room_id).one_event(&req.event_id).await?;
     Ok(raw(&event))
 }

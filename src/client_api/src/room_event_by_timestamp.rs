@@ -20,7 +20,7 @@ pub(crate) async fn get_event_by_timestamp(
 ) -> Result<Json<Value>> {
     let (at_ms, dir) = (u64::from(req.ts.0), direction(req.dir));
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let found = reading.event_by_timestamp(&asker.view, &asker.viewer(), &req.room_id, at_ms, dir).await?;
+    let found = asker.room(&reading, &req.room_id).event_by_timestamp(at_ms, dir).await?;
     let (event_id, ts) = found.ok_or(ApiError::not_found("There is no event at that side of that time"))?;
     Ok(Json(json!({ "event_id": event_id, "origin_server_ts": ts })))
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use flows::Flows;
 use haima_http::{ApiError, Content, Guest, Json, JsonBytes, Unsuspended};
-use reading::Reading;
+use reading::{Reading, Viewer};
 use rooms::{NewState, SendOptions, Sender};
 use ruma::api::client::state::{
     get_state_event_for_key::{self as get_one, v3::StateEventFormat},
@@ -31,10 +31,14 @@ pub(crate) async fn get_room_state_with_key(
     let found = match req.format {
         StateEventFormat::Event => {
             let asker = Asker::begin(&store, &users, &caller).await?;
-            reading.state_event(&asker.view, &asker.viewer(), room, key).await?.map(|event| raw(&event))
+            asker.room(&reading, room).state_event(key).await?.map(|event| raw(&event))
         }
         // What isn't known is asked for like what isn't said.
-        _ => reading.state_content(&store.view().await?, &caller.user, room, key).await?.map(|content| raw(&content)),
+        _ => {
+            let view = store.view().await?;
+            let reader = reading.room(&view, Viewer::new(&caller.user), room);
+            reader.state_content(key).await?.map(|content| raw(&content))
+        }
     };
     Ok(found.ok_or(ApiError::not_found("The room has no such state"))?)
 }
@@ -48,7 +52,7 @@ pub(crate) async fn get_room_state(
     req: get_all::v3::Request,
 ) -> Result<Json<Events>> {
     let asker = Asker::begin(&store, &users, &caller).await?;
-    Ok(Json(Events(reading.current_state(&asker.view, &asker.viewer(), &req.room_id).await?)))
+    Ok(Json(Events(asker.room(&reading, &req.room_id).current_state().await?)))
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`

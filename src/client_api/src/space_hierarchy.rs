@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use haima_http::{ApiError, Json, Session};
-use reading::{HierarchyQuery, HierarchyRoom, Reading};
+use reading::{HierarchyQuery, HierarchyRoom, Reading, Viewer};
 use ruma::{UInt, api::client::space::get_hierarchy::v1::Request};
 use serde::Serialize;
 use store::Store;
@@ -35,6 +35,7 @@ pub(crate) async fn get_space_hierarchy(
         limit: number(req.limit),
         from: from.map_err(|_| ApiError::invalid_param("Unknown pagination token"))?,
     };
-    let page = reading.hierarchy(&store.view().await?, &caller.user, &req.room_id, &query).await?;
+    let view = store.view().await?;
+    let page = reading.room(&view, Viewer::new(&caller.user), &req.room_id).hierarchy(&query).await?;
     Ok(Json(Page { rooms: page.rooms, next_batch: page.next.map(|token| token.to_string()) }))
 }

@@ -43,6 +43,6 @@ pub(crate) async fn get_thread_roots(
     let from = optional_token(req.from.as_deref())?;
     let limit = page_size(req.limit, PAGE_THREADS_DEFAULT, PAGE_THREADS_MAX);
     let asker = Asker::begin(&store, &users, &caller).await?;
-    let page = reading.threads(&asker.view, &asker.viewer(), &req.room_id, include, from, limit).await?;
+    let page = asker.room(&reading, &req.room_id).threads(include, from, limit).await?;
     Ok(Json(Page { chunk: Events(page.chunk), next_batch: page.next.map(|token| token.to_string()) }))
 }

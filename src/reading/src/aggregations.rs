@@ -14,12 +14,10 @@ use ruma::{EventId, UserId};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use state_tree::EventNum;
-use store::View;
 
 use crate::{
-    Reading,
     format::{Aggregations, ClientEvent, ClientFormat},
-    visibility::Viewer,
+    reader::{RoomReader, Viewer},
 };
 
 /// Children of one event that are summed up: the newest. Counts stop there.
@@ -62,27 +60,25 @@ struct Thread {
     latest_event: Box<RawValue>,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// The bundle of an event, if any of its children is summed up in one.
     pub(crate) async fn aggregate(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
         format: ClientFormat,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let limit = CHILDREN_SUMMED_UP_MAX;
-        let mut children = self.rooms.children(view, event.num, None, None, Direction::Backward, limit).await?;
-        children.retain(|child| !is_ignored(viewer, &child.sender));
+        let mut children = self.rooms().children(self.view, event.num, None, None, Direction::Backward, limit).await?;
+        children.retain(|child| !is_ignored(&self.viewer, &child.sender));
         // An edit would bring back what the redaction of the original took away; its thread lives on.
         let edit = match meta.redacted_by {
-            None => self.newest_edit(view, viewer, event, &children, format).await?,
+            None => self.newest_edit(event, &children, format).await?,
             Some(_) => None,
         };
-        let references = self.references(view, viewer, event, &children).await?;
+        let references = self.references(&children).await?;
         let thread = match format.aggregations {
-            Aggregations::All => self.thread_summary(view, viewer, event, &children, format).await?,
+            Aggregations::All => self.thread_summary(event, &children, format).await?,
             Aggregations::NoThreads | Aggregations::None => None,
         };
         if edit.is_none() && references.is_empty() && thread.is_none() {
@@ -99,8 +95,6 @@ impl Reading {
     /// The edit that counts: of those that are valid the one with the latest timestamp, then the greatest id.
     async fn newest_edit(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         original: &StoredEvent,
         children: &[Child],
         format: ClientFormat,
@@ -119,7 +113,7 @@ impl Reading {
         if edits.is_empty() || is_edit {
             return Ok(None);
         }
-        let seen = self.seen_children(view, viewer, original.pdu.room_id(), &edits).await?;
+        let seen = self.seen_children(&edits).await?;
         let valid = seen.into_iter().filter(|edit| is_valid_edit(edit));
         let newest = valid.max_by(|a, b| {
             let by_time = a.pdu.origin_server_ts().cmp(&b.pdu.origin_server_ts());
@@ -127,17 +121,11 @@ impl Reading {
         });
         let Some(edit) = newest else { return Ok(None) };
         let format = ClientFormat { aggregations: Aggregations::None, ..format };
-        self.one_child(view, viewer, &edit, format).await
+        self.one_child(&edit, format).await
     }
 
     /// The events that refer to one by `m.reference`, oldest first.
-    async fn references(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        event: &StoredEvent,
-        children: &[Child],
-    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+    async fn references(&self, children: &[Child]) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
         let mut references: Vec<&Child> = Vec::new();
         for child in children {
             if child.rel_type == REFERENCE {
@@ -146,14 +134,12 @@ impl Reading {
         }
         references.truncate(REFERENCES_LISTED_MAX);
         references.reverse();
-        self.seen_children(view, viewer, event.pdu.room_id(), &references).await
+        self.seen_children(&references).await
     }
 
     /// The thread below its root.
     async fn thread_summary(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         root: &StoredEvent,
         children: &[Child],
         format: ClientFormat,
@@ -163,12 +149,12 @@ impl Reading {
             return Ok(None);
         }
         let replies: Vec<&Child> = children.iter().filter(|child| child.rel_type == THREAD).collect();
-        let participated = took_part(viewer.user, root, &replies);
+        let participated = took_part(self.viewer.user, root, &replies);
         for reply in replies.iter().take(LATEST_TRIED_MAX) {
-            let seen = self.seen_children(view, viewer, root.pdu.room_id(), &[reply]).await?;
+            let seen = self.seen_children(&[reply]).await?;
             let Some(latest) = seen.first() else { continue };
             let format = ClientFormat { aggregations: Aggregations::NoThreads, ..format };
-            let Some(json) = self.one_child(view, viewer, latest, format).await? else { continue };
+            let Some(json) = self.one_child(latest, format).await? else { continue };
             return Ok(Some(Thread {
                 count: replies.len() as u64,
                 current_user_participated: participated,
@@ -179,15 +165,9 @@ impl Reading {
     }
 
     /// Formats one child as its viewer sees it.
-    async fn one_child(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        child: &StoredEvent,
-        format: ClientFormat,
-    ) -> Result<Option<ClientEvent>, RoomsError> {
+    async fn one_child(&self, child: &StoredEvent, format: ClientFormat) -> Result<Option<ClientEvent>, RoomsError> {
         let nums: [EventNum; 1] = [child.num];
-        let delivered = self.deliver(view, viewer, child.pdu.room_id(), &nums, format).await?;
+        let delivered = self.deliver(&nums, format).await?;
         Ok(delivered.into_iter().next().map(|delivered| delivered.json))
     }
 }

@@ -3,17 +3,15 @@
 //! Specification: client-server API, "Event Context"; `GET /rooms/{roomId}/event/{eventId}`.
 
 use rooms::{Direction, MEMBER, RoomsError};
-use ruma::{EventId, RoomId};
+use ruma::EventId;
 use state_tree::{EventNum, Root};
-use store::View;
 
 use crate::{
-    Reading,
     filter::RoomEventFilter,
     format::{ClientEvent, ClientFormat, Delivered},
     messages::MessagesQuery,
+    reader::RoomReader,
     token::TimelineToken,
-    visibility::Viewer,
 };
 
 /// The most events around an event that one request gets.
@@ -36,19 +34,13 @@ pub struct Context {
     pub state: Vec<ClientEvent>,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// One event of a room as the viewer may see it, with its aggregations.
     ///
     /// Fails with [`RoomsError::EventNotFound`] alike if there is none and if it is hidden.
-    pub async fn one_event(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        event_id: &EventId,
-    ) -> Result<ClientEvent, RoomsError> {
-        let (event, meta, sight) = self.visible_event(view, viewer, room, event_id).await?;
-        self.client_event(view, viewer, &event, &meta, sight, ClientFormat::room()).await
+    pub async fn one_event(&self, event_id: &EventId) -> Result<ClientEvent, RoomsError> {
+        let (event, meta, sight) = self.visible_event(event_id).await?;
+        self.client_event(&event, &meta, sight, ClientFormat::room()).await
     }
 
     /// An event with at most `limit` events around it (bounded by [`CONTEXT_LIMIT_MAX`]).
@@ -56,34 +48,31 @@ impl Reading {
     /// Fails with [`RoomsError::EventNotFound`] alike if there is none and if it is hidden.
     pub async fn context(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         event_id: &EventId,
         limit: usize,
         filter: &RoomEventFilter,
     ) -> Result<Context, RoomsError> {
-        let (event, meta, sight) = self.visible_event(view, viewer, room, event_id).await?;
+        let (event, meta, sight) = self.visible_event(event_id).await?;
         let index = meta.index.ok_or(RoomsError::EventNotFound)?;
-        let limit = if filter.wants_room(room) { limit.min(CONTEXT_LIMIT_MAX) } else { 0 };
+        let limit = if filter.wants_room(self.room) { limit.min(CONTEXT_LIMIT_MAX) } else { 0 };
         let query = |direction| MessagesQuery { direction, filter: filter.clone(), ..Default::default() };
 
         let from = TimelineToken::before(index);
         let before = query(Direction::Backward);
-        let before = self.walk(view, viewer, room, &before, from, limit / 2).await?;
+        let before = self.walk(&before, from, limit / 2).await?;
         let start = before.last.map_or(from, TimelineToken::before);
         let from = TimelineToken::after(index);
         let after = query(Direction::Forward);
-        let after = self.walk(view, viewer, room, &after, from, limit - limit / 2).await?;
+        let after = self.walk(&after, from, limit - limit / 2).await?;
         let end = after.last.map_or(from, TimelineToken::after);
 
         let root = after.delivered.last().map_or(meta.after, |delivered| delivered.meta.after);
-        let json = self.client_event(view, viewer, &event, &meta, sight, ClientFormat::room()).await?;
-        let mut state = self.filtered_state(view, viewer, room, root, filter).await?;
+        let json = self.client_event(&event, &meta, sight, ClientFormat::room()).await?;
+        let mut state = self.filtered_state(root, filter).await?;
         if filter.lazy_load_members {
             let mut shown = vec![Delivered { event, meta, json: json.clone() }];
             shown.extend(before.delivered.iter().chain(&after.delivered).cloned());
-            state.extend(self.lazy_members(view, viewer, room, root, &shown).await?);
+            state.extend(self.lazy_members(root, &shown).await?);
         }
         let events = |delivered: Vec<Delivered>| delivered.into_iter().map(|event| event.json).collect();
         Ok(Context {
@@ -97,25 +86,18 @@ impl Reading {
     }
 
     /// The events of a state that a filter lets through, without the members if they are loaded lazily.
-    async fn filtered_state(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        root: Root,
-        filter: &RoomEventFilter,
-    ) -> Result<Vec<ClientEvent>, RoomsError> {
-        if !filter.wants_room(room) {
+    async fn filtered_state(&self, root: Root, filter: &RoomEventFilter) -> Result<Vec<ClientEvent>, RoomsError> {
+        if !filter.wants_room(self.room) {
             return Ok(Vec::new());
         }
-        let (tree, source) = (&self.rooms.tree(), self.rooms.source(view, room));
+        let (tree, source) = (&self.rooms().tree(), self.rooms().source(self.view, self.room));
         let entries = match filter.lazy_load_members {
             true => tree.all_except_type(&source, root, MEMBER).await?,
             false => tree.all(&source, root).await?,
         };
         let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
-        let wanted = self.wanted(view, &nums, filter).await?;
-        let events = self.deliver_state(view, viewer, &wanted, ClientFormat::members()).await?;
+        let wanted = self.wanted(&nums, filter).await?;
+        let events = self.deliver_state(&wanted, ClientFormat::members()).await?;
         Ok(events.into_iter().map(|delivered| delivered.json).collect())
     }
 }

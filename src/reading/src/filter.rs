@@ -6,9 +6,8 @@
 use rooms::{Envelope, EventMeta, RoomsError, Shown, StoredEvent};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
-use store::View;
 
-use crate::Reading;
+use crate::reader::RoomReader;
 
 /// Which room events a client wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -117,11 +116,10 @@ impl RoomEventFilter {
     }
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// Whether a filter wants an event, judged by what counts of it.
     pub async fn wants(
         &self,
-        view: &View,
         filter: &RoomEventFilter,
         event: &StoredEvent,
         meta: &EventMeta,
@@ -132,7 +130,7 @@ impl Reading {
         if filter.contains_url.is_none() {
             return Ok(true);
         }
-        Ok(filter.wants_url(&self.rooms.shown_event(view, event, meta).await?))
+        Ok(filter.wants_url(&self.rooms().shown_event(self.view, event, meta).await?))
     }
 }
 

@@ -16,11 +16,10 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use state_tree::EventNum;
-use store::View;
 
 use crate::{
-    Reading,
-    visibility::{Sight, Viewer},
+    reader::{RoomReader, Viewer},
+    visibility::Sight,
 };
 
 /// An event's JSON as clients get it; cheap to share.
@@ -227,41 +226,28 @@ fn strip(event: &Pdu, origin_server_ts: Option<u64>) -> Result<Box<RawValue>, Ro
     })
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// Formats what the viewer may see of these events of a room, in their order, and leaves out the rest.
-    pub async fn deliver(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        nums: &[EventNum],
-        format: ClientFormat,
-    ) -> Result<Vec<Delivered>, RoomsError> {
-        let events = self.rooms.load(view, nums).await?;
-        let sights = self.sights(view, viewer, room, &events).await?;
+    pub async fn deliver(&self, nums: &[EventNum], format: ClientFormat) -> Result<Vec<Delivered>, RoomsError> {
+        let events = self.rooms().load(self.view, nums).await?;
+        let sights = self.sights(&events).await?;
         let mut delivered = Vec::with_capacity(events.len());
         for ((event, meta), sight) in events.into_iter().zip(sights) {
             if sight.seen == Visibility::Hidden {
                 continue;
             }
-            let json = self.client_event(view, viewer, &event, &meta, sight, format).await?;
+            let json = self.client_event(&event, &meta, sight, format).await?;
             delivered.push(Delivered { event, meta, json });
         }
         Ok(delivered)
     }
 
     /// Formats state events that the viewer may read because they are in a state that the viewer may read.
-    pub async fn deliver_state(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        nums: &[EventNum],
-        format: ClientFormat,
-    ) -> Result<Vec<Delivered>, RoomsError> {
-        let events = self.rooms.load(view, nums).await?;
+    pub async fn deliver_state(&self, nums: &[EventNum], format: ClientFormat) -> Result<Vec<Delivered>, RoomsError> {
+        let events = self.rooms().load(self.view, nums).await?;
         let mut delivered = Vec::with_capacity(events.len());
         for (event, meta) in events {
-            let json = self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await?;
+            let json = self.client_event(&event, &meta, Sight::OF_STATE, format).await?;
             delivered.push(Delivered { event, meta, json });
         }
         Ok(delivered)
@@ -270,38 +256,31 @@ impl Reading {
     /// Formats one event for a viewer who may see it as `sight` says.
     pub async fn client_event(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
         sight: Sight,
         format: ClientFormat,
     ) -> Result<ClientEvent, RoomsError> {
-        let formatted = self.formatted(view, event, meta).await?;
+        let formatted = self.formatted(event, meta).await?;
         if sight.seen == Visibility::Redacted && meta.redacted_by.is_none() {
             let unsigned = self.unsigned(&formatted.pdu, sight.membership);
-            return self.erased_event(view, &formatted, unsigned, format).await;
+            return self.erased_event(&formatted, unsigned, format).await;
         }
         if format.form == EventForm::Federation {
             return Ok(formatted.pdu.json().to_owned().into());
         }
-        let own = match viewer.device {
-            Some(device) if event.pdu.sender() == viewer.user => {
-                self.transaction_id(view, event.num, viewer.user, device.as_str()).await?
-            }
-            _ => None,
-        };
-        let relations = self.relations_of(view, viewer, event, meta, format).await?;
+        let own = self.transaction_id(event).await?;
+        let relations = self.relations_of(event, meta, format).await?;
         let replaces = match format.with_replaced {
-            true => self.replaced_num(view, event, meta, &formatted).await?,
+            true => self.replaced_num(event, meta, &formatted).await?,
             false => None,
         };
         let special = own.is_some() || relations.is_some() || meta.redacted_by.is_some() || replaces.is_some();
         if !special {
             return self.shared_rendering(&formatted, sight.membership, format);
         }
-        let prev = self.replaced(view, viewer, event, replaces).await?;
-        let because = self.redacted_because(view, meta, format).await?;
+        let prev = self.replaced(replaces).await?;
+        let because = self.redacted_because(meta, format).await?;
         let unsigned = Unsigned {
             age: self.age_ms(&formatted.pdu),
             relations: relations.as_deref(),
@@ -321,7 +300,7 @@ impl Reading {
         membership: Option<Membership>,
         format: ClientFormat,
     ) -> Result<ClientEvent, RoomsError> {
-        let now_ms = self.inner.clock.now_ms();
+        let now_ms = self.reading.inner.clock.now_ms();
         let mut shared = formatted.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = &*shared
             && now_ms.abs_diff(last.at_ms) <= AGE_SHARED_MS
@@ -338,22 +317,17 @@ impl Reading {
     }
 
     /// What is the same for everybody, from the cache or made now.
-    pub(crate) async fn formatted(
-        &self,
-        view: &View,
-        event: &StoredEvent,
-        meta: &EventMeta,
-    ) -> Result<Arc<Formatted>, RoomsError> {
+    pub(crate) async fn formatted(&self, event: &StoredEvent, meta: &EventMeta) -> Result<Arc<Formatted>, RoomsError> {
         let key = (event.num, meta.redacted_by);
-        let cache = &self.inner.formats.0;
+        let cache = &self.reading.inner.formats.0;
         if let Some(formatted) = cache.get(&key) {
             return Ok(formatted);
         }
         let pdu = match meta.redacted_by {
             None => Shown::whole(event),
-            Some(_) => Shown::of(event, meta, self.rooms.rules(view, event.pdu.room_id()).await?)?,
+            Some(_) => Shown::of(event, meta, self.rooms().rules(self.view, event.pdu.room_id()).await?)?,
         };
-        let (redacts, content) = self.redaction_fields(view, &pdu).await?;
+        let (redacts, content) = self.redaction_fields(&pdu).await?;
         let formatted = Formatted { pdu, content, redacts, replaces: OnceLock::new(), shared: Mutex::default() };
         let formatted = Arc::new(formatted);
         cache.insert(key, formatted.clone());
@@ -362,15 +336,11 @@ impl Reading {
 
     /// For redactions: the target for the top level, and content with the target if it lacks it. Clients of
     /// either age find it where they look.
-    async fn redaction_fields(
-        &self,
-        view: &View,
-        pdu: &Pdu,
-    ) -> Result<(Option<OwnedEventId>, Option<Box<RawValue>>), RoomsError> {
+    async fn redaction_fields(&self, pdu: &Pdu) -> Result<(Option<OwnedEventId>, Option<Box<RawValue>>), RoomsError> {
         if pdu.event_type() != "m.room.redaction" {
             return Ok((None, None));
         }
-        let rules = self.rooms.rules(view, pdu.room_id()).await?;
+        let rules = self.rooms().rules(self.view, pdu.room_id()).await?;
         let Some(target) = pdu.redacts(rules) else { return Ok((None, None)) };
         if rules.redaction.content_field_redacts {
             return Ok((Some(target), None));
@@ -384,12 +354,11 @@ impl Reading {
     /// An event of an erased sender for those who weren't there.
     async fn erased_event(
         &self,
-        view: &View,
         formatted: &Formatted,
         unsigned: Unsigned<'_>,
         format: ClientFormat,
     ) -> Result<ClientEvent, RoomsError> {
-        let rules = self.rooms.rules(view, formatted.pdu.room_id()).await?;
+        let rules = self.rooms().rules(self.view, formatted.pdu.room_id()).await?;
         let pdu = formatted.pdu.redacted(rules)?;
         if format.form == EventForm::Federation {
             return Ok(pdu.json().to_owned().into());
@@ -402,23 +371,19 @@ impl Reading {
     /// An event as the server redacts it for a viewer who ignores its sender, with its aggregations.
     pub(crate) async fn redacted_for_viewer(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
     ) -> Result<ClientEvent, RoomsError> {
         let format = ClientFormat::room();
-        let formatted = self.formatted(view, event, meta).await?;
-        let relations = self.relations_of(view, viewer, event, meta, format).await?;
+        let formatted = self.formatted(event, meta).await?;
+        let relations = self.relations_of(event, meta, format).await?;
         let unsigned = Unsigned { relations: relations.as_deref(), ..self.unsigned(&formatted.pdu, None) };
-        self.erased_event(view, &formatted, unsigned, format).await
+        self.erased_event(&formatted, unsigned, format).await
     }
 
     /// Bundled aggregations, if the endpoint has them and the event has any.
     async fn relations_of(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
         format: ClientFormat,
@@ -428,13 +393,12 @@ impl Reading {
             return Ok(None);
         }
         // Boxed: the aggregation formats events in turn, one level down.
-        Box::pin(self.aggregate(view, viewer, event, meta, format)).await
+        Box::pin(self.aggregate(event, meta, format)).await
     }
 
     /// The number of the state event that this one replaced.
     async fn replaced_num(
         &self,
-        view: &View,
         event: &StoredEvent,
         meta: &EventMeta,
         formatted: &Formatted,
@@ -447,54 +411,43 @@ impl Reading {
         if meta.after.is_empty() {
             return Ok(None);
         }
-        let source = self.rooms.source(view, event.pdu.room_id());
-        let entry = self.rooms.tree().get(&source, meta.before, event.pdu.event_type(), state_key).await?;
+        let source = self.rooms().source(self.view, event.pdu.room_id());
+        let entry = self.rooms().tree().get(&source, meta.before, event.pdu.event_type(), state_key).await?;
         Ok(*formatted.replaces.get_or_init(|| entry.map(|entry| entry.event)))
     }
 
     /// The state event that this one replaced, and whether the viewer may see it.
-    async fn replaced(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        event: &StoredEvent,
-        replaces: Option<EventNum>,
-    ) -> Result<Option<(Arc<Formatted>, bool)>, RoomsError> {
+    async fn replaced(&self, replaces: Option<EventNum>) -> Result<Option<(Arc<Formatted>, bool)>, RoomsError> {
         let Some(num) = replaces else { return Ok(None) };
-        let pairs = self.rooms.load(view, &[num]).await?;
-        let sights = self.sights(view, viewer, event.pdu.room_id(), &pairs).await?;
+        let pairs = self.rooms().load(self.view, &[num]).await?;
+        let sights = self.sights(&pairs).await?;
         let (Some((prev, meta)), Some(sight)) = (pairs.first(), sights.first()) else {
             return Ok(None);
         };
         let shown = sight.seen == Visibility::Visible;
-        Ok(Some((self.formatted(view, prev, meta).await?, shown)))
+        Ok(Some((self.formatted(prev, meta).await?, shown)))
     }
 
     /// The redaction of an event, in the same format, itself without `redacted_because`.
     async fn redacted_because(
         &self,
-        view: &View,
         meta: &EventMeta,
         format: ClientFormat,
     ) -> Result<Option<Box<RawValue>>, RoomsError> {
         let Some(num) = meta.redacted_by else { return Ok(None) };
-        let pairs = self.rooms.load(view, &[num]).await?;
+        let pairs = self.rooms().load(self.view, &[num]).await?;
         let Some((redaction, meta)) = pairs.first() else { return Ok(None) };
-        let formatted = self.formatted(view, redaction, meta).await?;
+        let formatted = self.formatted(redaction, meta).await?;
         let unsigned = Unsigned { age: self.age_ms(&formatted.pdu), ..Unsigned::default() };
         render(&formatted, format.with_room_id, unsigned).map(Some)
     }
 
-    /// The transaction id with which this device sent the event.
-    async fn transaction_id(
-        &self,
-        view: &View,
-        num: EventNum,
-        user: &UserId,
-        device: &str,
-    ) -> Result<Option<String>, RoomsError> {
-        let row = view.get::<EventTxnIds>(&num).await?;
-        Ok(row.filter(|row| row.user == user.as_str() && row.device == device).map(|row| row.txn_id))
+    /// The transaction id with which the viewer's device sent the event, if it did.
+    async fn transaction_id(&self, event: &StoredEvent) -> Result<Option<String>, RoomsError> {
+        let Viewer { user, device, .. } = self.viewer;
+        let Some(device) = device.filter(|_| event.pdu.sender() == user) else { return Ok(None) };
+        let row = self.view.get::<EventTxnIds>(&event.num).await?;
+        Ok(row.filter(|row| row.user == user.as_str() && row.device == device.as_str()).map(|row| row.txn_id))
     }
 
     /// What every event says of itself.
@@ -504,7 +457,7 @@ impl Reading {
 
     /// Milliseconds since an event was sent, negative if its server's clock is ahead of ours.
     fn age_ms(&self, event: &Pdu) -> i64 {
-        let now = i64::try_from(self.inner.clock.now_ms()).unwrap_or(i64::MAX);
+        let now = i64::try_from(self.reading.inner.clock.now_ms()).unwrap_or(i64::MAX);
         let sent = i64::try_from(event.origin_server_ts()).unwrap_or(i64::MAX);
         now.saturating_sub(sent)
     }

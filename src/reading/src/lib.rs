@@ -1,5 +1,6 @@
 //! What readers see of rooms: events as clients get them, and everything that is answered from what rooms store.
 //!
+//! What users are shown is asked of a [`RoomReader`], which knows who reads which room in which view; the rest of [`Reading`].
 //! Who may see which event is decided in one place (`visibility`), how it looks in another (`format`); pages of the timeline
 //! (`messages`, `context`), relations and threads, unread counts (`unread`), members, summaries, the directory and spaces stand on
 //! them. Nothing here writes events: the engine of [`rooms`] writes what has to be looked up into indices, in the batch of the event.
@@ -11,6 +12,7 @@ mod filter;
 mod format;
 mod members;
 mod messages;
+mod reader;
 mod relations;
 mod spaces;
 mod state;
@@ -35,6 +37,7 @@ pub use self::{
     format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
+    reader::{RoomReader, Viewer},
     relations::{RELATIONS_LIMIT_MAX, RelationsPage, RelationsQuery},
     spaces::{HierarchyPage, HierarchyQuery, HierarchyRoom, HierarchyToken, ServerHierarchy},
     summary::{MemberSummary, RoomDescription},
@@ -42,7 +45,7 @@ pub use self::{
     threads::{ThreadsInclude, ThreadsPage},
     token::{BadToken, TimelineToken},
     unread::{Count, NewEvents, UnreadCounts},
-    visibility::{Sight, Viewer},
+    visibility::Sight,
 };
 pub use event::visibility::Visibility;
 

@@ -4,16 +4,15 @@
 
 use event::Pdu;
 use rooms::{Membership, RoomsError, membership_of};
-use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
+use ruma::{OwnedUserId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
 use state_tree::{EventNum, Root};
-use store::View;
 
 use crate::{
-    Reading,
     format::{ClientEvent, ClientFormat},
+    reader::RoomReader,
     token::TimelineToken,
-    visibility::{Sight, Viewer},
+    visibility::Sight,
 };
 
 /// The type of member events.
@@ -55,28 +54,22 @@ pub struct JoinedMember {
     pub avatar_url: Option<String>,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// The member events of a room, for somebody who may read its state.
     ///
     /// Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world readable.
-    pub async fn members(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        query: MembersQuery,
-    ) -> Result<Vec<ClientEvent>, RoomsError> {
-        let root = self.root_for_members(view, viewer.user, room, query.at).await?;
+    pub async fn members(&self, query: MembersQuery) -> Result<Vec<ClientEvent>, RoomsError> {
+        let root = self.root_for_members(query.at).await?;
         let mut found = Vec::new();
         let mut start: Box<str> = "".into();
         loop {
-            let source = self.rooms.source(view, room);
-            let page = self.rooms.tree().range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let source = self.rooms().source(self.view, self.room);
+            let page = self.rooms().tree().range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
             let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
-            for (event, meta) in self.rooms.load(view, &nums).await? {
+            for (event, meta) in self.rooms().load(self.view, &nums).await? {
                 if query.wants(membership_of(Some(&event))) {
                     let format = ClientFormat::members();
-                    found.push(self.client_event(view, viewer, &event, &meta, Sight::OF_STATE, format).await?);
+                    found.push(self.client_event(&event, &meta, Sight::OF_STATE, format).await?);
                 }
             }
             match page.next {
@@ -89,23 +82,18 @@ impl Reading {
     /// The joined members of a room with their names and pictures, for one of them.
     ///
     /// Fails with [`RoomsError::NotJoined`] for everybody else.
-    pub async fn joined_profiles(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<Vec<JoinedMember>, RoomsError> {
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        if !self.rooms.is_joined(view, user, room).await? {
+    pub async fn joined_profiles(&self) -> Result<Vec<JoinedMember>, RoomsError> {
+        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        if !self.rooms().is_joined(self.view, self.viewer.user, self.room).await? {
             return Err(RoomsError::NotJoined);
         }
         let mut members = Vec::new();
         let mut start: Box<str> = "".into();
         loop {
-            let source = self.rooms.source(view, room);
-            let page = self.rooms.tree().range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
+            let source = self.rooms().source(self.view, self.room);
+            let page = self.rooms().tree().range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
             let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
-            for event in self.rooms.shown(view, &nums).await? {
+            for event in self.rooms().shown(self.view, &nums).await? {
                 if Membership::of(&event) == Membership::Join {
                     members.extend(profile(&event));
                 }
@@ -118,22 +106,17 @@ impl Reading {
     }
 
     /// The state whose members a user gets: at a token only for those who are in the room and may look so far back.
-    async fn root_for_members(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-        at: Option<TimelineToken>,
-    ) -> Result<Root, RoomsError> {
-        let readable = self.readable_root(view, user, room).await?;
+    async fn root_for_members(&self, at: Option<TimelineToken>) -> Result<Root, RoomsError> {
+        let readable = self.readable_root().await?;
         let Some(at) = at else { return Ok(readable) };
-        if !self.rooms.is_joined(view, user, room).await? {
+        if !self.rooms().is_joined(self.view, self.viewer.user, self.room).await? {
             return Ok(readable);
         }
-        let position = at.position().min(view.position());
-        let then = self.rooms.root_at(view, room, position).await?.unwrap_or(Root::EMPTY);
-        let member = membership_of(self.rooms.member_event(view, room, then, user).await?.as_deref());
-        let may_look = match self.rooms.history_visibility(view, room, then).await? {
+        let position = at.position().min(self.view.position());
+        let then = self.rooms().root_at(self.view, self.room, position).await?.unwrap_or(Root::EMPTY);
+        let member =
+            membership_of(self.rooms().member_event(self.view, self.room, then, self.viewer.user).await?.as_deref());
+        let may_look = match self.rooms().history_visibility(self.view, self.room, then).await? {
             _ if member == Membership::Join => true,
             HistoryVisibility::Joined => false,
             HistoryVisibility::Invited => member == Membership::Invite,
@@ -143,15 +126,13 @@ impl Reading {
     }
 
     /// The member events of these users in the state `root`, of those who have one.
-    pub async fn member_nums<'a>(
+    pub(crate) async fn member_nums<'a>(
         &self,
-        view: &View,
-        room: &RoomId,
         root: Root,
         users: impl Iterator<Item = &'a UserId>,
     ) -> Result<Vec<EventNum>, RoomsError> {
         let keys: Vec<(&str, &str)> = users.map(|user| (MEMBER, user.as_str())).collect();
-        let entries = self.rooms.tree().get_many(&self.rooms.source(view, room), root, &keys).await?;
+        let entries = self.rooms().tree().get_many(&self.rooms().source(self.view, self.room), root, &keys).await?;
         Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
     }
 }

@@ -5,16 +5,15 @@
 use std::collections::BTreeSet;
 
 use rooms::{Direction, RoomsError, TimelineIndex, TimelinePage, TimelineRange};
-use ruma::{OwnedUserId, RoomId, UserId, events::room::history_visibility::HistoryVisibility};
+use ruma::{OwnedUserId, events::room::history_visibility::HistoryVisibility};
 use state_tree::{EventNum, Root};
 use store::View;
 
 use crate::{
-    Reading,
     filter::RoomEventFilter,
     format::{ClientEvent, ClientFormat, Delivered},
+    reader::RoomReader,
     token::TimelineToken,
-    visibility::Viewer,
 };
 
 /// The most events that one page has.
@@ -61,31 +60,27 @@ pub(crate) struct Walk {
     pub(crate) delivered: Vec<Delivered>,
     /// The index of the last event looked at.
     pub(crate) last: Option<TimelineIndex>,
+    /// At most so many of `delivered`.
+    limit: usize,
     /// The timeline, or what of it was asked for, ends here.
     done: bool,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// A page of a room's events, as the viewer may see them.
     ///
     /// A page ends at a hole in the timeline; the page after it starts by asking other servers for what is
     /// missing. Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world
     /// readable.
-    pub async fn messages(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        query: &MessagesQuery,
-    ) -> Result<MessagesPage, RoomsError> {
-        let root = self.readable_root(view, viewer.user, room).await?;
+    pub async fn messages(&self, query: &MessagesQuery) -> Result<MessagesPage, RoomsError> {
+        let root = self.readable_root().await?;
         let start = match (query.from, query.direction) {
             (Some(from), _) => from,
-            (None, Direction::Backward) => self.newest_visible(view, viewer.user, room).await?,
+            (None, Direction::Backward) => self.newest_visible().await?,
             (None, Direction::Forward) => TimelineToken::before(TimelineIndex::MIN),
         };
         let nothing = MessagesPage { chunk: Vec::new(), start, end: None, state: Vec::new() };
-        if !query.filter.wants_room(room) {
+        if !query.filter.wants_room(self.room) {
             return Ok(nothing);
         }
         // A limit of nothing is none.
@@ -95,9 +90,9 @@ impl Reading {
             None => query.limit,
         };
         let limit = limit.clamp(1, MESSAGES_LIMIT_MAX);
-        let filled = self.fill_before(view, room, query.direction, start).await?;
-        let view = filled.as_ref().unwrap_or(view);
-        let walk = self.walk(view, viewer, room, query, start, limit).await?;
+        let filled = self.fill_before(query.direction, start).await?;
+        let reader = self.reading.room(filled.as_ref().unwrap_or(self.view), self.viewer, self.room);
+        let walk = reader.walk(query, start, limit).await?;
 
         // The last page with something on it goes on to an empty one: clients throw away what comes without `end`.
         let ends = walk.done && walk.delivered.is_empty();
@@ -108,7 +103,7 @@ impl Reading {
         let state = match query.filter.lazy_load_members {
             true => {
                 let at = root_at_newest(&walk.delivered, query.direction).unwrap_or(root);
-                self.lazy_members(view, viewer, room, at, &walk.delivered).await?
+                reader.lazy_members(at, &walk.delivered).await?
             }
             false => Vec::new(),
         };
@@ -118,15 +113,15 @@ impl Reading {
 
     /// A point after which nothing is visible to a user: now, or the end of their last stay if the history visibility is
     /// still the same and shows nothing to strangers. So those who left long ago don't page through what they can't see.
-    async fn newest_visible(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineToken, RoomsError> {
-        let now = TimelineToken::at(view.position());
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let Some((end, then)) = self.end_of_stay(view, user, room).await? else { return Ok(now) };
-        if self.rooms.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable {
+    async fn newest_visible(&self) -> Result<TimelineToken, RoomsError> {
+        let now = TimelineToken::at(self.view.position());
+        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let Some((end, then)) = self.end_of_stay().await? else { return Ok(now) };
+        if self.rooms().history_visibility(self.view, self.room, head.root).await? == HistoryVisibility::WorldReadable {
             return Ok(now);
         }
         let setting = async |root| {
-            let event = self.rooms.state_event(view, room, root, "m.room.history_visibility", "").await?;
+            let event = self.rooms().state_event(self.view, self.room, root, "m.room.history_visibility", "").await?;
             Ok::<_, RoomsError>(event.map(|event| event.num))
         };
         if setting(then).await? != setting(head.root).await? {
@@ -137,29 +132,20 @@ impl Reading {
 
     /// If a backward page starts at a hole, asks other servers for what is missing. The view in which the
     /// events are, if any came.
-    async fn fill_before(
-        &self,
-        view: &View,
-        room: &RoomId,
-        direction: Direction,
-        start: TimelineToken,
-    ) -> Result<Option<View>, RoomsError> {
+    async fn fill_before(&self, direction: Direction, start: TimelineToken) -> Result<Option<View>, RoomsError> {
         if direction != Direction::Backward {
             return Ok(None);
         }
-        let Some(hole) = self.rooms.gap_at(view, room, start.upper()).await? else { return Ok(None) };
-        if !self.rooms.fill_hole(room, &hole).await? {
+        let Some(hole) = self.rooms().gap_at(self.view, self.room, start.upper()).await? else { return Ok(None) };
+        if !self.rooms().fill_hole(self.room, &hole).await? {
             return Ok(None);
         }
-        Ok(Some(self.inner.store.view().await?))
+        Ok(Some(self.reading.inner.store.view().await?))
     }
 
     /// Reads on from `start` until there are `limit` events, the timeline ends, or enough was looked at.
     pub(crate) async fn walk(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         query: &MessagesQuery,
         start: TimelineToken,
         limit: usize,
@@ -178,15 +164,15 @@ impl Reading {
                 limit: 0,
             },
         };
-        let mut walk = Walk { range, delivered: Vec::new(), last: None, done: false };
+        let mut walk = Walk { range, delivered: Vec::new(), last: None, limit, done: false };
         let mut looked_at = 0;
         while walk.delivered.len() < limit && looked_at < EVENTS_LOOKED_AT_MAX {
             walk.range.limit = (limit - walk.delivered.len()).max(EVENTS_PER_READ_MIN);
-            let page = self.rooms.timeline(view, room, walk.range).await?;
+            let page = self.rooms().timeline(self.view, self.room, walk.range).await?;
             looked_at += page.events.len();
             let stop = page.gap.is_some() || !page.more;
             walk.done = page.gap.is_none() && !page.more;
-            self.take(view, viewer, room, query, page, limit, &mut walk).await?;
+            self.take(query, page, &mut walk).await?;
             if stop {
                 break;
             }
@@ -195,23 +181,13 @@ impl Reading {
     }
 
     /// Takes from a stretch of the timeline what the viewer may see and asked for.
-    #[expect(clippy::too_many_arguments, reason = "one step of a loop, split off for its length")]
-    async fn take(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        query: &MessagesQuery,
-        page: TimelinePage,
-        limit: usize,
-        walk: &mut Walk,
-    ) -> Result<(), RoomsError> {
+    async fn take(&self, query: &MessagesQuery, page: TimelinePage, walk: &mut Walk) -> Result<(), RoomsError> {
         let nums: Vec<EventNum> = page.events.iter().map(|(_, num)| *num).collect();
-        let wanted = self.wanted(view, &nums, &query.filter).await?;
-        let delivered = self.deliver(view, viewer, room, &wanted, ClientFormat::room()).await?;
+        let wanted = self.wanted(&nums, &query.filter).await?;
+        let delivered = self.deliver(&wanted, ClientFormat::room()).await?;
         let mut delivered = delivered.into_iter().peekable();
         for (index, num) in page.events {
-            if walk.delivered.len() == limit {
+            if walk.delivered.len() == walk.limit {
                 // The rest of the stretch belongs to the next page.
                 walk.done = false;
                 return Ok(());
@@ -229,21 +205,16 @@ impl Reading {
     }
 
     /// Those of the events that a filter lets through.
-    pub async fn wanted(
-        &self,
-        view: &View,
-        nums: &[EventNum],
-        filter: &RoomEventFilter,
-    ) -> Result<Vec<EventNum>, RoomsError> {
+    pub async fn wanted(&self, nums: &[EventNum], filter: &RoomEventFilter) -> Result<Vec<EventNum>, RoomsError> {
         if *filter == RoomEventFilter::default() {
             return Ok(nums.to_vec());
         }
         let mut wanted = Vec::with_capacity(nums.len());
-        for (event, meta) in self.rooms.load(view, nums).await? {
-            if !self.wants(view, filter, &event, &meta).await? {
+        for (event, meta) in self.rooms().load(self.view, nums).await? {
+            if !self.wants(filter, &event, &meta).await? {
                 continue;
             }
-            if filter.by_relations() && !self.has_wanted_relation(view, event.num, filter).await? {
+            if filter.by_relations() && !self.has_wanted_relation(event.num, filter).await? {
                 continue;
             }
             wanted.push(event.num);
@@ -254,9 +225,6 @@ impl Reading {
     /// The member events, in the state `root`, of those who sent these events or whom they are about.
     pub(crate) async fn lazy_members(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         root: Root,
         delivered: &[Delivered],
     ) -> Result<Vec<ClientEvent>, RoomsError> {
@@ -264,8 +232,8 @@ impl Reading {
         for delivered in delivered {
             senders.insert(delivered.event.pdu.sender().to_owned());
         }
-        let nums = self.member_nums(view, room, root, senders.iter().map(|user| &**user)).await?;
-        let events = self.deliver_state(view, viewer, &nums, ClientFormat::members()).await?;
+        let nums = self.member_nums(root, senders.iter().map(|user| &**user)).await?;
+        let events = self.deliver_state(&nums, ClientFormat::members()).await?;
         Ok(events.into_iter().map(|delivered| delivered.json).collect())
     }
 }

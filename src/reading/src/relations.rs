@@ -9,16 +9,15 @@ use rooms::{
     Direction, RoomsError, StoredEvent, TimelineIndex,
     relations::{Child, RELATION_HOPS_MAX},
 };
-use ruma::{EventId, RoomId};
+use ruma::EventId;
 use state_tree::EventNum;
-use store::View;
 
 use crate::{
-    Reading,
     format::{ClientEvent, ClientFormat},
+    reader::RoomReader,
     token::TimelineToken,
-    visibility::Viewer,
 };
+
 /// Related events returned by one request.
 pub const RELATIONS_LIMIT_MAX: usize = 100;
 
@@ -77,25 +76,18 @@ impl RelationsQuery {
     }
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// The events that relate to an event.
     ///
     /// Fails with [`RoomsError::EventNotFound`] if the viewer may not see the event.
-    pub async fn relations(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        event_id: &EventId,
-        query: &RelationsQuery,
-    ) -> Result<RelationsPage, RoomsError> {
-        let (parent, _, _) = self.visible_event(view, viewer, room, event_id).await?;
+    pub async fn relations(&self, event_id: &EventId, query: &RelationsQuery) -> Result<RelationsPage, RoomsError> {
+        let (parent, _, _) = self.visible_event(event_id).await?;
         let (children, depth) = match query.recurse {
-            true => self.descendants(view, parent.num, query).await?,
-            false => (self.matching_children(view, parent.num, query).await?, 0),
+            true => self.descendants(parent.num, query).await?,
+            false => (self.matching_children(parent.num, query).await?, 0),
         };
         let limit = query.limit.clamp(1, RELATIONS_LIMIT_MAX);
-        let (shown, last) = self.page_of(view, viewer, room, children, limit).await?;
+        let (shown, last) = self.page_of(children, limit).await?;
         let next = last.map(|index| match query.direction {
             Direction::Backward => TimelineToken::before(index),
             Direction::Forward => TimelineToken::after(index),
@@ -107,9 +99,6 @@ impl Reading {
     /// are more after it.
     async fn page_of(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         children: Found,
         limit: usize,
     ) -> Result<(Vec<ClientEvent>, Option<TimelineIndex>), RoomsError> {
@@ -118,7 +107,7 @@ impl Reading {
         while shown.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - shown.len()));
             let nums: Vec<EventNum> = now.iter().map(|child| child.num).collect();
-            for delivered in self.deliver(view, viewer, room, &nums, ClientFormat::room()).await? {
+            for delivered in self.deliver(&nums, ClientFormat::room()).await? {
                 // A redacted event relates to nothing any more.
                 if delivered.meta.redacted_by.is_none() {
                     shown.push(delivered.json);
@@ -136,18 +125,13 @@ impl Reading {
     }
 
     /// The direct children that the query asks for, in its order.
-    async fn matching_children(
-        &self,
-        view: &View,
-        parent: EventNum,
-        query: &RelationsQuery,
-    ) -> Result<Found, RoomsError> {
+    async fn matching_children(&self, parent: EventNum, query: &RelationsQuery) -> Result<Found, RoomsError> {
         let limit = query.limit.clamp(1, RELATIONS_LIMIT_MAX);
         let (mut after, mut before) = query.bounds();
         let mut found = Found::default();
         let mut looked_at = 0;
         while looked_at < ROWS_LOOKED_AT_MAX {
-            let rows = self.rooms.children(view, parent, after, before, query.direction, ROWS_PER_SCAN).await?;
+            let rows = self.rooms().children(self.view, parent, after, before, query.direction, ROWS_PER_SCAN).await?;
             let full = rows.len() == ROWS_PER_SCAN;
             looked_at += rows.len();
             let last = rows.last().map(|child| child.index);
@@ -170,12 +154,7 @@ impl Reading {
     }
 
     /// Children, their children and so on, in the query's order, and how deep that went.
-    async fn descendants(
-        &self,
-        view: &View,
-        parent: EventNum,
-        query: &RelationsQuery,
-    ) -> Result<(Found, usize), RoomsError> {
+    async fn descendants(&self, parent: EventNum, query: &RelationsQuery) -> Result<(Found, usize), RoomsError> {
         let mut known: HashSet<EventNum> = HashSet::from([parent]);
         let mut level = vec![parent];
         let mut found = Found::default();
@@ -186,7 +165,7 @@ impl Reading {
             let mut next = Vec::new();
             for num in level {
                 let left = ROWS_LOOKED_AT_MAX.saturating_sub(looked_at);
-                let rows = self.rooms.children(view, num, None, None, Direction::Backward, left).await?;
+                let rows = self.rooms().children(self.view, num, None, None, Direction::Backward, left).await?;
                 looked_at += rows.len();
                 for child in rows {
                     if known.insert(child.num) {
@@ -214,25 +193,22 @@ impl Reading {
     /// Whether an event that a viewer sees has a child that a filter asks for.
     pub(crate) async fn has_wanted_relation(
         &self,
-        view: &View,
         num: EventNum,
         filter: &crate::filter::RoomEventFilter,
     ) -> Result<bool, RoomsError> {
-        let children = self.rooms.children(view, num, None, None, Direction::Backward, ROWS_LOOKED_AT_MAX).await?;
+        let children =
+            self.rooms().children(self.view, num, None, None, Direction::Backward, ROWS_LOOKED_AT_MAX).await?;
         Ok(children.iter().any(|child| filter.wants_related(&child.rel_type, &child.sender)))
     }
 
     /// The children that a viewer may see, of those given.
     pub(crate) async fn seen_children(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         children: &[&Child],
     ) -> Result<Vec<std::sync::Arc<StoredEvent>>, RoomsError> {
         let nums: Vec<EventNum> = children.iter().map(|child| child.num).collect();
-        let pairs = self.rooms.load(view, &nums).await?;
-        let sights = self.sights(view, viewer, room, &pairs).await?;
+        let pairs = self.rooms().load(self.view, &nums).await?;
+        let sights = self.sights(&pairs).await?;
         let mut seen = Vec::new();
         for ((event, meta), sight) in pairs.into_iter().zip(sights) {
             if sight.seen == Visibility::Visible && meta.redacted_by.is_none() {

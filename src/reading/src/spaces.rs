@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use state_tree::EventNum;
 use store::View;
 
-use crate::{Reading, format::stripped_with_time, summary::RoomDescription};
+use crate::{Reading, format::stripped_with_time, reader::RoomReader, summary::RoomDescription};
 
 /// The type of the events that name a space's children.
 const CHILD: &str = "m.space.child";
@@ -120,19 +120,13 @@ struct SpaceChild {
     event: Shown,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// A page of the rooms in and below a space, as far as the user may know of them and this server holds
     /// them.
     ///
     /// Fails with [`RoomsError::Forbidden`] if the user may not know of the first room, and with
     /// [`RoomsError::UnknownPos`] if the token is of another query.
-    pub async fn hierarchy(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-        query: &HierarchyQuery,
-    ) -> Result<HierarchyPage, RoomsError> {
+    pub async fn hierarchy(&self, query: &HierarchyQuery) -> Result<HierarchyPage, RoomsError> {
         let depth_max = query.max_depth.unwrap_or(HIERARCHY_DEPTH_MAX).min(HIERARCHY_DEPTH_MAX);
         let limit = query.limit.unwrap_or(HIERARCHY_LIMIT_MAX).clamp(1, HIERARCHY_LIMIT_MAX);
         let skip = match query.from {
@@ -142,7 +136,7 @@ impl Reading {
         };
         let mut page = HierarchyPage::default();
         let mut visited: HashSet<OwnedRoomId> = HashSet::new();
-        let mut ahead = vec![(room.to_owned(), 0)];
+        let mut ahead = vec![(self.room.to_owned(), 0)];
         let mut count = 0;
         while let Some((room, depth)) = ahead.pop() {
             if visited.len() >= HIERARCHY_ROOMS_MAX {
@@ -151,14 +145,14 @@ impl Reading {
             if !visited.insert(room.clone()) {
                 continue;
             }
-            let Some(description) = self.preview(view, user, &room).await? else {
+            let Some(description) = self.reading.preview(self.view, self.viewer.user, &room).await? else {
                 if depth == 0 {
                     return Err(RoomsError::forbidden("you are not allowed to view this room"));
                 }
                 continue;
             };
             let children = match description.room_type.as_deref() {
-                Some(SPACE) => self.space_children(view, &room, query.suggested_only).await?,
+                Some(SPACE) => self.reading.space_children(self.view, &room, query.suggested_only).await?,
                 _ => Vec::new(),
             };
             if depth < depth_max {
@@ -182,7 +176,9 @@ impl Reading {
         }
         Ok(page)
     }
+}
 
+impl Reading {
     /// A space with its children, one level deep, for another server.
     ///
     /// Fails with [`RoomsError::RoomNotFound`] alike if there is no such room and if the server may not know of it.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use state_tree::{EventNum, Root};
 use store::View;
 
-use crate::{Reading, format::membership_name};
+use crate::{Reading, format::membership_name, reader::RoomReader};
 
 /// Heroes in a summary: the specification asks for five where there are as many.
 pub const HEROES_MAX: usize = 5;
@@ -266,46 +266,42 @@ impl Reading {
         let membership = row.map_or(Membership::Leave, |row| row.membership);
         Ok((description, Some(membership_name(membership))))
     }
+}
 
+impl RoomReader<'_> {
     /// The summary of a room's members in the state `root`, for one of them.
-    pub async fn member_summary(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<MemberSummary, RoomsError> {
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let heroes = match self.is_named(view, room, root).await? {
+    pub async fn member_summary(&self, root: Root) -> Result<MemberSummary, RoomsError> {
+        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let heroes = match self.is_named(root).await? {
             true => None,
             false => {
-                let heroes = self.heroes(view, room, root).await?;
-                let chosen = choose(&heroes.present, user);
-                Some(if chosen.is_empty() { choose(&heroes.gone, user) } else { chosen })
+                let heroes = self.heroes(root).await?;
+                let chosen = choose(&heroes.present, self.viewer.user);
+                Some(if chosen.is_empty() { choose(&heroes.gone, self.viewer.user) } else { chosen })
             }
         };
         Ok(MemberSummary { heroes, joined: head.joined_count, invited: head.invited_count })
     }
 
     /// Whether the room needs no heroes.
-    async fn is_named(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, RoomsError> {
+    async fn is_named(&self, root: Root) -> Result<bool, RoomsError> {
         const KEYS: [(&str, &str); 2] = [("m.room.name", ""), ("m.room.canonical_alias", "")];
-        let entries = self.rooms.tree().get_many(&self.rooms.source(view, room), root, &KEYS).await?;
+        let entries = self.rooms().tree().get_many(&self.rooms().source(self.view, self.room), root, &KEYS).await?;
         let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        let state = self.rooms.shown(view, &nums).await?;
+        let state = self.rooms().shown(self.view, &nums).await?;
         let name = text(&state, "m.room.name", "name");
         Ok(name.is_some() || text(&state, "m.room.canonical_alias", "alias").is_some())
     }
 
-    async fn heroes(&self, view: &View, room: &RoomId, root: Root) -> Result<Arc<Heroes>, RoomsError> {
-        let cache = &self.inner.heroes.heroes;
+    async fn heroes(&self, root: Root) -> Result<Arc<Heroes>, RoomsError> {
+        let cache = &self.reading.inner.heroes.heroes;
         if let Some(heroes) = cache.get(&root) {
             return Ok(heroes);
         }
-        let source = self.rooms.source(view, room);
-        let page = self.rooms.tree().range_page(&source, root, "m.room.member", "", HERO_CANDIDATES_MAX).await?;
+        let source = self.rooms().source(self.view, self.room);
+        let page = self.rooms().tree().range_page(&source, root, "m.room.member", "", HERO_CANDIDATES_MAX).await?;
         let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
-        let mut members = self.rooms.load(view, &nums).await?;
+        let mut members = self.rooms().load(self.view, &nums).await?;
         // In the order in which they became what they are; those from before our time come first.
         members.sort_by_key(|(_, meta)| meta.index.unwrap_or(TimelineIndex::MIN));
         let mut heroes = Heroes::default();

@@ -13,16 +13,14 @@ use rooms::{
     rows::ThreadReply,
     tables::ThreadReplies,
 };
-use ruma::RoomId;
 use state_tree::EventNum;
-use store::{Range, View};
+use store::Range;
 
 use crate::{
-    Reading,
     aggregations::{is_ignored, took_part},
     format::{ClientEvent, ClientFormat},
+    reader::RoomReader,
     token::TimelineToken,
-    visibility::Viewer,
 };
 
 /// Threads that one page has at most.
@@ -56,34 +54,33 @@ pub struct ThreadsPage {
     pub next: Option<TimelineToken>,
 }
 
-impl Reading {
+impl RoomReader<'_> {
     /// A page of the threads of a room that the viewer may see.
     pub async fn threads(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         include: ThreadsInclude,
         from: Option<TimelineToken>,
         limit: usize,
     ) -> Result<ThreadsPage, RoomsError> {
-        self.readable_root(view, viewer.user, room).await?;
+        self.readable_root().await?;
         let limit = limit.clamp(1, THREADS_LIMIT_MAX);
-        let mut before = from.unwrap_or(TimelineToken::at(view.position())).upper();
+        let mut before = from.unwrap_or(TimelineToken::at(self.view.position())).upper();
         let mut page = ThreadsPage::default();
         let mut passed: HashSet<EventNum> = HashSet::new();
         let mut looked_at = 0;
         while looked_at < REPLIES_LOOKED_AT_MAX {
-            let rows =
-                Range::<ThreadReplies>::prefix(&(room,)).before(&(room, before)).reverse().limit(REPLIES_PER_SCAN);
-            let replies = view.scan::<ThreadReplies>(rows).await?;
+            let rows = Range::<ThreadReplies>::prefix(&(self.room,))
+                .before(&(self.room, before))
+                .reverse()
+                .limit(REPLIES_PER_SCAN);
+            let replies = self.view.scan::<ThreadReplies>(rows).await?;
             looked_at += replies.rows.len();
             for ((_, index), ThreadReply { root, sender, .. }) in replies.rows {
                 before = index;
-                if is_ignored(viewer, &sender) || !passed.insert(root) {
+                if is_ignored(&self.viewer, &sender) || !passed.insert(root) {
                     continue;
                 }
-                if let Some(root) = self.thread_at(view, viewer, room, root, index, include).await? {
+                if let Some(root) = self.thread_at(root, index, include).await? {
                     page.chunk.push(root);
                 }
                 if page.chunk.len() == limit {
@@ -102,49 +99,42 @@ impl Reading {
     /// The root of a thread if the reply at `index` is the newest one in it that counts.
     async fn thread_at(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         root: EventNum,
         index: TimelineIndex,
         include: ThreadsInclude,
     ) -> Result<Option<ClientEvent>, RoomsError> {
-        if self.has_newer_reply(view, viewer, root, index).await? {
+        if self.has_newer_reply(root, index).await? {
             return Ok(None);
         }
-        let Some(event) = self.rooms.event(view, root).await? else { return Ok(None) };
-        if event.pdu.room_id() != room || relates_to(event.pdu.as_received().content()).is_some() {
+        let Some(event) = self.rooms().event(self.view, root).await? else { return Ok(None) };
+        if event.pdu.room_id() != self.room || relates_to(event.pdu.as_received().content()).is_some() {
             return Ok(None);
         }
-        let wanted = include == ThreadsInclude::All || self.participates(view, viewer, &event).await?;
+        let wanted = include == ThreadsInclude::All || self.participates(&event).await?;
         if !wanted {
             return Ok(None);
         }
-        if is_ignored(viewer, event.pdu.sender().as_str()) {
+        if is_ignored(&self.viewer, event.pdu.sender().as_str()) {
             // The thread is there for the viewer, what the ignored user wrote isn't.
-            let meta = self.rooms.meta(view, root).await?;
-            return self.redacted_for_viewer(view, viewer, &event, &meta).await.map(Some);
+            let meta = self.rooms().meta(self.view, root).await?;
+            return self.redacted_for_viewer(&event, &meta).await.map(Some);
         }
-        let delivered = self.deliver(view, viewer, room, &[root], ClientFormat::room()).await?;
+        let delivered = self.deliver(&[root], ClientFormat::room()).await?;
         Ok(delivered.into_iter().next().map(|delivered| delivered.json))
     }
 
-    async fn has_newer_reply(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        root: EventNum,
-        index: TimelineIndex,
-    ) -> Result<bool, RoomsError> {
-        let newer =
-            self.rooms.children(view, root, Some(index), None, Direction::Backward, REPLIES_SEARCHED_MAX).await?;
-        Ok(newer.iter().any(|child| child.rel_type == THREAD && !is_ignored(viewer, &child.sender)))
+    async fn has_newer_reply(&self, root: EventNum, index: TimelineIndex) -> Result<bool, RoomsError> {
+        let newer = self
+            .rooms()
+            .children(self.view, root, Some(index), None, Direction::Backward, REPLIES_SEARCHED_MAX)
+            .await?;
+        Ok(newer.iter().any(|child| child.rel_type == THREAD && !is_ignored(&self.viewer, &child.sender)))
     }
 
-    async fn participates(&self, view: &View, viewer: &Viewer<'_>, root: &StoredEvent) -> Result<bool, RoomsError> {
+    async fn participates(&self, root: &StoredEvent) -> Result<bool, RoomsError> {
         let limit = REPLIES_SEARCHED_MAX;
-        let children = self.rooms.children(view, root.num, None, None, Direction::Backward, limit).await?;
+        let children = self.rooms().children(self.view, root.num, None, None, Direction::Backward, limit).await?;
         let replies: Vec<&Child> = children.iter().filter(|child| child.rel_type == THREAD).collect();
-        Ok(took_part(viewer.user, root, &replies))
+        Ok(took_part(self.viewer.user, root, &replies))
     }
 }

@@ -4,11 +4,11 @@
 
 use event::visibility::Visibility;
 use rooms::{Direction, RoomsError, tables::Timestamps};
-use ruma::{OwnedEventId, RoomId};
+use ruma::OwnedEventId;
 use state_tree::EventNum;
-use store::{Range, View};
+use store::Range;
 
-use crate::{Reading, visibility::Viewer};
+use crate::reader::RoomReader;
 
 /// Events looked at together.
 const EVENTS_PER_SCAN: usize = 20;
@@ -16,29 +16,26 @@ const EVENTS_PER_SCAN: usize = 20;
 /// Events looked at in search of one that the viewer may see.
 const EVENTS_LOOKED_AT_MAX: usize = 1_000;
 
-impl Reading {
+impl RoomReader<'_> {
     /// The event that the viewer may see with the nearest timestamp at or after (forward), or at or before
     /// (backward), `timestamp_ms`; its id and timestamp, in Unix ms.
     pub async fn event_by_timestamp(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         timestamp_ms: u64,
         direction: Direction,
     ) -> Result<Option<(OwnedEventId, u64)>, RoomsError> {
-        self.readable_root(view, viewer.user, room).await?;
-        let mut range = Range::<Timestamps>::prefix(&(room,));
+        self.readable_root().await?;
+        let mut range = Range::<Timestamps>::prefix(&(self.room,));
         range = match direction {
-            Direction::Forward => range.from(&(room, timestamp_ms)),
-            Direction::Backward => range.through(&(room, timestamp_ms)).reverse(),
+            Direction::Forward => range.from(&(self.room, timestamp_ms)),
+            Direction::Backward => range.through(&(self.room, timestamp_ms)).reverse(),
         };
         range = range.limit(EVENTS_PER_SCAN);
         for _ in 0..EVENTS_LOOKED_AT_MAX / EVENTS_PER_SCAN {
-            let page = view.scan::<Timestamps>(range).await?;
+            let page = self.view.scan::<Timestamps>(range).await?;
             let nums: Vec<EventNum> = page.rows.iter().map(|(_, num)| *num).collect();
-            let events = self.rooms.load(view, &nums).await?;
-            let sights = self.sights(view, viewer, room, &events).await?;
+            let events = self.rooms().load(self.view, &nums).await?;
+            let sights = self.sights(&events).await?;
             for ((event, _), sight) in events.iter().zip(sights) {
                 if sight.seen != Visibility::Hidden {
                     return Ok(Some((event.pdu.owned_event_id(), event.pdu.origin_server_ts())));

@@ -3,48 +3,20 @@
 //! Specification: client-server API, "Room History Visibility" and "Ignoring Users". The decision itself
 //! is [`event::visibility::for_user`]; every reader of events goes through here.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, LazyLock},
-};
+use std::sync::Arc;
 
 use event::visibility::{Viewing, Visibility, for_user, history_visibility};
 use rooms::{EventMeta, EventStatus, Membership, RoomsError, StoredEvent, TimelineIndex, membership_of};
 use ruma::{
-    DeviceId, EventId, OwnedUserId, RoomId, UserId,
+    EventId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
 };
-use state_tree::{EventNum, Root};
-use store::View;
+use state_tree::Root;
 
-use crate::Reading;
+use crate::reader::RoomReader;
 
 /// How many earlier memberships are looked at to find when a user was last in a room.
 const MEMBERSHIPS_LOOKED_AT_MAX: usize = 32;
-
-pub(crate) static NOBODY: LazyLock<HashSet<OwnedUserId>> = LazyLock::new(HashSet::new);
-
-/// On whose behalf events are read.
-#[derive(Copy, Clone, Debug)]
-pub struct Viewer<'a> {
-    /// The user.
-    pub user: &'a UserId,
-    /// The device, for the transaction ids of what it sent.
-    pub device: Option<&'a DeviceId>,
-    /// Users that the viewer ignores.
-    pub ignored: &'a HashSet<OwnedUserId>,
-    /// Users of this server who asked for their messages to be erased.
-    pub erased: &'a HashSet<OwnedUserId>,
-    /// A state in which the user is known to be joined, so that nobody looks it up.
-    pub joined_in: Option<Root>,
-}
-
-impl<'a> Viewer<'a> {
-    /// A viewer who ignores nobody, on a server where nobody is erased.
-    pub fn new(user: &'a UserId) -> Self {
-        Self { user, device: None, ignored: &NOBODY, erased: &NOBODY, joined_in: None }
-    }
-}
 
 /// A viewer's relation to an event.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -82,41 +54,20 @@ enum Stay {
     Never,
 }
 
-impl Reading {
-    /// Whether the viewer may see each of these events of a room (redacted for erased senders or not).
-    pub async fn visible(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        events: &[Arc<StoredEvent>],
-    ) -> Result<Vec<bool>, RoomsError> {
-        let nums: Vec<EventNum> = events.iter().map(|event| event.num).collect();
-        let metas = self.rooms.metas(view, &nums).await?;
-        let pairs: Vec<_> = events.iter().cloned().zip(metas).collect();
-        let sights = self.sights(view, viewer, room, &pairs).await?;
-        Ok(sights.iter().map(|sight| sight.seen != Visibility::Hidden).collect())
-    }
-
+impl RoomReader<'_> {
     /// How the viewer sees each of these events of a room.
-    pub async fn sights(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        events: &[(Arc<StoredEvent>, EventMeta)],
-    ) -> Result<Vec<Sight>, RoomsError> {
+    pub async fn sights(&self, events: &[(Arc<StoredEvent>, EventMeta)]) -> Result<Vec<Sight>, RoomsError> {
         let mut memo = Memo::new();
         let mut stay = Stay::Unknown;
         let mut sights = Vec::with_capacity(events.len());
         for (event, meta) in events {
-            if event.pdu.room_id() != room {
+            if event.pdu.room_id() != self.room {
                 // Its states are another room's.
                 sights.push(Sight { seen: Visibility::Hidden, membership: None });
                 continue;
             }
-            let facts = self.facts(view, viewer, room, meta.before, &mut memo).await?;
-            let membership = match event.pdu.is_state("m.room.member", viewer.user.as_str()) {
+            let facts = self.facts(meta.before, &mut memo).await?;
+            let membership = match event.pdu.is_state("m.room.member", self.viewer.user.as_str()) {
                 true => membership_of(Some(event)),
                 false => facts.membership,
             };
@@ -124,17 +75,17 @@ impl Reading {
             if meta.status == EventStatus::Accepted {
                 let joined_later = (facts.history == HistoryVisibility::Shared || sets_shared(event))
                     && facts.membership != Membership::Join
-                    && self.joined_after(view, viewer.user, room, meta.index, &mut stay).await?;
+                    && self.joined_after(meta.index, &mut stay).await?;
                 let sender = event.pdu.sender();
                 seen = for_user(
                     event.pdu.as_received(),
                     &Viewing {
-                        user: viewer.user,
+                        user: self.viewer.user,
                         history: facts.history,
                         membership: membership_state(facts.membership),
                         joined_later,
-                        ignores_sender: viewer.ignored.contains(sender),
-                        sender_erased: viewer.erased.contains(sender),
+                        ignores_sender: self.viewer.ignored.contains(sender),
+                        sender_erased: self.viewer.erased.contains(sender),
                     },
                 );
             }
@@ -144,16 +95,9 @@ impl Reading {
     }
 
     /// Whether the user was in the room at some time after the event with this index.
-    async fn joined_after(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-        index: Option<TimelineIndex>,
-        stay: &mut Stay,
-    ) -> Result<bool, RoomsError> {
+    async fn joined_after(&self, index: Option<TimelineIndex>, stay: &mut Stay) -> Result<bool, RoomsError> {
         if matches!(stay, Stay::Unknown) {
-            *stay = self.stay(view, user, room).await?;
+            *stay = self.stay().await?;
         }
         Ok(match stay {
             Stay::Lasting => true,
@@ -164,29 +108,26 @@ impl Reading {
 
     /// The index of the event that ended a user's last stay, and the state after it; `None` if they are in the room or
     /// never were.
-    pub(crate) async fn end_of_stay(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-    ) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
-        match self.stay(view, user, room).await? {
+    pub(crate) async fn end_of_stay(&self) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
+        match self.stay().await? {
             Stay::EndedAt(end, root) => Ok(Some((end, root))),
             Stay::Lasting | Stay::Never | Stay::Unknown => Ok(None),
         }
     }
 
     /// Finds the end of the user's last stay by going back through their member events.
-    async fn stay(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Stay, RoomsError> {
-        let Some(row) = self.rooms.membership(view, user, room).await? else { return Ok(Stay::Never) };
+    async fn stay(&self) -> Result<Stay, RoomsError> {
+        let Some(row) = self.rooms().membership(self.view, self.viewer.user, self.room).await? else {
+            return Ok(Stay::Never);
+        };
         if row.membership == Membership::Join {
             return Ok(Stay::Lasting);
         }
         let mut num = row.event;
         for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
             let Some(end) = num else { return Ok(Stay::Never) };
-            let meta = self.rooms.meta(view, end).await?;
-            let before = self.rooms.member_event(view, room, meta.before, user).await?;
+            let meta = self.rooms().meta(self.view, end).await?;
+            let before = self.rooms().member_event(self.view, self.room, meta.before, self.viewer.user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
                 return Ok(meta.index.map_or(Stay::Never, |index| Stay::EndedAt(index, meta.after)));
             }
@@ -196,21 +137,16 @@ impl Reading {
     }
 
     /// What visibility depends on in the state `root`.
-    async fn facts(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        root: Root,
-        memo: &mut Memo,
-    ) -> Result<Facts, RoomsError> {
+    async fn facts(&self, root: Root, memo: &mut Memo) -> Result<Facts, RoomsError> {
         if let Some((_, facts)) = memo.iter().rev().find(|(known, _)| *known == root) {
             return Ok(facts.clone());
         }
-        let history = self.rooms.history_visibility(view, room, root).await?;
-        let membership = match viewer.joined_in {
+        let history = self.rooms().history_visibility(self.view, self.room, root).await?;
+        let membership = match self.viewer.joined_in {
             Some(known) if known == root => Membership::Join,
-            _ => membership_of(self.rooms.member_event(view, room, root, viewer.user).await?.as_deref()),
+            _ => {
+                membership_of(self.rooms().member_event(self.view, self.room, root, self.viewer.user).await?.as_deref())
+            }
         };
         let facts = Facts { history, membership };
         memo.push((root, facts.clone()));
@@ -221,20 +157,20 @@ impl Reading {
     /// world readable; for those who left, the one that they left behind.
     ///
     /// Fails with [`RoomsError::RoomNotFound`], or with [`RoomsError::NotJoined`] for strangers.
-    pub async fn readable_root(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Root, RoomsError> {
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let row = self.rooms.membership(view, user, room).await?;
+    pub async fn readable_root(&self) -> Result<Root, RoomsError> {
+        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let row = self.rooms().membership(self.view, self.viewer.user, self.room).await?;
         if row.is_some_and(|row| row.membership == Membership::Join) {
             return Ok(head.root);
         }
-        if self.rooms.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable {
+        if self.rooms().history_visibility(self.view, self.room, head.root).await? == HistoryVisibility::WorldReadable {
             return Ok(head.root);
         }
         let mut num = row.filter(|row| !row.forgotten).and_then(|row| row.event);
         for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
             let Some(end) = num else { break };
-            let meta = self.rooms.meta(view, end).await?;
-            let before = self.rooms.member_event(view, room, meta.before, user).await?;
+            let meta = self.rooms().meta(self.view, end).await?;
+            let before = self.rooms().member_event(self.view, self.room, meta.before, self.viewer.user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
                 return Ok(meta.after);
             }
@@ -246,36 +182,28 @@ impl Reading {
     /// Loads an event of a room that the viewer may see, whole or redacted.
     ///
     /// Fails with [`RoomsError::EventNotFound`] alike if there is none and if it is hidden.
-    pub async fn visible_event(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        event_id: &EventId,
-    ) -> Result<(Arc<StoredEvent>, EventMeta, Sight), RoomsError> {
-        let event = self.rooms.event_by_id(view, event_id).await?;
+    pub async fn visible_event(&self, event_id: &EventId) -> Result<(Arc<StoredEvent>, EventMeta, Sight), RoomsError> {
+        let event = self.rooms().event_by_id(self.view, event_id).await?;
         // That there is such an event elsewhere is nobody's business here.
-        let event = event.filter(|event| event.pdu.room_id() == room).ok_or(RoomsError::EventNotFound)?;
-        self.check_not_forgotten(view, viewer.user, room).await?;
-        let meta = self.rooms.meta(view, event.num).await?;
+        let event = event.filter(|event| event.pdu.room_id() == self.room).ok_or(RoomsError::EventNotFound)?;
+        self.check_not_forgotten().await?;
+        let meta = self.rooms().meta(self.view, event.num).await?;
         let pair = [(event, meta)];
-        let sight = self.sights(view, viewer, room, &pair).await?;
+        let sight = self.sights(&pair).await?;
         let [(event, meta)] = pair;
         match sight.as_slice() {
             [sight] if sight.seen != Visibility::Hidden => Ok((event, meta, *sight)),
             _ => Err(RoomsError::EventNotFound),
         }
     }
-}
 
-impl Reading {
     /// Fails with [`RoomsError::EventNotFound`] if the user has forgotten the room, and it isn't one that everybody may read.
-    async fn check_not_forgotten(&self, view: &View, user: &UserId, room: &RoomId) -> Result<(), RoomsError> {
-        if self.rooms.membership(view, user, room).await?.is_none_or(|row| !row.forgotten) {
+    async fn check_not_forgotten(&self) -> Result<(), RoomsError> {
+        if self.rooms().membership(self.view, self.viewer.user, self.room).await?.is_none_or(|row| !row.forgotten) {
             return Ok(());
         }
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::EventNotFound)?;
-        match self.rooms.history_visibility(view, room, head.root).await? {
+        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::EventNotFound)?;
+        match self.rooms().history_visibility(self.view, self.room, head.root).await? {
             HistoryVisibility::WorldReadable => Ok(()),
             _ => Err(RoomsError::EventNotFound),
         }

@@ -35,7 +35,7 @@ async fn heard(world: &World, user: &UserId, room: &RoomId) -> Vec<String> {
     let mut from: Option<TimelineToken> = None;
     loop {
         let query = MessagesQuery { from, limit: 30, ..Default::default() };
-        let page = reading.messages(&world.view().await, &Viewer::new(user), room, &query).await.expect("a page");
+        let page = reading.room(&world.view().await, Viewer::new(user), room).messages(&query).await.expect("a page");
         for event in page.chunk {
             let event: Value = serde_json::from_str(event.get()).expect("JSON");
             heard.extend(event["content"]["body"].as_str().map(str::to_owned));
@@ -141,7 +141,7 @@ async fn redactions_and_relations_in_history_count() {
     let texts = heard(&there, &bob, &room).await;
     assert_eq!(texts[1..], ["root", "reply"]);
     let view = there.view().await;
-    let event = reading(&there).one_event(&view, &Viewer::new(&bob), &room, &root).await.expect("an event");
+    let event = reading(&there).room(&view, Viewer::new(&bob), &room).one_event(&root).await.expect("an event");
     let event: Value = serde_json::from_str(event.get()).expect("JSON");
     assert_eq!(event["unsigned"]["m.relations"]["m.thread"]["count"], 1);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reading::{Reading, RoomEventFilter, Sight, Viewer, Visibility};
+use reading::{Reading, RoomEventFilter, RoomReader, Sight, Viewer, Visibility};
 use rooms::{EventMeta, EventNum, Rooms, StoredEvent, TimelineIndex};
 use ruma::RoomId;
 use state_tree::Root;
@@ -55,6 +55,11 @@ impl Reader<'_> {
         self.view.position()
     }
 
+    /// A room as the user may read it.
+    pub(crate) fn room<'r>(&'r self, room: &'r RoomId) -> RoomReader<'r> {
+        self.reading.room(self.view, self.viewer, room)
+    }
+
     /// Those of these events that the user wants and may see, in their order.
     pub(crate) async fn seen(
         &self,
@@ -63,8 +68,9 @@ impl Reader<'_> {
         filter: &RoomEventFilter,
     ) -> Result<Seen, SyncError> {
         let nums: Vec<EventNum> = events.iter().map(|(_, num)| *num).collect();
+        let reader = self.room(room);
         let related = match filter.by_relations() {
-            true => Some(self.reading.wanted(self.view, &nums, filter).await?),
+            true => Some(reader.wanted(&nums, filter).await?),
             false => None,
         };
         let bodies = self.rooms.events(self.view, &nums).await?;
@@ -76,14 +82,14 @@ impl Reader<'_> {
             let Some(body) = body else { continue };
             redacts |= body.pdu.event_type() == REDACTION;
             let is_related = related.as_ref().is_none_or(|related| related.contains(&body.num));
-            if is_related && self.reading.wants(self.view, filter, &body, &meta).await? {
+            if is_related && reader.wants(filter, &body, &meta).await? {
                 indices.push(*index);
                 wanted.push((body, meta));
             } else {
                 thinned = true;
             }
         }
-        let sights = self.reading.sights(self.view, &self.viewer, room, &wanted).await?;
+        let sights = reader.sights(&wanted).await?;
         let mut seen = Vec::with_capacity(wanted.len());
         for ((index, (event, meta)), sight) in indices.into_iter().zip(wanted).zip(sights) {
             if sight.seen != Visibility::Hidden {

@@ -70,7 +70,7 @@ impl RoomView<'_> {
             reader.cut_misleading(room, &mut slice, roots.end).await?;
         }
         let summary = match is_joined && self.names_change(reader, &slice).await? {
-            true => Some(reader.reading.member_summary(reader.view, reader.viewer.user, room, roots.end).await?),
+            true => Some(reader.room(room).member_summary(roots.end).await?),
             false => None,
         };
         let lazy = self.lazy_members(reader, &slice, summary.as_ref());

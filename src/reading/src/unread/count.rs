@@ -12,19 +12,19 @@ use rooms::{
     rows::NotableRow,
     tables::{JoinedCounts, Notable, Stays, Timeline},
 };
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::OwnedEventId;
 use serde::Deserialize;
 use state_tree::{EventNum, Root};
 use store::{Batch, Pending, Position, Range, Record, View};
 
 use super::{
     NewEvents, UNREAD_EVENTS_LOOKED_AT_MAX, UnreadCounts,
-    tally::{Marks, Tally},
+    tally::{self, Marks, Tally},
 };
 use crate::{
     Reading,
+    reader::{RoomReader, Viewer},
     tables::{Unread, UnreadKey},
-    visibility::Viewer,
 };
 
 /// A tally is stored when so many events were looked at since it last was: no more has to be done again
@@ -80,185 +80,173 @@ struct Asked {
 }
 
 impl Reading {
-    /// What a user hasn't read of a room, by the rules that are theirs now.
-    ///
-    /// Costs what happened since the last time that this was asked, and at most
-    /// [`UNREAD_EVENTS_LOOKED_AT_MAX`] events. Users who aren't joined have nothing unread, and what ignored
-    /// users send doesn't notify.
-    pub async fn unread(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        rules: &PushRules,
-    ) -> Result<UnreadCounts, RoomsError> {
-        let key = (viewer.user.to_owned(), room.to_owned());
-        match self.tally(view, viewer, room, rules).await? {
-            Some(tally) => Ok(self.keep_tally(key, tally).await),
-            None => {
-                self.inner.tallies.remove(&key);
-                Ok(UnreadCounts::default())
-            }
-        }
-    }
-
     /// Counts what a user hasn't read, in all rooms that they are in, and stores it, so that it stays what it is when
     /// their push rules, or whom they ignore, change afterwards.
     pub async fn settle_unread(&self, view: &View, viewer: &Viewer<'_>, rules: &PushRules) -> Result<(), RoomsError> {
         let mut written = Vec::new();
         for room in self.rooms.joined_rooms(view, viewer.user).await? {
-            let Some(mut tally) = self.tally(view, viewer, &room, rules).await? else { continue };
+            let reader = self.room(view, *viewer, &room);
+            let key = reader.tally_key();
+            let Some(mut tally) = reader.tally(&key, rules).await? else { continue };
             let last = self.rooms.last_position(view, &room).await?;
             if last.is_some_and(|last| last > tally.stored_to.major) {
-                written.push(self.submit_tally(viewer.user, &room, &mut tally).await?);
+                written.push(reader.submit_tally(&mut tally).await?);
             }
-            self.inner.tallies.insert((viewer.user.to_owned(), room), Arc::new(tally));
+            self.inner.tallies.insert(key, Arc::new(tally));
         }
         for written in written {
             written.await?;
         }
         Ok(())
     }
+}
+
+impl RoomReader<'_> {
+    /// What a user hasn't read of a room, by the rules that are theirs now.
+    ///
+    /// Costs what happened since the last time that this was asked, and at most
+    /// [`UNREAD_EVENTS_LOOKED_AT_MAX`] events. Users who aren't joined have nothing unread, and what ignored
+    /// users send doesn't notify.
+    pub async fn unread(&self, rules: &PushRules) -> Result<UnreadCounts, RoomsError> {
+        let key = self.tally_key();
+        match self.tally(&key, rules).await? {
+            Some(tally) => Ok(self.keep_tally(key, tally).await),
+            None => {
+                self.reading.inner.tallies.remove(&key);
+                Ok(UnreadCounts::default())
+            }
+        }
+    }
 
     /// The tally of one who is in the room, up to now.
-    async fn tally(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        rules: &PushRules,
-    ) -> Result<Option<Tally>, RoomsError> {
-        let row = self.rooms.membership(view, viewer.user, room).await?;
+    async fn tally(&self, key: &tally::Key, rules: &PushRules) -> Result<Option<Tally>, RoomsError> {
+        let row = self.rooms().membership(self.view, self.viewer.user, self.room).await?;
         let Some(row) = row.filter(|row| row.membership == Membership::Join) else { return Ok(None) };
-        let receipts = self.rooms.receipts_of(view, viewer.user, room).await?;
-        let mut known = match self.inner.tallies.get(&(viewer.user.to_owned(), room.to_owned())) {
+        let receipts = self.rooms().receipts_of(self.view, self.viewer.user, self.room).await?;
+        let mut known = match self.reading.inner.tallies.get(key) {
             Some(tally) => Some(Arc::unwrap_or_clone(tally)),
-            None => self.stored_tally(view, viewer.user, room).await?,
+            None => self.stored_tally().await?,
         };
         if let Some(tally) = &known
             && row.position > tally.counted_to.major
-            && self.stay_began(view, viewer.user, room).await? > tally.counted_to
+            && self.stay_began().await? > tally.counted_to
         {
             // Of an earlier stay: what was unread then doesn't matter any more.
             known = None;
         }
         let mut tally = match known {
             Some(tally) => tally,
-            None => Tally::new(self.stay_began(view, viewer.user, room).await?),
+            None => Tally::new(self.stay_began().await?),
         };
         let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
         if tally.marks.as_of != newest_receipt {
-            let mut marks = self.marks(view, &receipts).await?;
+            let mut marks = self.marks(&receipts).await?;
             marks.as_of = newest_receipt;
             tally.mark(marks);
         }
-        tally.checked_at = view.position();
-        let now = TimelineIndex::after_position(view.position());
+        tally.checked_at = self.view.position();
+        let now = TimelineIndex::after_position(self.view.position());
         if now <= tally.counted_to
-            || self.rooms.last_position(view, room).await?.is_none_or(|last| last <= tally.counted_to.major)
+            || self.rooms().last_position(self.view, self.room).await?.is_none_or(|last| last <= tally.counted_to.major)
         {
             return Ok(Some(tally));
         }
         let after = tally.uncounted_from();
         let candidates = match *rules == *DEFAULT_RULES {
-            true => self.notable_events(view, room, after, now).await?,
-            false => self.all_events(view, room, after, now).await?,
+            true => self.notable_events(after, now).await?,
+            false => self.all_events(after, now).await?,
         };
-        self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
+        self.count_new(rules, &mut tally, candidates).await?;
         tally.counted_to = now;
         Ok(Some(tally))
     }
 
     /// The position at which a user's counts of a room were last right, if they are in memory.
-    pub fn unread_counted_at(&self, user: &UserId, room: &RoomId) -> Option<Position> {
-        let tally = self.inner.tallies.get(&(user.to_owned(), room.to_owned()))?;
+    pub fn unread_counted_at(&self) -> Option<Position> {
+        let tally = self.reading.inner.tallies.get(&self.tally_key())?;
         Some(tally.checked_at.min(tally.counted_to.major))
     }
 
-    /// The same as [`Reading::unread`], for one who follows the log and so knows what is new: costs no reads if the
+    /// The same as [`RoomReader::unread`], for one who follows the log and so knows what is new: costs no reads if the
     /// counts were asked for lately.
-    pub async fn unread_with(
-        &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
-        rules: &PushRules,
-        new: NewEvents<'_>,
-    ) -> Result<UnreadCounts, RoomsError> {
-        let key = (viewer.user.to_owned(), room.to_owned());
-        let known = self.inner.tallies.get(&key).filter(|tally| tally.checked_at >= new.since);
+    pub async fn unread_with(&self, rules: &PushRules, new: NewEvents<'_>) -> Result<UnreadCounts, RoomsError> {
+        let key = self.tally_key();
+        let known = self.reading.inner.tallies.get(&key).filter(|tally| tally.checked_at >= new.since);
         let Some(known) = known else {
-            return self.unread(view, viewer, room, rules).await;
+            return self.unread(rules).await;
         };
         let mut tally = Arc::unwrap_or_clone(known);
-        let now = TimelineIndex::after_position(view.position());
+        let now = TimelineIndex::after_position(self.view.position());
         if now > tally.counted_to {
             let by_default = *rules == *DEFAULT_RULES;
             let after = tally.uncounted_from();
             let mut candidates = Vec::new();
             for (index, event, meta) in new.events {
                 let Some(candidate) = Candidate::of(event, meta, by_default) else { continue };
-                let is_own = event.pdu.sender() == viewer.user;
+                let is_own = event.pdu.sender() == self.viewer.user;
                 if *index > after && notable::concerns(candidate.flags, is_own) {
                     candidates.push(candidate);
                 }
             }
-            self.count_new(view, viewer, room, rules, (&mut tally, candidates)).await?;
-            tally.checked_at = view.position();
+            self.count_new(rules, &mut tally, candidates).await?;
+            tally.checked_at = self.view.position();
             tally.counted_to = now;
         }
         Ok(self.keep_tally(key, tally).await)
     }
 
+    /// What tallies are kept by.
+    fn tally_key(&self) -> tally::Key {
+        (self.viewer.user.to_owned(), self.room.to_owned())
+    }
+
     /// Keeps a tally for the next time. Gives its counts.
-    async fn keep_tally(&self, key: (OwnedUserId, OwnedRoomId), mut tally: Tally) -> UnreadCounts {
+    async fn keep_tally(&self, key: tally::Key, mut tally: Tally) -> UnreadCounts {
         let counts = tally.counts();
         if tally.unstored >= UNSTORED_EVENTS_MAX
-            && let Err(error) = self.submit_tally(&key.0, &key.1, &mut tally).await
+            && let Err(error) = self.submit_tally(&mut tally).await
         {
             // It can be counted again.
-            tracing::debug!(user = %key.0, room = %key.1, %error, "unread counts not stored: {error}");
+            tracing::debug!(user = %self.viewer.user, room = %self.room, %error, "unread counts not stored: {error}");
         }
-        self.inner.tallies.insert(key, Arc::new(tally));
+        self.reading.inner.tallies.insert(key, Arc::new(tally));
         counts
     }
 
     /// Adds the events to the tally that notify the user.
     async fn count_new(
         &self,
-        view: &View,
-        viewer: &Viewer<'_>,
-        room: &RoomId,
         rules: &PushRules,
-        (tally, candidates): (&mut Tally, Vec<Candidate>),
+        tally: &mut Tally,
+        candidates: Vec<Candidate>,
     ) -> Result<(), RoomsError> {
         tally.unstored += candidates.len();
         let mut asked = Asked::default();
         for candidate in candidates {
             if candidate.flags & REDACTS != 0
-                && let Some(at) = self.redacted_at(view, room, candidate.num).await?
+                && let Some(at) = self.redacted_at(candidate.num).await?
             {
                 tally.remove(at);
             }
             // An own message of any kind is as good as a receipt ("Marking notifications as read").
-            if candidate.sender == viewer.user.as_str() {
+            if candidate.sender == self.viewer.user.as_str() {
                 if candidate.flags & (SENT | NOTIFIES) != 0 {
-                    tally.sent_to(self.thread_of_candidate(view, &candidate).await?.as_ref());
+                    tally.sent_to(self.thread_of_candidate(&candidate).await?.as_ref());
                 }
                 continue;
             }
             if candidate.flags & (NOTIFIES | MENTIONS) == 0
-                || viewer.ignored.iter().any(|ignored| *ignored == candidate.sender)
+                || self.viewer.ignored.iter().any(|ignored| *ignored == candidate.sender)
             {
                 continue;
             }
             let outcome = if candidate.flags & MENTIONS != 0 {
-                self.evaluate(view, viewer.user, room, rules, &candidate, &mut asked).await?
+                self.evaluate(rules, &candidate, &mut asked).await?
             } else {
                 Some(candidate.flags & HIGHLIGHTS != 0)
             };
             if let Some(highlighted) = outcome {
-                let thread = self.thread_of_candidate(view, &candidate).await?;
+                let thread = self.thread_of_candidate(&candidate).await?;
                 tally.add(candidate.at, thread, highlighted);
             }
         }
@@ -266,30 +254,24 @@ impl Reading {
     }
 
     /// Where the event stands that a redaction applies to.
-    async fn redacted_at(&self, view: &View, room: &RoomId, num: EventNum) -> Result<Option<Position>, RoomsError> {
-        let Some(redaction) = self.rooms.event(view, num).await? else { return Ok(None) };
-        let target = redaction.pdu.as_received().redacts(self.rooms.rules(view, room).await?);
+    async fn redacted_at(&self, num: EventNum) -> Result<Option<Position>, RoomsError> {
+        let Some(redaction) = self.rooms().event(self.view, num).await? else { return Ok(None) };
+        let target = redaction.pdu.as_received().redacts(self.rooms().rules(self.view, self.room).await?);
         let Some(target) = target else { return Ok(None) };
-        let Some(target) = self.rooms.num(view, &target).await? else { return Ok(None) };
-        let meta = self.rooms.meta(view, target).await?;
+        let Some(target) = self.rooms().num(self.view, &target).await? else { return Ok(None) };
+        let meta = self.rooms().meta(self.view, target).await?;
         Ok(meta.index.filter(|_| meta.redacted_by.is_some()).and_then(live_position))
     }
 
     /// The newest events that notify somebody by the default rules, oldest first.
-    async fn notable_events(
-        &self,
-        view: &View,
-        room: &RoomId,
-        after: TimelineIndex,
-        now: TimelineIndex,
-    ) -> Result<Vec<Candidate>, RoomsError> {
-        let rows = Range::<Notable>::prefix(&(room,))
-            .after(&(room, after))
-            .before(&(room, now))
+    async fn notable_events(&self, after: TimelineIndex, now: TimelineIndex) -> Result<Vec<Candidate>, RoomsError> {
+        let rows = Range::<Notable>::prefix(&(self.room,))
+            .after(&(self.room, after))
+            .before(&(self.room, now))
             .reverse()
             .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
         let mut candidates = Vec::new();
-        for ((_, index), row) in view.scan::<Notable>(rows).await?.rows {
+        for ((_, index), row) in self.view.scan::<Notable>(rows).await?.rows {
             let NotableRow { flags, event, sender, thread } = row;
             let thread = OwnedEventId::try_from(thread).ok();
             candidates.push(Candidate { at: index.major, num: event, flags, sender, thread });
@@ -299,22 +281,16 @@ impl Reading {
     }
 
     /// The newest events of any kind, oldest first; each is to be judged by the user's own rules.
-    async fn all_events(
-        &self,
-        view: &View,
-        room: &RoomId,
-        after: TimelineIndex,
-        now: TimelineIndex,
-    ) -> Result<Vec<Candidate>, RoomsError> {
-        let rows = Range::<Timeline>::prefix(&(room,))
-            .after(&(room, after))
-            .before(&(room, now))
+    async fn all_events(&self, after: TimelineIndex, now: TimelineIndex) -> Result<Vec<Candidate>, RoomsError> {
+        let rows = Range::<Timeline>::prefix(&(self.room,))
+            .after(&(self.room, after))
+            .before(&(self.room, now))
             .reverse()
             .limit(UNREAD_EVENTS_LOOKED_AT_MAX);
-        let mut found = view.scan::<Timeline>(rows).await?.rows;
+        let mut found = self.view.scan::<Timeline>(rows).await?.rows;
         found.reverse();
         let nums: Vec<EventNum> = found.iter().map(|(_, num)| *num).collect();
-        let events = self.rooms.load(view, &nums).await?;
+        let events = self.rooms().load(self.view, &nums).await?;
         let mut candidates = Vec::new();
         for (event, meta) in events {
             candidates.extend(Candidate::of(&event, &meta, false));
@@ -322,16 +298,12 @@ impl Reading {
         Ok(candidates)
     }
 
-    async fn thread_of_candidate(
-        &self,
-        view: &View,
-        candidate: &Candidate,
-    ) -> Result<Option<OwnedEventId>, RoomsError> {
+    async fn thread_of_candidate(&self, candidate: &Candidate) -> Result<Option<OwnedEventId>, RoomsError> {
         if candidate.thread.is_some() || candidate.flags & RELATES == 0 {
             return Ok(candidate.thread.clone());
         }
-        match self.rooms.event(view, candidate.num).await? {
-            Some(event) => self.rooms.thread_of(view, &event).await,
+        match self.rooms().event(self.view, candidate.num).await? {
+            Some(event) => self.rooms().thread_of(self.view, &event).await,
             None => Ok(None),
         }
     }
@@ -339,23 +311,20 @@ impl Reading {
     /// Whether an event notifies the user by these rules, and if so whether it is highlighted.
     async fn evaluate(
         &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
         rules: &PushRules,
         candidate: &Candidate,
         asked: &mut Asked,
     ) -> Result<Option<bool>, RoomsError> {
-        let Some(event) = self.rooms.event(view, candidate.num).await? else { return Ok(None) };
-        let before = self.rooms.meta(view, candidate.num).await?.before;
-        let member_count = self.joined_count_at(view, room, candidate.at, asked).await?;
+        let Some(event) = self.rooms().event(self.view, candidate.num).await? else { return Ok(None) };
+        let before = self.rooms().meta(self.view, candidate.num).await?.before;
+        let member_count = self.joined_count_at(candidate.at, asked).await?;
         let known = asked.room.take().filter(|(root, _)| *root == before);
         let about = match known {
             Some((_, about)) => about,
-            None => self.about(view, user, room, (before, TimelineIndex::live(candidate.at))).await?,
+            None => self.about(before, TimelineIndex::live(candidate.at)).await?,
         };
         let context = PushContext {
-            user,
+            user: self.viewer.user,
             display_name: about.display_name.as_deref(),
             member_count,
             power_levels: about.power_levels.as_ref(),
@@ -367,80 +336,74 @@ impl Reading {
     }
 
     /// What rules ask about the state before an event, and what had been redacted of it by then.
-    async fn about(
-        &self,
-        view: &View,
-        user: &UserId,
-        room: &RoomId,
-        then: (Root, TimelineIndex),
-    ) -> Result<Room, RoomsError> {
+    async fn about(&self, root: Root, at: TimelineIndex) -> Result<Room, RoomsError> {
         #[derive(Deserialize)]
         struct Member {
             displayname: Option<String>,
         }
-        let member = self.rooms.shown_state_then(view, room, then, MEMBER, user.as_str()).await?;
+        let then = (root, at);
+        let member =
+            self.rooms().shown_state_then(self.view, self.room, then, MEMBER, self.viewer.user.as_str()).await?;
         let display_name = member.and_then(|member| member.content_as::<Member>().ok()?.displayname);
-        let create = self.rooms.shown_state_then(view, room, then, "m.room.create", "").await?;
-        let levels = self.rooms.shown_state_then(view, room, then, "m.room.power_levels", "").await?;
-        let rules = self.rooms.rules(view, room).await?;
+        let create = self.rooms().shown_state_then(self.view, self.room, then, "m.room.create", "").await?;
+        let levels = self.rooms().shown_state_then(self.view, self.room, then, "m.room.power_levels", "").await?;
+        let rules = self.rooms().rules(self.view, self.room).await?;
         // Levels that nobody can read let nobody notify the whole room.
         let power_levels = create.and_then(|create| PowerLevels::new(rules, &create, levels.as_deref()).ok());
         Ok(Room { display_name, power_levels })
     }
 
     /// How many were joined once the event at a position had come.
-    async fn joined_count_at(
-        &self,
-        view: &View,
-        room: &RoomId,
-        at: Position,
-        asked: &mut Asked,
-    ) -> Result<u64, RoomsError> {
+    async fn joined_count_at(&self, at: Position, asked: &mut Asked) -> Result<u64, RoomsError> {
         if let Some((since, count)) = asked.joined
             && since <= at
         {
             return Ok(count);
         }
         let newest = asked.joined.is_none();
-        let through = if newest { view.position() } else { at };
-        let rows = Range::<JoinedCounts>::prefix(&(room,)).through(&(room, through)).reverse();
-        let found = view.first::<JoinedCounts>(rows).await?;
+        let through = if newest { self.view.position() } else { at };
+        let rows = Range::<JoinedCounts>::prefix(&(self.room,)).through(&(self.room, through)).reverse();
+        let found = self.view.first::<JoinedCounts>(rows).await?;
         let (since, count) = found.map_or((Position::ZERO, 0), |((_, since), count)| (since, count));
         if !newest {
             return Ok(count);
         }
         asked.joined = Some((since, count));
-        if since <= at { Ok(count) } else { Box::pin(self.joined_count_at(view, room, at, asked)).await }
+        if since <= at { Ok(count) } else { Box::pin(self.joined_count_at(at, asked)).await }
     }
 
     /// The index of the change with which the user's present stay began: earlier events aren't counted.
-    async fn stay_began(&self, view: &View, user: &UserId, room: &RoomId) -> Result<TimelineIndex, RoomsError> {
-        let began = view.get::<Stays>(&(user, room)).await?;
+    async fn stay_began(&self) -> Result<TimelineIndex, RoomsError> {
+        let began = self.view.get::<Stays>(&(self.viewer.user, self.room)).await?;
         Ok(began.map_or(TimelineIndex::MIN, TimelineIndex::live))
     }
 
-    async fn marks(&self, view: &View, receipts: &[Receipt]) -> Result<Marks, RoomsError> {
+    async fn marks(&self, receipts: &[Receipt]) -> Result<Marks, RoomsError> {
         let mut marks = Marks::default();
         for receipt in receipts {
-            let Some(num) = self.rooms.num(view, &receipt.event).await? else { continue };
-            if let Some(index) = self.rooms.meta(view, num).await?.index {
+            let Some(num) = self.rooms().num(self.view, &receipt.event).await? else { continue };
+            if let Some(index) = self.rooms().meta(self.view, num).await?.index {
                 marks.add(receipt, index);
             }
         }
         Ok(marks)
     }
 
-    async fn stored_tally(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Option<Tally>, RoomsError> {
-        let stored = view.get::<Unread>(&UnreadKey { user, room, thread: "" }).await?;
+    async fn stored_tally(&self) -> Result<Option<Tally>, RoomsError> {
+        let stored =
+            self.view.get::<Unread>(&UnreadKey { user: self.viewer.user, room: self.room, thread: "" }).await?;
         Ok(stored.map(|Record(stored)| Tally::from_stored(stored)))
     }
 
     /// Stores a tally, without waiting for the disk.
-    async fn submit_tally(&self, user: &UserId, room: &RoomId, tally: &mut Tally) -> Result<Pending, RoomsError> {
+    async fn submit_tally(&self, tally: &mut Tally) -> Result<Pending, RoomsError> {
         let mut batch = Batch::new();
-        batch.put::<Unread>(&UnreadKey { user, room, thread: "" }, &Record(tally.to_stored()));
+        batch.put::<Unread>(
+            &UnreadKey { user: self.viewer.user, room: self.room, thread: "" },
+            &Record(tally.to_stored()),
+        );
         batch.relaxed();
         (tally.unstored, tally.stored_to) = (0, tally.counted_to);
-        Ok(self.inner.store.submit(batch).await?)
+        Ok(self.reading.inner.store.submit(batch).await?)
     }
 }

@@ -238,7 +238,8 @@ fn parts(index: TimelineIndex) -> (u8, u64, u32) {
     (index.era, index.major.get(), index.minor)
 }
 
-type Key = (OwnedUserId, OwnedRoomId);
+/// Whose tally, of which room.
+pub(super) type Key = (OwnedUserId, OwnedRoomId);
 
 #[derive(Clone)]
 struct TallyWeight;

@@ -1,6 +1,6 @@
 //! Aliases, the directory, summaries, spaces.
 
-use reading::{HierarchyQuery, PublicRoomsQuery};
+use reading::{HierarchyQuery, PublicRoomsQuery, Viewer};
 use rooms::{CreateRoom, Preset, RoomsError};
 use ruma::{OwnedRoomId, RoomId, room_alias_id};
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ async fn a_redacted_name_is_shown_nowhere() {
     assert!(listed(&world, PublicRoomsQuery::default()).await.is_empty());
     let view = world.view().await;
     let root = world.rooms.head(&view, &room).await.expect("read").expect("a head").root;
-    let summary = world.reading.member_summary(&view, alice(), &room, root).await.expect("a summary");
+    let summary = world.reading.room(&view, Viewer::new(alice()), &room).member_summary(root).await.expect("a summary");
     assert_eq!(summary.heroes, Some(Vec::new()));
 }
 
@@ -162,7 +162,8 @@ async fn child(world: &World, space: &RoomId, room: &RoomId, content: Value) {
 async fn tree(world: &World, room: &RoomId, mut query: HierarchyQuery) -> Vec<String> {
     let mut names = Vec::new();
     loop {
-        let page = world.reading.hierarchy(&world.view().await, bob(), room, &query).await.expect("a page");
+        let page =
+            world.reading.room(&world.view().await, Viewer::new(bob()), room).hierarchy(&query).await.expect("a page");
         for room in &page.rooms {
             names.push(room.description.name.clone().unwrap_or_default());
         }
@@ -199,18 +200,19 @@ async fn spaces_are_walked_depth_first_in_their_order() {
     let suggested = HierarchyQuery { suggested_only: true, ..Default::default() };
     assert_eq!(tree(&world, &top, suggested).await, ["top", "one"]);
 
-    let page = world.reading.hierarchy(&world.view().await, bob(), &top, &HierarchyQuery::default()).await;
+    let (view, bob) = (world.view().await, Viewer::new(bob()));
+    let page = world.reading.room(&view, bob, &top).hierarchy(&HierarchyQuery::default()).await;
     let room = serde_json::to_value(&page.expect("a page").rooms[0]).expect("JSON");
     assert_eq!(room["room_type"], "m.space");
     assert_eq!(room["children_state"].as_array().map(Vec::len), Some(3));
     assert!(room["children_state"][0]["origin_server_ts"].is_u64());
 
     let first = HierarchyQuery { limit: Some(1), ..Default::default() };
-    let page = world.reading.hierarchy(&world.view().await, bob(), &top, &first).await.expect("a page");
+    let page = world.reading.room(&view, bob, &top).hierarchy(&first).await.expect("a page");
     let other = HierarchyQuery { suggested_only: true, from: page.next, ..Default::default() };
-    let refused = world.reading.hierarchy(&world.view().await, bob(), &top, &other).await;
+    let refused = world.reading.room(&view, bob, &top).hierarchy(&other).await;
     assert!(matches!(refused, Err(RoomsError::UnknownPos)));
-    let refused = world.reading.hierarchy(&world.view().await, bob(), &hidden, &HierarchyQuery::default()).await;
+    let refused = world.reading.room(&view, bob, &hidden).hierarchy(&HierarchyQuery::default()).await;
     assert!(matches!(refused, Err(RoomsError::Forbidden(_))));
 }
 

@@ -37,7 +37,7 @@ async fn one_rendering_serves_all_for_a_moment() {
     let num = world.rooms.num(&view, &id).await.expect("read").expect("a number");
     let deliver = async |user| {
         let viewer = Viewer::new(user);
-        let events = world.reading.deliver(&view, &viewer, &room, &[num], ClientFormat::sync(false)).await;
+        let events = world.reading.room(&view, viewer, &room).deliver(&[num], ClientFormat::sync(false)).await;
         events.expect("delivered").remove(0).json
     };
     let (first, second) = (deliver(alice()).await, deliver(bob()).await);
@@ -57,7 +57,7 @@ async fn the_transaction_id_is_for_the_device_that_sent() {
     let id = sent.expect("sent").event_id;
     let see = async |user, device| {
         let viewer = Viewer { device: Some(device), ..Viewer::new(user) };
-        let event = world.reading.one_event(&world.view().await, &viewer, &room, &id).await.expect("an event");
+        let event = world.reading.room(&world.view().await, viewer, &room).one_event(&id).await.expect("an event");
         value(&event)["unsigned"]["transaction_id"].clone()
     };
     assert_eq!(see(alice(), device_id!("PHONE")).await, "t1");
@@ -123,7 +123,7 @@ async fn the_federation_form_is_the_event_itself() {
     let view = world.view().await;
     let num = world.rooms.num(&view, &id).await.expect("read").expect("a number");
     let format = ClientFormat { form: EventForm::Federation, ..ClientFormat::default() };
-    let events = world.reading.deliver(&view, &Viewer::new(alice()), &room, &[num], format).await;
+    let events = world.reading.room(&view, Viewer::new(alice()), &room).deliver(&[num], format).await;
     let event = value(&events.expect("delivered")[0].json);
     assert!(event["auth_events"].is_array());
     assert!(event["hashes"].is_object());

@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::world::{World, alice, bob, carol, raw, value};
 
 async fn members(world: &World, user: &UserId, room: &ruma::RoomId, query: MembersQuery) -> Vec<String> {
-    let events = world.reading.members(&world.view().await, &Viewer::new(user), room, query).await.expect("members");
+    let events =
+        world.reading.room(&world.view().await, Viewer::new(user), room).members(query).await.expect("members");
     let mut names = Vec::new();
     for event in events {
         let event = value(&event);
@@ -39,7 +40,7 @@ async fn members_by_membership_and_time() {
     // Who left gets the members as they left them.
     assert_eq!(members(&world, bob(), &room, all).await, ["@alice:here join", "@bob:here leave"]);
     let stranger = Viewer::new(user_id!("@dan:here"));
-    let refused = world.reading.members(&world.view().await, &stranger, &room, all).await;
+    let refused = world.reading.room(&world.view().await, stranger, &room).members(all).await;
     assert!(matches!(refused, Err(RoomsError::NotJoined)));
 }
 
@@ -49,11 +50,12 @@ async fn profiles_of_the_joined() {
     let room = world.room(&[alice()]).await;
     let profile = raw(json!({ "displayname": "Bob", "avatar_url": "mxc://here/bob" }));
     world.rooms.join(bob(), &room, Some(&*profile)).await.expect("joined");
-    let joined = world.reading.joined_profiles(&world.view().await, alice(), &room).await.expect("profiles");
+    let joined =
+        world.reading.room(&world.view().await, Viewer::new(alice()), &room).joined_profiles().await.expect("profiles");
     assert_eq!(joined.len(), 2);
     assert_eq!(joined[1].display_name.as_deref(), Some("Bob"));
     assert_eq!(joined[1].avatar_url.as_deref(), Some("mxc://here/bob"));
-    let refused = world.reading.joined_profiles(&world.view().await, carol(), &room).await;
+    let refused = world.reading.room(&world.view().await, Viewer::new(carol()), &room).joined_profiles().await;
     assert!(matches!(refused, Err(RoomsError::NotJoined)));
 }
 
@@ -64,7 +66,8 @@ async fn a_redacted_profile_is_not_shown() {
     let content = json!({ "membership": "join", "displayname": "Insult" });
     let member = world.set(bob(), &room, ("m.room.member", bob().as_str()), content).await;
     world.redact(alice(), &room, &member).await;
-    let joined = world.reading.joined_profiles(&world.view().await, alice(), &room).await.expect("profiles");
+    let joined =
+        world.reading.room(&world.view().await, Viewer::new(alice()), &room).joined_profiles().await.expect("profiles");
     assert_eq!(joined.len(), 2);
     assert_eq!(joined[1].display_name, None);
 }
@@ -90,7 +93,7 @@ async fn heroes_stand_for_rooms_without_a_name() {
     let summary = async |user| {
         let view = world.view().await;
         let root = world.rooms.head(&view, &room).await.expect("read").expect("a head").root;
-        world.reading.member_summary(&view, user, &room, root).await.expect("a summary")
+        world.reading.room(&view, Viewer::new(user), &room).member_summary(root).await.expect("a summary")
     };
     let of_alice = summary(alice()).await;
     assert_eq!((of_alice.joined, of_alice.invited), (2, 1));

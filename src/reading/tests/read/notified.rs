@@ -209,7 +209,7 @@ impl Story {
 
     async fn check(&self, seed: u64) {
         let viewer = Viewer { ignored: &self.ignored, ..Viewer::new(bob()) };
-        let counts = self.world.reading.unread(&self.world.view().await, &viewer, &self.room, &self.rules).await;
+        let counts = self.world.reading.room(&self.world.view().await, viewer, &self.room).unread(&self.rules).await;
         let main = counts.expect("counted").main;
         let highlights = self.unread.iter().filter(|unread| unread.highlighted).count() as u64;
         let expected = (self.unread.len() as u64, highlights);
@@ -248,7 +248,7 @@ async fn a_muted_room_stays_read_after_it_is_unmuted() {
     // Nobody has counted yet.
     world.reading.settle_unread(&world.view().await, &viewer, &muted).await.expect("counted");
     let count = async |world: &World| {
-        let counts = world.reading.unread(&world.view().await, &viewer, &room, &usual).await;
+        let counts = world.reading.room(&world.view().await, viewer, &room).unread(&usual).await;
         counts.expect("counted").main.notifications
     };
     assert_eq!(count(&world).await, 0);
@@ -266,7 +266,7 @@ async fn odd_names_and_levels_do_no_harm() {
         let content: Value = json!({ "membership": "join", "displayname": name });
         world.set(bob(), &room, ("m.room.member", bob().as_str()), content).await;
         world.say(alice(), &room, "Kraken").await;
-        let counts = world.reading.unread(&world.view().await, &Viewer::new(bob()), &room, &rules(3)).await;
+        let counts = world.reading.room(&world.view().await, Viewer::new(bob()), &room).unread(&rules(3)).await;
         assert_eq!(counts.expect("counted").main.highlights, 0);
     }
 }

@@ -153,10 +153,10 @@ async fn context_shows_what_was_around() {
     for number in 0..9 {
         ids.push(world.say(alice(), &room, &number.to_string()).await);
     }
-    let viewer = Viewer::new(alice());
     let view = world.view().await;
+    let reader = world.reading.room(&view, Viewer::new(alice()), &room);
     let none = RoomEventFilter::default();
-    let context = world.reading.context(&view, &viewer, &room, &ids[4], 5, &none).await.expect("context");
+    let context = reader.context(&ids[4], 5, &none).await.expect("context");
     assert_eq!(value(&context.event)["content"]["body"], "4");
     assert_eq!(bodies(&context.events_before), ["3", "2"]);
     assert_eq!(bodies(&context.events_after), ["5", "6", "7"]);
@@ -170,18 +170,18 @@ async fn context_shows_what_was_around() {
     assert_eq!(bodies(&world.page(alice(), &room, &forward).await.chunk), ["8"]);
 
     let lazy = filter(json!({ "lazy_load_members": true }));
-    let alone = world.reading.context(&view, &viewer, &room, &ids[4], 0, &lazy).await.expect("context");
+    let alone = reader.context(&ids[4], 0, &lazy).await.expect("context");
     assert!(alone.events_before.is_empty() && alone.events_after.is_empty());
     let kinds: Vec<_> = alone.state.iter().map(|event| value(event)["type"].clone()).collect();
     assert!(kinds.contains(&json!("m.room.create")));
     assert_eq!(kinds.iter().filter(|kind| **kind == "m.room.member").count(), 1);
 
     let elsewhere = filter(json!({ "not_rooms": [room] }));
-    let elsewhere = world.reading.context(&view, &viewer, &room, &ids[4], 5, &elsewhere).await.expect("context");
+    let elsewhere = reader.context(&ids[4], 5, &elsewhere).await.expect("context");
     assert!(elsewhere.events_before.is_empty() && elsewhere.events_after.is_empty() && elsewhere.state.is_empty());
 
     let stranger = Viewer::new(carol());
-    let hidden = world.reading.context(&view, &stranger, &room, &ids[4], 5, &none).await;
+    let hidden = world.reading.room(&view, stranger, &room).context(&ids[4], 5, &none).await;
     assert!(matches!(hidden, Err(RoomsError::EventNotFound)));
 }
 
@@ -196,10 +196,9 @@ async fn the_event_nearest_to_a_time_is_found() {
     world.pass(1_000);
     let late = world.say(alice(), &room, "late").await;
     let late = (late, world.now_ms());
-    let (view, viewer) = (world.view().await, Viewer::new(alice()));
-    let find = async |ts, direction| {
-        world.reading.event_by_timestamp(&view, &viewer, &room, ts, direction).await.expect("looked")
-    };
+    let view = world.view().await;
+    let reader = world.reading.room(&view, Viewer::new(alice()), &room);
+    let find = async |ts, direction| reader.event_by_timestamp(ts, direction).await.expect("looked");
     let between = early.1 + 500;
     assert_eq!(find(between, Direction::Backward).await, Some(early));
     assert_eq!(find(between, Direction::Forward).await, Some(late.clone()));

@@ -227,7 +227,7 @@ impl Talk {
 
     async fn check(&self, world: &World, seed: u64) {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
-        let counts = world.reading.unread(&world.view().await, &viewer, &self.room, &rules).await.expect("counted");
+        let counts = world.reading.room(&world.view().await, viewer, &self.room).unread(&rules).await.expect("counted");
         assert_eq!(counts, self.expected(), "HAIMA_SEED={seed}");
     }
 }
@@ -250,7 +250,8 @@ impl Talk {
             events.push((index, event, rooms.meta(&view, num).await.expect("read")));
         }
         let new = NewEvents { since, events: &events };
-        let counts = self.world.reading.unread_with(&view, &viewer, &self.room, &rules, new).await.expect("counted");
+        let counts =
+            self.world.reading.room(&view, viewer, &self.room).unread_with(&rules, new).await.expect("counted");
         assert_eq!(counts, self.expected(), "HAIMA_SEED={seed}");
     }
 }

@@ -57,7 +57,8 @@ async fn space(world: &World, version: &RoomVersionId) -> OwnedRoomId {
 
 /// All that anybody is told of a room, as one text.
 async fn told(world: &World, room: &RoomId) -> String {
-    let (rooms, reading, view, viewer) = (&world.rooms, &world.reading, world.view().await, Viewer::new(bob()));
+    let (rooms, reading, view) = (&world.rooms, &world.reading, world.view().await);
+    let reader = reading.room(&view, Viewer::new(bob()), room);
     let mut told = Vec::new();
     let description = reading.describe(&view, room).await.expect("described");
     told.push(serde_json::to_string(&*description).expect("JSON"));
@@ -67,7 +68,7 @@ async fn told(world: &World, room: &RoomId) -> String {
             told.push(serde_json::to_string(&*found).expect("JSON"));
         }
     }
-    let page = reading.hierarchy(&view, bob(), room, &HierarchyQuery::default()).await.expect("a hierarchy");
+    let page = reader.hierarchy(&HierarchyQuery::default()).await.expect("a hierarchy");
     for room in page.rooms {
         told.push(serde_json::to_string(&*room.description).expect("JSON"));
         told.extend(room.children_state.iter().map(|child| child.get().to_owned()));
@@ -81,10 +82,10 @@ async fn told(world: &World, room: &RoomId) -> String {
             .iter()
             .map(|event| event.json().get().to_owned()),
     );
-    told.push(format!("{:?}", reading.joined_profiles(&view, bob(), room).await.expect("members")));
-    let members = reading.members(&view, &viewer, room, MembersQuery::default()).await.expect("members");
+    told.push(format!("{:?}", reader.joined_profiles().await.expect("members")));
+    let members = reader.members(MembersQuery::default()).await.expect("members");
     told.extend(members.iter().map(|member| member.get().to_owned()));
-    let state = reading.current_state(&view, &viewer, room).await.expect("a state");
+    let state = reader.current_state().await.expect("a state");
     told.extend(state.iter().map(|event| event.get().to_owned()));
     let query = MessagesQuery { direction: Direction::Forward, limit: 100, ..MessagesQuery::default() };
     let messages = world.page(bob(), room, &query).await;
@@ -157,7 +158,9 @@ async fn what_was_redacted_no_longer_decides() {
     let allows = async |server| world.rooms.acl_allows(&world.view().await, &room, server).await.expect("read");
     let heroes = async || {
         let head = world.rooms.head(&world.view().await, &room).await.expect("read").expect("a room");
-        world.reading.member_summary(&world.view().await, bob(), &room, head.root).await.expect("a summary").heroes
+        let view = world.view().await;
+        let reader = world.reading.room(&view, Viewer::new(bob()), &room);
+        reader.member_summary(head.root).await.expect("a summary").heroes
     };
     assert!(guests().await && allows(server_name!("elsewhere")).await && !allows(server_name!("there")).await);
     assert_eq!(heroes().await, None);
@@ -222,7 +225,7 @@ async fn a_redacted_name_mentions_nobody() {
     rules.override_.insert(serde_json::from_value(rule).expect("a rule"));
     let rules = PushRules::compile(&rules, bob());
     let highlights = async || {
-        let counts = world.reading.unread(&world.view().await, &Viewer::new(bob()), &room, &rules).await;
+        let counts = world.reading.room(&world.view().await, Viewer::new(bob()), &room).unread(&rules).await;
         counts.expect("counted").main.highlights
     };
     let content = json!({ "membership": "join", "displayname": "Kraken" });

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::world::{World, alice, bob, bodies, carol, raw, value};
 
 async fn related(world: &World, room: &RoomId, event: &EventId, query: RelationsQuery) -> RelationsPage {
-    let page = world.reading.relations(&world.view().await, &Viewer::new(alice()), room, event, &query).await;
+    let page = world.reading.room(&world.view().await, Viewer::new(alice()), room).relations(event, &query).await;
     page.expect("relations")
 }
 
@@ -60,7 +60,7 @@ async fn children_are_found_by_kind_and_type_in_pages() {
     assert!(related(&world, &room, &parent, typed).await.chunk.is_empty());
 
     let stranger = Viewer::new(carol());
-    let hidden = world.reading.relations(&world.view().await, &stranger, &room, &parent, &query(9)).await;
+    let hidden = world.reading.room(&world.view().await, stranger, &room).relations(&parent, &query(9)).await;
     assert!(matches!(hidden, Err(RoomsError::EventNotFound)));
 }
 
@@ -150,7 +150,7 @@ async fn threads_are_summed_up_for_their_reader() {
     world.relate(carol(), &room, "from carol", "m.thread", &root).await;
     let ignored = HashSet::from([carol().to_owned()]);
     let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
-    let event = world.reading.one_event(&world.view().await, &viewer, &room, &root).await.expect("an event");
+    let event = world.reading.room(&world.view().await, viewer, &room).one_event(&root).await.expect("an event");
     let thread = value(&event)["unsigned"]["m.relations"]["m.thread"].clone();
     assert_eq!((&thread["count"], &thread["latest_event"]["event_id"]), (&json!(1), &json!(reply)));
 }
@@ -176,7 +176,7 @@ async fn threads_stand_where_their_newest_reply_is() {
 
     let list = async |user, include, from, limit| {
         let viewer = Viewer::new(user);
-        let page = world.reading.threads(&world.view().await, &viewer, &room, include, from, limit).await;
+        let page = world.reading.room(&world.view().await, viewer, &room).threads(include, from, limit).await;
         let page = page.expect("threads");
         (bodies(&page.chunk), page.next)
     };
@@ -190,7 +190,7 @@ async fn threads_stand_where_their_newest_reply_is() {
 
     let ignored = HashSet::from([alice().to_owned()]);
     let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
-    let page = world.reading.threads(&world.view().await, &viewer, &room, ThreadsInclude::All, None, 1).await;
+    let page = world.reading.room(&world.view().await, viewer, &room).threads(ThreadsInclude::All, None, 1).await;
     let root = value(&page.expect("threads").chunk[0]);
     assert_eq!((&root["event_id"], &root["content"]), (&json!(roots[1]), &json!({})));
 }
@@ -216,7 +216,7 @@ async fn the_thread_of_an_ignored_user_keeps_its_summary() {
     let reply = world.relate(alice(), &room, "reply", "m.thread", &root).await;
     let ignored = HashSet::from([carol().to_owned()]);
     let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
-    let page = world.reading.threads(&world.view().await, &viewer, &room, ThreadsInclude::All, None, 10).await;
+    let page = world.reading.room(&world.view().await, viewer, &room).threads(ThreadsInclude::All, None, 10).await;
     let chunk = page.expect("threads").chunk;
     let root = value(&chunk[0]);
     assert_eq!(root["content"], json!({}));

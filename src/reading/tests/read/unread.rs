@@ -11,7 +11,7 @@ use crate::{
 };
 
 async fn count_by(world: &World, user: &UserId, room: &RoomId, rules: &PushRules) -> UnreadCounts {
-    world.reading.unread(&world.view().await, &Viewer::new(user), room, rules).await.expect("counted")
+    world.reading.room(&world.view().await, Viewer::new(user), room).unread(rules).await.expect("counted")
 }
 
 async fn count(world: &World, user: &UserId, room: &RoomId) -> UnreadCounts {

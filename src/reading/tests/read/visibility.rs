@@ -39,7 +39,7 @@ async fn strangers_read_only_what_the_world_may() {
     let event = world.say(alice(), &room, "hi").await;
     let view = world.view().await;
     let (viewer, query) = (Viewer::new(bob()), MessagesQuery::default());
-    let page = world.reading.messages(&view, &viewer, &room, &query).await;
+    let page = world.reading.room(&view, viewer, &room).messages(&query).await;
     assert!(matches!(page, Err(RoomsError::NotJoined)));
     assert!(world.event(bob(), &room, &event).await.is_none());
 
@@ -98,13 +98,14 @@ async fn an_event_of_another_room_is_unknown() {
     let unknown = ruma::event_id!("$unknown").to_owned();
     // Nothing of either room's state is in memory.
     let world = world.restarted().await;
-    let (view, viewer) = (world.view().await, Viewer::new(alice()));
+    let view = world.view().await;
+    let reader = world.reading.room(&view, Viewer::new(alice()), &room);
     for event in [&elsewhere, &state, &unknown] {
-        let one = world.reading.one_event(&view, &viewer, &room, event).await;
+        let one = reader.one_event(event).await;
         assert!(matches!(one, Err(RoomsError::EventNotFound)), "{one:?}");
-        let context = world.reading.context(&view, &viewer, &room, event, 10, &Default::default()).await;
+        let context = reader.context(event, 10, &Default::default()).await;
         assert!(matches!(context, Err(RoomsError::EventNotFound)), "{context:?}");
-        let relations = world.reading.relations(&view, &viewer, &room, event, &Default::default()).await;
+        let relations = reader.relations(event, &Default::default()).await;
         assert!(matches!(relations, Err(RoomsError::EventNotFound)), "{relations:?}");
     }
 }
@@ -140,15 +141,15 @@ async fn a_forgotten_room_is_a_strange_room() {
     world.leave(bob(), &room).await;
     world.rooms.forget(bob(), &room).await.expect("forgotten");
     let (view, query) = (world.view().await, MessagesQuery::default());
-    let page = world.reading.messages(&view, &Viewer::new(bob()), &room, &query).await;
+    let reader = world.reading.room(&view, Viewer::new(bob()), &room);
+    let page = reader.messages(&query).await;
     assert!(matches!(page, Err(RoomsError::NotJoined)));
     // Nor is it read event by event, unless all the world may.
-    let viewer = Viewer::new(bob());
-    let one = world.reading.one_event(&view, &viewer, &room, &event).await;
+    let one = reader.one_event(&event).await;
     assert!(matches!(one, Err(RoomsError::EventNotFound)), "{one:?}");
-    let context = world.reading.context(&view, &viewer, &room, &event, 10, &Default::default()).await;
+    let context = reader.context(&event, 10, &Default::default()).await;
     assert!(matches!(context, Err(RoomsError::EventNotFound)), "{context:?}");
-    let relations = world.reading.relations(&view, &viewer, &room, &event, &Default::default()).await;
+    let relations = reader.relations(&event, &Default::default()).await;
     assert!(matches!(relations, Err(RoomsError::EventNotFound)), "{relations:?}");
     world.set_history(alice(), &room, "world_readable").await;
     assert!(world.event(bob(), &room, &event).await.is_some());
@@ -163,7 +164,7 @@ async fn ignored_users_are_not_heard_but_their_state_counts() {
     let ignored = HashSet::from([carol().to_owned()]);
     let viewer = Viewer { ignored: &ignored, ..Viewer::new(bob()) };
     let query = MessagesQuery { limit: 100, ..Default::default() };
-    let page = world.reading.messages(&world.view().await, &viewer, &room, &query).await.expect("a page");
+    let page = world.reading.room(&world.view().await, viewer, &room).messages(&query).await.expect("a page");
     assert_eq!(bodies(&page.chunk), ["from alice"]);
     let of_carol = |event: &&reading::ClientEvent| value(event)["sender"] == carol().as_str();
     assert_eq!(page.chunk.iter().filter(of_carol).count(), 1);
@@ -179,7 +180,7 @@ async fn erased_senders_are_redacted_for_those_who_came_later() {
     let erased = HashSet::from([bob().to_owned()]);
     let see = async |user| {
         let viewer = Viewer { erased: &erased, ..Viewer::new(user) };
-        let event = world.reading.one_event(&world.view().await, &viewer, &room, &event).await;
+        let event = world.reading.room(&world.view().await, viewer, &room).one_event(&event).await;
         value(&event.expect("an event"))
     };
     assert_eq!(see(alice()).await["content"]["body"], "secret");

@@ -170,7 +170,7 @@ impl World {
     }
 
     pub async fn event(&self, user: &UserId, room: &RoomId, event: &ruma::EventId) -> Option<Value> {
-        match self.reading.one_event(&self.view().await, &Viewer::new(user), room, event).await {
+        match self.reading.room(&self.view().await, Viewer::new(user), room).one_event(event).await {
             Ok(event) => Some(value(&event)),
             Err(rooms::RoomsError::EventNotFound) => None,
             Err(error) => panic!("{error}"),
@@ -178,7 +178,7 @@ impl World {
     }
 
     pub async fn page(&self, user: &UserId, room: &RoomId, query: &MessagesQuery) -> MessagesPage {
-        let page = self.reading.messages(&self.view().await, &Viewer::new(user), room, query).await;
+        let page = self.reading.room(&self.view().await, Viewer::new(user), room).messages(query).await;
         page.expect("a page")
     }
 

@@ -2,6 +2,7 @@
 
 use reading::{ClientEvent, ClientFormat, EventForm, Sight};
 use rooms::EventNum;
+use ruma::RoomId;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{Answer, account::to_event};
@@ -19,31 +20,31 @@ impl Answer<'_> {
     /// Events of a timeline.
     pub(super) async fn timeline_events(
         &self,
+        room: &RoomId,
         events: &[SeenEvent],
         limited: bool,
     ) -> Result<Vec<ClientEvent>, SyncError> {
         let format = self.format(limited);
         let mut formatted = Vec::with_capacity(events.len());
-        let (reading, view) = (self.reader.reading, self.reader.view);
+        let reader = self.reader.room(room);
         for SeenEvent { event, meta, sight, .. } in events {
-            let json = reading.client_event(view, &self.reader.viewer, event, meta, *sight, format).await?;
+            let json = reader.client_event(event, meta, *sight, format).await?;
             formatted.push(self.only_fields(json)?);
         }
         Ok(formatted)
     }
 
     /// Those of these state events that the filter wants.
-    pub(super) async fn state_events(&self, nums: &[EventNum]) -> Result<Vec<ClientEvent>, SyncError> {
+    pub(super) async fn state_events(&self, room: &RoomId, nums: &[EventNum]) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.session.filter.room.state;
-        let (rooms, reading, view) = (self.reader.rooms, self.reader.reading, self.reader.view);
+        let (rooms, view, reader) = (self.reader.rooms, self.reader.view, self.reader.room(room));
         let format = ClientFormat { with_replaced: false, ..self.format(false) };
         let mut events = Vec::with_capacity(nums.len());
         let metas = self.reader.metas(nums).await?;
         for (event, meta) in rooms.events(view, nums).await?.into_iter().zip(metas) {
             let Some(event) = event else { continue };
-            if reading.wants(view, filter, &event, &meta).await? {
-                let json =
-                    reading.client_event(view, &self.reader.viewer, &event, &meta, Sight::OF_STATE, format).await?;
+            if reader.wants(filter, &event, &meta).await? {
+                let json = reader.client_event(&event, &meta, Sight::OF_STATE, format).await?;
                 events.push(self.only_fields(json)?);
             }
         }

@@ -13,7 +13,6 @@ use crate::{
     JoinedRoom, StateUpdate, Summary, SyncError, Timeline, UnreadCount,
     changes::Hints,
     large::LARGE_EVENTS,
-    reader::Reader,
     response::Events,
     room_view::{RequiredState, RoomNews, RoomView},
     slice::Slice,
@@ -123,7 +122,7 @@ impl Answer<'_> {
         let summary = summary.map(|MemberSummary { heroes, joined, invited }| Summary { heroes, joined, invited });
         let state = Events { events: self.state(room, state, &slice, lazy, roots.known.is_none()).await? };
         let timeline = Timeline {
-            events: self.timeline_events(&slice.events, slice.limited).await?,
+            events: self.timeline_events(room, &slice.events, slice.limited).await?,
             limited: slice.limited,
             prev_batch: Some(slice.start.to_string()),
         };
@@ -158,7 +157,7 @@ impl Answer<'_> {
             self.drop_redundant(room, anew, &mut sent);
         }
         nums.extend(members);
-        self.state_events(&nums).await
+        self.state_events(room, &nums).await
     }
 
     fn drop_redundant(&self, room: &RoomId, anew: bool, members: &mut Vec<EventNum>) {
@@ -229,7 +228,7 @@ impl Answer<'_> {
 
     /// What happened since unread events were last counted, if that is all in memory and the user didn't read in between.
     fn news_since_counted(&self, room: &RoomId, hints: Hints) -> Option<(Position, TailRange)> {
-        let counted = self.reader.reading.unread_counted_at(self.reader.viewer.user, room)?;
+        let counted = self.reader.room(room).unread_counted_at()?;
         let hub = &self.session.inner.hub;
         let unmoved = hub.unmoved_since(self.session.number, hints.number)?;
         let tail = hub.tail(hints.number, counted, self.reader.now())?;
@@ -237,14 +236,14 @@ impl Answer<'_> {
     }
 
     async fn add_unread(&self, room: &RoomId, hints: Hints, update: &mut JoinedRoom) -> Result<(), SyncError> {
-        let Reader { reading, view, viewer, .. } = &self.reader;
+        let reader = self.reader.room(room);
         let unread = match self.news_since_counted(room, hints) {
             Some((since, tail)) => {
                 let events = self.reader.tail_events(&tail).await?;
                 let new = NewEvents { since, events: &events };
-                reading.unread_with(view, viewer, room, &self.rules, new).await?
+                reader.unread_with(&self.rules, new).await?
             }
-            None => reading.unread(view, viewer, room, &self.rules).await?,
+            None => reader.unread(&self.rules).await?,
         };
         if !self.session.filter.room.timeline.unread_thread_notifications {
             update.unread_notifications = Some(unread_count(unread.total()));

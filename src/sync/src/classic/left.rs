@@ -54,20 +54,20 @@ impl Answer<'_> {
 
     /// The user's own member event, which they may see whatever the room's history visibility.
     async fn own_member_event(&self, room: &RoomId, step: Step) -> Result<Option<ClientEvent>, SyncError> {
-        let (rooms, reading, view) = (self.reader.rooms, self.reader.reading, self.reader.view);
+        let (rooms, view) = (self.reader.rooms, self.reader.view);
         let filter = &self.session.filter.room.timeline;
         let Some(num) = step.event else { return Ok(None) };
         let Some(event) = rooms.event(view, num).await? else {
             return Ok(None);
         };
         let meta = rooms.meta(view, num).await?;
-        if !filter.wants_room(room) || !reading.wants(view, filter, &event, &meta).await? {
+        if !filter.wants_room(room) || !self.reader.room(room).wants(filter, &event, &meta).await? {
             return Ok(None);
         }
         let sight = Sight { seen: Visibility::Visible, membership: Some(step.membership) };
         let index = TimelineIndex::live(step.position);
         let seen = SeenEvent { index, event, meta, sight };
-        Ok(self.timeline_events(&[seen], false).await?.pop())
+        Ok(self.timeline_events(room, &[seen], false).await?.pop())
     }
 
     /// The stripped state of a room that the user is invited to or knocks at; `None` if they are not to hear of it, because

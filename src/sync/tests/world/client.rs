@@ -173,7 +173,7 @@ impl Client {
             let view = world.store.view().await.unwrap();
             let ignored = world.users.ignored_users(&view, &self.user).await.unwrap();
             let viewer = Viewer { ignored: &ignored, ..Viewer::new(&self.user) };
-            let page = world.reading.messages(&view, &viewer, room, &query).await.unwrap();
+            let page = world.reading.room(&view, viewer, room).messages(&query).await.unwrap();
             for event in &page.chunk {
                 let event: Value = serde_json::from_str(event.get()).unwrap();
                 missing.push(text(&event, "event_id"));
