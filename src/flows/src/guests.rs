@@ -2,9 +2,8 @@
 //!
 //! Specification: client-server API, "Guest Access", server behaviour.
 
-use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError};
+use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError, StateView};
 use ruma::{OwnedRoomId, RoomId, UserId};
-use state_tree::Root;
 use store::{Batch, Cursor, Follow, LogEntry, LogRecord, Store, StoreError, View};
 use tracing::{error, warn};
 use users::{Kind, Users};
@@ -111,21 +110,19 @@ impl Guests {
     async fn closed_to_guests(&self, advanced: &RoomAdvanced) -> Result<bool, FlowsError> {
         let view = self.store.view().await?;
         let room = &advanced.room;
-        Ok(self.guests_allowed(&view, room, advanced.old_root).await?
-            && !self.guests_allowed(&view, room, advanced.new_root).await?)
+        Ok(guests_allowed(self.rooms.state(&view, room, advanced.old_root)).await?
+            && !guests_allowed(self.rooms.state(&view, room, advanced.new_root)).await?)
     }
 
-    async fn guests_allowed(&self, view: &View, room: &RoomId, root: Root) -> Result<bool, FlowsError> {
-        let event = self.rooms.shown_state(view, room, root, GUEST_ACCESS, "").await?;
-        Ok(event.is_some_and(|event| lets_guests_in(event.content())))
+    async fn guests_allowed_now(&self, view: &View, room: &RoomId) -> Result<bool, FlowsError> {
+        guests_allowed(self.rooms.current_state(view, room).await?).await
     }
 
     async fn take_out_of_closed_rooms(&self, view: &View, guest: &UserId) -> Result<(), FlowsError> {
         for room in self.rooms.joined_rooms(view, guest).await? {
-            let access = self.rooms.shown_now(view, &room, GUEST_ACCESS, "").await;
-            match access.map_err(FlowsError::from) {
-                Ok(Some(access)) if lets_guests_in(access.content()) => {}
-                Ok(_) => self.take_out(guest, &room).await?,
+            match self.guests_allowed_now(view, &room).await {
+                Ok(true) => {}
+                Ok(false) => self.take_out(guest, &room).await?,
                 Err(failed) if !may_pass(&failed) => {
                     error!(%room, error = %failed, "whether a room is closed to guests can't be told");
                 }
@@ -145,4 +142,10 @@ impl Guests {
             left => left.map(drop),
         }
     }
+}
+
+/// Whether guests may be in a room of this state.
+async fn guests_allowed(state: StateView<'_>) -> Result<bool, FlowsError> {
+    let access = state.shown(GUEST_ACCESS, "").await?;
+    Ok(access.is_some_and(|access| lets_guests_in(access.content())))
 }

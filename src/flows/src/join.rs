@@ -121,7 +121,7 @@ impl Flows {
         if !self.inner.users.is_guest(view, user).await? {
             return Ok(());
         }
-        let event = self.inner.rooms.shown_now(view, room, GUEST_ACCESS, "").await?;
+        let event = self.inner.rooms.current_state(view, room).await?.shown(GUEST_ACCESS, "").await?;
         if event.is_some_and(|event| lets_guests_in(event.content())) {
             return Ok(());
         }

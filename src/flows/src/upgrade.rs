@@ -58,7 +58,7 @@ impl Flows {
 
     /// The room that this one replaces, if the user was there.
     async fn predecessor(&self, view: &View, user: &UserId, room: &RoomId) -> Result<Option<OwnedRoomId>, FlowsError> {
-        let create = self.inner.rooms.shown_now(view, room, "m.room.create", "").await?;
+        let create = self.inner.rooms.current_state(view, room).await?.shown("m.room.create", "").await?;
         // Other servers' rooms may say anything here.
         let create = create.and_then(|event| serde_json::from_str::<Create>(event.content().get()).ok());
         let Some(old) = create.and_then(|create| create.predecessor) else { return Ok(None) };

@@ -24,7 +24,7 @@ impl Flows {
     ) -> Result<Vec<OwnedRoomId>, FlowsError> {
         let mut mutual = Vec::new();
         for room in self.inner.rooms.joined_rooms(view, local).await? {
-            if self.inner.rooms.membership_in(view, &room, None, other).await? == Membership::Join {
+            if self.inner.rooms.current_state(view, &room).await?.membership(other).await? == Membership::Join {
                 mutual.push(room);
             }
         }

@@ -181,7 +181,8 @@ mod tests {
 
         async fn display_name(&self, room: &OwnedRoomId, user: &OwnedUserId) -> Option<String> {
             let view = self.store.view().await.unwrap();
-            let member = self.rooms.shown_now(&view, room, "m.room.member", user.as_str()).await.unwrap().unwrap();
+            let state = self.rooms.current_state(&view, room).await.unwrap();
+            let member = state.shown("m.room.member", user.as_str()).await.unwrap().unwrap();
             let content: serde_json::Value = serde_json::from_str(member.content().get()).unwrap();
             content["displayname"].as_str().map(ToOwned::to_owned)
         }

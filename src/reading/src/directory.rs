@@ -108,7 +108,7 @@ impl Reading {
         if !self.rooms.is_joined(&view, user, room).await? {
             return Err(RoomsError::NotJoined);
         }
-        if !self.rooms.may_name(&view, user, room, head.root).await? {
+        if !self.rooms.state(&view, room, head.root).may_name(user).await? {
             return Err(RoomsError::forbidden("you may not change how this room is published"));
         }
         if publish && self.rooms.is_published(&view, room).await? {

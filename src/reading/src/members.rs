@@ -3,10 +3,10 @@
 //! Specification: client-server API, `GET /rooms/{roomId}/members` and `/joined_members`.
 
 use event::Pdu;
-use rooms::{Membership, RoomsError, membership_of};
+use rooms::{MEMBER, Membership, RoomsError, membership_of};
 use ruma::{OwnedUserId, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::Deserialize;
-use state_tree::{EventNum, Root};
+use state_tree::Root;
 
 use crate::{
     format::{ClientEvent, ClientFormat},
@@ -14,9 +14,6 @@ use crate::{
     token::TimelineToken,
     visibility::Sight,
 };
-
-/// The type of member events.
-const MEMBER: &str = "m.room.member";
 
 /// Members that are read together.
 const MEMBERS_PER_READ: usize = 1_000;
@@ -59,20 +56,18 @@ impl RoomReader<'_> {
     ///
     /// Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world readable.
     pub async fn members(&self, query: MembersQuery) -> Result<Vec<ClientEvent>, RoomsError> {
-        let root = self.root_for_members(query.at).await?;
+        let state = self.state(self.root_for_members(query.at).await?);
         let mut found = Vec::new();
         let mut start: Box<str> = "".into();
         loop {
-            let source = self.rooms().source(self.view, self.room);
-            let page = self.rooms().tree().range_page(&source, root, MEMBER, &start, MEMBERS_PER_READ).await?;
-            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            let (nums, next) = state.page(MEMBER, &start, MEMBERS_PER_READ).await?;
             for (event, meta) in self.rooms().load(self.view, &nums).await? {
                 if query.wants(membership_of(Some(&event))) {
                     let format = ClientFormat::members();
                     found.push(self.client_event(&event, &meta, Sight::OF_STATE, format).await?);
                 }
             }
-            match page.next {
+            match next {
                 Some(next) => start = next,
                 None => return Ok(found),
             }
@@ -83,22 +78,20 @@ impl RoomReader<'_> {
     ///
     /// Fails with [`RoomsError::NotJoined`] for everybody else.
     pub async fn joined_profiles(&self) -> Result<Vec<JoinedMember>, RoomsError> {
-        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let state = self.rooms().current_state(self.view, self.room).await?;
         if !self.rooms().is_joined(self.view, self.viewer.user, self.room).await? {
             return Err(RoomsError::NotJoined);
         }
         let mut members = Vec::new();
         let mut start: Box<str> = "".into();
         loop {
-            let source = self.rooms().source(self.view, self.room);
-            let page = self.rooms().tree().range_page(&source, head.root, MEMBER, &start, MEMBERS_PER_READ).await?;
-            let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+            let (nums, next) = state.page(MEMBER, &start, MEMBERS_PER_READ).await?;
             for event in self.rooms().shown(self.view, &nums).await? {
                 if Membership::of(&event) == Membership::Join {
                     members.extend(profile(&event));
                 }
             }
-            match page.next {
+            match next {
                 Some(next) => start = next,
                 None => return Ok(members),
             }
@@ -114,26 +107,14 @@ impl RoomReader<'_> {
         }
         let position = at.position().min(self.view.position());
         let then = self.rooms().root_at(self.view, self.room, position).await?.unwrap_or(Root::EMPTY);
-        let member =
-            membership_of(self.rooms().member_event(self.view, self.room, then, self.viewer.user).await?.as_deref());
-        let may_look = match self.rooms().history_visibility(self.view, self.room, then).await? {
+        let member = self.state(then).membership(self.viewer.user).await?;
+        let may_look = match self.state(then).history_visibility().await? {
             _ if member == Membership::Join => true,
             HistoryVisibility::Joined => false,
             HistoryVisibility::Invited => member == Membership::Invite,
             _ => true,
         };
         Ok(if may_look { then } else { readable })
-    }
-
-    /// The member events of these users in the state `root`, of those who have one.
-    pub(crate) async fn member_nums<'a>(
-        &self,
-        root: Root,
-        users: impl Iterator<Item = &'a UserId>,
-    ) -> Result<Vec<EventNum>, RoomsError> {
-        let keys: Vec<(&str, &str)> = users.map(|user| (MEMBER, user.as_str())).collect();
-        let entries = self.rooms().tree().get_many(&self.rooms().source(self.view, self.room), root, &keys).await?;
-        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use rooms::{Direction, RoomsError, TimelineIndex, TimelinePage, TimelineRange};
+use rooms::{Direction, MEMBER, RoomsError, TimelineIndex, TimelinePage, TimelineRange};
 use ruma::{OwnedUserId, events::room::history_visibility::HistoryVisibility};
 use state_tree::{EventNum, Root};
 use store::View;
@@ -115,16 +115,13 @@ impl RoomReader<'_> {
     /// still the same and shows nothing to strangers. So those who left long ago don't page through what they can't see.
     async fn newest_visible(&self) -> Result<TimelineToken, RoomsError> {
         let now = TimelineToken::at(self.view.position());
-        let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let current = self.rooms().current_state(self.view, self.room).await?;
         let Some((end, then)) = self.end_of_stay().await? else { return Ok(now) };
-        if self.rooms().history_visibility(self.view, self.room, head.root).await? == HistoryVisibility::WorldReadable {
+        if current.history_visibility().await? == HistoryVisibility::WorldReadable {
             return Ok(now);
         }
-        let setting = async |root| {
-            let event = self.rooms().state_event(self.view, self.room, root, "m.room.history_visibility", "").await?;
-            Ok::<_, RoomsError>(event.map(|event| event.num))
-        };
-        if setting(then).await? != setting(head.root).await? {
+        let setting = [("m.room.history_visibility", "")];
+        if self.state(then).nums_at(&setting).await? != current.nums_at(&setting).await? {
             return Ok(now);
         }
         Ok(TimelineToken::after(end))
@@ -232,7 +229,8 @@ impl RoomReader<'_> {
         for delivered in delivered {
             senders.insert(delivered.event.pdu.sender().to_owned());
         }
-        let nums = self.member_nums(root, senders.iter().map(|user| &**user)).await?;
+        let keys: Vec<(&str, &str)> = senders.iter().map(|user| (MEMBER, user.as_str())).collect();
+        let nums = self.state(root).nums_at(&keys).await?;
         let events = self.deliver_state(&nums, ClientFormat::members()).await?;
         Ok(events.into_iter().map(|delivered| delivered.json).collect())
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use rooms::Rooms;
+use rooms::{Rooms, StateView};
 use ruma::{DeviceId, OwnedUserId, RoomId, UserId};
 use state_tree::Root;
 use store::View;
@@ -66,5 +66,10 @@ impl Reading {
 impl<'a> RoomReader<'a> {
     pub(crate) fn rooms(&self) -> &'a Rooms {
         &self.reading.rooms
+    }
+
+    /// A state of the room, whether the viewer may see it or not.
+    pub(crate) fn state(&self, root: Root) -> StateView<'a> {
+        self.reading.rooms.state(self.view, self.room, root)
     }
 }

@@ -8,7 +8,6 @@ use rooms::{RoomsError, Shown};
 use ruma::{OwnedRoomId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
-use state_tree::EventNum;
 use store::View;
 
 use crate::{Reading, format::stripped_with_time, reader::RoomReader, summary::RoomDescription};
@@ -237,10 +236,7 @@ impl Reading {
         room: &RoomId,
         suggested_only: bool,
     ) -> Result<Vec<SpaceChild>, RoomsError> {
-        let head = self.rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let source = self.rooms.source(view, room);
-        let page = self.rooms.tree().range_page(&source, head.root, CHILD, "", CHILDREN_MAX).await?;
-        let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+        let (nums, _) = self.rooms.current_state(view, room).await?.page(CHILD, "", CHILDREN_MAX).await?;
         let mut children = Vec::new();
         for event in self.rooms.shown(view, &nums).await? {
             children.extend(child_of(event, suggested_only));

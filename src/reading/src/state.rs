@@ -35,10 +35,8 @@ impl RoomReader<'_> {
         &self,
         (event_type, state_key): (&str, &str),
     ) -> Result<Option<(Arc<StoredEvent>, EventMeta)>, RoomsError> {
-        let root = self.readable_root().await?;
-        let Some(event) = self.rooms().state_event(self.view, self.room, root, event_type, state_key).await? else {
-            return Ok(None);
-        };
+        let state = self.state(self.readable_root().await?);
+        let Some(event) = state.event(event_type, state_key).await? else { return Ok(None) };
         let meta = self.rooms().meta(self.view, event.num).await?;
         Ok(Some((event, meta)))
     }

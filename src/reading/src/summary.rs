@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use event::{Pdu, visibility::history_visibility};
 use quick_cache::{Weighter, sync::Cache};
-use rooms::{Membership, RoomsError, Shown, TimelineIndex, membership_of};
+use rooms::{MEMBER, Membership, RoomsError, Shown, TimelineIndex, membership_of};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, events::room::history_visibility::HistoryVisibility};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -193,8 +193,7 @@ impl Reading {
             ("m.room.name", ""),
             ("m.room.topic", ""),
         ];
-        let entries = self.rooms.tree().get_many(&self.rooms.source(view, room), root, &KEYS).await?;
-        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
+        self.rooms.state(view, room, root).nums_at(&KEYS).await
     }
 
     /// Whether a user, or with `None` anybody at all, may be told what a room looks like: members and invited
@@ -286,9 +285,7 @@ impl RoomReader<'_> {
     /// Whether the room needs no heroes.
     async fn is_named(&self, root: Root) -> Result<bool, RoomsError> {
         const KEYS: [(&str, &str); 2] = [("m.room.name", ""), ("m.room.canonical_alias", "")];
-        let entries = self.rooms().tree().get_many(&self.rooms().source(self.view, self.room), root, &KEYS).await?;
-        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        let state = self.rooms().shown(self.view, &nums).await?;
+        let state = self.rooms().shown(self.view, &self.state(root).nums_at(&KEYS).await?).await?;
         let name = text(&state, "m.room.name", "name");
         Ok(name.is_some() || text(&state, "m.room.canonical_alias", "alias").is_some())
     }
@@ -298,9 +295,7 @@ impl RoomReader<'_> {
         if let Some(heroes) = cache.get(&root) {
             return Ok(heroes);
         }
-        let source = self.rooms().source(self.view, self.room);
-        let page = self.rooms().tree().range_page(&source, root, "m.room.member", "", HERO_CANDIDATES_MAX).await?;
-        let nums: Vec<EventNum> = page.entries.iter().map(|(_, entry)| entry.event).collect();
+        let (nums, _) = self.state(root).page(MEMBER, "", HERO_CANDIDATES_MAX).await?;
         let mut members = self.rooms().load(self.view, &nums).await?;
         // In the order in which they became what they are; those from before our time come first.
         members.sort_by_key(|(_, meta)| meta.index.unwrap_or(TimelineIndex::MIN));

@@ -127,7 +127,7 @@ impl RoomReader<'_> {
         for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
             let Some(end) = num else { return Ok(Stay::Never) };
             let meta = self.rooms().meta(self.view, end).await?;
-            let before = self.rooms().member_event(self.view, self.room, meta.before, self.viewer.user).await?;
+            let before = self.state(meta.before).member(self.viewer.user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
                 return Ok(meta.index.map_or(Stay::Never, |index| Stay::EndedAt(index, meta.after)));
             }
@@ -141,12 +141,10 @@ impl RoomReader<'_> {
         if let Some((_, facts)) = memo.iter().rev().find(|(known, _)| *known == root) {
             return Ok(facts.clone());
         }
-        let history = self.rooms().history_visibility(self.view, self.room, root).await?;
+        let history = self.state(root).history_visibility().await?;
         let membership = match self.viewer.joined_in {
             Some(known) if known == root => Membership::Join,
-            _ => {
-                membership_of(self.rooms().member_event(self.view, self.room, root, self.viewer.user).await?.as_deref())
-            }
+            _ => self.state(root).membership(self.viewer.user).await?,
         };
         let facts = Facts { history, membership };
         memo.push((root, facts.clone()));
@@ -163,14 +161,14 @@ impl RoomReader<'_> {
         if row.is_some_and(|row| row.membership == Membership::Join) {
             return Ok(head.root);
         }
-        if self.rooms().history_visibility(self.view, self.room, head.root).await? == HistoryVisibility::WorldReadable {
+        if self.state(head.root).history_visibility().await? == HistoryVisibility::WorldReadable {
             return Ok(head.root);
         }
         let mut num = row.filter(|row| !row.forgotten).and_then(|row| row.event);
         for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
             let Some(end) = num else { break };
             let meta = self.rooms().meta(self.view, end).await?;
-            let before = self.rooms().member_event(self.view, self.room, meta.before, self.viewer.user).await?;
+            let before = self.state(meta.before).member(self.viewer.user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
                 return Ok(meta.after);
             }
@@ -203,7 +201,7 @@ impl RoomReader<'_> {
             return Ok(());
         }
         let head = self.rooms().head(self.view, self.room).await?.ok_or(RoomsError::EventNotFound)?;
-        match self.rooms().history_visibility(self.view, self.room, head.root).await? {
+        match self.state(head.root).history_visibility().await? {
             HistoryVisibility::WorldReadable => Ok(()),
             _ => Err(RoomsError::EventNotFound),
         }

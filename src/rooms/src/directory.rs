@@ -5,10 +5,9 @@
 use event::auth::PowerLevel;
 use ruma::{OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::{Deserialize, Serialize};
-use state_tree::Root;
 use store::{Batch, NoPrevious, Record, Versioned, View};
 
-use crate::{Rooms, RoomsError, log::DirectoryChanged, tables::Directory};
+use crate::{Rooms, RoomsError, log::DirectoryChanged, state::StateView, tables::Directory};
 
 /// A room's entry in the directory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -53,11 +52,13 @@ impl Rooms {
     pub async fn is_published(&self, view: &View, room: &RoomId) -> Result<bool, RoomsError> {
         Ok(view.contains::<Directory>(&room).await?)
     }
+}
 
+impl StateView<'_> {
     /// Whether a user has the power to set the room's canonical alias, which decides about aliases and the
     /// directory too.
-    pub async fn may_name(&self, view: &View, user: &UserId, room: &RoomId, root: Root) -> Result<bool, RoomsError> {
-        let levels = self.power_levels(view, room, root).await?;
+    pub async fn may_name(&self, user: &UserId) -> Result<bool, RoomsError> {
+        let levels = self.power_levels().await?;
         let needed = levels.for_event(&TimelineEventType::RoomCanonicalAlias, Some(""));
         Ok(levels.user(user) >= PowerLevel::from(needed))
     }

@@ -327,7 +327,7 @@ mod tests {
         let room = made.create(&CreateRoom::new(creator)).await.unwrap();
         let view = store.view().await.unwrap();
         let root = made.head(&view, &room).await.unwrap().unwrap().root;
-        let state = made.state_events(&view, &room, root).await.unwrap();
+        let state = made.state(&view, &room, root).events().await.unwrap();
         let nums: Vec<EventNum> = state.iter().map(|event| event.num).collect();
         let mut batch = Batch::new();
         for num in &nums {

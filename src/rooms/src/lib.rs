@@ -81,6 +81,7 @@ pub use self::{
     residents::Residents,
     room::RoomInfo,
     shown::{Envelope, Shown},
+    state::StateView,
     tables::TABLES,
     timeline::{Direction, Gap, TIMELINE_PAGE_EVENTS_MAX, TimelinePage, TimelineRange},
     types::{

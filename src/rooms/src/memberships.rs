@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::value::RawValue;
-use state_tree::{EventNum, Root};
+use state_tree::EventNum;
 use store::{Json, Position, Range, View};
 
 use crate::{
     Rooms, RoomsError,
     rows::LoggedMembership,
-    state::source,
+    state::{StateView, source},
     tables::{JoinedServers, LocalMembers, MembershipLog, Memberships, StrippedStates},
     types::{MEMBER, Membership, MembershipLogRow, MembershipRow, StoredEvent},
 };
@@ -140,7 +140,7 @@ impl Rooms {
         }
         for room in rooms {
             if self.is_server_joined(view, &room, other.server_name()).await?
-                && self.membership_in(view, &room, None, other).await? == Membership::Join
+                && self.current_state(view, &room).await?.membership(other).await? == Membership::Join
             {
                 return Ok(true);
             }
@@ -148,48 +148,9 @@ impl Rooms {
         Ok(false)
     }
 
-    /// The membership of any user in a state, by default the current one.
-    pub async fn membership_in(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Option<Root>,
-        user: &UserId,
-    ) -> Result<Membership, RoomsError> {
-        let root = match root {
-            Some(root) => root,
-            None => self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?.root,
-        };
-        let event = self.state_event(view, room, root, MEMBER, user.as_str()).await?;
-        Ok(event.map_or(Membership::Leave, |event| event.pdu.membership()))
-    }
-
-    /// All users of a state with a given membership, with their member events, by user id.
-    pub async fn members_in(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        membership: Membership,
-    ) -> Result<Vec<(OwnedUserId, EventNum)>, RoomsError> {
-        let entries = self.inner.tree.range(&source(view, room), root, MEMBER).await?;
-        let mut found = Vec::new();
-        for page in entries.chunks(PAGE_ROWS) {
-            let nums: Vec<EventNum> = page.iter().map(|(_, entry)| entry.event).collect();
-            for ((state_key, _), event) in page.iter().zip(self.all_present(view, &nums).await?) {
-                let Ok(user) = UserId::parse(&**state_key) else { continue };
-                if event.pdu.membership() == membership {
-                    found.push((user, event.num));
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// The users joined to a room now, by user id.
     pub async fn joined_members(&self, view: &View, room: &RoomId) -> Result<Vec<OwnedUserId>, RoomsError> {
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let members = self.members_in(view, room, head.root, Membership::Join).await?;
+        let members = self.current_state(view, room).await?.members(Membership::Join).await?;
         Ok(members.into_iter().map(|(user, _)| user).collect())
     }
 
@@ -236,15 +197,32 @@ impl Rooms {
             _ => Err(RoomsError::NotJoined),
         }
     }
+}
 
-    /// A user's member event in the state `root`.
-    pub async fn member_event(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        user: &UserId,
-    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
-        self.state_event(view, room, root, "m.room.member", user.as_str()).await
+impl StateView<'_> {
+    /// A user's member event.
+    pub async fn member(&self, user: &UserId) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        self.event(MEMBER, user.as_str()).await
+    }
+
+    /// The membership of any user.
+    pub async fn membership(&self, user: &UserId) -> Result<Membership, RoomsError> {
+        Ok(membership_of(self.member(user).await?.as_deref()))
+    }
+
+    /// All users with a given membership, with their member events, by user id.
+    pub async fn members(&self, membership: Membership) -> Result<Vec<(OwnedUserId, EventNum)>, RoomsError> {
+        let entries = self.rooms.inner.tree.range(&source(self.view, self.room), self.root, MEMBER).await?;
+        let mut found = Vec::new();
+        for page in entries.chunks(PAGE_ROWS) {
+            let nums: Vec<EventNum> = page.iter().map(|(_, entry)| entry.event).collect();
+            for ((state_key, _), event) in page.iter().zip(self.rooms.all_present(self.view, &nums).await?) {
+                let Ok(user) = UserId::parse(&**state_key) else { continue };
+                if event.pdu.membership() == membership {
+                    found.push((user, event.num));
+                }
+            }
+        }
+        Ok(found)
     }
 }

@@ -14,7 +14,6 @@ use crate::{
     Rooms, RoomsError,
     json::to_json,
     log::ReceiptMoved,
-    memberships::membership_of,
     rows::{MovedReceipt, ReceiptKey, ReceiptRow},
     tables::{ReceiptLog, Receipts},
     types::{Membership, StoredEvent, TimelineIndex},
@@ -126,8 +125,7 @@ impl Rooms {
             return Ok(());
         }
         let Some(head) = self.head(&view, receipt.room).await? else { return Ok(()) };
-        let member = self.member_event(&view, receipt.room, head.root, receipt.user).await?;
-        if membership_of(member.as_deref()) != Membership::Join {
+        if self.state(&view, receipt.room, head.root).membership(receipt.user).await? != Membership::Join {
             return Ok(());
         }
         let event = self.event_by_id(&view, receipt.event).await?;

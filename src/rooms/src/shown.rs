@@ -11,11 +11,12 @@ use ruma::{
     EventId, OwnedEventId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use state_tree::{EventNum, Root};
+use state_tree::EventNum;
 use store::View;
 
 use crate::{
     Rooms, RoomsError,
+    state::StateView,
     types::{EventMeta, Membership, StoredEvent, TimelineIndex},
 };
 
@@ -154,58 +155,39 @@ impl Rooms {
         }
         Ok(shown)
     }
+}
 
-    /// What counts of the state event at a key of the state `root`.
-    pub async fn shown_state(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        event_type: &str,
-        state_key: &str,
-    ) -> Result<Option<Shown>, RoomsError> {
-        let Some(event) = self.state_event(view, room, root, event_type, state_key).await? else { return Ok(None) };
-        let meta = self.meta(view, event.num).await?;
-        self.shown_event(view, &event, &meta).await.map(Some)
+impl StateView<'_> {
+    /// What counts of the event at a key.
+    pub async fn shown(&self, event_type: &str, state_key: &str) -> Result<Option<Shown>, RoomsError> {
+        let Some(event) = self.event(event_type, state_key).await? else { return Ok(None) };
+        let meta = self.rooms.meta(self.view, event.num).await?;
+        self.rooms.shown_event(self.view, &event, &meta).await.map(Some)
     }
 
-    /// As [`Rooms::shown_state`], as it was at a point of the timeline: a redaction takes nothing from what came before it.
-    pub async fn shown_state_then(
+    /// As [`StateView::shown`], as it was at a point of the timeline: a redaction takes nothing from what came before it.
+    pub async fn shown_then(
         &self,
-        view: &View,
-        room: &RoomId,
-        (root, at): (Root, TimelineIndex),
+        at: TimelineIndex,
         event_type: &str,
         state_key: &str,
     ) -> Result<Option<Shown>, RoomsError> {
-        let Some(event) = self.state_event(view, room, root, event_type, state_key).await? else { return Ok(None) };
-        let meta = self.meta(view, event.num).await?;
+        let Some(event) = self.event(event_type, state_key).await? else { return Ok(None) };
+        let meta = self.rooms.meta(self.view, event.num).await?;
         if let Some(redaction) = meta.redacted_by
-            && self.meta(view, redaction).await?.index.is_some_and(|index| index > at)
+            && self.rooms.meta(self.view, redaction).await?.index.is_some_and(|index| index > at)
         {
             return Ok(Some(Shown::whole(&event)));
         }
-        self.shown_event(view, &event, &meta).await.map(Some)
+        self.rooms.shown_event(self.view, &event, &meta).await.map(Some)
     }
 
-    /// What counts of the current state's event at a key; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.
-    pub async fn shown_now(
-        &self,
-        view: &View,
-        room: &RoomId,
-        event_type: &str,
-        state_key: &str,
-    ) -> Result<Option<Shown>, RoomsError> {
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        self.shown_state(view, room, head.root, event_type, state_key).await
-    }
-
-    /// The power levels in the state `root`, as the room's version reads what counts of them.
-    pub async fn power_levels(&self, view: &View, room: &RoomId, root: Root) -> Result<PowerLevels, RoomsError> {
-        let rules = self.rules(view, room).await?;
-        let create = self.shown_state(view, room, root, "m.room.create", "").await?;
+    /// The power levels, as the room's version reads what counts of them.
+    pub async fn power_levels(&self) -> Result<PowerLevels, RoomsError> {
+        let rules = self.rooms.rules(self.view, self.room).await?;
+        let create = self.shown("m.room.create", "").await?;
         let create = create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
-        let levels = self.shown_state(view, room, root, "m.room.power_levels", "").await?;
+        let levels = self.shown("m.room.power_levels", "").await?;
         Ok(PowerLevels::new(rules, &create, levels.as_deref())?)
     }
 }

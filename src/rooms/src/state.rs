@@ -1,4 +1,4 @@
-//! Reading a room's state, and setting it.
+//! Reading a room's state.
 
 use std::sync::Arc;
 
@@ -17,7 +17,87 @@ pub(crate) fn source<'a>(view: &'a View, room: &'a RoomId) -> Source<'a> {
     Source { room, view, overlays: &[] }
 }
 
+/// The state of a room at a point, read in one view. A few references, cheap to copy.
+///
+/// What of it counts is what redactions left: [`shown`](Self::shown) gives that, [`event`](Self::event) what was received.
+#[derive(Copy, Clone)]
+pub struct StateView<'a> {
+    pub(crate) rooms: &'a Rooms,
+    pub(crate) view: &'a View,
+    pub(crate) room: &'a RoomId,
+    pub(crate) root: Root,
+}
+
+impl StateView<'_> {
+    /// The event at a key.
+    pub async fn event(&self, event_type: &str, state_key: &str) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        match self.rooms.inner.tree.get(&source(self.view, self.room), self.root, event_type, state_key).await? {
+            Some(entry) => Ok(Some(self.rooms.present(self.view, entry.event).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// All events, in the order of their keys.
+    pub async fn events(&self) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
+        self.rooms.all_present(self.view, &self.nums().await?).await
+    }
+
+    /// The numbers of all events, in the order of their keys.
+    pub async fn nums(&self) -> Result<Vec<EventNum>, RoomsError> {
+        let entries = self.rooms.inner.tree.all(&source(self.view, self.room), self.root).await?;
+        Ok(entries.iter().map(|(_, entry)| entry.event).collect())
+    }
+
+    /// The numbers of the events at these keys, of those that are there.
+    pub async fn nums_at(&self, keys: &[(&str, &str)]) -> Result<Vec<EventNum>, RoomsError> {
+        let entries = self.rooms.inner.tree.get_many(&source(self.view, self.room), self.root, keys).await?;
+        Ok(entries.into_iter().flatten().map(|entry| entry.event).collect())
+    }
+
+    /// The numbers of at most `limit` events of a type from a state key on, in the order of their keys, and the state key that the
+    /// next page starts at.
+    pub async fn page(
+        &self,
+        event_type: &str,
+        start: &str,
+        limit: usize,
+    ) -> Result<(Vec<EventNum>, Option<Box<str>>), RoomsError> {
+        let source = source(self.view, self.room);
+        let page = self.rooms.inner.tree.range_page(&source, self.root, event_type, start, limit).await?;
+        Ok((page.entries.iter().map(|(_, entry)| entry.event).collect(), page.next))
+    }
+
+    /// The history visibility.
+    pub async fn history_visibility(&self) -> Result<HistoryVisibility, RoomsError> {
+        let event = self.event("m.room.history_visibility", "").await?;
+        // Every redaction leaves it.
+        Ok(history_visibility(event.as_deref().map(|event| event.pdu.as_received())))
+    }
+}
+
 impl Rooms {
+    /// The state `root` of a room. Nothing is looked up yet.
+    pub fn state<'a>(&'a self, view: &'a View, room: &'a RoomId, root: Root) -> StateView<'a> {
+        StateView { rooms: self, view, room, root }
+    }
+
+    /// The current state of a room; [`RoomsError::RoomNotFound`] if this server doesn't hold it.
+    pub async fn current_state<'a>(&'a self, view: &'a View, room: &'a RoomId) -> Result<StateView<'a>, RoomsError> {
+        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        Ok(self.state(view, room, head.root))
+    }
+
+    /// The event at a key of the current state; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.
+    pub async fn current_event(
+        &self,
+        view: &View,
+        room: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
+        self.current_state(view, room).await?.event(event_type, state_key).await
+    }
+
     /// Where the room's state trees are read from in `view`.
     pub fn source<'a>(&self, view: &'a View, room: &'a RoomId) -> Source<'a> {
         source(view, room)
@@ -26,45 +106,6 @@ impl Rooms {
     /// The state trees, to be read with a [`Rooms::source`].
     pub fn tree(&self) -> &state_tree::StateTree {
         &self.inner.tree
-    }
-
-    /// The state event at a key of the state `root`.
-    pub async fn state_event(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        event_type: &str,
-        state_key: &str,
-    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
-        match self.inner.tree.get(&source(view, room), root, event_type, state_key).await? {
-            Some(entry) => Ok(Some(self.present(view, entry.event).await?)),
-            None => Ok(None),
-        }
-    }
-
-    /// All events of the state `root`, in the order of their keys.
-    pub async fn state_events(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<Vec<Arc<StoredEvent>>, RoomsError> {
-        let entries = self.inner.tree.all(&source(view, room), root).await?;
-        let nums: Vec<EventNum> = entries.iter().map(|(_, entry)| entry.event).collect();
-        self.all_present(view, &nums).await
-    }
-
-    /// The current state's event at a key; [`RoomsError::RoomNotFound`] if this server doesn't hold the room.
-    pub async fn current_event(
-        &self,
-        view: &View,
-        room: &RoomId,
-        event_type: &str,
-        state_key: &str,
-    ) -> Result<Option<Arc<StoredEvent>>, RoomsError> {
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        self.state_event(view, room, head.root, event_type, state_key).await
     }
 
     /// The state before and after an event of the room's graph.
@@ -87,18 +128,6 @@ impl Rooms {
             events.push(event.ok_or_else(|| RoomsError::corrupt(format!("event {} has no body", num.0)))?);
         }
         Ok(events)
-    }
-
-    /// The history visibility in the state `root`.
-    pub async fn history_visibility(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<HistoryVisibility, RoomsError> {
-        let event = self.state_event(view, room, root, "m.room.history_visibility", "").await?;
-        // Every redaction leaves it.
-        Ok(history_visibility(event.as_deref().map(|event| event.pdu.as_received())))
     }
 
     /// Loads those of the events that are stored, with their metas.

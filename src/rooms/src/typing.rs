@@ -12,7 +12,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use store::View;
 use tokio::sync::watch;
 
-use crate::{Rooms, RoomsError, memberships::membership_of, types::Membership};
+use crate::{Rooms, RoomsError, types::Membership};
 
 /// How long one notification lasts if the client doesn't say.
 pub const TYPING_TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -254,8 +254,7 @@ impl Rooms {
 
     async fn is_member(&self, view: &View, user: &UserId, room: &RoomId) -> Result<bool, RoomsError> {
         let Some(head) = self.head(view, room).await? else { return Ok(false) };
-        let member = self.member_event(view, room, head.root, user).await?;
-        Ok(membership_of(member.as_deref()) == Membership::Join)
+        Ok(self.state(view, room, head.root).membership(user).await? == Membership::Join)
     }
 }
 

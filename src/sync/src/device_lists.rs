@@ -429,7 +429,7 @@ impl DeviceListReader<'_> {
 
     async fn was_joined(&self, user: &UserId, room: &RoomId, at: Position) -> Result<bool, SyncError> {
         let root = self.rooms.root_at(self.view, room, at).await?.unwrap_or(Root::EMPTY);
-        Ok(self.rooms.membership_in(self.view, room, Some(root), user).await? == Membership::Join)
+        Ok(self.rooms.state(self.view, room, root).membership(user).await? == Membership::Join)
     }
 
     /// The members of a room at a position: those of now, changed back.

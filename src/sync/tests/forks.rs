@@ -161,7 +161,7 @@ impl Forks {
         let view = self.world.store.view().await.unwrap();
         let root = rooms.head(&view, &self.room).await.unwrap().unwrap().root;
         let mut state = State::new();
-        for event in rooms.state_events(&view, &self.room, root).await.unwrap() {
+        for event in rooms.state(&view, &self.room, root).events().await.unwrap() {
             let key = event.pdu.state_key().unwrap_or_default();
             let key = (event.pdu.event_type().to_owned(), key.to_owned());
             state.insert(key, event.pdu.event_id().to_string());

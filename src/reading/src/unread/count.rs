@@ -341,12 +341,11 @@ impl RoomReader<'_> {
         struct Member {
             displayname: Option<String>,
         }
-        let then = (root, at);
-        let member =
-            self.rooms().shown_state_then(self.view, self.room, then, MEMBER, self.viewer.user.as_str()).await?;
+        let state = self.state(root);
+        let member = state.shown_then(at, MEMBER, self.viewer.user.as_str()).await?;
         let display_name = member.and_then(|member| member.content_as::<Member>().ok()?.displayname);
-        let create = self.rooms().shown_state_then(self.view, self.room, then, "m.room.create", "").await?;
-        let levels = self.rooms().shown_state_then(self.view, self.room, then, "m.room.power_levels", "").await?;
+        let create = state.shown_then(at, "m.room.create", "").await?;
+        let levels = state.shown_then(at, "m.room.power_levels", "").await?;
         let rules = self.rooms().rules(self.view, self.room).await?;
         // Levels that nobody can read let nobody notify the whole room.
         let power_levels = create.and_then(|create| PowerLevels::new(rules, &create, levels.as_deref()).ok());

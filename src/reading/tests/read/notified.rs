@@ -148,7 +148,7 @@ impl Story {
         let (rooms, view) = (&self.world.rooms, self.world.view().await);
         let event = rooms.event_by_id(&view, event).await.expect("read").expect("an event");
         let head = rooms.head(&view, &self.room).await.expect("read").expect("a room");
-        let levels = rooms.power_levels(&view, &self.room, head.root).await.expect("levels");
+        let levels = rooms.state(&view, &self.room, head.root).power_levels().await.expect("levels");
         let context = PushContext {
             user: bob(),
             display_name: self.name.as_deref(),

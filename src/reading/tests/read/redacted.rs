@@ -76,7 +76,8 @@ async fn told(world: &World, room: &RoomId) -> String {
     let head = rooms.head(&view, room).await.expect("read").expect("a room");
     told.extend(
         rooms
-            .state_for_invited(&view, room, head.root, None)
+            .state(&view, room, head.root)
+            .shown_to_invited(None)
             .await
             .expect("stripped")
             .iter()

@@ -150,7 +150,7 @@ impl Rooms {
         let (room, creator) = (&*row.room, &*row.creator);
         let may_name = match self.head(&view, room).await? {
             Some(head) => {
-                self.is_joined(&view, user, room).await? && self.may_name(&view, user, room, head.root).await?
+                self.is_joined(&view, user, room).await? && self.state(&view, room, head.root).may_name(user).await?
             }
             None => false,
         };
@@ -225,7 +225,9 @@ impl Rooms {
         alias: &RoomAliasId,
         room: &RoomId,
     ) -> Result<(), RoomsError> {
-        let Some(event) = self.shown_now(view, room, CANONICAL_ALIAS, "").await? else { return Ok(()) };
+        let Some(event) = self.current_state(view, room).await?.shown(CANONICAL_ALIAS, "").await? else {
+            return Ok(());
+        };
         if !Canonical::of(Some(&event)).names(alias.as_str()) {
             return Ok(());
         }
@@ -273,8 +275,8 @@ impl Rooms {
         user: &UserId,
         room: &RoomId,
     ) -> Result<Vec<OwnedRoomAliasId>, RoomsError> {
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let readable = self.history_visibility(view, room, head.root).await? == HistoryVisibility::WorldReadable;
+        let state = self.current_state(view, room).await?;
+        let readable = state.history_visibility().await? == HistoryVisibility::WorldReadable;
         if !readable && !self.is_joined(view, user, room).await? {
             return Err(RoomsError::NotJoined);
         }
@@ -293,7 +295,7 @@ impl Rooms {
             return Err(RoomsError::TooLarge("alt_aliases".to_owned()));
         }
         let view = self.inner.store.view().await?;
-        let event = self.shown_now(&view, room, CANONICAL_ALIAS, "").await?;
+        let event = self.current_state(&view, room).await?.shown(CANONICAL_ALIAS, "").await?;
         let old = Canonical::of(event.as_ref());
         let own = new.alias.iter().filter(|alias| !alias.is_empty());
         for alias in own.chain(&new.alt_aliases) {

@@ -5,7 +5,6 @@
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use state_tree::Root;
 use store::{Batch, CommitError, View};
 
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     log::MembershipMoved,
     ports::RemoteError,
     rows::{LoggedMembership, MembershipLogKey},
+    state::StateView,
     tables::{MembershipLog, Memberships, Metas},
     types::{MEMBER, Membership, MembershipRow},
 };
@@ -143,7 +143,9 @@ impl Rooms {
         user: &UserId,
         content: &Map<String, Value>,
     ) -> Result<Option<Sent>, RoomsError> {
-        let Some(event) = self.shown_now(view, room, MEMBER, user.as_str()).await? else { return Ok(None) };
+        let Some(event) = self.current_state(view, room).await?.shown(MEMBER, user.as_str()).await? else {
+            return Ok(None);
+        };
         let mut old: Map<String, Value> = event.content_as().map_err(unreadable)?;
         // How somebody once got in is no reason to tell everybody again.
         old.remove(AUTHORISED_VIA);
@@ -182,24 +184,24 @@ impl Rooms {
         user: &UserId,
     ) -> Result<Option<OwnedUserId>, RoomsError> {
         let rules = self.rules(view, room).await?;
-        let head = self.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
+        let state = self.current_state(view, room).await?;
         if !rules.authorization.restricted_join_rule {
             return Ok(None);
         }
-        let Some(event) = self.shown_state(view, room, head.root, "m.room.join_rules", "").await? else {
+        let Some(event) = state.shown("m.room.join_rules", "").await? else {
             return Ok(None);
         };
         let Ok(join_rules) = event.content_as::<JoinRules>() else { return Ok(None) };
         if !matches!(&*join_rules.join_rule, "restricted" | "knock_restricted") {
             return Ok(None);
         }
-        match self.membership_in(view, room, Some(head.root), user).await? {
+        match state.membership(user).await? {
             Membership::Join | Membership::Invite => return Ok(None),
             Membership::Ban => return Err(RoomsError::forbidden("you are banned from the room")),
             Membership::Leave | Membership::Knock => {}
         }
         self.check_allow_rules(view, &join_rules, user).await?;
-        self.local_inviter(view, room, head.root).await?.map(Some).ok_or(RoomsError::UnableToGrantJoin)
+        self.local_inviter(state).await?.map(Some).ok_or(RoomsError::UnableToGrantJoin)
     }
 
     async fn check_allow_rules(&self, view: &View, join_rules: &JoinRules, user: &UserId) -> Result<(), RoomsError> {
@@ -211,7 +213,7 @@ impl Rooms {
             }
             if !self.is_server_joined(view, &rule.room_id, self.server_name()).await? {
                 unknown = true;
-            } else if self.membership_in(view, &rule.room_id, None, user).await? == Membership::Join {
+            } else if self.current_state(view, &rule.room_id).await?.membership(user).await? == Membership::Join {
                 return Ok(());
             }
         }
@@ -222,9 +224,9 @@ impl Rooms {
     }
 
     /// A local member with the power to invite.
-    async fn local_inviter(&self, view: &View, room: &RoomId, root: Root) -> Result<Option<OwnedUserId>, RoomsError> {
-        let levels = self.power_levels(view, room, root).await?;
-        let members = self.local_members(view, room).await?;
+    async fn local_inviter(&self, state: StateView<'_>) -> Result<Option<OwnedUserId>, RoomsError> {
+        let levels = state.power_levels().await?;
+        let members = self.local_members(state.view, state.room).await?;
         Ok(members.into_iter().take(AUTHORISERS_MAX).find(|member| levels.may_invite(member)))
     }
 
@@ -257,7 +259,7 @@ impl Rooms {
         if self.needs_remote_join(view, room).await? {
             return Ok(false);
         }
-        Ok(match self.membership_in(view, room, None, user).await? {
+        Ok(match self.current_state(view, room).await?.membership(user).await? {
             Membership::Join | Membership::Invite | Membership::Knock => true,
             Membership::Leave | Membership::Ban => false,
         })
@@ -288,7 +290,7 @@ impl Rooms {
     ) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view().await?;
         self.check_joined(&view, room, sender).await?;
-        match self.membership_in(&view, room, None, target).await? {
+        match self.current_state(&view, room).await?.membership(target).await? {
             Membership::Join | Membership::Invite | Membership::Knock => {}
             Membership::Leave | Membership::Ban => {
                 return Err(RoomsError::forbidden("the user is not in the room"));
@@ -319,7 +321,7 @@ impl Rooms {
     ) -> Result<Sent, RoomsError> {
         let view = self.inner.store.view().await?;
         self.check_joined(&view, room, sender).await?;
-        if self.membership_in(&view, room, None, target).await? != Membership::Ban {
+        if self.current_state(&view, room).await?.membership(target).await? != Membership::Ban {
             return Err(RoomsError::NotBanned);
         }
         self.set_member(room, sender, target, with_reason("leave", reason)?).await

@@ -110,7 +110,7 @@ impl Rooms {
             return Err(RoomsError::EventNotFound);
         }
         if event.pdu.sender() != sender.user {
-            let levels = self.power_levels(&view, room, head.root).await?;
+            let levels = self.state(&view, room, head.root).power_levels().await?;
             if !levels.may_redact_others(sender.user) {
                 return Err(RoomsError::forbidden("you may not redact the events of others in this room"));
             }

@@ -129,7 +129,9 @@ impl Rooms {
         if options.timestamp_ms.is_some() || !self.is_joined(&view, user, room).await? {
             return Ok(None);
         }
-        let Some(event) = self.shown_now(&view, room, event_type, state_key).await? else { return Ok(None) };
+        let Some(event) = self.current_state(&view, room).await?.shown(event_type, state_key).await? else {
+            return Ok(None);
+        };
         let read = |content: &RawValue| serde_json::from_str::<serde_json::Value>(content.get()).ok();
         let same = event.sender() == user && read(content).is_some_and(|new| read(event.content()) == Some(new));
         Ok(same.then(|| Sent { event_id: event.owned_event_id(), position: view.position() }))

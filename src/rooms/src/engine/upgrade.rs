@@ -9,7 +9,7 @@ use ruma::{EventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, eve
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use state_tree::{EventNum, Root};
-use store::{CommitError, View};
+use store::CommitError;
 
 use crate::{
     Rooms, RoomsError,
@@ -21,6 +21,7 @@ use crate::{
     },
     json::to_json,
     shown::Shown,
+    state::StateView,
     types::{MEMBER, Membership},
 };
 
@@ -99,14 +100,15 @@ impl Rooms {
 
     async fn check_upgrade(&self, turn: &Turn, user: &UserId) -> Result<(), RoomsError> {
         let Turn { view, room, head, .. } = turn;
-        if self.membership_in(view, room, Some(head.root), user).await? != Membership::Join {
+        let state = self.state(view, room, head.root);
+        if state.membership(user).await? != Membership::Join {
             return Err(RoomsError::NotJoined);
         }
-        let levels = self.power_levels(view, room, head.root).await?;
+        let levels = state.power_levels().await?;
         if !levels.may_send(user, &TimelineEventType::RoomTombstone, Some("")) {
             return Err(RoomsError::forbidden("you may not upgrade this room"));
         }
-        let tombstone = self.shown_state(view, room, head.root, TOMBSTONE, "").await?;
+        let tombstone = state.shown(TOMBSTONE, "").await?;
         match tombstone.and_then(|tombstone| tombstone.content_as::<Tombstone>().ok()) {
             // One that names no room has closed this one, no more.
             None => Ok(()),
@@ -119,7 +121,7 @@ impl Rooms {
     /// The upgrade of a room whose events nobody else has to sign.
     async fn replace(&self, mut turn: Turn, request: &UpgradeRoom) -> Result<OwnedRoomId, RoomsError> {
         let (view, room, root) = (turn.view.clone(), turn.room.clone(), turn.head.root);
-        let mut create = self.replacement(&view, &room, root, request).await?;
+        let mut create = self.replacement(self.state(&view, &room, root), request).await?;
         // Where the room's id doesn't follow from the create event, that event can name the tombstone.
         create.room_id = self.id_of_replacement(request)?;
         if let Some(new) = &create.room_id {
@@ -144,11 +146,12 @@ impl Rooms {
         told: bool,
     ) -> Result<(), RoomsError> {
         let (view, room) = (turn.view.clone(), turn.room.clone());
-        self.carry_bans(&view, (&room, root), new, user).await?;
+        let state = self.state(&view, &room, root);
+        self.carry_bans(state, new, user).await?;
         if !told {
             turn.append(&tombstone(user, new)?).await?;
         }
-        let closing = [self.unnamed(&view, &room, root, user).await?, self.closed(&view, &room, root, user).await?];
+        let closing = [self.unnamed(state, user).await?, self.closed(state, user).await?];
         for draft in closing.iter().flatten() {
             match turn.append(draft).await {
                 Ok(_) => {}
@@ -179,7 +182,7 @@ impl Rooms {
         let (view, room, root) = (turn.view.clone(), turn.room.clone(), turn.head.root);
         let user = &request.user;
         let _upgrading = self.inner.upgrading.start(&room).ok_or(RoomsError::Busy)?;
-        let mut create = self.replacement(&view, &room, root, request).await?;
+        let mut create = self.replacement(self.state(&view, &room, root), request).await?;
         create.room_id = self.id_of_replacement(request)?;
         let mut signed = None;
         drop(turn);
@@ -190,11 +193,11 @@ impl Rooms {
             signed = Some(tombstone);
         }
         let new = self.create(&create).await?;
-        if let Err(error) = self.end_signed((&view, &room, root), &new, user, (policy, signed)).await {
+        if let Err(error) = self.end_signed(self.state(&view, &room, root), &new, user, (policy, signed)).await {
             self.abandon(&new, user).await;
             return Err(error);
         }
-        if let Some(draft) = self.unnamed(&view, &room, root, user).await? {
+        if let Some(draft) = self.unnamed(self.state(&view, &room, root), user).await? {
             self.append_if_allowed(&room, &draft).await?;
         }
         Ok(new)
@@ -204,14 +207,15 @@ impl Rooms {
     /// server signs or has signed.
     async fn end_signed(
         &self,
-        (view, room, root): (&View, &RoomId, Root),
+        state: StateView<'_>,
         new: &RoomId,
         user: &UserId,
         (policy, signed): (&PolicyServer, Option<Pdu>),
     ) -> Result<(), RoomsError> {
+        let room = state.room;
         let turn = self.quiet_turn(room).await?;
         self.check_upgrade(&turn, user).await?;
-        self.carry_bans(view, (room, root), new, user).await?;
+        self.carry_bans(state, new, user).await?;
         drop(turn);
         let signed = match signed {
             Some(signed) => signed,
@@ -220,7 +224,7 @@ impl Rooms {
                 self.ask_policy_server(room, policy, draft).await?
             }
         };
-        if let Some(draft) = self.closed(view, room, root, user).await? {
+        if let Some(draft) = self.closed(state, user).await? {
             self.append_if_allowed(room, &draft).await?;
         }
         let names = self.names_to_move(&self.inner.store.view().await?, room).await?;
@@ -248,19 +252,13 @@ impl Rooms {
     }
 
     /// Bans in the new room whom the old one bans, while nobody else knows of it.
-    async fn carry_bans(
-        &self,
-        view: &View,
-        (room, root): (&RoomId, Root),
-        new: &RoomId,
-        user: &UserId,
-    ) -> Result<(), RoomsError> {
-        let mut bans = self.members_in(view, room, root, Membership::Ban).await?;
+    async fn carry_bans(&self, old: StateView<'_>, new: &RoomId, user: &UserId) -> Result<(), RoomsError> {
+        let mut bans = old.members(Membership::Ban).await?;
         bans.truncate(BANS_CARRIED_MAX);
         for chunk in bans.chunks(BANS_AT_ONCE_MAX) {
             let nums: Vec<EventNum> = chunk.iter().map(|(_, num)| *num).collect();
             let mut turn = self.turn(new).await?;
-            for ban in self.shown(view, &nums).await? {
+            for ban in self.shown(old.view, &nums).await? {
                 if turn.batch.is_filled() {
                     turn.submit(false).await?.await?;
                     turn = self.turn(new).await?;
@@ -289,28 +287,22 @@ impl Rooms {
         Ok(())
     }
 
-    async fn replacement(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        request: &UpgradeRoom,
-    ) -> Result<CreateRoom, RoomsError> {
+    async fn replacement(&self, old: StateView<'_>, request: &UpgradeRoom) -> Result<CreateRoom, RoomsError> {
         let rules = event::rules(&request.version)
             .ok_or_else(|| RoomsError::UnsupportedRoomVersion(request.version.clone()))?;
-        let old_create = self.shown_state(view, room, root, "m.room.create", "").await?;
+        let old_create = old.shown("m.room.create", "").await?;
         let old_create = old_create.ok_or_else(|| RoomsError::corrupt("a state without create event"))?;
         let mut content = content_of(&old_create);
         let is_space = content.get("type").and_then(Value::as_str) == Some("m.space");
         content.remove("additional_creators");
-        content.insert("predecessor".to_owned(), json!({ "room_id": room }));
+        content.insert("predecessor".to_owned(), json!({ "room_id": old.room }));
         let privileged = rules.authorization.explicitly_privilege_room_creators;
         if rules.authorization.additional_room_creators && !request.additional_creators.is_empty() {
             content.insert("additional_creators".to_owned(), json!(request.additional_creators));
         }
-        let mut state = self.transferred_state(view, room, root, is_space).await?;
+        let mut state = self.transferred_state(old, is_space).await?;
         let mut create = CreateRoom::new(request.user.clone());
-        if let Some(levels) = self.shown_state(view, room, root, POWER_LEVELS, "").await? {
+        if let Some(levels) = old.shown(POWER_LEVELS, "").await? {
             let mut levels = content_of(&levels);
             levels::make_integers(&mut levels);
             let highest = levels::highest(&levels).max(CREATOR_LEVEL);
@@ -318,7 +310,11 @@ impl Rooms {
                 let creators = [&request.user].into_iter().chain(&request.additional_creators);
                 levels::for_privileged(&mut levels, creators);
             } else {
-                levels::for_numbered(&mut levels, &old_creators(&old_create, self.rules(view, room).await?), highest);
+                levels::for_numbered(
+                    &mut levels,
+                    &old_creators(&old_create, self.rules(old.view, old.room).await?),
+                    highest,
+                );
                 // Whoever upgrades needs the power to set levels above their own; what comes last takes it from them.
                 create.power_level_content_override =
                     Some(to_json(&json!({ "users": { (&*request.user): highest } }))?);
@@ -332,25 +328,20 @@ impl Rooms {
         create.creation_content = Some(to_json(&content)?);
         create.initial_state = state;
         create.member_content.clone_from(&request.member_content);
-        create.replaces = Some(room.to_owned());
+        create.replaces = Some(old.room.to_owned());
         Ok(create)
     }
 
-    async fn transferred_state(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        is_space: bool,
-    ) -> Result<Vec<InitialState>, RoomsError> {
+    async fn transferred_state(&self, old: StateView<'_>, is_space: bool) -> Result<Vec<InitialState>, RoomsError> {
+        let StateView { view, room, root, .. } = old;
         let mut state = Vec::new();
         for event_type in TRANSFERRED {
-            if let Some(event) = self.shown_state(view, room, root, event_type, "").await? {
+            if let Some(event) = old.shown(event_type, "").await? {
                 state.push(initial(&event));
             }
         }
         // The aliases of this server move with it, and with them what the room is called by.
-        if let Some(event) = self.shown_state(view, room, root, CANONICAL_ALIAS, "").await?
+        if let Some(event) = old.shown(CANONICAL_ALIAS, "").await?
             && let Some(content) = self.moved_aliases(view, room, &event).await?
         {
             state.push(InitialState { content, ..initial(&event) });
@@ -368,21 +359,15 @@ impl Rooms {
     }
 
     /// A canonical alias of the old room without the names that move, if it has any.
-    async fn unnamed(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        user: &UserId,
-    ) -> Result<Option<Draft>, RoomsError> {
-        let Some(event) = self.shown_state(view, room, root, CANONICAL_ALIAS, "").await? else { return Ok(None) };
+    async fn unnamed(&self, old: StateView<'_>, user: &UserId) -> Result<Option<Draft>, RoomsError> {
+        let Some(event) = old.shown(CANONICAL_ALIAS, "").await? else { return Ok(None) };
         let content = self.without_own_aliases(&event)?;
         Ok(content.map(|content| Draft::state(user, CANONICAL_ALIAS, "", content)))
     }
 
     /// Power levels that ask for more to speak and to invite in the old room.
-    async fn closed(&self, view: &View, room: &RoomId, root: Root, user: &UserId) -> Result<Option<Draft>, RoomsError> {
-        let Some(event) = self.shown_state(view, room, root, POWER_LEVELS, "").await? else { return Ok(None) };
+    async fn closed(&self, old: StateView<'_>, user: &UserId) -> Result<Option<Draft>, RoomsError> {
+        let Some(event) = old.shown(POWER_LEVELS, "").await? else { return Ok(None) };
         let mut levels = content_of(&event);
         let of_users = levels.get("users_default").and_then(Value::as_i64).unwrap_or(0);
         let closed = CLOSED_LEVEL.max(of_users.saturating_add(1));

@@ -173,7 +173,7 @@ impl Rooms {
 
         let view = self.inner.store.view().await?;
         let (before, _) = self.state_around(&view, pdu.event_id()).await?;
-        let told = self.state_shown_to(&view, asker, room, before).await?;
+        let told = self.state(&view, room, before).shown_to(asker).await?;
         Ok(RoomState { event: pdu.json().to_owned(), state: told.state, auth_chain: told.auth_chain })
     }
 

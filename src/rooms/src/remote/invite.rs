@@ -8,7 +8,6 @@ use event::{
 };
 use ruma::{OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
 use serde_json::{Value, value::RawValue};
-use state_tree::{EventNum, Root};
 use store::{Batch, Json, View};
 
 use crate::{
@@ -19,7 +18,7 @@ use crate::{
     },
     ports::RemoteError,
     shown::Shown,
-    state::source,
+    state::StateView,
     tables::StrippedStates,
     types::{EventStatus, MEMBER, Membership},
 };
@@ -75,7 +74,7 @@ impl Rooms {
         let draft = Draft::state(sender, MEMBER, target.as_str(), content);
         let pdu = self.draft_only(room, &draft).await?;
         let head = self.head(&view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let stripped = self.state_for_invited(&view, room, head.root, Some(sender)).await?;
+        let stripped = self.state(&view, room, head.root).shown_to_invited(Some(sender)).await?;
         let stripped: Vec<Box<RawValue>> = stripped.iter().map(|pdu| pdu.json().to_owned()).collect();
         let server = target.server_name();
         let remote = &self.inner.ports.remote;
@@ -144,22 +143,6 @@ impl Rooms {
         Ok(signed.to_owned())
     }
 
-    /// What those outside a room who are invited or knock may see of its state, and the member event of who invited them, by which
-    /// clients name a direct chat.
-    pub async fn state_for_invited(
-        &self,
-        view: &View,
-        room: &RoomId,
-        root: Root,
-        inviter: Option<&UserId>,
-    ) -> Result<Vec<Shown>, RoomsError> {
-        let mut keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
-        keys.extend(inviter.map(|user| (MEMBER, user.as_str())));
-        let entries = self.inner.tree.get_many(&source(view, room), root, &keys).await?;
-        let nums: Vec<EventNum> = entries.into_iter().flatten().map(|entry| entry.event).collect();
-        self.shown(view, &nums).await
-    }
-
     /// The answer for an event of ours that took the way of a received one.
     pub(crate) async fn sent(&self, status: EventStatus, pdu: &Pdu) -> Result<Sent, RoomsError> {
         match status {
@@ -170,6 +153,16 @@ impl Rooms {
             EventStatus::Rejected(reason) => Err(RoomsError::Forbidden(reason)),
             _ => Err(RoomsError::forbidden("the room's current state doesn't allow it")),
         }
+    }
+}
+
+impl StateView<'_> {
+    /// What those outside the room who are invited or knock may see of the state, and the member event of who invited them, by
+    /// which clients name a direct chat.
+    pub async fn shown_to_invited(&self, inviter: Option<&UserId>) -> Result<Vec<Shown>, RoomsError> {
+        let mut keys: Vec<(&str, &str)> = STRIPPED_TYPES.iter().map(|kind| (*kind, "")).collect();
+        keys.extend(inviter.map(|user| (MEMBER, user.as_str())));
+        self.rooms.shown(self.view, &self.nums_at(&keys).await?).await
     }
 }
 

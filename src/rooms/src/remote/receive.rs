@@ -277,7 +277,7 @@ impl Rooms {
         let after = intake.apply(&view, before, &event, &mut overlay).await?;
         self.store_nodes(room, &mut overlay).await?;
         let view = intake.view().await?;
-        let create = self.state_event(&view, room, before, "m.room.create", "").await?;
+        let create = self.state(&view, room, before).event("m.room.create", "").await?;
         let create = create.ok_or_else(|| RemoteError::BadAnswer("the state has no create event".to_owned()))?;
         let gap = intake.without_state(event.pdu.as_received()).await?;
         Ok(Entrance { event, before, after, create, gap })

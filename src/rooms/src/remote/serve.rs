@@ -16,13 +16,14 @@ use ruma::{
     EventId, OwnedEventId, OwnedUserId, RoomId, ServerName, events::room::history_visibility::HistoryVisibility,
 };
 use serde_json::value::RawValue;
-use state_tree::{EventNum, Root};
+use state_tree::EventNum;
 use store::View;
 
 use self::insight::Insight;
 use crate::{
     Rooms, RoomsError,
     ports::{MissingEvents, StateEvents, StateIds},
+    state::StateView,
     types::{EventMeta, EventStatus, StoredEvent},
 };
 
@@ -60,7 +61,7 @@ impl<'a> Asker<'a> {
 impl Rooms {
     /// Whether the room's access list lets a server take part.
     pub async fn acl_allows(&self, view: &View, room: &RoomId, server: &ServerName) -> Result<bool, RoomsError> {
-        let event = self.shown_now(view, room, "m.room.server_acl", "").await?;
+        let event = self.current_state(view, room).await?.shown("m.room.server_acl", "").await?;
         Ok(event.is_none_or(|event| ServerAcl::parse(event.content()).allows(server)))
     }
 
@@ -102,8 +103,7 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<StateIds, RoomsError> {
         let view = self.inner.store.view().await?;
-        let before = self.served_root(&view, asker.server, room, event_id).await?;
-        let nums = self.state_nums(&view, room, before).await?;
+        let nums = self.served_state(&view, asker.server, room, event_id).await?.nums().await?;
         let (state, chain) = self.ids_and_chain(&view, &nums).await?;
         let auth_chain = chain.into_iter().map(|(_, id)| id).collect();
         Ok(StateIds { state, auth_chain })
@@ -117,46 +117,24 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<StateEvents, RoomsError> {
         let view = self.inner.store.view().await?;
-        let before = self.served_root(&view, asker.server, room, event_id).await?;
-        self.state_shown_to(&view, asker, room, before).await
+        self.served_state(&view, asker.server, room, event_id).await?.shown_to(asker).await
     }
 
     /// The state before an event, if a server may ask for it and it is known.
-    async fn served_root(
-        &self,
-        view: &View,
+    async fn served_state<'a>(
+        &'a self,
+        view: &'a View,
         server: &ServerName,
-        room: &RoomId,
+        room: &'a RoomId,
         event_id: &EventId,
-    ) -> Result<Root, RoomsError> {
+    ) -> Result<StateView<'a>, RoomsError> {
         self.check_server(view, room, server).await?;
         let event = self.event_by_id(view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
         let meta = self.meta(view, event.num).await?;
         if event.pdu.room_id() != room || (meta.after.is_empty() && meta.before.is_empty()) {
             return Err(RoomsError::EventNotFound);
         }
-        Ok(meta.before)
-    }
-
-    /// A state and its auth chain as a server gets them: whole, but for what was redacted, and for what erased users sent if the
-    /// server isn't in the room at that state.
-    pub(crate) async fn state_shown_to(
-        &self,
-        view: &View,
-        asker: &Asker<'_>,
-        room: &RoomId,
-        root: Root,
-    ) -> Result<StateEvents, RoomsError> {
-        let nums = self.state_nums(view, room, root).await?;
-        let (_, chain) = self.ids_and_chain(view, &nums).await?;
-        let chain: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
-        let mut insight = Insight::new(self, view, room, asker.server).await?;
-        insight.move_to(root).await?;
-        let joined = insight.joined();
-        Ok(StateEvents {
-            state: self.authority_shown_to(view, asker, (room, joined), &nums).await?,
-            auth_chain: self.authority_shown_to(view, asker, (room, joined), &chain).await?,
-        })
+        Ok(self.state(view, room, meta.before))
     }
 
     /// The full auth chain of an event, for a server.
@@ -176,12 +154,6 @@ impl Rooms {
         let nums: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
         // Whoever may ask is in the room.
         self.authority_shown_to(&view, asker, (room, true), &nums).await
-    }
-
-    /// The events of a state.
-    async fn state_nums(&self, view: &View, room: &RoomId, root: Root) -> Result<Vec<EventNum>, RoomsError> {
-        let entries = self.inner.tree.all(&self.source(view, room), root).await?;
-        Ok(entries.iter().map(|(_, entry)| entry.event).collect())
     }
 
     /// Events that make up a state or authorise others, as a server gets them that needs them to follow the room.
@@ -326,7 +298,7 @@ impl Rooms {
             return Ok(pdu.state_key().is_some());
         }
         let erased = asker.erased.contains(pdu.sender());
-        let history = self.history_visibility(insight.view, insight.room, meta.before).await?;
+        let history = self.state(insight.view, insight.room, meta.before).history_visibility().await?;
         let by_members = matches!(history, HistoryVisibility::Joined | HistoryVisibility::Invited);
         let mut memberships = Vec::new();
         if erased || by_members {
@@ -335,6 +307,24 @@ impl Rooms {
         }
         let seen = visibility::for_server(pdu, asker.server, &history, &memberships, erased);
         Ok(seen == visibility::Visibility::Visible)
+    }
+}
+
+impl StateView<'_> {
+    /// The state and its auth chain as a server gets them: whole, but for what was redacted, and for what erased users sent if the
+    /// server isn't in the room at that state.
+    pub(crate) async fn shown_to(&self, asker: &Asker<'_>) -> Result<StateEvents, RoomsError> {
+        let Self { rooms, view, room, root } = *self;
+        let nums = self.nums().await?;
+        let (_, chain) = rooms.ids_and_chain(view, &nums).await?;
+        let chain: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
+        let mut insight = Insight::new(rooms, view, room, asker.server).await?;
+        insight.move_to(root).await?;
+        let joined = insight.joined();
+        Ok(StateEvents {
+            state: rooms.authority_shown_to(view, asker, (room, joined), &nums).await?,
+            auth_chain: rooms.authority_shown_to(view, asker, (room, joined), &chain).await?,
+        })
     }
 }
 

@@ -146,7 +146,7 @@ async fn word_of(game: &Game, world: &World, event: &EventId) -> Option<Word> {
 }
 
 async fn state_of(game: &Game, world: &World, root: Root) -> State {
-    let events = world.rooms.state_events(&world.view().await, &game.room, root).await.expect("a state");
+    let events = world.rooms.state(&world.view().await, &game.room, root).events().await.expect("a state");
     let key = |pdu: &event::Pdu| (pdu.event_type().to_owned(), pdu.state_key().unwrap_or_default().to_owned());
     events.iter().map(|event| (key(event.pdu.as_received()), event.pdu.owned_event_id())).collect()
 }

@@ -154,7 +154,7 @@ impl Game {
         let room = worlds[0].rooms.create(&request).await.expect("a room");
         let view = worlds[0].view().await;
         let head = worlds[0].rooms.head(&view, &room).await.expect("a read").expect("a head");
-        let began = worlds[0].rooms.state_events(&view, &room, head.root).await.expect("a state");
+        let began = worlds[0].rooms.state(&view, &room, head.root).events().await.expect("a state");
         let network = Network::new(servers, Faults::NONE);
         let mut game = Self {
             _directories: directories,

@@ -112,7 +112,7 @@ async fn problem(
 }
 
 async fn whole_state(world: &World, view: &View, room: &RoomId, root: Root) -> StateMap {
-    let events = world.rooms.state_events(view, room, root).await.expect("a state");
+    let events = world.rooms.state(view, room, root).events().await.expect("a state");
     let key = |pdu: &Pdu| {
         let kind = StateEventType::from(pdu.event_type().to_owned());
         (kind, pdu.state_key().unwrap_or_default().to_owned())

@@ -128,7 +128,7 @@ async fn invite_to(here: &World, user: &UserId, version: &RoomVersionId) -> (Own
 /// What comes with an invite to a room of here.
 async fn state_for_invited(here: &World, room: &RoomId) -> Vec<Box<RawValue>> {
     let head = here.rooms.head(&here.view().await, room).await.expect("a read").expect("a head");
-    let state = here.rooms.state_for_invited(&here.view().await, room, head.root, None).await.expect("a state");
+    let state = here.rooms.state(&here.view().await, room, head.root).shown_to_invited(None).await.expect("a state");
     state.iter().map(|event| event.json().to_owned()).collect()
 }
 

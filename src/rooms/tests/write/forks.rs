@@ -251,7 +251,7 @@ async fn large_room(here: &World) -> OwnedRoomId {
 /// Whether the state of a room is all that it should be.
 async fn is_whole(world: &World, room: &RoomId) -> bool {
     let head = head(world, room).await;
-    let state = world.rooms.state_events(&world.view().await, room, head.root).await.expect("a state");
+    let state = world.rooms.state(&world.view().await, room, head.root).events().await.expect("a state");
     head.root == head.resolved && state.len() > 1_700
 }
 

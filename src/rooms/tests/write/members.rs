@@ -88,7 +88,7 @@ async fn the_rows_tell_the_whole_way() {
     // Each change of state has its root.
     let (first, root) = (log[1].0, log[1].1.event);
     let at_join = world.rooms.root_at(&view, &room, first).await.expect("a read").expect("a root");
-    let event = world.rooms.state_event(&view, &room, at_join, "m.room.member", bob.as_str()).await.expect("a read");
+    let event = world.rooms.state(&view, &room, at_join).event("m.room.member", bob.as_str()).await.expect("a read");
     assert_eq!(event.map(|event| event.num), root);
 }
 

@@ -95,7 +95,7 @@ async fn nobody_finds_an_open_room_that_has_lost_its_names() {
                 let alias = world.rooms.resolve_alias(&view, room_alias_id!("#reef:here")).await.expect("read");
                 let moved = alias.is_none_or(|(found, _)| found != room);
                 let head = world.rooms.head(&view, &room).await.expect("read").expect("a room");
-                let levels = world.rooms.shown_state(&view, &room, head.root, "m.room.power_levels", "").await;
+                let levels = world.rooms.state(&view, &room, head.root).shown("m.room.power_levels", "").await;
                 let levels: Value = levels.expect("read").expect("levels").content_as().expect("JSON");
                 let closed = levels["events_default"] == 50;
                 let published = world.rooms.is_published(&view, &room).await.expect("read");

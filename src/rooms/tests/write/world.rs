@@ -401,7 +401,13 @@ impl World {
     }
 
     pub async fn membership(&self, room: &RoomId, user: &UserId) -> rooms::Membership {
-        self.rooms.membership_in(&self.view().await, room, None, user).await.expect("a read")
+        self.rooms
+            .current_state(&self.view().await, room)
+            .await
+            .expect("a room")
+            .membership(user)
+            .await
+            .expect("a read")
     }
 
     /// Joins a user of this server to a room of another.
@@ -469,7 +475,7 @@ impl World {
         let hash = |pdu: &event::Pdu| event::reference_hash(pdu, rules).expect("a hash");
         builder.reference_hashes.insert(prev.pdu.owned_event_id(), hash(prev.pdu.as_received()));
         for (kind, state_key) in types {
-            let event = self.rooms.state_event(&view, room, authority, &kind.to_string(), &state_key).await;
+            let event = self.rooms.state(&view, room, authority).event(&kind.to_string(), &state_key).await;
             if let Some(event) = event.expect("a read") {
                 builder.auth_events.push(event.pdu.owned_event_id());
                 builder.reference_hashes.insert(event.pdu.owned_event_id(), hash(event.pdu.as_received()));

@@ -105,7 +105,7 @@ impl Answer<'_> {
         let root = self.reader.root_at(room, step.position).await?;
         let inviter = member.as_ref().filter(|_| step.membership == Membership::Invite);
         let inviter = inviter.map(|member| member.pdu.sender());
-        let mut told = rooms.state_for_invited(view, room, root, inviter).await?;
+        let mut told = rooms.state(view, room, root).shown_to_invited(inviter).await?;
         if let Some(member) = &member {
             told.extend(rooms.shown(view, &[member.num]).await?);
         }

@@ -388,7 +388,7 @@ impl Answer<'_> {
     async fn membership_at(&self, room: &RoomId, at: Position) -> Result<Membership, SyncError> {
         let root = self.reader.root_at(room, at).await?;
         let Reader { rooms, view, viewer, .. } = &self.reader;
-        Ok(rooms.membership_in(view, room, Some(root), viewer.user).await?)
+        Ok(rooms.state(view, room, root).membership(viewer.user).await?)
     }
 
     /// The changes of the user's memberships in the range; in a first sync what led to those of now.
