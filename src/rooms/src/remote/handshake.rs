@@ -22,7 +22,7 @@ use crate::{
     },
     json::to_json,
     ports::RemoteError,
-    remote::serve::Asker,
+    remote::serve::{Asker, ServedRoom},
     tables::Metas,
     types::{EventStatus, Extremity, MEMBER, Membership, StoredEvent},
 };
@@ -173,7 +173,7 @@ impl Rooms {
 
         let view = self.inner.store.view().await?;
         let (before, _) = self.state_around(&view, pdu.event_id()).await?;
-        let told = self.state(&view, room, before).shown_to(asker).await?;
+        let told = ServedRoom::new(self, &view, asker, room).state(self.state(&view, room, before)).await?;
         Ok(RoomState { event: pdu.json().to_owned(), state: told.state, auth_chain: told.auth_chain })
     }
 

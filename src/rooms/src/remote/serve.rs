@@ -88,10 +88,10 @@ impl Rooms {
             // That there is such an event in another room is none of theirs.
             return Err(RoomsError::EventNotFound);
         }
-        self.check_server(&view, &room, asker.server).await?;
+        let served = ServedRoom::open(self, &view, asker, &room).await?;
         // One that we rejected too: others may name it, and whoever follows the graph has to judge it as well.
         let meta = self.meta(&view, event.num).await?;
-        let shown = self.all_shown_to(&view, asker, &room, &[(event, meta)]).await?.pop();
+        let shown = served.events(&[(event, meta)]).await?.pop();
         shown.ok_or(RoomsError::EventNotFound)
     }
 
@@ -103,7 +103,8 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<StateIds, RoomsError> {
         let view = self.inner.store.view().await?;
-        let nums = self.served_state(&view, asker.server, room, event_id).await?.nums().await?;
+        let served = ServedRoom::open(self, &view, asker, room).await?;
+        let nums = served.state_before(event_id).await?.nums().await?;
         let (state, chain) = self.ids_and_chain(&view, &nums).await?;
         let auth_chain = chain.into_iter().map(|(_, id)| id).collect();
         Ok(StateIds { state, auth_chain })
@@ -117,24 +118,8 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<StateEvents, RoomsError> {
         let view = self.inner.store.view().await?;
-        self.served_state(&view, asker.server, room, event_id).await?.shown_to(asker).await
-    }
-
-    /// The state before an event, if a server may ask for it and it is known.
-    async fn served_state<'a>(
-        &'a self,
-        view: &'a View,
-        server: &ServerName,
-        room: &'a RoomId,
-        event_id: &EventId,
-    ) -> Result<StateView<'a>, RoomsError> {
-        self.check_server(view, room, server).await?;
-        let event = self.event_by_id(view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
-        let meta = self.meta(view, event.num).await?;
-        if event.pdu.room_id() != room || (meta.after.is_empty() && meta.before.is_empty()) {
-            return Err(RoomsError::EventNotFound);
-        }
-        Ok(self.state(view, room, meta.before))
+        let served = ServedRoom::open(self, &view, asker, room).await?;
+        served.state(served.state_before(event_id).await?).await
     }
 
     /// The full auth chain of an event, for a server.
@@ -145,7 +130,7 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
         let view = self.inner.store.view().await?;
-        self.check_server(&view, room, asker.server).await?;
+        let served = ServedRoom::open(self, &view, asker, room).await?;
         let event = self.event_by_id(&view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
         if event.pdu.room_id() != room {
             return Err(RoomsError::EventNotFound);
@@ -153,27 +138,7 @@ impl Rooms {
         let (_, chain) = self.ids_and_chain(&view, &[event.num]).await?;
         let nums: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
         // Whoever may ask is in the room.
-        self.authority_shown_to(&view, asker, (room, true), &nums).await
-    }
-
-    /// Events that make up a state or authorise others, as a server gets them that needs them to follow the room.
-    async fn authority_shown_to(
-        &self,
-        view: &View,
-        asker: &Asker<'_>,
-        (room, joined): (&RoomId, bool),
-        nums: &[EventNum],
-    ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let rules = self.rules(view, room).await?;
-        let mut shown = Vec::with_capacity(nums.len());
-        for nums in nums.chunks(READ_AT_ONCE_MAX) {
-            let events = self.all_present(view, nums).await?;
-            for (event, meta) in events.iter().zip(self.metas(view, nums).await?) {
-                let erased = !joined && asker.erased.contains(event.pdu.sender());
-                shown.push(sent_out(event, meta.redacted_by.is_some() || erased, rules)?);
-            }
-        }
-        Ok(shown)
+        served.authority(&nums, true).await
     }
 
     /// The events between two sets, for a server, in the order of the graph.
@@ -184,7 +149,7 @@ impl Rooms {
         request: &MissingEvents,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
         let view = self.inner.store.view().await?;
-        self.check_server(&view, room, asker.server).await?;
+        let served = ServedRoom::open(self, &view, asker, room).await?;
         let mut stop: HashSet<EventNum> = HashSet::new();
         for id in request.earliest.iter().take(SERVED_EVENTS_MAX) {
             stop.extend(self.num(&view, id).await?);
@@ -196,10 +161,10 @@ impl Rooms {
             }
         }
         let limit = request.limit.min(SERVED_EVENTS_MAX);
-        let mut events = self.walk_back(&view, room, start, &stop, limit).await?;
+        let mut events = served.walk_back(start, &stop, limit).await?;
         events.retain(|(event, _)| event.pdu.depth() >= request.min_depth);
         events.reverse();
-        self.all_shown_to(&view, asker, room, &events).await
+        served.events(&events).await
     }
 
     /// Events before, and including, the given ones, for a server, the latest first.
@@ -211,21 +176,86 @@ impl Rooms {
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>, RoomsError> {
         let view = self.inner.store.view().await?;
-        self.check_server(&view, room, asker.server).await?;
+        let served = ServedRoom::open(self, &view, asker, room).await?;
         let mut start = Vec::new();
         for id in from.iter().take(SERVED_EVENTS_MAX) {
             start.extend(self.num(&view, id).await?);
         }
         let limit = limit.min(SERVED_EVENTS_MAX);
-        let events = self.walk_back(&view, room, start, &HashSet::new(), limit).await?;
-        self.all_shown_to(&view, asker, room, &events).await
+        let events = served.walk_back(start, &HashSet::new(), limit).await?;
+        served.events(&events).await
+    }
+}
+
+/// A room as another server may read it, in one view.
+#[derive(Copy, Clone)]
+pub(crate) struct ServedRoom<'a> {
+    rooms: &'a Rooms,
+    view: &'a View,
+    asker: &'a Asker<'a>,
+    room: &'a RoomId,
+}
+
+impl<'a> ServedRoom<'a> {
+    /// For a server that is known to be in the room.
+    pub(crate) fn new(rooms: &'a Rooms, view: &'a View, asker: &'a Asker<'a>, room: &'a RoomId) -> Self {
+        Self { rooms, view, asker, room }
+    }
+
+    /// Fails unless the server may ask about the room.
+    async fn open(
+        rooms: &'a Rooms,
+        view: &'a View,
+        asker: &'a Asker<'a>,
+        room: &'a RoomId,
+    ) -> Result<Self, RoomsError> {
+        rooms.check_server(view, room, asker.server).await?;
+        Ok(Self::new(rooms, view, asker, room))
+    }
+
+    /// The state before an event, if it is known.
+    async fn state_before(&self, event_id: &EventId) -> Result<StateView<'a>, RoomsError> {
+        let event = self.rooms.event_by_id(self.view, event_id).await?.ok_or(RoomsError::EventNotFound)?;
+        let meta = self.rooms.meta(self.view, event.num).await?;
+        if event.pdu.room_id() != self.room || (meta.after.is_empty() && meta.before.is_empty()) {
+            return Err(RoomsError::EventNotFound);
+        }
+        Ok(self.rooms.state(self.view, self.room, meta.before))
+    }
+
+    /// A state of the room and its auth chain: whole, but for what was redacted, and for what erased users sent if the server isn't
+    /// in the room at that state.
+    pub(crate) async fn state(&self, state: StateView<'_>) -> Result<StateEvents, RoomsError> {
+        let nums = state.nums().await?;
+        let (_, chain) = self.rooms.ids_and_chain(self.view, &nums).await?;
+        let chain: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
+        let mut insight = Insight::new(self).await?;
+        insight.move_to(state.root).await?;
+        let joined = insight.joined();
+        Ok(StateEvents {
+            state: self.authority(&nums, joined).await?,
+            auth_chain: self.authority(&chain, joined).await?,
+        })
+    }
+
+    /// Events that make up a state or authorise others, as the server gets them, which needs them to follow the room.
+    /// `joined`: it was in the room then.
+    async fn authority(&self, nums: &[EventNum], joined: bool) -> Result<Vec<Box<RawValue>>, RoomsError> {
+        let rules = self.rooms.rules(self.view, self.room).await?;
+        let mut shown = Vec::with_capacity(nums.len());
+        for nums in nums.chunks(READ_AT_ONCE_MAX) {
+            let events = self.rooms.all_present(self.view, nums).await?;
+            for (event, meta) in events.iter().zip(self.rooms.metas(self.view, nums).await?) {
+                let erased = !joined && self.asker.erased.contains(event.pdu.sender());
+                shown.push(sent_out(event, meta.redacted_by.is_some() || erased, rules)?);
+            }
+        }
+        Ok(shown)
     }
 
     /// Accepted and soft-failed events from `start` back, the deepest first, without going through `stop`.
     async fn walk_back(
         &self,
-        view: &View,
-        room: &RoomId,
         start: Vec<EventNum>,
         stop: &HashSet<EventNum>,
         limit: usize,
@@ -240,16 +270,16 @@ impl Rooms {
             }
             for num in next.drain(..) {
                 if seen.insert(num)
-                    && let Some(event) = self.event(view, num).await?
+                    && let Some(event) = self.rooms.event(self.view, num).await?
                 {
                     open.push((event.pdu.depth(), num));
                 }
             }
             let Some((_, num)) = open.pop() else { break };
-            let event = self.present(view, num).await?;
-            let meta = self.meta(view, num).await?;
+            let event = self.rooms.present(self.view, num).await?;
+            let meta = self.rooms.meta(self.view, num).await?;
             let in_graph = matches!(meta.status, EventStatus::Accepted | EventStatus::SoftFailed);
-            if event.pdu.room_id() != room {
+            if event.pdu.room_id() != self.room {
                 continue;
             }
             if !matches!(meta.status, EventStatus::Missing | EventStatus::Outlier) {
@@ -262,34 +292,27 @@ impl Rooms {
         Ok(found)
     }
 
-    /// Events of the room as a server may see them: whole, or redacted.
-    async fn all_shown_to(
-        &self,
-        view: &View,
-        asker: &Asker<'_>,
-        room: &RoomId,
-        events: &[(Arc<StoredEvent>, EventMeta)],
-    ) -> Result<Vec<Box<RawValue>>, RoomsError> {
-        let rules = self.rules(view, room).await?;
-        let mut insight = Insight::new(self, view, room, asker.server).await?;
+    /// Events of the room as the server may see them: whole, or redacted.
+    async fn events(&self, events: &[(Arc<StoredEvent>, EventMeta)]) -> Result<Vec<Box<RawValue>>, RoomsError> {
+        let rules = self.rooms.rules(self.view, self.room).await?;
+        let mut insight = Insight::new(self).await?;
         let mut shown = Vec::with_capacity(events.len());
         for (event, meta) in events {
-            let hidden = meta.redacted_by.is_some() || !self.may_see(&mut insight, asker, event, meta).await?;
+            let hidden = meta.redacted_by.is_some() || !self.may_see(&mut insight, event, meta).await?;
             shown.push(sent_out(event, hidden, rules)?);
         }
         Ok(shown)
     }
 
-    /// Whether a server may see all of an event.
+    /// Whether the server may see all of an event.
     async fn may_see(
         &self,
         insight: &mut Insight<'_>,
-        asker: &Asker<'_>,
         event: &StoredEvent,
         meta: &EventMeta,
     ) -> Result<bool, RoomsError> {
         let pdu = event.pdu.as_received();
-        if pdu.sender().server_name() == asker.server {
+        if pdu.sender().server_name() == self.asker.server {
             return Ok(true);
         }
         if meta.before.is_empty() {
@@ -297,34 +320,16 @@ impl Rooms {
             // anything else.
             return Ok(pdu.state_key().is_some());
         }
-        let erased = asker.erased.contains(pdu.sender());
-        let history = self.state(insight.view, insight.room, meta.before).history_visibility().await?;
+        let erased = self.asker.erased.contains(pdu.sender());
+        let history = self.rooms.state(self.view, self.room, meta.before).history_visibility().await?;
         let by_members = matches!(history, HistoryVisibility::Joined | HistoryVisibility::Invited);
         let mut memberships = Vec::new();
         if erased || by_members {
             insight.move_to(meta.before).await?;
             memberships = insight.memberships(history == HistoryVisibility::Invited).await?;
         }
-        let seen = visibility::for_server(pdu, asker.server, &history, &memberships, erased);
+        let seen = visibility::for_server(pdu, self.asker.server, &history, &memberships, erased);
         Ok(seen == visibility::Visibility::Visible)
-    }
-}
-
-impl StateView<'_> {
-    /// The state and its auth chain as a server gets them: whole, but for what was redacted, and for what erased users sent if the
-    /// server isn't in the room at that state.
-    pub(crate) async fn shown_to(&self, asker: &Asker<'_>) -> Result<StateEvents, RoomsError> {
-        let Self { rooms, view, room, root } = *self;
-        let nums = self.nums().await?;
-        let (_, chain) = rooms.ids_and_chain(view, &nums).await?;
-        let chain: Vec<EventNum> = chain.into_iter().map(|(num, _)| num).collect();
-        let mut insight = Insight::new(rooms, view, room, asker.server).await?;
-        insight.move_to(root).await?;
-        let joined = insight.joined();
-        Ok(StateEvents {
-            state: rooms.authority_shown_to(view, asker, (room, joined), &nums).await?,
-            auth_chain: rooms.authority_shown_to(view, asker, (room, joined), &chain).await?,
-        })
     }
 }
 

@@ -4,6 +4,7 @@ use ruma::{RoomId, ServerName, events::room::member::MembershipState};
 use state_tree::{Entry, EventNum, Root};
 use store::View;
 
+use super::{Asker, ServedRoom};
 use crate::{
     Rooms, RoomsError,
     tables::JoinedServers,
@@ -17,8 +18,8 @@ const READ_AT_ONCE_MAX: usize = 1_000;
 /// members differ in from those of the one before.
 pub(super) struct Insight<'a> {
     rooms: &'a Rooms,
-    pub(super) view: &'a View,
-    pub(super) room: &'a RoomId,
+    view: &'a View,
+    room: &'a RoomId,
     server: &'a ServerName,
     at: Root,
     joined: i64,
@@ -29,14 +30,10 @@ pub(super) struct Insight<'a> {
 }
 
 impl<'a> Insight<'a> {
-    pub(super) async fn new(
-        rooms: &'a Rooms,
-        view: &'a View,
-        room: &'a RoomId,
-        server: &'a ServerName,
-    ) -> Result<Self, RoomsError> {
+    pub(super) async fn new(served: &ServedRoom<'a>) -> Result<Self, RoomsError> {
+        let ServedRoom { rooms, view, room, asker: Asker { server, .. } } = *served;
         let head = rooms.head(view, room).await?.ok_or(RoomsError::RoomNotFound)?;
-        let joined = view.get::<JoinedServers>(&(room, server)).await?.unwrap_or(0);
+        let joined = view.get::<JoinedServers>(&(room, *server)).await?.unwrap_or(0);
         let joined = i64::try_from(joined).unwrap_or(i64::MAX);
         Ok(Self { rooms, view, room, server, at: head.root, joined, more_invited: 0, current: (head.root, None) })
     }
