@@ -3,7 +3,7 @@
 use axum::extract::State;
 use haima_http::{Json, Session};
 use ruma::api::client::keys::get_key_changes::v3::Request;
-use sync::{DeviceLists, Sync};
+use sync::{DeviceListChanges, Sync};
 
 use crate::error::Result;
 
@@ -12,6 +12,6 @@ pub(crate) async fn get_keys_changes(
     State(sync): State<Sync>,
     caller: Session,
     req: Request,
-) -> Result<Json<DeviceLists>> {
+) -> Result<Json<DeviceListChanges>> {
     Ok(Json(sync.key_changes(&caller.user, &req.from, &req.to).await?))
 }

@@ -2,7 +2,7 @@
 //!
 //! Specification: client-server API, "Guest Access", server behaviour.
 
-use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError, StateView};
+use rooms::{EventRedacted, RoomAdvanced, Rooms, RoomsError, Root, StateView};
 use ruma::{OwnedRoomId, RoomId, UserId};
 use store::{Batch, Cursor, Follow, LogEntry, LogRecord, Store, StoreError, View};
 use tracing::{error, warn};
@@ -86,8 +86,8 @@ impl Guests {
         match record.kind {
             RoomAdvanced::KIND => match record.decode::<RoomAdvanced>()? {
                 // Messages leave the state as it is.
-                Some(advanced) if advanced.old_root != advanced.new_root => {
-                    Ok(self.closed_to_guests(&advanced).await?.then_some(advanced.room))
+                Some(RoomAdvanced { room, old_root: Some(old_root), root, .. }) => {
+                    Ok(self.closed_to_guests(&room, old_root, root).await?.then_some(room))
                 }
                 _ => Ok(None),
             },
@@ -107,11 +107,10 @@ impl Guests {
     }
 
     /// Whether a change of state took away the guests' right to be there.
-    async fn closed_to_guests(&self, advanced: &RoomAdvanced) -> Result<bool, FlowsError> {
+    async fn closed_to_guests(&self, room: &RoomId, old_root: Root, root: Root) -> Result<bool, FlowsError> {
         let view = self.store.view().await?;
-        let room = &advanced.room;
-        Ok(guests_allowed(self.rooms.state(&view, room, advanced.old_root)).await?
-            && !guests_allowed(self.rooms.state(&view, room, advanced.new_root)).await?)
+        Ok(guests_allowed(self.rooms.state(&view, room, old_root)).await?
+            && !guests_allowed(self.rooms.state(&view, room, root)).await?)
     }
 
     async fn guests_allowed_now(&self, view: &View, room: &RoomId) -> Result<bool, FlowsError> {

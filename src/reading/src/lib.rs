@@ -44,7 +44,7 @@ pub use self::{
     tables::TABLES,
     threads::{ThreadsInclude, ThreadsPage},
     token::{BadToken, TimelineToken},
-    unread::{Count, NewEvents, UnreadCounts},
+    unread::{Count, NewEvents, UnreadCounts, may_count},
     visibility::Sight,
 };
 pub use event::visibility::Visibility;

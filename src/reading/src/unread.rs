@@ -21,6 +21,7 @@ use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 use store::{NoPrevious, Position, Versioned};
 
+pub use self::count::may_count;
 pub(crate) use self::tally::TallyCache;
 use rooms::{EventMeta, StoredEvent, TimelineIndex};
 
@@ -91,7 +92,7 @@ pub struct StoredThread {
 pub struct NewEvents<'a> {
     /// The position.
     pub since: Position,
-    /// All events of the timeline since then, oldest first.
+    /// The events of the timeline since then that may count for the user ([`may_count`]), oldest first.
     pub events: &'a [(TimelineIndex, Arc<StoredEvent>, EventMeta)],
 }
 

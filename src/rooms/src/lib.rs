@@ -59,7 +59,7 @@ pub use self::{
     },
     error::RoomsError,
     keys::OldSigningKey,
-    log::{DirectoryChanged, EventRedacted, MembershipMoved, ReceiptMoved, RoomAdvanced},
+    log::{DirectoryChanged, EventRedacted, LoggedEvent, MembershipMoved, ReceiptMoved, RoomAdvanced},
     memberships::{StrippedState, membership_of},
     ports::{
         KeyAnswer, MissingEvents, NeededKeys, NoFederation, PolicySigner, Ports, PublishedKey, Reach, RemoteError,

@@ -103,8 +103,16 @@ pub fn notability(event: &StoredEvent) -> &Notability {
     })
 }
 
+/// What the log tells of an event: its flags, and whether it relates to another.
+pub(crate) fn logged_flags(event: &StoredEvent) -> u8 {
+    let Notability { flags, relates, .. } = *notability(event);
+    if relates { flags | RELATES } else { flags }
+}
+
 /// Whether an event with these flags concerns a user with the default rules, its sender or another.
 pub fn concerns(flags: u8, is_sender: bool) -> bool {
+    // That it relates to another says where it counts, not whether.
+    let flags = flags & !RELATES;
     if is_sender { flags != 0 } else { flags & !SENT != 0 }
 }
 

@@ -2,6 +2,8 @@
 
 use store::StoreError;
 
+use crate::BadToken;
+
 /// Why a sync was refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
@@ -31,8 +33,8 @@ pub enum SyncError {
     Users(#[from] users::Error),
 }
 
-impl From<crate::token::BadToken> for SyncError {
-    fn from(_: crate::token::BadToken) -> Self {
+impl From<BadToken> for SyncError {
+    fn from(_: BadToken) -> Self {
         Self::BadToken
     }
 }

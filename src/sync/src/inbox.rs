@@ -2,6 +2,7 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    ops::{Index, IndexMut},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -11,47 +12,21 @@ use store::Position;
 use tokio::sync::Notify;
 use users::KeyCounts;
 
+use crate::sequence::{Numbers, Sequence};
+
 /// Things that one shelf of an inbox lists. A client that is away while more than these change is answered from the tables.
 pub(crate) const SHELF_ITEMS_MAX: usize = 128;
 
 /// Devices of a user whose numbers of keys are remembered: as many as poll at one time.
 const KNOWN_DEVICES_MAX: usize = 8;
 
-/// What of a room (or of the account) changed.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Kind {
-    /// Timeline or state of a room.
-    Room,
-    /// The user's own membership of a room.
-    Membership,
-    /// Somebody's receipt in a room.
-    Receipt,
-    /// The user's own receipt in a room, which changes its unread counts.
-    OwnReceipt,
-    /// Account data, of a room or of the account.
-    AccountData,
-    /// Who is typing in a room.
-    Typing,
-    /// The same in a large room.
-    LateTyping,
-    /// Presence of a user.
-    Presence,
-    /// Messages to one of the user's devices.
-    ToDevice,
-    /// The keys of others who share a room with the user.
-    DeviceLists,
-    /// The keys of the user, or what the user's other devices signed.
-    OwnDeviceList,
-    /// How many one-time keys one of the user's devices has left.
-    OneTimeKeys,
-}
-
-impl Kind {
+/// What of a subject changed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Kind {
+    /// Whose news it is: a place in the list of streams.
+    pub(crate) stream: u8,
     /// Whether a waiting poll is answered at once for it, or waits for more to come ([`crate::Config::relaxed_delay_ms`]).
-    pub(crate) fn is_urgent(self) -> bool {
-        // Keys come in bursts: a login changes them several times, a new session in a room claims one of each device.
-        !matches!(self, Kind::Receipt | Kind::LateTyping | Kind::Presence | Kind::DeviceLists | Kind::OneTimeKeys)
-    }
+    pub(crate) is_urgent: bool,
 }
 
 /// One thing that changed: its last change is the only one that is kept.
@@ -61,7 +36,7 @@ pub(crate) struct Item {
     pub(crate) subject: u32,
     /// What of it.
     pub(crate) kind: Kind,
-    /// When it changed last: a log position, or a sequence number of typing or presence.
+    /// When it changed last: a number of the shelf's sequence.
     pub(crate) last: u64,
 }
 
@@ -79,7 +54,7 @@ impl Item {
     }
 }
 
-/// The last changes of one sequence (the log, typing, presence), collapsed, since a floor.
+/// The last changes of one sequence, collapsed, since a floor.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     /// All changes after this are listed.
@@ -134,15 +109,22 @@ impl Shelf {
     }
 }
 
-/// The three sequences of one user's inbox.
+/// What a user's inbox lists, by sequence.
 #[derive(Debug)]
-pub(crate) struct Shelves {
-    /// By log position.
-    pub(crate) log: Shelf,
-    /// By typing sequence.
-    pub(crate) typing: Shelf,
-    /// By presence sequence.
-    pub(crate) presence: Shelf,
+pub(crate) struct Shelves([Shelf; Sequence::ALL.len()]);
+
+impl Index<Sequence> for Shelves {
+    type Output = Shelf;
+
+    fn index(&self, sequence: Sequence) -> &Shelf {
+        &self.0[sequence as usize]
+    }
+}
+
+impl IndexMut<Sequence> for Shelves {
+    fn index_mut(&mut self, sequence: Sequence) -> &mut Shelf {
+        &mut self.0[sequence as usize]
+    }
 }
 
 /// How many keys a device had at a position.
@@ -169,10 +151,9 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// An inbox that lists everything after these points.
-    pub(crate) fn new(position: Position, typing: u64, presence: u64, now_ms: u64) -> Self {
-        let shelves =
-            Shelves { log: Shelf::new(position.get()), typing: Shelf::new(typing), presence: Shelf::new(presence) };
+    /// An inbox that lists everything after these numbers.
+    pub(crate) fn new(numbers: Numbers, now_ms: u64) -> Self {
+        let shelves = Shelves(Sequence::ALL.map(|sequence| Shelf::new(numbers[sequence])));
         Self {
             shelves: Mutex::new(shelves),
             known_keys: Mutex::default(),
@@ -188,13 +169,11 @@ impl Inbox {
         self.shelves.lock()
     }
 
-    /// How many keys a device has at `now`, up to where everything is listed, if that was read before and is still so.
-    pub(crate) fn key_counts(&self, device: &DeviceId, now: Position) -> Option<KeyCounts> {
-        let changed = self.shelves().log.unchanged_since(Item::device(device), &[Kind::OneTimeKeys]);
+    /// How many keys a device had when that was last read, and at which position.
+    pub(crate) fn known_key_counts(&self, device: &DeviceId) -> Option<(Position, KeyCounts)> {
         let known = self.known_keys.lock();
         let known = known.iter().find(|known| known.device == device)?;
-        let holds = known.at <= now && known.at.get() >= changed;
-        holds.then(|| known.counts.clone())
+        Some((known.at, known.counts.clone()))
     }
 
     /// Notes how many keys a device has at a position.
@@ -225,7 +204,7 @@ impl Inbox {
     /// it is to be looked up elsewhere.
     pub(crate) fn want_presence(&self, now_ms: u64, routed: u64) {
         if self.presence_used_ms.swap(now_ms.max(1), Ordering::Relaxed) == 0 {
-            self.shelves().presence.reset(routed);
+            self.shelves()[Sequence::Presence].reset(routed);
         }
     }
 
@@ -253,6 +232,8 @@ mod tests {
 
     use super::*;
 
+    const ROOM: Kind = Kind { stream: 0, is_urgent: true };
+
     fn listed(shelf: &Shelf, since: u64) -> Option<Vec<(u32, u64)>> {
         let mut items: Vec<_> = shelf.since(since)?.map(|item| (item.subject, item.last)).collect();
         items.sort_unstable();
@@ -262,36 +243,12 @@ mod tests {
     #[test]
     fn changes_of_one_thing_collapse() {
         let mut shelf = Shelf::new(10);
-        shelf.push(1, Kind::Room, 11);
-        shelf.push(2, Kind::Room, 12);
-        shelf.push(1, Kind::Room, 13);
+        shelf.push(1, ROOM, 11);
+        shelf.push(2, ROOM, 12);
+        shelf.push(1, ROOM, 13);
         assert_eq!(listed(&shelf, 10), Some(vec![(1, 13), (2, 12)]));
         assert_eq!(listed(&shelf, 12), Some(vec![(1, 13)]));
         assert_eq!(listed(&shelf, 9), None);
-    }
-
-    #[test]
-    fn numbers_of_keys_hold_until_they_change() {
-        let at = Position::from_u64;
-        let counts = |number| KeyCounts { one_time: [("x".to_owned(), number)].into(), ..KeyCounts::default() };
-        let (phone, tablet) = (<&DeviceId>::from("PHONE"), <&DeviceId>::from("TABLET"));
-        let inbox = Inbox::new(at(10), 0, 0, 0);
-        assert_eq!(inbox.key_counts(phone, at(10)), None);
-        // Read before the inbox began to list what changes.
-        inbox.learn_key_counts(phone, at(9), counts(1));
-        assert_eq!(inbox.key_counts(phone, at(10)), None);
-        inbox.learn_key_counts(phone, at(11), counts(2));
-        inbox.shelves().log.push(1, Kind::Room, 12);
-        inbox.shelves().log.push(Item::device(tablet), Kind::OneTimeKeys, 12);
-        assert_eq!(inbox.key_counts(phone, at(12)), Some(counts(2)));
-        assert_eq!(inbox.key_counts(phone, at(10)), None);
-        assert_eq!(inbox.key_counts(tablet, at(12)), None);
-        inbox.shelves().log.push(Item::device(phone), Kind::OneTimeKeys, 13);
-        assert_eq!(inbox.key_counts(phone, at(13)), None);
-        inbox.learn_key_counts(phone, at(13), counts(3));
-        assert_eq!(inbox.key_counts(phone, at(14)), Some(counts(3)));
-        inbox.shelves().log.reset(15);
-        assert_eq!(inbox.key_counts(phone, at(15)), None);
     }
 
     proptest! {
@@ -306,7 +263,7 @@ mod tests {
             let mut last = std::collections::BTreeMap::new();
             for (subject, step) in pushes {
                 at += step.max(u64::from(at == 0));
-                shelf.push(subject, Kind::Room, at);
+                shelf.push(subject, ROOM, at);
                 last.insert(subject, at);
                 prop_assert!(shelf.items.len() <= SHELF_ITEMS_MAX);
             }

@@ -5,7 +5,7 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::{JoinedRoom, LeftRoom, SyncError, SyncResponse, response::Events};
+use crate::SyncError;
 
 /// Bytes of events from which on an answer is large.
 pub(crate) const LARGE_BYTES: usize = 1 << 20;
@@ -34,35 +34,4 @@ impl LargeAnswer for Given {
     }
 
     fn end(&self) {}
-}
-
-impl Events {
-    fn bytes(&self) -> usize {
-        self.events.iter().map(|event| event.get().len()).sum()
-    }
-}
-
-impl JoinedRoom {
-    /// Bytes of its events.
-    pub(crate) fn bytes(&self) -> usize {
-        let told = self.timeline.events.iter().chain(self.state.events());
-        told.map(|event| event.get().len()).sum::<usize>() + self.ephemeral.bytes() + self.account_data.bytes()
-    }
-}
-
-impl LeftRoom {
-    /// Bytes of its events.
-    pub(crate) fn bytes(&self) -> usize {
-        let told = self.timeline.events.iter().chain(self.state.events());
-        told.map(|event| event.get().len()).sum::<usize>() + self.account_data.bytes()
-    }
-}
-
-impl SyncResponse {
-    /// Bytes of its events.
-    pub(crate) fn bytes(&self) -> usize {
-        let joined: usize = self.rooms.join.iter().map(|(_, room)| room.bytes()).sum();
-        let left: usize = self.rooms.leave.iter().map(|(_, room)| room.bytes()).sum();
-        joined + left + self.account_data.bytes() + self.presence.bytes() + self.to_device.bytes()
-    }
 }

@@ -1,35 +1,35 @@
 //! Sync: what changed for a user, as soon as it changed. Reads, never writes.
 //!
 //! A task (`notifier`) follows the log and routes each change to the inboxes (`inbox`) of the local users that it concerns, by what
-//! it keeps in memory of who is where (`hub`). A poll looks into its inbox, or for an older token into the tables (`changes`), for
-//! where something may have changed, and reads there what did: stretches of timelines (`slice`), differences of state (`state`),
-//! ways into and out of rooms (`membership`). `classic` shapes that into the answer of `/sync`.
+//! it keeps in memory of who is where (`hub`). Each kind of news is a stream (`streams`), which routes its changes, reads what a range of
+//! them has for a user, and owns its part of the token. A poll (`poll`) looks into its inbox, or for an older token into the tables
+//! (`streams::changes`), for where something may have changed. What changed in a room is a `room_view`: a stretch of its timeline (`slice`)
+//! and a difference of its state (`state`). `classic` shapes all that into the answer of `/sync`.
 //!
 //! All reads of an answer go through one view whose position is the answer's `now`; everything up to it has been routed before a
 //! poll may see it, so an inbox never knows less than the view.
 
 mod answering;
-mod changes;
 mod classic;
 mod config;
-mod device_lists;
 mod error;
-mod filter;
+mod format;
 mod hub;
 mod inbox;
 mod large;
 mod lazy;
-mod membership;
 mod memo;
 mod notifier;
+mod parts;
+mod poll;
 mod reader;
-mod response;
 mod room_view;
+mod sequence;
 mod slice;
 mod state;
 mod streams;
 mod tail;
-mod token;
+mod unread;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -41,19 +41,20 @@ use store::Store;
 use tokio::sync::Semaphore;
 use users::Users;
 
-use crate::{answering::Answering, filter::ParsedFilters, hub::Hub, lazy::SentMembers, notifier::Notifier};
+use crate::{answering::Answering, classic::ParsedFilters, hub::Hub, lazy::SentMembers, notifier::Notifier};
 pub use crate::{
     answering::Sending,
-    classic::SyncRequest,
+    classic::{
+        EventFormat, Events, FILTER_BYTES_MAX, Filter, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomFilter,
+        RoomUpdates, StateUpdate, Summary, SyncRequest, SyncResponse, Timeline, UnreadCount,
+    },
     config::Config,
     error::SyncError,
-    filter::{EventFormat, FILTER_BYTES_MAX, Filter, RoomFilter},
     large::LargeAnswer,
-    response::{
-        DeviceLists, Events, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, RoomUpdates, StateUpdate, Summary,
-        SyncResponse, Timeline, UnreadCount,
+    streams::{
+        device_lists::DeviceListChanges,
+        token::{BadToken, Token},
     },
-    token::{BadToken, Token},
 };
 
 /// Threads for parts of answers about many rooms, for each core: some wait for the disk.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use event::Clock;
+use futures_util::{StreamExt, stream::select_all};
 use rooms::Rooms;
 use store::{Follower, LogRecord, News, Position, Store, StoreError, View};
 use tokio::sync::watch;
@@ -11,7 +12,8 @@ use users::Users;
 use crate::{
     Config, SyncError,
     hub::{Hub, Published, Router, Wakeup},
-    streams,
+    sequence::Sequence,
+    streams::{self, Sources, Typing, VOLATILE, Volatile},
 };
 
 /// How often what ends by itself (typing, unused inboxes) is looked at.
@@ -36,9 +38,7 @@ pub(crate) async fn build(
     let mut follower = store.follower(NAME);
     // What follows begins with that.
     let Some(News::Rebuild(view)) = follower.try_next().await? else { return Err(StoreError::Closed.into()) };
-    let typing = rooms.typing().sequence();
-    let presence = users.presence().sequence();
-    let published = Published { view: view.clone(), memo: Arc::default(), typing, presence };
+    let published = Published::new(view.clone(), streams::last_numbers(&Sources { rooms, users }));
     let hub = Hub::new(rooms.residents().clone(), published, config, store.hold());
     load(&hub, rooms, &view).await?;
     follower.done();
@@ -93,15 +93,14 @@ impl Notifier {
 
     /// Runs until the store is closed or the sync is shut down.
     pub(crate) async fn run(mut self) {
-        let mut typing = self.rooms.typing().subscribe();
-        let mut presence = self.users.presence().subscribe();
+        let changes = VOLATILE.iter().map(|stream| stream.changes(&self.sources()));
+        let mut volatile = select_all(changes);
         let mut closing = self.hub.closing.subscribe();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0_u64;
         // What happened between the hub's numbers and the subscriptions.
-        self.route_typing();
-        self.route_presence();
+        VOLATILE.iter().for_each(|stream| self.route_volatile(stream));
         loop {
             tokio::select! {
                 biased;
@@ -111,8 +110,7 @@ impl Notifier {
                     Some(News::Rebuild(view)) => self.rebuild(view).await,
                     None => break,
                 },
-                number = changed(&mut typing) => if number { self.route_typing() },
-                number = changed(&mut presence) => if number { self.route_presence() },
+                Some(stream) = volatile.next() => self.route_volatile(stream),
                 _ = tick.tick() => {
                     ticks += 1;
                     self.tick(ticks);
@@ -139,12 +137,10 @@ impl Notifier {
 
     /// Puts records into the inboxes.
     fn route(&mut self, records: &[LogRecord], through: Position) -> Result<(), StoreError> {
-        self.hub.routing(|routing| routing.position = through);
+        self.hub.routing(Sequence::Log, through.get());
         let mut router = Router::new(&self.hub);
         for record in records {
-            for route in streams::LOGGED {
-                route(&mut router, &self.rooms, record)?;
-            }
+            streams::route(&mut router, record)?;
             self.wakeups.extend(router.wakeups().map(|wakeup| (record.position, wakeup)));
         }
         Ok(())
@@ -181,10 +177,10 @@ impl Notifier {
         let position = view.position();
         self.wakeups.clear();
         self.ahead = None;
-        self.hub.routing(|routing| routing.position = position);
+        self.hub.routing(Sequence::Log, position.get());
         let inboxes = self.hub.inboxes();
         for inbox in &inboxes {
-            inbox.shelves().log.reset(position.get());
+            inbox.shelves()[Sequence::Log].reset(position.get());
         }
         self.publish_view(view);
         for inbox in &inboxes {
@@ -192,71 +188,32 @@ impl Notifier {
         }
     }
 
-    fn route_typing(&self) {
-        let typing = self.rooms.typing();
+    fn sources(&self) -> Sources<'_> {
+        Sources { rooms: &self.rooms, users: &self.users }
+    }
+
+    /// Puts into the inboxes what changed of a stream that is in no log, publishes that, and wakes whom it concerns.
+    fn route_volatile(&self, stream: &Volatile) {
+        let since = self.hub.published().numbers[stream.sequence];
         let mut router = Router::new(&self.hub);
-        let mut wakeups = Vec::new();
-        let last = match typing.changed_since(self.hub.published().typing) {
-            Some((rooms, last)) => {
-                self.hub.routing(|routing| routing.typing = last);
-                for room in rooms {
-                    let active = !typing.users(&room).is_empty();
-                    router.typing(&room, active, last);
-                }
-                wakeups.extend(router.wakeups());
-                last
-            }
-            None => {
-                // More rooms changed than are remembered; nobody can tell which.
-                let last = typing.sequence();
-                self.hub.routing(|routing| routing.typing = last);
-                for inbox in self.hub.inboxes() {
-                    inbox.shelves().typing.reset(last);
-                    wakeups.push(Wakeup { inbox, urgent: true });
-                }
-                last
-            }
-        };
-        self.publish_volatile(wakeups, |published| published.typing = last);
-    }
-
-    fn route_presence(&self) {
-        let presence = self.users.presence();
-        let last = presence.sequence();
-        let changed = presence.changed_since(self.hub.published().presence);
-        self.hub.routing(|routing| routing.presence = last);
-        let mut router = Router::new(&self.hub);
-        for user in changed.iter().filter_map(|(_, user)| self.hub.residents.known_user(user)) {
-            router.presence(user, last);
-        }
-        let wakeups = router.wakeups().collect();
-        self.publish_volatile(wakeups, |published| published.presence = last);
-    }
-
-    fn publish_view(&self, view: View) {
+        let last = (stream.route_after)(&mut router, &self.sources(), since);
         self.hub.published.send_modify(|published| {
-            let Published { typing, presence, .. } = **published;
-            *published = Arc::new(Published { view, memo: Arc::default(), typing, presence });
+            let Published { view, memo, mut numbers } = Published::clone(published);
+            numbers[stream.sequence] = last;
+            *published = Arc::new(Published { view, memo, numbers });
         });
-    }
-
-    fn publish_volatile(&self, wakeups: Vec<Wakeup>, change: impl FnOnce(&mut Published)) {
-        self.hub.published.send_modify(|published| {
-            let Published { view, memo, typing, presence } = &**published;
-            let (view, memo, typing, presence) = (view.clone(), memo.clone(), *typing, *presence);
-            let mut next = Published { view, memo, typing, presence };
-            change(&mut next);
-            *published = Arc::new(next);
-        });
-        for Wakeup { inbox, urgent } in wakeups {
+        for Wakeup { inbox, urgent } in router.wakeups() {
             inbox.wake(urgent);
         }
     }
 
+    fn publish_view(&self, view: View) {
+        self.hub.published.send_modify(|published| *published = Arc::new(Published::new(view, published.numbers)));
+    }
+
     fn tick(&mut self, ticks: u64) {
         self.rooms.typing().expire();
-        let late = self.hub.late_typing();
-        for room in late {
+        for room in Typing::late(&self.hub) {
             self.rooms.typing().announce(&room);
         }
         if ticks.is_multiple_of(IDLE_CHECK_TICKS) {
@@ -264,15 +221,6 @@ impl Notifier {
             self.hub.drop_idle_inboxes(before);
         }
     }
-}
-
-/// Whether the number changed; waits for ever once nobody can change it.
-async fn changed(number: &mut watch::Receiver<u64>) -> bool {
-    if number.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    number.borrow_and_update();
-    true
 }
 
 /// Waits until the sync is shut down.

@@ -112,17 +112,22 @@ impl Reader<'_> {
         Ok(metas)
     }
 
-    /// The events of a tail, oldest first, with what may change about them.
+    /// These events of a tail, with what may change about them.
     pub(crate) async fn tail_events(
         &self,
         tail: &TailRange,
+        nums: &[EventNum],
     ) -> Result<Vec<(TimelineIndex, Arc<StoredEvent>, EventMeta)>, SyncError> {
-        let nums: Vec<EventNum> = tail.events.iter().map(|(_, num)| *num).collect();
-        let bodies = self.rooms.events(self.view, &nums).await?;
-        let metas = self.metas(&nums).await?;
+        if nums.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bodies = self.rooms.events(self.view, nums).await?;
+        let metas = self.metas(nums).await?;
         let mut events = Vec::with_capacity(nums.len());
-        for (((position, _), body), meta) in tail.events.iter().zip(bodies).zip(metas) {
-            events.extend(body.map(|body| (TimelineIndex::live(*position), body, meta)));
+        for (body, meta) in bodies.into_iter().zip(metas) {
+            let Some(body) = body else { continue };
+            let found = tail.events.iter().find(|(_, event)| event.num == body.num);
+            events.extend(found.map(|(position, _)| (TimelineIndex::live(*position), body, meta)));
         }
         Ok(events)
     }

@@ -13,31 +13,81 @@ use crate::{
     reader::Reader,
     slice::{Slice, SliceRange},
     state::{MEMBER, Roots, StateDelta},
+    streams::{changes::Hints, span::Span},
     tail::TailRange,
 };
 
 /// Types of state events that the name of a room depends on.
 const NAMING_TYPES: [&str; 3] = [MEMBER, "m.room.name", "m.room.canonical_alias"];
 
+/// A part of a room's history.
+pub(crate) struct RoomRange {
+    /// The state that the client has, and that at the end.
+    roots: Roots,
+    /// The start of the timeline; `None` for all there is.
+    since: Option<Position>,
+    /// The end.
+    until: Position,
+    /// What is known of it already.
+    tail: Option<TailRange>,
+    /// Whether the user is joined at the end, so that it matters what the room is called.
+    is_joined: bool,
+}
+
+impl RoomRange {
+    /// From a position, or the start of all, to now, for who is in the room. `hints`: the whole state may be wanted.
+    pub(crate) async fn up_to_now(
+        span: &Span<'_>,
+        room: &RoomId,
+        hints: Hints,
+        since: Option<Position>,
+    ) -> Result<Self, SyncError> {
+        let (reader, until) = (&span.reader, span.reader.now());
+        let tail = since.and_then(|since| span.inner.hub.tail(hints.number, since, until));
+        let end = match &tail {
+            Some(tail) => tail.after,
+            None => reader.root_now(room).await?,
+        };
+        let known = match (since, &tail) {
+            _ if hints.full => None,
+            (None, _) => None,
+            (Some(_), Some(tail)) => Some(tail.before),
+            (Some(since), None) => Some(reader.root_at(room, since).await?),
+        };
+        Ok(Self { roots: Roots { known, end }, since, until, tail, is_joined: true })
+    }
+
+    /// From a position, or the start of all, to where the user's stay in the room ended. `full`: the whole state is wanted.
+    pub(crate) async fn up_to_end(
+        span: &Span<'_>,
+        room: &RoomId,
+        (since, end): (Option<Position>, Position),
+        full: bool,
+    ) -> Result<Self, SyncError> {
+        let known = match since {
+            Some(since) if !full => Some(span.reader.root_at(room, since).await?),
+            _ => None,
+        };
+        let roots = Roots { known, end: span.reader.root_at(room, end).await? };
+        Ok(Self { roots, since, until: end, tail: None, is_joined: false })
+    }
+
+    /// Whether the client is told the whole state, as if it knew nothing of the room.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.roots.known.is_none()
+    }
+}
+
 /// A part of a room's history, as a client is to be told it.
 #[derive(Copy, Clone)]
 pub(crate) struct RoomView<'a> {
     pub(crate) room: &'a RoomId,
-    /// The state that the client has, and that at the end.
-    pub(crate) roots: Roots,
-    /// The start of the timeline; `None` for all there is.
-    pub(crate) since: Option<Position>,
-    /// The end.
-    pub(crate) until: Position,
+    pub(crate) range: &'a RoomRange,
     /// Events of the timeline: the newest, at most so many.
     pub(crate) limit: usize,
     /// Those of the timeline that are wanted.
     pub(crate) timeline: &'a RoomEventFilter,
-    /// What is known of the range already.
-    pub(crate) tail: Option<&'a TailRange>,
     pub(crate) required: RequiredState,
-    /// Whether the user is joined at the end, so that it matters what the room is called.
-    pub(crate) is_joined: bool,
 }
 
 /// Which state is told.
@@ -62,10 +112,11 @@ pub(crate) struct RoomNews {
 impl RoomView<'_> {
     /// Reads the news.
     pub(crate) async fn read(&self, reader: &Reader<'_>) -> Result<RoomNews, SyncError> {
-        let RoomView { room, roots, since, until, limit, timeline: filter, tail, required, is_joined } = *self;
+        let RoomView { room, range, limit, timeline: filter, required } = *self;
+        let RoomRange { roots, since, until, ref tail, is_joined } = *range;
         let viewer = Viewer { joined_in: is_joined.then_some(roots.end), ..reader.viewer };
-        let range = SliceRange { room, since, until, limit, filter, tail };
-        let mut slice = Reader { viewer, ..*reader }.slice(range).await?;
+        let slice = SliceRange { room, since, until, limit, filter, tail: tail.as_ref() };
+        let mut slice = Reader { viewer, ..*reader }.slice(slice).await?;
         if !required.after {
             reader.cut_misleading(room, &mut slice, roots.end).await?;
         }
@@ -92,14 +143,15 @@ impl RoomView<'_> {
 
     /// Whether what the room is called may have changed.
     async fn names_change(&self, reader: &Reader<'_>, slice: &Slice) -> Result<bool, SyncError> {
-        let (Some(known), Some(since)) = (self.roots.known, self.since) else { return Ok(true) };
-        let changes = reader.diff(self.room, known, self.roots.end).await?;
+        let RoomRange { roots, since, .. } = *self.range;
+        let (Some(known), Some(since)) = (roots.known, since) else { return Ok(true) };
+        let changes = reader.diff(self.room, known, roots.end).await?;
         if changes.iter().any(|change| NAMING_TYPES.contains(&&*change.key.event_type)) {
             return Ok(true);
         }
         // A redaction leaves the state as it is and takes the name.
         let may = slice.redacts || slice.limited;
-        Ok(may && reader.name_redacted_since(self.room, self.roots.end, since).await?)
+        Ok(may && reader.name_redacted_since(self.room, roots.end, since).await?)
     }
 
     /// The members that lazy loading has to tell, if it is wanted: senders, who the room is named after, and the user themselves
@@ -120,7 +172,7 @@ impl RoomView<'_> {
         if let Some(heroes) = summary.and_then(|summary| summary.heroes.as_ref()) {
             members.extend(heroes.iter().cloned());
         }
-        if self.roots.known.is_none() {
+        if self.range.is_anew() {
             members.insert(reader.viewer.user.to_owned());
         }
         Some(members)

@@ -10,7 +10,7 @@ use store::Position;
 use crate::{
     SyncError,
     reader::{Reader, Seen, SeenEvent},
-    tail::TailRange,
+    tail::{NewEvent, TailRange},
 };
 
 /// Events of one room that are looked at to find those that a filter wants.
@@ -123,7 +123,7 @@ impl Reader<'_> {
         if let Some(tail) = range.tail
             && !tail.holes
         {
-            let live = |(position, num): &(Position, EventNum)| (TimelineIndex::live(*position), *num);
+            let live = |(position, event): &(Position, NewEvent)| (TimelineIndex::live(*position), event.num);
             let events: Vec<_> = tail.events.iter().rev().map(live).collect();
             return Ok(Page { events, more: false, hole: false });
         }

@@ -15,11 +15,21 @@ pub(crate) struct Advance {
     /// The entry's position.
     pub(crate) position: Position,
     /// The new event, unless only the state moved.
-    pub(crate) event: Option<EventNum>,
-    /// Whether the event is by a user of this server, so that no hole can be before it.
-    pub(crate) local: bool,
+    pub(crate) event: Option<NewEvent>,
     /// The room's state from here on.
     pub(crate) root: Root,
+}
+
+/// What the log tells of an event.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NewEvent {
+    pub(crate) num: EventNum,
+    /// Its sender's number, if they are a user of this server.
+    pub(crate) sender: Option<u32>,
+    /// What it is ([`rooms::LoggedEvent::flags`]).
+    pub(crate) flags: u8,
+    /// Whether there was a hole before it.
+    pub(crate) after_hole: bool,
 }
 
 /// Every advance of a room after a floor.
@@ -39,8 +49,8 @@ pub(crate) struct TailRange {
     /// The room's state at the end.
     pub(crate) after: Root,
     /// The events in between, oldest first.
-    pub(crate) events: Vec<(Position, EventNum)>,
-    /// Whether there may be holes between the events.
+    pub(crate) events: Vec<(Position, NewEvent)>,
+    /// Whether there may be holes before or between the events.
     pub(crate) holes: bool,
 }
 
@@ -76,7 +86,7 @@ impl Tail {
                 range.before = advance.root;
             } else if let Some(event) = advance.event {
                 range.events.push((advance.position, event));
-                range.holes |= !advance.local;
+                range.holes |= event.after_hole;
             }
         }
         Some(range)
@@ -105,10 +115,11 @@ mod tests {
             let mut at = 5;
             let mut tail = Tail::new(Position::from_u64(at), root(0));
             let mut advances = Vec::new();
-            for (number, (step, has_event, local, state)) in history.into_iter().enumerate() {
+            for (number, (step, has_event, after_hole, state)) in history.into_iter().enumerate() {
                 at += step;
-                let event = has_event.then_some(EventNum(number as u64));
-                let advance = Advance { position: Position::from_u64(at), event, local, root: root(state) };
+                let event = NewEvent { num: EventNum(number as u64), sender: None, flags: state, after_hole };
+                let event = has_event.then_some(event);
+                let advance = Advance { position: Position::from_u64(at), event, root: root(state) };
                 tail.push(advance);
                 advances.push(advance);
             }
@@ -127,7 +138,7 @@ mod tests {
             for advance in advances.iter().filter(|advance| advance.position > since && advance.position <= until) {
                 if let Some(event) = advance.event {
                     events.push((advance.position, event));
-                    holes |= !advance.local;
+                    holes |= event.after_hole;
                 }
             }
             prop_assert_eq!(range.events, events);

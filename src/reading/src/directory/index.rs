@@ -134,7 +134,7 @@ impl Reading {
             let room = match record.kind {
                 DirectoryChanged::KIND => record.decode::<DirectoryChanged>()?.map(|entry| entry.room),
                 RoomAdvanced::KIND => {
-                    let entry = record.decode::<RoomAdvanced>()?.filter(|entry| entry.old_root != entry.new_root);
+                    let entry = record.decode::<RoomAdvanced>()?.filter(|entry| entry.old_root.is_some());
                     entry.map(|entry| entry.room).filter(|room| self.inner.directory.lock().members.contains_key(room))
                 }
                 EventRedacted::KIND => {

@@ -79,6 +79,12 @@ struct Asked {
     joined: Option<(Position, u64)>,
 }
 
+/// Whether an event may count for a user with these rules, who sent it or not, by what the log tells of it
+/// ([`rooms::LoggedEvent::flags`]). What can't need not be read.
+pub fn may_count(rules: &PushRules, flags: u8, is_own: bool) -> bool {
+    notable::concerns(flags, is_own) || *rules != *DEFAULT_RULES
+}
+
 impl Reading {
     /// Counts what a user hasn't read, in all rooms that they are in, and stores it, so that it stays what it is when
     /// their push rules, or whom they ignore, change afterwards.

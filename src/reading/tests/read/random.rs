@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use event::push::PushRules;
-use reading::{Count, NewEvents, UnreadCounts, Viewer};
-use rooms::{Direction, NewReceipt, ReceiptType, TimelineIndex, TimelineRange};
+use reading::{Count, NewEvents, UnreadCounts, Viewer, may_count};
+use rooms::{Direction, EventNum, LoggedEvent, NewReceipt, ReceiptType, RoomAdvanced, TimelineIndex, TimelineRange};
 use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde_json::json;
 use store::Position;
@@ -233,6 +233,20 @@ impl Talk {
 }
 
 impl Talk {
+    /// What the log tells of the events since a position.
+    async fn told_since(&self, since: Position) -> BTreeMap<EventNum, LoggedEvent> {
+        let store = &self.world.store;
+        let mut log = store.read_log(since);
+        let mut told = BTreeMap::new();
+        while log.position() < store.published() {
+            for record in log.try_next().await.expect("the log") {
+                let entry = record.decode::<RoomAdvanced>().expect("an entry");
+                told.extend(entry.and_then(|entry| entry.event).map(|event| (event.num, event)));
+            }
+        }
+        told
+    }
+
     /// The same as one who follows the log asks.
     async fn check_following(&self, seed: u64) {
         let (rules, viewer) = (PushRules::server_default(bob()), Viewer::new(bob()));
@@ -244,8 +258,14 @@ impl Talk {
             limit: 100,
         };
         let page = rooms.timeline(&view, &self.room, range).await.expect("a page");
+        let told = self.told_since(since).await;
         let mut events = Vec::new();
         for (index, num) in page.events {
+            // What can't count by what the log tells of it isn't read.
+            let LoggedEvent { sender, flags, .. } = &told[&num];
+            if !may_count(&rules, *flags, sender == bob()) {
+                continue;
+            }
             let event = rooms.event(&view, num).await.expect("read").expect("stored");
             events.push((index, event, rooms.meta(&view, num).await.expect("read")));
         }

@@ -14,7 +14,8 @@ use crate::{
     Rooms, RoomsError,
     directory::withdraw_in,
     engine::{append::ATTEMPTS_MAX, extremities::Front, turn::Turn},
-    log::RoomAdvanced,
+    log::{LoggedEvent, RoomAdvanced},
+    notable,
     rows::{LoggedMembership, MembershipLogKey},
     tables::{
         Behind, Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
@@ -73,6 +74,21 @@ pub(crate) struct Placed {
     pub(crate) follows: Follows,
 }
 
+impl Placed {
+    /// What the log tells of it.
+    fn logged(&self) -> LoggedEvent {
+        let StoredEvent { num, ref pdu, .. } = *self.event;
+        let flags = notable::logged_flags(&self.event);
+        LoggedEvent {
+            num,
+            sender: pdu.sender().to_owned(),
+            event_type: pdu.event_type().to_owned(),
+            flags: if self.redacted_by.is_some() { notable::of_redacted(flags) } else { flags },
+            after_hole: !self.gap.is_empty(),
+        }
+    }
+}
+
 impl Rooms {
     /// Queues a turn's batch and waits until it is written, and until the current state has followed the resolved one to the end. It
     /// follows though nobody waits for that any more.
@@ -128,7 +144,7 @@ impl Turn {
     pub(crate) async fn place(&mut self, placed: &Placed, front: Front, resolved: Root) -> Result<(), RoomsError> {
         let event = &placed.event;
         crate::events::put_body(&mut self.batch, event);
-        let stamp = self.move_root(Some(event), resolved).await?;
+        let stamp = self.move_root(Some(placed), resolved).await?;
 
         let index = TimelineIndex::live(stamp.into());
         let meta = EventMeta {
@@ -161,13 +177,9 @@ impl Turn {
 
     /// Makes `resolved` the current state, or what is a step on the way to it, with the log entry and the rows that derive from
     /// the change.
-    pub(crate) async fn move_root(
-        &mut self,
-        event: Option<&Arc<StoredEvent>>,
-        resolved: Root,
-    ) -> Result<Stamp, RoomsError> {
+    pub(crate) async fn move_root(&mut self, placed: Option<&Placed>, resolved: Root) -> Result<Stamp, RoomsError> {
         let old_root = self.head.root;
-        let (root, changes) = self.next_state(event, resolved).await?;
+        let (root, changes) = self.next_state(placed.map(|placed| &placed.event), resolved).await?;
         let moved = self.moved_members(&changes).await?;
         let gone = moved.iter().filter(|change| change.old == Membership::Join && change.new != Membership::Join);
         self.gone.extend(gone.map(|change| change.user.clone()));
@@ -179,10 +191,9 @@ impl Turn {
         let encryption = changes.iter().find(|change| change.key.as_key() == (ENCRYPTION, ""));
         let entry = RoomAdvanced {
             room: self.room.clone(),
-            event: event.map(|event| event.num),
-            sender: event.map(|event| event.pdu.sender().to_owned()),
-            old_root,
-            new_root: root,
+            event: placed.map(Placed::logged),
+            old_root: (root != old_root).then_some(old_root),
+            root,
             members,
             servers,
             encrypted: encryption.map(|change| change.new.is_some()),

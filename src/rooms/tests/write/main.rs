@@ -5,6 +5,7 @@ mod creating;
 mod entering;
 mod forks;
 mod hostile;
+mod logged;
 mod members;
 mod receiving;
 mod redacting;

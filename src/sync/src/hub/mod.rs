@@ -16,7 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rooms::{EventNum, MemberChange, Residents};
+use rooms::Residents;
 use ruma::{RoomId, UserId};
 use state_tree::Root;
 use store::{Held, Position, View};
@@ -28,7 +28,8 @@ use crate::{
     Config,
     inbox::{Inbox, Kind},
     memo::Memo,
-    tail::{Tail, TailRange},
+    sequence::{Numbers, Sequence},
+    tail::{Advance, Tail, TailRange},
 };
 
 /// How long a request waits at its start for the notifier to catch up with what was written before.
@@ -38,15 +39,22 @@ const CATCH_UP_WAIT_MAX: Duration = Duration::from_secs(5);
 const TAIL_BYTES: usize = 2_000;
 
 /// What polls read from: everything up to the view's position has been routed to the inboxes.
+#[derive(Clone)]
 pub(crate) struct Published {
     /// All durable reads of a sync go through this view; its position is the sync's `now`.
     pub(crate) view: View,
     /// What was read through the view.
     pub(crate) memo: Arc<Memo>,
-    /// Typing changes up to here are routed.
-    pub(crate) typing: u64,
-    /// Presence changes up to here are routed.
-    pub(crate) presence: u64,
+    /// Changes up to these are routed; that of the log is the view's position.
+    pub(crate) numbers: Numbers,
+}
+
+impl Published {
+    /// A view of which all is routed, with how far that is which is in no log.
+    pub(crate) fn new(view: View, mut numbers: Numbers) -> Self {
+        numbers[Sequence::Log] = view.position().get();
+        Self { view, memo: Arc::default(), numbers }
+    }
 }
 
 /// An inbox to be woken once what was put into it can be read.
@@ -56,25 +64,14 @@ pub(crate) struct Wakeup {
 }
 
 /// One advance of a room, as the notifier reads it from the log.
-pub(crate) struct RoomMove<'a> {
-    pub(crate) room: &'a RoomId,
-    pub(crate) position: Position,
-    pub(crate) event: Option<EventNum>,
-    /// Whether the event is by a user of this server.
-    pub(crate) local: bool,
+pub(crate) struct RoomMove {
+    /// The room's number.
+    pub(crate) room: u32,
+    pub(crate) advance: Advance,
+    /// The state before.
     pub(crate) old_root: Root,
-    pub(crate) new_root: Root,
-    pub(crate) members: &'a [MemberChange],
     /// Whether it is encrypted now, if that changed.
     pub(crate) encrypted: Option<bool>,
-}
-
-/// How far the notifier is: the last changes of the log and of what is volatile.
-#[derive(Copy, Clone, Default)]
-pub(crate) struct Routed {
-    pub(crate) position: Position,
-    pub(crate) typing: u64,
-    pub(crate) presence: u64,
 }
 
 /// See the module.
@@ -85,14 +82,14 @@ pub(crate) struct Hub {
     /// By the numbers that [`Residents`] give.
     inboxes: Slots<Option<Arc<Inbox>>>,
     tailed: Mutex<Tailed>,
-    typing: Mutex<TypingRooms>,
+    pub(crate) typing: Mutex<TypingRooms>,
     /// Rooms with more members than [`Config::large_room_members`].
     large: Mutex<HashSet<u32>>,
     large_room_members: usize,
     /// Things put into inboxes.
     routed_count: AtomicU64,
     /// What is routed, or about to be: an inbox that is made lists all that comes after.
-    routing: Mutex<Routed>,
+    routing: Mutex<Numbers>,
     /// Where the hub was filled from the tables; beyond everything while it is being filled.
     loaded: AtomicU64,
     /// What the slots take in memory, of which none can be given up.
@@ -108,11 +105,11 @@ struct Tailed {
 }
 
 #[derive(Default)]
-struct TypingRooms {
+pub(crate) struct TypingRooms {
     /// Rooms in which somebody is typing.
-    active: HashSet<u32>,
+    pub(crate) active: HashSet<u32>,
     /// Large rooms whose typing is to be routed, with the seconds until then.
-    late: HashMap<u32, usize>,
+    pub(crate) late: HashMap<u32, usize>,
 }
 
 #[derive(Default)]
@@ -146,8 +143,7 @@ impl Default for Receipts {
 impl Hub {
     /// An empty hub, to be filled before the notifier starts.
     pub(crate) fn new(residents: Residents, published: Published, config: &Config, held: Held) -> Self {
-        let Published { typing, presence, .. } = published;
-        let routing = Routed { position: published.view.position(), typing, presence };
+        let routing = published.numbers;
         Self {
             residents,
             rooms: Slots::new(),
@@ -171,12 +167,8 @@ impl Hub {
     }
 
     /// Waits until everything up to `to` is routed and published, but not for ever if the notifier can't go on.
-    pub(crate) async fn wait_for(&self, to: Routed) {
-        let reached = |published: &Arc<Published>| {
-            published.view.position() >= to.position
-                && published.typing >= to.typing
-                && published.presence >= to.presence
-        };
+    pub(crate) async fn wait_for(&self, to: Numbers) {
+        let reached = |published: &Arc<Published>| published.numbers.reach(&to);
         if reached(&self.published.borrow()) {
             return;
         }
@@ -255,14 +247,10 @@ impl Hub {
         let number = self.residents.user(user);
         let inbox = self.inboxes.with(number, |slot| {
             // What is about to be routed is noted before inboxes are looked for, so with the slot held this is not too late.
-            let fresh = || {
-                let Routed { position, typing, presence } = *self.routing.lock();
-                Arc::new(Inbox::new(position, typing, presence, now_ms))
-            };
-            let inbox = slot.get_or_insert_with(fresh);
+            let inbox = slot.get_or_insert_with(|| Arc::new(Inbox::new(*self.routing.lock(), now_ms)));
             inbox.touch(now_ms);
             if wants_presence {
-                inbox.want_presence(now_ms, self.routing.lock().presence);
+                inbox.want_presence(now_ms, self.routing.lock()[Sequence::Presence]);
             }
             inbox.clone()
         });
@@ -295,15 +283,9 @@ impl Hub {
         inboxes
     }
 
-    /// Notes what is about to be routed; `change` says what of it.
-    pub(crate) fn routing(&self, change: impl FnOnce(&mut Routed)) {
-        change(&mut self.routing.lock());
-    }
-
-    /// The numbers of the user's rooms in which somebody is typing.
-    pub(crate) fn typing_in(&self, user: u32) -> Vec<u32> {
-        let active: Vec<u32> = self.typing.lock().active.iter().copied().collect();
-        if active.is_empty() { active } else { self.residents.joined_among(user, active.into_iter()) }
+    /// Notes that a sequence is about to be routed up to a number.
+    pub(crate) fn routing(&self, sequence: Sequence, number: u64) {
+        self.routing.lock()[sequence] = number;
     }
 
     /// Whether a room advanced after `since`.
@@ -322,6 +304,11 @@ impl Hub {
         if read_at >= self.loaded() {
             self.rooms.known(room, |slot| slot.state_moved = slot.state_moved.max(Some(moved)));
         }
+    }
+
+    /// Whether a room is encrypted, if that is known.
+    pub(crate) fn is_encrypted_now(&self, room: u32) -> Option<bool> {
+        self.rooms.known(room, |slot| slot.encrypted).flatten()
     }
 
     /// Whether a room is encrypted from `at` on, if that is known.
@@ -367,10 +354,10 @@ impl Hub {
         });
     }
 
-    /// A position since when neither the user's membership of a room nor their receipts in it moved, if that is known.
-    pub(crate) fn unmoved_since(&self, user: u32, room: u32) -> Option<Position> {
+    /// A position since when nothing of these kinds happened for a user in a room, if that is known.
+    pub(crate) fn unmoved_since(&self, user: u32, room: u32, kinds: &[Kind]) -> Option<Position> {
         let inbox = self.inboxes.known(user, |slot| slot.clone())??;
-        let since = inbox.shelves().log.unchanged_since(room, &[Kind::Membership, Kind::OwnReceipt]);
+        let since = inbox.shelves()[Sequence::Log].unchanged_since(room, kinds);
         Some(Position::from_u64(since))
     }
 

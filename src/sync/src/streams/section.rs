@@ -1,6 +1,6 @@
 //! What a user's way into and out of a room means for a sync.
 
-use rooms::{EventNum, Membership};
+use ::rooms::{EventNum, Membership};
 use store::Position;
 
 /// A change of a user's membership of one room.

@@ -11,6 +11,8 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
+use crate::DeviceListChanges;
+
 /// What an answer has of a room besides events, as JSON in bytes.
 const ROOM_JSON_BYTES: usize = 512;
 /// What it has besides rooms and events.
@@ -34,15 +36,15 @@ pub struct SyncResponse {
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub to_device: Events,
     /// Whose keys to ask for anew, and whose to forget.
-    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
-    pub device_lists: DeviceLists,
+    #[serde(skip_serializing_if = "DeviceListChanges::is_empty")]
+    pub device_lists: DeviceListChanges,
     /// One-time keys that the device has left, by algorithm.
     pub device_one_time_keys_count: BTreeMap<String, u64>,
     /// Algorithms of the device's fallback keys that nobody was given yet.
     pub device_unused_fallback_key_types: BTreeSet<String>,
     /// Whether the device's numbers of keys are news.
     #[serde(skip)]
-    pub(crate) key_counts_changed: bool,
+    pub(super) key_counts_changed: bool,
 }
 
 impl SyncResponse {
@@ -80,21 +82,12 @@ impl SyncResponse {
         serde_json::to_writer(&mut json, self)?;
         Ok(json)
     }
-}
 
-/// Changes of device lists (client-server API, "Extensions to /sync").
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct DeviceLists {
-    /// Users whose keys changed or who share a room with the user since then, by id.
-    pub changed: Vec<OwnedUserId>,
-    /// Users who share no room with the user any more, by id.
-    pub left: Vec<OwnedUserId>,
-}
-
-impl DeviceLists {
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.left.is_empty()
+    /// Bytes of its events.
+    pub(super) fn bytes(&self) -> usize {
+        let joined: usize = self.rooms.join.iter().map(|(_, room)| room.bytes()).sum();
+        let left: usize = self.rooms.leave.iter().map(|(_, room)| room.bytes()).sum();
+        joined + left + self.account_data.bytes() + self.presence.bytes() + self.to_device.bytes()
     }
 }
 
@@ -110,6 +103,10 @@ impl Events {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.get().len()).sum()
     }
 }
 
@@ -178,7 +175,7 @@ pub struct JoinedRoom {
     pub unread_thread_notifications: BTreeMap<OwnedEventId, UnreadCount>,
     /// Whether it shows somebody as typing.
     #[serde(skip)]
-    pub(crate) shows_typing: bool,
+    pub(super) shows_typing: bool,
 }
 
 impl JoinedRoom {
@@ -191,6 +188,12 @@ impl JoinedRoom {
             && self.account_data.is_empty()
             && self.unread_notifications.is_none()
             && self.unread_thread_notifications.is_empty()
+    }
+
+    /// Bytes of its events.
+    pub(super) fn bytes(&self) -> usize {
+        let told = self.timeline.events.iter().chain(self.state.events());
+        told.map(|event| event.get().len()).sum::<usize>() + self.ephemeral.bytes() + self.account_data.bytes()
     }
 }
 
@@ -205,6 +208,14 @@ pub struct LeftRoom {
     /// The user's data about the room.
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events,
+}
+
+impl LeftRoom {
+    /// Bytes of its events.
+    pub(super) fn bytes(&self) -> usize {
+        let told = self.timeline.events.iter().chain(self.state.events());
+        told.map(|event| event.get().len()).sum::<usize>() + self.account_data.bytes()
+    }
 }
 
 /// A room that the user is invited to.

@@ -19,20 +19,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use ::rooms::{EventNum, Membership, Rooms, RoomsError};
 use parking_lot::Mutex;
-use rooms::{EventNum, Membership, Rooms, RoomsError};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use state_tree::{Entry, Root};
 use store::{Position, View};
 use users::Users;
 
-use crate::{
-    Sync, SyncError,
-    changes::Changes,
-    hub::{Hub, Routed},
-    response::DeviceLists,
-    state::MEMBER,
+use super::{
+    super::{StreamId, changes::Changes},
+    DeviceListChanges,
 };
+use crate::{Inner, SyncError, hub::Hub, state::MEMBER};
 
 /// Users whose keys changed in a range that are read one after the other. Where there are more, those who share a room with
 /// the user who asks are looked at instead.
@@ -56,27 +54,27 @@ pub(crate) type UserSet = BTreeSet<OwnedUserId>;
 /// What a range of the log tells of those around a user.
 #[derive(Default)]
 pub(crate) struct Around {
-    pub(crate) lists: DeviceLists,
+    pub(crate) lists: DeviceListChanges,
     /// Who came to be together with the user in some room; they may have been in another before.
     pub(crate) met: UserSet,
 }
 
 /// Reads device lists of one range for one user.
-pub(crate) struct DeviceListReader<'a> {
-    pub(crate) hub: &'a Hub,
-    pub(crate) rooms: &'a Rooms,
-    pub(crate) users: &'a Users,
-    pub(crate) view: &'a View,
-    pub(crate) user: &'a UserId,
+pub(super) struct DeviceListReader<'a> {
+    hub: &'a Hub,
+    rooms: &'a Rooms,
+    users: &'a Users,
+    view: &'a View,
+    user: &'a UserId,
     /// The user's number in the hub.
-    pub(crate) number: u32,
+    number: u32,
     /// Rooms with more members are large.
-    pub(crate) large_room_members: u64,
+    large_room_members: u64,
     /// Rooms of which it was found out whether they count at a position.
-    pub(crate) counted: Mutex<HashMap<(OwnedRoomId, Position), bool>>,
-    pub(crate) since: Position,
+    counted: Mutex<HashMap<(OwnedRoomId, Position), bool>>,
+    since: Position,
     /// The end of the range, which is that of the view or before.
-    pub(crate) until: Position,
+    until: Position,
 }
 
 /// Who came to be, and who ceased to be, together with the user in some room; they may be in another as before.
@@ -90,58 +88,46 @@ struct Encounters {
     around: UserSet,
 }
 
-impl Sync {
-    /// What device lists of a sync with the token `from` would have been, had it been answered with `to`: whose keys to ask for anew,
-    /// whose to forget.
-    ///
-    /// # Errors
-    ///
-    /// [`SyncError::BadToken`]; otherwise fails only if the store does.
-    pub async fn key_changes(&self, user: &UserId, from: &str, to: &str) -> Result<DeviceLists, SyncError> {
-        let inner = &*self.inner;
-        let (from, to) = (inner.since(Some(from))?, inner.since(Some(to))?);
-        // The view reaches to both, and what was acknowledged to anybody before this request is in it.
-        inner.hub.wait_for(Routed { position: inner.store.published(), ..Routed::default() }).await;
-        let published = inner.hub.published();
-        let view = &published.view;
-        let since = from.map_or(Position::ZERO, |token| token.position);
-        let until = to.map_or(view.position(), |token| token.position);
-        if until <= since {
-            return Ok(DeviceLists::default());
-        }
-        let (hub, rooms, users) = (&*inner.hub, &inner.rooms, &inner.users);
-        let (number, counted) = (hub.residents.user(user), Mutex::default());
-        let large_room_members = inner.config.large_room_members as u64;
-        let reader =
-            DeviceListReader { hub, rooms, users, view, user, number, large_room_members, counted, since, until };
-        let mut moved = BTreeSet::new();
-        for (_, row) in rooms.membership_log(view, user, since, until).await? {
-            moved.insert(row.room);
-        }
-        let joined = reader.joined_at(user, until).await?;
-        let mut stayed: Vec<&RoomId> = Vec::new();
-        for room in joined.difference(&moved) {
-            let number = hub.residents.known_room(room);
-            match number {
-                // Most rooms didn't change, and that is known without reading.
-                Some(number) if !reader.state_moved(room, number).await? => {}
-                _ => stayed.push(room),
-            }
-        }
-        let around = reader.around(stayed, moved.iter().map(|room| &**room).collect()).await?;
-        Ok(around.lists)
+impl<'a> DeviceListReader<'a> {
+    pub(super) fn new(
+        inner: &'a Inner,
+        view: &'a View,
+        (user, number): (&'a UserId, u32),
+        (since, until): (Position, Position),
+    ) -> Self {
+        let Inner { hub, rooms, users, config, .. } = inner;
+        let (large_room_members, counted) = (config.large_room_members as u64, Mutex::default());
+        Self { hub, rooms, users, view, user, number, large_room_members, counted, since, until }
     }
 }
 
 impl DeviceListReader<'_> {
     /// The lists of a range that ends with the view, given where something may have changed and in which rooms the user's own
     /// membership did. Reads nothing where nothing can have changed.
-    pub(crate) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
+    pub(super) async fn read(&self, changes: &Changes, moved: BTreeSet<&RoomId>) -> Result<Around, SyncError> {
         let stayed = self.stayed(changes, &moved).await?;
-        if !changes.device_lists && stayed.is_empty() && moved.is_empty() {
+        if !changes.has(StreamId::DeviceLists) && stayed.is_empty() && moved.is_empty() {
             return Ok(Around::default());
         }
         self.around(stayed, moved).await
+    }
+
+    /// The lists of any range, whatever may have changed in it.
+    pub(super) async fn read_all(&self) -> Result<Around, SyncError> {
+        let mut moved = BTreeSet::new();
+        for (_, row) in self.rooms.membership_log(self.view, self.user, self.since, self.until).await? {
+            moved.insert(row.room);
+        }
+        let joined = self.joined_at(self.user, self.until).await?;
+        let mut stayed: Vec<&RoomId> = Vec::new();
+        for room in joined.difference(&moved) {
+            match self.hub.residents.known_room(room) {
+                // Most rooms didn't change, and that is known without reading.
+                Some(number) if !self.state_moved(room, number).await? => {}
+                _ => stayed.push(room),
+            }
+        }
+        self.around(stayed, moved.iter().map(|room| &**room).collect()).await
     }
 
     /// The lists, given the rooms that the user was in all the time, and those in which their membership changed.
@@ -164,7 +150,7 @@ impl DeviceListReader<'_> {
             }
         }
         let left = encounters.parted.difference(&together).cloned().collect();
-        let lists = DeviceLists { changed: changed.into_iter().collect(), left };
+        let lists = DeviceListChanges { changed: changed.into_iter().collect(), left };
         let mut met = encounters.met;
         met.extend(encounters.around);
         Ok(Around { lists, met })
@@ -174,7 +160,7 @@ impl DeviceListReader<'_> {
     async fn stayed<'c>(&self, changes: &'c Changes, moved: &BTreeSet<&RoomId>) -> Result<Vec<&'c RoomId>, SyncError> {
         let mut stayed = Vec::new();
         for (room, hints) in &changes.rooms {
-            if !hints.timeline || moved.contains(&**room) || !self.state_moved(room, hints.number).await? {
+            if !hints.has(StreamId::Rooms) || moved.contains(&**room) || !self.state_moved(room, hints.number).await? {
                 continue;
             }
             if hints.joined || self.membership_now(room).await? == Membership::Join {

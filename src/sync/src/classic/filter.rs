@@ -6,11 +6,12 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use reading::{RoomEventFilter, null_as_default};
+use reading::{EventForm, RoomEventFilter, null_as_default};
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Deserialize;
+use users::AccountDataRow;
 
-use crate::SyncError;
+use crate::{SyncError, format::Form};
 
 /// Longest inline filter that is read, in bytes.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
@@ -123,19 +124,36 @@ impl Filter {
     }
 
     /// Whether presence of this user is wanted.
-    pub(crate) fn wants_presence_of(&self, user: &UserId) -> bool {
+    pub(super) fn wants_presence_of(&self, user: &UserId) -> bool {
         wants_sender(&self.presence, user)
     }
 
+    /// Whether account data is wanted, of a room or of the account.
+    pub(super) fn wants_account_data(&self, row: &AccountDataRow) -> bool {
+        match &row.room {
+            None => self.account_data.wants_type(&row.event_type),
+            Some(room) => self.room.wants_account_data(room, &row.event_type),
+        }
+    }
+
+    /// The form of room events.
+    pub(super) fn form(&self) -> Form<'_> {
+        let form = match self.event_format {
+            EventFormat::Client => EventForm::Client,
+            EventFormat::Federation => EventForm::Federation,
+        };
+        Form { form, fields: self.event_fields.as_deref() }
+    }
+
     /// Whether presence is wanted at all.
-    pub(crate) fn wants_presence(&self) -> bool {
+    pub(super) fn wants_presence(&self) -> bool {
         self.presence.wants_type("m.presence")
     }
 }
 
 impl RoomFilter {
     /// Whether anything about this room is wanted.
-    pub(crate) fn wants_room(&self, room: &RoomId) -> bool {
+    pub(super) fn wants_room(&self, room: &RoomId) -> bool {
         if self.not_rooms.iter().any(|other| other == room) {
             return false;
         }
@@ -146,12 +164,12 @@ impl RoomFilter {
     }
 
     /// Whether this kind of ephemeral event of a room is wanted.
-    pub(crate) fn wants_ephemeral(&self, room: &RoomId, event_type: &str) -> bool {
+    pub(super) fn wants_ephemeral(&self, room: &RoomId, event_type: &str) -> bool {
         self.ephemeral.wants_room(room) && self.ephemeral.wants_type(event_type)
     }
 
     /// Whether this kind of account data of a room is wanted.
-    pub(crate) fn wants_account_data(&self, room: &RoomId, event_type: &str) -> bool {
+    pub(super) fn wants_account_data(&self, room: &RoomId, event_type: &str) -> bool {
         self.account_data.wants_room(room) && self.account_data.wants_type(event_type)
     }
 }

@@ -1,63 +1,86 @@
-//! Room events in the form that a filter asks for.
+//! Events in the form that clients ask for.
 
-use reading::{ClientEvent, ClientFormat, EventForm, Sight};
+use reading::{ClientEvent, ClientFormat, EventForm, RoomEventFilter, Sight};
 use rooms::EventNum;
 use ruma::RoomId;
-use serde_json::{Map, Value, value::RawValue};
+use serde::Serialize;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
-use super::{Answer, account::to_event};
-use crate::{EventFormat, SyncError, reader::SeenEvent};
+use crate::{
+    SyncError,
+    reader::{Reader, SeenEvent},
+};
 
-impl Answer<'_> {
-    fn format(&self, limited: bool) -> ClientFormat {
-        let mut format = ClientFormat::sync(limited);
-        if self.session.filter.event_format == EventFormat::Federation {
-            format.form = EventForm::Federation;
-        }
-        format
+/// What of room events a client wants, and how.
+#[derive(Copy, Clone)]
+pub(crate) struct Form<'a> {
+    pub(crate) form: EventForm,
+    /// Paths of the fields, with dots; all if absent.
+    pub(crate) fields: Option<&'a [String]>,
+}
+
+impl Form<'_> {
+    fn format(self, limited: bool) -> ClientFormat {
+        ClientFormat { form: self.form, ..ClientFormat::sync(limited) }
     }
 
-    /// Events of a timeline.
-    pub(super) async fn timeline_events(
-        &self,
-        room: &RoomId,
-        events: &[SeenEvent],
-        limited: bool,
-    ) -> Result<Vec<ClientEvent>, SyncError> {
-        let format = self.format(limited);
-        let mut formatted = Vec::with_capacity(events.len());
-        let reader = self.reader.room(room);
-        for SeenEvent { event, meta, sight, .. } in events {
-            let json = reader.client_event(event, meta, *sight, format).await?;
-            formatted.push(self.only_fields(json)?);
-        }
-        Ok(formatted)
-    }
-
-    /// Those of these state events that the filter wants.
-    pub(super) async fn state_events(&self, room: &RoomId, nums: &[EventNum]) -> Result<Vec<ClientEvent>, SyncError> {
-        let filter = &self.session.filter.room.state;
-        let (rooms, view, reader) = (self.reader.rooms, self.reader.view, self.reader.room(room));
-        let format = ClientFormat { with_replaced: false, ..self.format(false) };
-        let mut events = Vec::with_capacity(nums.len());
-        let metas = self.reader.metas(nums).await?;
-        for (event, meta) in rooms.events(view, nums).await?.into_iter().zip(metas) {
-            let Some(event) = event else { continue };
-            if reader.wants(filter, &event, &meta).await? {
-                let json = reader.client_event(&event, &meta, Sight::OF_STATE, format).await?;
-                events.push(self.only_fields(json)?);
-            }
-        }
-        Ok(events)
-    }
-
-    /// Leaves out the fields that the filter doesn't name.
-    fn only_fields(&self, event: ClientEvent) -> Result<ClientEvent, SyncError> {
-        match &self.session.filter.event_fields {
+    /// Leaves out the fields that aren't named.
+    fn only_fields(self, event: ClientEvent) -> Result<ClientEvent, SyncError> {
+        match self.fields {
             None => Ok(event),
             Some(fields) => pick(&event, fields),
         }
     }
+}
+
+impl Reader<'_> {
+    /// Events of a timeline.
+    pub(crate) async fn timeline_events(
+        &self,
+        room: &RoomId,
+        events: &[SeenEvent],
+        limited: bool,
+        form: Form<'_>,
+    ) -> Result<Vec<ClientEvent>, SyncError> {
+        let format = form.format(limited);
+        let mut formatted = Vec::with_capacity(events.len());
+        let reader = self.room(room);
+        for SeenEvent { event, meta, sight, .. } in events {
+            let json = reader.client_event(event, meta, *sight, format).await?;
+            formatted.push(form.only_fields(json)?);
+        }
+        Ok(formatted)
+    }
+
+    /// Those of these state events that a filter wants.
+    pub(crate) async fn state_events(
+        &self,
+        room: &RoomId,
+        nums: &[EventNum],
+        filter: &RoomEventFilter,
+        form: Form<'_>,
+    ) -> Result<Vec<ClientEvent>, SyncError> {
+        let (rooms, view, reader) = (self.rooms, self.view, self.room(room));
+        let format = ClientFormat { with_replaced: false, ..form.format(false) };
+        let mut events = Vec::with_capacity(nums.len());
+        let metas = self.metas(nums).await?;
+        for (event, meta) in rooms.events(view, nums).await?.into_iter().zip(metas) {
+            let Some(event) = event else { continue };
+            if reader.wants(filter, &event, &meta).await? {
+                let json = reader.client_event(&event, &meta, Sight::OF_STATE, format).await?;
+                events.push(form.only_fields(json)?);
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// Writes an event out.
+pub(crate) fn to_event(event: &impl Serialize) -> Result<ClientEvent, SyncError> {
+    Ok(to_raw_value(event)?.into())
 }
 
 /// An event with the fields at these paths alone.

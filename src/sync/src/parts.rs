@@ -1,0 +1,80 @@
+//! Answers about very many rooms: built in parts side by side, on threads that may wait for the disk.
+//!
+//! Most requests are about few rooms, and most of what they read is in memory. A first sync of a thousand rooms reads much that
+//! is not, and is worth more than one core.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, future::BoxFuture, stream};
+use store::StoreError;
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
+
+use crate::SyncError;
+
+/// What is about up to so many rooms is built by the task that asks.
+pub(crate) const ROOMS_INLINE_MAX: usize = 64;
+
+/// Rooms of one part.
+const ROOMS_PER_PART: usize = 32;
+
+/// Parts of one answer that are built at the same time.
+const PARTS_AT_ONCE: usize = 4;
+
+/// Builds a part from what all parts are made from.
+pub(crate) type Build<C, T, R> = fn(Arc<C>, Vec<T>) -> BoxFuture<'static, Result<R, SyncError>>;
+
+/// Builds what there is to say about rooms, in their order. `turns`: how many threads may do so at one time.
+pub(crate) async fn side_by_side<C, T, R>(
+    turns: &Arc<Semaphore>,
+    common: C,
+    rooms: Vec<T>,
+    build: Build<C, T, R>,
+) -> Result<Vec<R>, SyncError>
+where
+    C: Send + Sync + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
+{
+    let common = Arc::new(common);
+    let mut parts = Vec::with_capacity(rooms.len().div_ceil(ROOMS_PER_PART));
+    let mut rooms = rooms.into_iter();
+    loop {
+        let part: Vec<T> = rooms.by_ref().take(ROOMS_PER_PART).collect();
+        if part.is_empty() {
+            break;
+        }
+        parts.push(on_a_thread(turns.clone(), common.clone(), part, build));
+    }
+    let mut parts = stream::iter(parts).buffered(PARTS_AT_ONCE);
+    let mut built = Vec::new();
+    while let Some(part) = parts.next().await {
+        built.push(part?);
+    }
+    Ok(built)
+}
+
+/// Builds a part on a thread of its own, once one of those for all answers is free.
+async fn on_a_thread<C, T, R>(
+    turns: Arc<Semaphore>,
+    common: Arc<C>,
+    part: Vec<T>,
+    build: Build<C, T, R>,
+) -> Result<R, SyncError>
+where
+    C: Send + Sync + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
+{
+    let turn = turns.acquire_owned().await.map_err(|_| StoreError::Closed)?;
+    let runtime = Handle::current();
+    let built = spawn_blocking(move || {
+        let _turn = turn;
+        runtime.block_on(build(common, part))
+    });
+    match built.await {
+        Ok(built) => built,
+        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        // The server stops.
+        Err(_) => Err(StoreError::Closed.into()),
+    }
+}
