@@ -10,8 +10,10 @@
 mod condition;
 mod event;
 
-use ruma::UserId;
+use std::sync::LazyLock;
+
 use ruma::push::{AnyPushRuleRef, Ruleset};
+use ruma::{UserId, user_id};
 use serde_json::Value;
 
 use crate::auth::PowerLevels;
@@ -59,7 +61,14 @@ pub struct PushOutcome {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PushRules {
     rules: Vec<Rule>,
+    is_server_default: bool,
 }
+
+/// The default rules, which compile to the same for every user.
+static SERVER_DEFAULT: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    let nobody = user_id!("@nobody:nowhere.invalid");
+    Rule::compile_all(&Ruleset::server_default(nobody), nobody)
+});
 
 #[derive(Debug, Clone, PartialEq)]
 struct Rule {
@@ -67,9 +76,8 @@ struct Rule {
     outcome: PushOutcome,
 }
 
-impl PushRules {
-    /// Compiles the rules of `user`. Disabled ones are left out.
-    pub fn compile(ruleset: &Ruleset, user: &UserId) -> Self {
+impl Rule {
+    fn compile_all(ruleset: &Ruleset, user: &UserId) -> Vec<Self> {
         let mut rules = Vec::new();
         for rule in ruleset {
             if !rule.enabled() {
@@ -86,7 +94,20 @@ impl PushRules {
             };
             rules.push(Rule { conditions, outcome: outcome(rule) });
         }
-        Self { rules }
+        rules
+    }
+}
+
+impl PushRules {
+    /// Compiles the rules of `user`. Disabled ones are left out.
+    pub fn compile(ruleset: &Ruleset, user: &UserId) -> Self {
+        let rules = Rule::compile_all(ruleset, user);
+        Self { is_server_default: rules == *SERVER_DEFAULT, rules }
+    }
+
+    /// Whether these are the default rules, as they are for who changed nothing.
+    pub fn is_server_default(&self) -> bool {
+        self.is_server_default
     }
 
     /// The default rules, which are the same for every user.

@@ -40,7 +40,7 @@ pub const REDACTS: u8 = 32;
 static NOBODY: LazyLock<&UserId> = LazyLock::new(|| user_id!("@nobody:nowhere.invalid"));
 
 /// The rules that a user has who never changed any. They are equal for all users.
-pub static DEFAULT_RULES: LazyLock<PushRules> = LazyLock::new(|| PushRules::server_default(&NOBODY));
+static DEFAULT_RULES: LazyLock<PushRules> = LazyLock::new(|| PushRules::server_default(&NOBODY));
 
 /// What the default rules make of an event; 0 if it concerns nobody.
 pub(crate) fn flags(event: &Pdu) -> u8 {

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use reading::{MemberSummary, RoomEventFilter, Viewer};
-use rooms::TimelineIndex;
+use reading::{MemberSummary, RoomEventFilter, Viewer, Visibility};
+use rooms::{TimelineIndex, notable};
 use ruma::{OwnedUserId, RoomId};
 use state_tree::Root;
 use store::Position;
 
 use crate::{
     SyncError,
-    reader::Reader,
+    reader::{Reader, SeenEvent},
     slice::{Slice, SliceRange},
     state::{MEMBER, Roots, StateDelta},
     streams::{changes::Hints, span::Span},
-    tail::TailRange,
+    tail::{NewEvent, TailRange},
 };
 
 /// Types of state events that the name of a room depends on.
@@ -72,6 +72,17 @@ impl RoomRange {
         Ok(Self { roots, since, until: end, tail: None, is_joined: false })
     }
 
+    /// Who else is told the same: the position of the first of some new events, if all else of the room is as it was and `user`, who has
+    /// been in it all the time, sent none of them.
+    pub(crate) fn shared(&self, user: u32) -> Option<Position> {
+        let tail = self.tail.as_ref().filter(|tail| self.roots.known == Some(self.roots.end) && !tail.holes)?;
+        let concerns_all = |event: &NewEvent| {
+            event.sender != Some(user) && event.flags & notable::SENT != 0 && event.flags & notable::REDACTS == 0
+        };
+        let all = tail.events.iter().all(|(_, event)| concerns_all(event));
+        tail.events.first().filter(|_| all).map(|(first, _)| *first)
+    }
+
     /// Whether the client is told the whole state, as if it knew nothing of the room.
     pub(crate) fn is_anew(&self) -> bool {
         self.roots.known.is_none()
@@ -107,6 +118,19 @@ pub(crate) struct RoomNews {
     pub(crate) summary: Option<MemberSummary>,
     /// Whether anything happened in the timeline that the user may see, shown or not.
     pub(crate) eventful: bool,
+}
+
+impl RoomNews {
+    /// Whether everybody is told this whom [`RoomRange::shared`] means, if it is told to who ignores nobody.
+    pub(crate) fn is_shared(&self) -> bool {
+        let plain = |seen: &SeenEvent| {
+            seen.sight.seen == Visibility::Visible && !seen.meta.has_relations && seen.meta.redacted_by.is_none()
+        };
+        self.summary.is_none()
+            && self.state.changed.is_empty()
+            && !self.timeline.limited
+            && self.timeline.events.iter().all(plain)
+    }
 }
 
 impl RoomView<'_> {

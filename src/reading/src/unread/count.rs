@@ -8,7 +8,7 @@ use event::{
 };
 use rooms::{
     EventMeta, MEMBER, Membership, Receipt, RoomsError, StoredEvent, TimelineIndex,
-    notable::{self, DEFAULT_RULES, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, REDACTS, RELATES, SENT},
+    notable::{self, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, REDACTS, RELATES, SENT},
     rows::NotableRow,
     tables::{JoinedCounts, Notable, Stays, Timeline},
 };
@@ -82,7 +82,7 @@ struct Asked {
 /// Whether an event may count for a user with these rules, who sent it or not, by what the log tells of it
 /// ([`rooms::LoggedEvent::flags`]). What can't need not be read.
 pub fn may_count(rules: &PushRules, flags: u8, is_own: bool) -> bool {
-    notable::concerns(flags, is_own) || *rules != *DEFAULT_RULES
+    notable::concerns(flags, is_own) || !rules.is_server_default()
 }
 
 impl Reading {
@@ -158,7 +158,7 @@ impl RoomReader<'_> {
             return Ok(Some(tally));
         }
         let after = tally.uncounted_from();
-        let candidates = match *rules == *DEFAULT_RULES {
+        let candidates = match rules.is_server_default() {
             true => self.notable_events(after, now).await?,
             false => self.all_events(after, now).await?,
         };
@@ -184,7 +184,7 @@ impl RoomReader<'_> {
         let mut tally = Arc::unwrap_or_clone(known);
         let now = TimelineIndex::after_position(self.view.position());
         if now > tally.counted_to {
-            let by_default = *rules == *DEFAULT_RULES;
+            let by_default = rules.is_server_default();
             let after = tally.uncounted_from();
             let mut candidates = Vec::new();
             for (index, event, meta) in new.events {

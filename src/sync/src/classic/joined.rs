@@ -1,8 +1,8 @@
 //! A room that the user is in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use reading::{ClientEvent, Count, MemberSummary};
+use reading::{ClientEvent, Count, MemberSummary, TimelineToken};
 use rooms::{EventNum, Receipt, receipt_events};
 use ruma::RoomId;
 
@@ -13,6 +13,8 @@ use super::{
 use crate::{
     SyncError,
     large::LARGE_EVENTS,
+    memo::{NewsKey, SharedNews},
+    reader::SeenEvent,
     room_view::{RequiredState, RoomNews, RoomRange, RoomView},
     slice::Slice,
     state::{MEMBER, StateDelta},
@@ -42,7 +44,7 @@ impl Answer<'_> {
         let mut eventful = false;
         if since.is_none() || hints.has(StreamId::Rooms) || hints.full {
             let range = RoomRange::up_to_now(&self.span, room, hints, since).await?;
-            let told = self.tell(room, &range).await?;
+            let told = self.tell(room, &range, Some(hints.number)).await?;
             eventful = told.eventful;
             update.timeline = told.timeline;
             update.state = told.state;
@@ -63,8 +65,16 @@ impl Answer<'_> {
         Ok(update)
     }
 
-    /// Timeline and state of a part of a room's history, and what names the room if the user is joined at its end.
-    pub(super) async fn tell(&self, room: &RoomId, range: &RoomRange) -> Result<Told, SyncError> {
+    /// Timeline and state of a part of a room's history, and what names the room if the user is joined at its end. `number` is the room's.
+    pub(super) async fn tell(&self, room: &RoomId, range: &RoomRange, number: Option<u32>) -> Result<Told, SyncError> {
+        let memo = self.span.reader.memo;
+        let key = number.and_then(|number| self.news_key(number, range));
+        if let Some(news) = key.and_then(|key| memo.news(key)) {
+            let state = StateDelta { changed: Vec::new(), members: news.members };
+            let state = self.state(room, state, &[], false).await?;
+            let (timeline, eventful) = (timeline(news.timeline, false, news.start), news.eventful);
+            return Ok(Told { timeline, state: self.state_update(state), summary: None, eventful });
+        }
         let filter = &self.wishes.filter.room;
         let config = &self.span.inner.config;
         let wanted = filter.timeline.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -75,17 +85,33 @@ impl Answer<'_> {
         let (after, lazy) = (self.wishes.use_state_after, filter.state.lazy_load_members);
         let required = RequiredState { after, lazy };
         let view = RoomView { room, range, limit, timeline: &filter.timeline, required };
-        let RoomNews { timeline: slice, state, summary, eventful } = view.read(&self.span.reader).await?;
+        let news = view.read(&self.span.reader).await?;
+        let key = key.filter(|_| news.is_shared());
+        let RoomNews { timeline: Slice { events, limited, start, .. }, state, summary, eventful } = news;
         let summary = summary.map(|MemberSummary { heroes, joined, invited }| Summary { heroes, joined, invited });
-        let state = Events { events: self.state(room, state, &slice, range.is_anew()).await? };
         let form = self.wishes.filter.form();
-        let timeline = Timeline {
-            events: self.span.reader.timeline_events(room, &slice.events, slice.limited, form).await?,
-            limited: slice.limited,
-            prev_batch: Some(slice.start.to_string()),
-        };
-        let state = if after { StateUpdate::After(state) } else { StateUpdate::Before(state) };
-        Ok(Told { timeline, state, summary, eventful })
+        let formatted = self.span.reader.timeline_events(room, &events, limited, form).await?;
+        if let Some(key) = key {
+            let (_form, members) = (self.wishes.filter.clone(), state.members.clone());
+            memo.keep_news(key, SharedNews { _form, timeline: formatted.clone(), start, members, eventful });
+        }
+        let state = self.state(room, state, &events, range.is_anew()).await?;
+        Ok(Told { timeline: timeline(formatted, limited, start), state: self.state_update(state), summary, eventful })
+    }
+
+    /// What names the news of a room among those that others are told as well.
+    fn news_key(&self, room: u32, range: &RoomRange) -> Option<NewsKey> {
+        if !self.span.reader.viewer.ignored.is_empty() {
+            return None;
+        }
+        let first = range.shared(self.span.number)?;
+        let form = Arc::as_ptr(&self.wishes.filter).addr();
+        Some(NewsKey { room, first, after: self.wishes.use_state_after, form })
+    }
+
+    fn state_update(&self, events: Vec<ClientEvent>) -> StateUpdate {
+        let events = Events { events };
+        if self.wishes.use_state_after { StateUpdate::After(events) } else { StateUpdate::Before(events) }
     }
 
     /// Formats state, leaving out members that the device has, if it loads them lazily. `anew`: the client starts with nothing
@@ -94,7 +120,7 @@ impl Answer<'_> {
         &self,
         room: &RoomId,
         delta: StateDelta,
-        slice: &Slice,
+        timeline: &[SeenEvent],
         anew: bool,
     ) -> Result<Vec<ClientEvent>, SyncError> {
         let filter = &self.wishes.filter.room.state;
@@ -106,7 +132,7 @@ impl Answer<'_> {
             self.drop_redundant(room, anew, &mut members);
             // What the client gets in other ways it has as well.
             let mut sent: Vec<EventNum> = Vec::new();
-            for seen in &slice.events {
+            for seen in timeline {
                 if seen.event.pdu.event_type() == MEMBER {
                     sent.push(seen.event.num);
                 }
@@ -114,6 +140,9 @@ impl Answer<'_> {
             self.drop_redundant(room, anew, &mut sent);
         }
         nums.extend(members);
+        if nums.is_empty() {
+            return Ok(Vec::new());
+        }
         self.span.reader.state_events(room, &nums, filter, self.wishes.filter.form()).await
     }
 
@@ -171,6 +200,10 @@ impl Answer<'_> {
         update.unread_thread_notifications = threads;
         Ok(())
     }
+}
+
+fn timeline(events: Vec<ClientEvent>, limited: bool, start: TimelineToken) -> Timeline {
+    Timeline { events, limited, prev_batch: Some(start.to_string()) }
 }
 
 fn unread_count(count: Count) -> UnreadCount {

@@ -25,7 +25,7 @@ impl Answer<'_> {
     ) -> Result<LeftRoom, SyncError> {
         let since = self.span.since_position().filter(|_| !fresh);
         let range = RoomRange::up_to_end(&self.span, room, (since, end), self.wishes.full_state).await?;
-        let told = self.tell(room, &range).await?;
+        let told = self.tell(room, &range, None).await?;
         let mut update = LeftRoom { state: told.state, timeline: told.timeline, ..LeftRoom::default() };
         update.account_data.events = account_data;
         if last.position > end {

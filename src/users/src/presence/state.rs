@@ -333,11 +333,14 @@ impl DeviceEntry {
 
 impl Entry {
     fn device(&mut self, device: &DeviceId) -> Option<&mut DeviceEntry> {
-        if self.devices.len() >= DEVICES_MAX && !self.devices.contains_key(device) {
-            return None;
+        if !self.devices.contains_key(device) {
+            if self.devices.len() >= DEVICES_MAX {
+                return None;
+            }
+            let fresh = DeviceEntry { reported: None, said: None, acted_ms: None, syncing: 0, seen_ms: 0 };
+            self.devices.insert(device.to_owned(), fresh);
         }
-        let fresh = DeviceEntry { reported: None, said: None, acted_ms: None, syncing: 0, seen_ms: 0 };
-        Some(self.devices.entry(device.to_owned()).or_insert(fresh))
+        self.devices.get_mut(device)
     }
 
     /// What a local user is, and when that may change by itself.
