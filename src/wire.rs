@@ -55,6 +55,7 @@ pub(crate) async fn with_parts<T>(
     private::close_directories(config);
     let descriptors = Descriptors::claim();
     let store = Store::open_rocksdb(path, &store_options(config, descriptors), TABLES)
+        .await
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
     let result = async { work(&parts(config, descriptors, &store).await?).await }.await;
     store.close().await;
@@ -188,6 +189,7 @@ pub async fn restore(config: &Config) -> anyhow::Result<()> {
     let path = &config.server.database_path;
     anyhow::ensure!(path.exists(), "there is no database (database_path = {path:?})");
     let store = Store::restore(path, &store_options(config, Descriptors::claim()), TABLES)
+        .await
         .with_context(|| format!("can't open the database (database_path = {path:?})"))?;
     println!("The database is in epoch {} now.", store.epoch());
     store.close().await;

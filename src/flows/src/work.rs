@@ -145,7 +145,8 @@ mod tests {
 
     impl World {
         async fn new() -> Self {
-            let store = Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, crate::TABLES]).unwrap();
+            let store =
+                Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, crate::TABLES]).await.unwrap();
             let (clock, random) = (Arc::new(Ticks::default()), Arc::new(SystemRandom));
             let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };
             let config = users::Config { password, ..users::Config::default() };

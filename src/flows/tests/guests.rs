@@ -39,7 +39,7 @@ impl World {
 
     async fn open(disk: MemoryDisk, clock: Arc<ManualClock>) -> Self {
         let tables = [rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES];
-        let store = Store::open_memory(&disk, &Options::default(), &tables).expect("a store");
+        let store = Store::open_memory(&disk, &Options::default(), &tables).await.expect("a store");
         let random = Arc::new(SeededRandom::new(store.boot_id()));
         let config = rooms::Config::new(server_name!("haima.test").to_owned());
         let time: Arc<dyn Clock> = clock.clone();

@@ -45,7 +45,8 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let store = Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES]).expect("a store");
+        let store =
+            Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES]).await.expect("a store");
         let (clock, random) = (Arc::new(ManualClock::new()), Arc::new(SeededRandom::new(1)));
         let far_key = SigningKey::generate(&SeededRandom::new(2));
         let ports = Ports {

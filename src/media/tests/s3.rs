@@ -48,7 +48,7 @@ impl World {
         config.max_request_size = 100 << 20;
         config.media_s3 = Some(self.s3_config());
         change(&mut config);
-        let store = Store::open_memory(&self.disk, &Options::default(), &[TABLES]).expect("a store");
+        let store = Store::open_memory(&self.disk, &Options::default(), &[TABLES]).await.expect("a store");
         Media::open(config, store, self.clock.clone(), Arc::new(SeededRandom::new(self.seed))).await
     }
 

@@ -20,7 +20,7 @@ const JOINS_AT_ONCE: usize = 50;
 const TOPICS: usize = 100;
 
 async fn open(path: &Path) -> Result<(Store, Rooms), Failure> {
-    let store = Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES])?;
+    let store = Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES]).await?;
     let config = rooms::Config::new(server_name!("example.org").to_owned());
     let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
     let rooms = Rooms::open(config, store.clone(), clock, random, Ports::no_federation()).await?;

@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn ids_and_chains_of_state_are_read_without_bodies() {
-        let store = store::Store::in_memory(&[TABLES]).unwrap();
+        let store = store::Store::in_memory(&[TABLES]).await.unwrap();
         let made = rooms(&store).await;
         let creator = ruma::owned_user_id!("@alice:here");
         let room = made.create(&CreateRoom::new(creator)).await.unwrap();

@@ -55,7 +55,7 @@ fn batch(task: u64, number: u64, relaxed: bool) -> Batch {
 
 async fn measure(label: &str, relaxed: bool) -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
-    let store = Store::open_rocksdb(directory.path(), &Options::default(), &[TABLES])?;
+    let store = Store::open_rocksdb(directory.path(), &Options::default(), &[TABLES]).await?;
     let (stopwatch, before_ns) = (Stopwatch::start(), processor_ns(COMMITTER));
     let mut tasks = Vec::new();
     for task in 0..TASKS {

@@ -2,7 +2,6 @@
 
 use crate::{
     codec::{Encode, Prefix, Writer, successor},
-    engine::WriteOp,
     error::CommitError,
     log::LogEntry,
     position::{Position, Stamp},
@@ -16,6 +15,14 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const BATCH_ENTRIES_MAX: usize = 256;
 /// What one operation counts for besides its key and value.
 const OPERATION_OVERHEAD_BYTES: usize = 32;
+
+/// One change of a key or a range of keys.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum WriteOp<'a> {
+    Put { family: Family, key: &'a [u8], value: &'a [u8] },
+    Delete { family: Family, key: &'a [u8] },
+    DeleteRange { family: Family, from: &'a [u8], to: &'a [u8] },
+}
 
 /// Bytes of a batch's writer.
 #[derive(Copy, Clone, Debug)]

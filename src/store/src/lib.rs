@@ -2,41 +2,33 @@
 //!
 //! Every durable change is a [`Batch`]: puts, deletes, entries of the log, and *expectations* of what
 //! is stored. If an expectation doesn't hold, nothing is written and the caller loads and decides again;
-//! there is no other concurrency control. One thread commits: it takes all waiting batches, checks
-//! them, gives ascending positions, writes them with one fsync, applies them to the [`Projection`]s, publishes,
-//! and answers. A [`View`] reads the tables as of one position. A [`Follower`] does something about what the log tells,
-//! some time afterwards.
+//! there is no other concurrency control. A [`View`] reads the tables as of one position. A [`Projection`] has what the log tells before
+//! that is visible; a [`Follower`] does something about it some time afterwards.
 //!
-//! Load from one view, decide in a pure function, commit one batch.
+//! Load from one view, decide in a pure function, commit one batch. Reads, opening and taking a view are awaited and can fail; nothing
+//! names a thread or waits for a disk by itself.
 //!
-//! Engines: RocksDB for servers, persistent maps in memory for tests and simulation.
+//! Three folders stand on each other; the files beside them (rows, batches, positions, the log's entries) are below all:
+//!
+//! - `engine`: the two traits below a store, and all that an engine promises. Who writes a second engine reads that, and implements them.
+//! - `store`: [`Store`] and [`View`], typed, over any engine; followers, counters, opening, migrations.
+//! - `local`: the engine of this machine. One thread commits, many batches with one sync, to a disk that is RocksDB's or, for tests and simulation,
+//!   persistent maps in memory. It alone has threads and files, and gives [`Store`] its constructors.
 
 mod batch;
 mod budget;
 mod codec;
-mod committer;
-mod counter;
 mod engine;
 mod error;
-mod follow;
-mod held;
+mod local;
 mod log;
-mod migrate;
-mod open;
-mod options;
-mod overlay;
 mod parts;
 mod position;
 mod projection;
 mod range;
-#[cfg(test)]
-mod recovery_tests;
-mod rows;
-mod shared;
 mod store;
 mod table;
 mod value;
-mod view;
 
 pub use bytes::Bytes;
 
@@ -125,24 +117,18 @@ pub use crate::{
     batch::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch},
     budget::{Budget, MEMORY_BUDGET_BYTES_MIN},
     codec::{Decode, Encode, Fixed, Prefix, Reader, Text, Writer, decode_all, encode_to_vec},
-    committer::GROUP_BYTES_MAX,
-    counter::{COUNTER_BLOCK, Counter},
-    engine::memory::MemoryDisk,
+    engine::{Pending, SCAN_BYTES_MAX},
     error::{CommitError, DecodeError, EngineError, FollowError, OpenError, StoreError},
-    follow::{
-        CURSOR_RECORDS_MAX, Cursor, FOLLOW_DELAY_FIRST, FOLLOW_DELAY_MAX, Follow, Follower, FollowerStatus, Following,
-        News,
-    },
-    held::Held,
-    log::{FOLLOW_RECORDS_MAX, LogEntry, LogReader, LogRecord},
-    migrate::{Migration, Step},
-    open::RESTORE_JUMP,
-    options::Options,
+    local::{GROUP_BYTES_MAX, MemoryDisk, QUEUE_BYTES_MAX},
+    log::{FOLLOW_RECORDS_MAX, LogEntry, LogRecord},
     position::{Position, Stamp},
     projection::Projection,
     range::{Range, SCAN_LIMIT},
-    store::{Pending, QUEUE_BYTES_MAX, RETRY_ATTEMPTS_MAX, Store},
+    store::{
+        COUNTER_BLOCK, CURSOR_RECORDS_MAX, Counter, Cursor, FOLLOW_DELAY_FIRST, FOLLOW_DELAY_MAX, Follow, Follower,
+        FollowerStatus, Following, Held, LogReader, Migration, News, Options, Page, RESTORE_JUMP, RETRY_ATTEMPTS_MAX,
+        Row, Step, StepFuture, Store, View,
+    },
     table::{Family, Table, TableInfo},
     value::{EncodeValue, Json, NoPrevious, Record, Value, Versioned, encode_value_to_vec},
-    view::{Page, Row, SCAN_BYTES_MAX, View},
 };

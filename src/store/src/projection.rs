@@ -1,6 +1,6 @@
 //! What is kept in memory of what the log tells, and never lags behind it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::log::LogRecord;
 
@@ -30,12 +30,9 @@ pub(crate) type Applied<'a> = MutexGuard<'a, Vec<Weak<dyn Projection>>>;
 
 impl Projections {
     /// Adds what `make` makes, while nothing is published.
-    pub(crate) fn add<P: Projection>(&self, make: impl FnOnce() -> Arc<P>) -> Arc<P> {
+    pub(crate) fn add(&self, make: impl FnOnce() -> Weak<dyn Projection>) {
         let mut registered = self.lock();
-        let made = make();
-        let weak: Weak<P> = Arc::downgrade(&made);
-        registered.push(weak);
-        made
+        registered.push(make());
     }
 
     /// Applies records to all. What this gives is kept until they are published, so that whoever registers gets them either in its first

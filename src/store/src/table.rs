@@ -1,6 +1,10 @@
 //! Tables: typed, ordered maps, each declared by the crate that owns it.
 
-use crate::{codec::Decode, value::Value};
+use crate::{
+    codec::{Decode, Encode, Reader, Writer},
+    error::{DecodeError, StoreError},
+    value::{Value, read_stored},
+};
 
 /// How a table is used, which decides how the engine keeps it.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -54,6 +58,32 @@ pub trait Table: 'static {
     type Key: Decode;
     /// The value: one thing, or a struct that derives [`Value`](macro@crate::Value).
     type Value: Value;
+}
+
+/// A key as it is stored: the table's number before it.
+pub(crate) fn stored_key<T: Table>(key: &impl Encode<T::Key>) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.bytes.reserve(64);
+    writer.raw(&T::ID.to_be_bytes());
+    key.encode(&mut writer);
+    debug_assert!(writer.stamps.is_empty(), "a stamp was looked up in table {}", T::NAME);
+    writer.bytes
+}
+
+/// A stored row.
+pub(crate) fn decode_row<T: Table>(key: &[u8], value: &[u8]) -> Result<(T::Key, T::Value), StoreError> {
+    let decode = || {
+        let mut reader = Reader::new(key);
+        reader.array::<2>()?;
+        let key = T::Key::decode(&mut reader)?;
+        reader.finish()?;
+        Ok((key, read_stored(value)?))
+    };
+    decode().map_err(decode_error::<T>)
+}
+
+pub(crate) fn decode_error<T: Table>(error: DecodeError) -> StoreError {
+    StoreError::Decode { table: T::NAME, error }
 }
 
 /// A table's declaration as a value, to hand to [`Store::open_rocksdb`](crate::Store::open_rocksdb).

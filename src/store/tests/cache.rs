@@ -114,7 +114,6 @@ async fn check<T: Table<Key = u32, Value = Vec<u8>>>(view: &View, model: &Model,
     }
     for key in &keys[..8] {
         assert_eq!(view.get::<T>(key).await.unwrap(), model.value(*key), "{} {key}", T::NAME);
-        assert_eq!(view.get_blocking::<T>(key).unwrap(), model.value(*key), "{} {key} waiting", T::NAME);
         assert_eq!(view.contains::<T>(key).await.unwrap(), model.value(*key).is_some(), "{} {key} contained", T::NAME);
     }
     let span = numbers.span(end, 400);
@@ -125,7 +124,7 @@ async fn check<T: Table<Key = u32, Value = Vec<u8>>>(view: &View, model: &Model,
         wanted.reverse();
     }
     assert_eq!(view.scan_all(range.clone().limit(150)).await.unwrap(), wanted, "{} {span:?}", T::NAME);
-    assert_eq!(view.scan_blocking(range).unwrap().rows, wanted, "{} {span:?} waiting", T::NAME);
+    assert_eq!(view.scan(range).await.unwrap().rows, wanted, "{} {span:?} in one page", T::NAME);
 }
 
 async fn check_marks(view: &View, model: &Model, numbers: &mut Numbers) {
@@ -139,7 +138,14 @@ async fn check_marks(view: &View, model: &Model, numbers: &mut Numbers) {
     assert_eq!(view.get::<Marks>(&key).await.unwrap().is_some(), model.value(key).is_some(), "{key}");
 }
 
-async fn check_all(view: &View, model: &Model, numbers: &mut Numbers) {
+/// Compares all kinds of reads, also where much is read.
+async fn check_all(view: &View, model: &Arc<Model>, numbers: &mut Numbers) {
+    check_tables(view, model, numbers).await;
+    let (model, mut own) = (model.clone(), Numbers(u64::from(numbers.below(u32::MAX)) + 1));
+    view.bulk(|view| async move { check_tables(&view, &model, &mut own).await }).await.unwrap();
+}
+
+async fn check_tables(view: &View, model: &Model, numbers: &mut Numbers) {
     check::<Looked>(view, model, numbers).await;
     check::<Scanned>(view, model, numbers).await;
     check::<Unfiltered>(view, model, numbers).await;
@@ -174,7 +180,6 @@ async fn read(mut states: watch::Receiver<State>, seed: u64) {
     while states.changed().await.is_ok() {
         let (view, model) = states.borrow_and_update().clone();
         check_all(&view, &model, &mut numbers).await;
-        check_all(&view.on_this_thread(), &model, &mut numbers).await;
     }
 }
 
@@ -199,7 +204,7 @@ fn reads_of_tables_larger_than_the_cache_agree_with_a_model() {
     let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES, ..Options::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = Store::open_rocksdb(directory.path(), &options, &[TABLES]).unwrap();
+        let store = Store::open_rocksdb(directory.path(), &options, &[TABLES]).await.unwrap();
         let model = fill(&store).await;
         let (sender, states) = watch::channel((store.view().await.unwrap(), Arc::new(model.clone())));
         let readers: Vec<_> = [5, 6].map(|seed| tokio::spawn(read(states.clone(), seed))).into();

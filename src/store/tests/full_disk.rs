@@ -42,9 +42,9 @@ impl store::LogEntry for Wrote {
     }
 }
 
-fn open(path: &Path) -> Store {
+async fn open(path: &Path) -> Store {
     let options = Options { memory_budget_bytes: 16 * 1024 * 1024, ..Options::default() };
-    Store::open_rocksdb(path, &options, &[TABLES]).unwrap()
+    Store::open_rocksdb(path, &options, &[TABLES]).await.unwrap()
 }
 
 fn content(number: u64) -> Bytes {
@@ -65,7 +65,7 @@ fn content(number: u64) -> Bytes {
 fn child(path: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = open(path);
+        let store = open(path).await;
         let mut acknowledged = Vec::new();
         let mut failures = 0;
         let mut failing = false;
@@ -134,7 +134,7 @@ fn with_files_up_to(kib_max: u64) {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = open(directory.path());
+        let store = open(directory.path()).await;
         let view = store.view().await.unwrap();
         for number in &acknowledged {
             assert_eq!(view.get::<Rows>(number).await.unwrap(), Some(content(*number)), "{number}");
@@ -188,7 +188,7 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let path = small.0.path().join("store");
-        let store = open(&path);
+        let store = open(&path).await;
         let mut number = 0;
         loop {
             let mut batch = Batch::new();
@@ -232,7 +232,7 @@ fn full_disk_is_read_from_and_recovers_when_there_is_room() {
         store.close().await;
         assert!(!store.is_writable());
 
-        let store = open(&path);
+        let store = open(&path).await;
         assert_eq!(store.view().await.unwrap().get::<Rows>(&((number - 1) % 64)).await.unwrap(), Some(newest));
         store.close().await;
     });

@@ -50,9 +50,9 @@ impl store::LogEntry for Wrote {
     }
 }
 
-fn open(path: &Path) -> Store {
+async fn open(path: &Path) -> Store {
     let options = Options { memory_budget_bytes: 16 * 1024 * 1024, ..Options::default() };
-    Store::open_rocksdb(path, &options, &[TABLES]).unwrap()
+    Store::open_rocksdb(path, &options, &[TABLES]).await.unwrap()
 }
 
 fn body(writer: u8, number: u64) -> Bytes {
@@ -64,7 +64,7 @@ fn body(writer: u8, number: u64) -> Bytes {
 fn child(path: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = open(path);
+        let store = open(path).await;
         say(&format!("open {}", store.published()));
         let follower = tokio::spawn(follow(store.clone()));
         let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(store.clone(), writer))).collect();
@@ -246,7 +246,7 @@ fn killed_writer_loses_nothing_that_was_acknowledged() {
         let said = write_and_kill(directory.path(), answers, &[]);
         println!("round {round}: {answers} asked, {} answered", said.wrote.len());
         runtime.block_on(async {
-            let store = open(directory.path());
+            let store = open(directory.path()).await;
             check_said(&store, &said).await;
             store.close().await;
         });
@@ -328,7 +328,7 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         let said = disk.write_and_cut(answers, false);
         println!("cut {round}: {answers} asked, {} answered", said.wrote.len());
         runtime.block_on(async {
-            let store = open(&disk.store());
+            let store = open(&disk.store()).await;
             assert_eq!(lost(&store, &said).await, []);
             let last = said.wrote.iter().map(|(.., position)| *position).chain(said.saw.iter().copied()).max();
             assert!(last.is_none_or(|last| store.published().get() > last), "a position may be given again");
@@ -345,7 +345,7 @@ fn without_syncing_a_power_cut_loses_what_was_acknowledged() {
     let mut disk = Disk::new();
     let said = disk.write_and_cut(ANSWERS_MAX, true);
     runtime.block_on(async {
-        let store = open(&disk.store());
+        let store = open(&disk.store()).await;
         assert!(!lost(&store, &said).await.is_empty());
         store.close().await;
     });

@@ -34,7 +34,8 @@ struct World {
 
 impl World {
     async fn open(path: &Path) -> Result<Self, Failure> {
-        let store = Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES, reading::TABLES, users::TABLES])?;
+        let store =
+            Store::open_rocksdb(path, &Options::default(), &[rooms::TABLES, reading::TABLES, users::TABLES]).await?;
         let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
         let config = rooms::Config::new(server_name!("example.org").to_owned());
         let rooms = Rooms::open(config, store.clone(), clock.clone(), random.clone(), Ports::no_federation()).await?;

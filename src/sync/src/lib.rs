@@ -31,14 +31,13 @@ mod streams;
 mod tail;
 mod unread;
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use event::Clock;
 use reading::Reading;
 use rooms::Rooms;
 use ruma::{DeviceId, UserId};
 use store::Store;
-use tokio::sync::Semaphore;
 use users::Users;
 
 use crate::{answering::Answering, classic::ParsedFilters, hub::Hub, lazy::SentMembers, notifier::Notifier};
@@ -57,9 +56,6 @@ pub use crate::{
     },
 };
 
-/// Threads for parts of answers about many rooms, for each core: some wait for the disk.
-const BUILDERS_PER_CORE: usize = 2;
-
 /// Answers `/sync`. Cloning is cheap.
 #[derive(Clone)]
 pub struct Sync {
@@ -77,8 +73,6 @@ pub(crate) struct Inner {
     sent_members: SentMembers,
     filters: ParsedFilters,
     answering: Arc<Answering>,
-    /// How many threads at one time may build parts of answers about many rooms.
-    builders: Arc<Semaphore>,
 }
 
 impl Sync {
@@ -102,12 +96,9 @@ impl Sync {
             Notifier::new(follows, store.clone(), rooms.clone(), users.clone(), clock.clone(), config.clone());
         tokio::spawn(notifier.run());
         let sent_members = SentMembers::new(config.half_of_cache());
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let builders = Arc::new(Semaphore::new(BUILDERS_PER_CORE * cores));
         let answering = Arc::default();
         let filters = ParsedFilters::new();
-        let inner =
-            Inner { config, store, rooms, reading, users, clock, hub, sent_members, filters, answering, builders };
+        let inner = Inner { config, store, rooms, reading, users, clock, hub, sent_members, filters, answering };
         Ok(Self { inner: Arc::new(inner) })
     }
 

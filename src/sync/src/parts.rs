@@ -1,4 +1,4 @@
-//! Answers about very many rooms: built in parts side by side, on threads that may wait for the disk.
+//! Answers about very many rooms: built in parts side by side, as bulk work of the store.
 //!
 //! Most requests are about few rooms, and most of what they read is in memory. A first sync of a thousand rooms reads much that
 //! is not, and is worth more than one core.
@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use store::StoreError;
-use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
+use store::View;
 
 use crate::SyncError;
 
@@ -20,12 +19,12 @@ const ROOMS_PER_PART: usize = 32;
 /// Parts of one answer that are built at the same time.
 const PARTS_AT_ONCE: usize = 4;
 
-/// Builds a part from what all parts are made from.
-pub(crate) type Build<C, T, R> = fn(Arc<C>, Vec<T>) -> BoxFuture<'static, Result<R, SyncError>>;
+/// Builds a part, reading from this view, from what all parts are made from.
+pub(crate) type Build<C, T, R> = fn(View, Arc<C>, Vec<T>) -> BoxFuture<'static, Result<R, SyncError>>;
 
-/// Builds what there is to say about rooms, in their order. `turns`: how many threads may do so at one time.
+/// Builds what there is to say about rooms, in their order, as of a view.
 pub(crate) async fn side_by_side<C, T, R>(
-    turns: &Arc<Semaphore>,
+    view: &View,
     common: C,
     rooms: Vec<T>,
     build: Build<C, T, R>,
@@ -43,38 +42,13 @@ where
         if part.is_empty() {
             break;
         }
-        parts.push(on_a_thread(turns.clone(), common.clone(), part, build));
+        let common = common.clone();
+        parts.push(view.bulk(move |view| build(view, common, part)));
     }
     let mut parts = stream::iter(parts).buffered(PARTS_AT_ONCE);
     let mut built = Vec::new();
     while let Some(part) = parts.next().await {
-        built.push(part?);
+        built.push(part??);
     }
     Ok(built)
-}
-
-/// Builds a part on a thread of its own, once one of those for all answers is free.
-async fn on_a_thread<C, T, R>(
-    turns: Arc<Semaphore>,
-    common: Arc<C>,
-    part: Vec<T>,
-    build: Build<C, T, R>,
-) -> Result<R, SyncError>
-where
-    C: Send + Sync + 'static,
-    T: Send + 'static,
-    R: Send + 'static,
-{
-    let turn = turns.acquire_owned().await.map_err(|_| StoreError::Closed)?;
-    let runtime = Handle::current();
-    let built = spawn_blocking(move || {
-        let _turn = turn;
-        runtime.block_on(build(common, part))
-    });
-    match built.await {
-        Ok(built) => built,
-        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-        // The server stops.
-        Err(_) => Err(StoreError::Closed.into()),
-    }
 }

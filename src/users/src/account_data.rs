@@ -483,7 +483,7 @@ mod tests {
 
     #[tokio::test]
     async fn for_one_room_the_data_of_others_is_not_read() {
-        let store = Store::in_memory(&[crate::TABLES]).unwrap();
+        let store = Store::in_memory(&[crate::TABLES]).await.unwrap();
         let users =
             Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await.unwrap();
         let (alice, here, elsewhere) = (user_id!("@alice:h"), room_id!("!m:h"), [room_id!("!a:h"), room_id!("!z:h")]);

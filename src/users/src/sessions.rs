@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_that_is_read_again_was_seen_before() {
-        let store = Store::in_memory(&[crate::TABLES]).unwrap();
+        let store = Store::in_memory(&[crate::TABLES]).await.unwrap();
         let users =
             Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await.unwrap();
         let alice = user_id!("@alice:h");

@@ -59,8 +59,9 @@ impl World {
 
     pub async fn with_limits(rate_limit: limit::Config, change: impl FnOnce(&mut Config)) -> Self {
         let server = server_name!("example.org").to_owned();
-        let store =
-            Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES]).unwrap();
+        let store = Store::in_memory(&[rooms::TABLES, reading::TABLES, users::TABLES, flows::TABLES, media::TABLES])
+            .await
+            .unwrap();
         let time = Arc::new(Time(AtomicU64::new(1_700_000_000_000)));
         let random = Arc::new(SystemRandom);
         let password = PasswordConfig { memory_kib: 8, passes: 1, ..PasswordConfig::default() };

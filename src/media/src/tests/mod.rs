@@ -38,7 +38,7 @@ impl World {
         self.seed += 1;
         let mut config = Config::new(server_name!("example.org").to_owned(), self.directory.path().to_owned());
         change(&mut config);
-        let store = Store::open_memory(&self.disk, &Options::default(), &[TABLES]).expect("a store");
+        let store = Store::open_memory(&self.disk, &Options::default(), &[TABLES]).await.expect("a store");
         let random = Arc::new(SeededRandom::new(self.seed));
         Media::open(config, store, self.clock.clone(), random).await.expect("opens")
     }

@@ -56,7 +56,7 @@ pub fn bodies(events: &[ClientEvent]) -> Vec<String> {
 
 impl World {
     pub async fn new() -> Self {
-        let store = Store::in_memory(&[rooms::TABLES, reading::TABLES]).expect("a store");
+        let store = Store::in_memory(&[rooms::TABLES, reading::TABLES]).await.expect("a store");
         Self::open(store, Arc::new(ManualClock::new()), 1).await
     }
 

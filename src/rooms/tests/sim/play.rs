@@ -117,7 +117,7 @@ pub async fn play(seed: u64, storage: Storage) {
 /// A server whose database is larger than all its caches.
 async fn on_disk(name: &str, others: Arc<Others>, clock: Arc<ManualClock>, directory: &TempDir) -> World {
     let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES_MIN, ..Options::default() };
-    let store = Store::open_rocksdb(directory.path(), &options, &[rooms::TABLES]).expect("a store");
+    let store = Store::open_rocksdb(directory.path(), &options, &[rooms::TABLES]).await.expect("a store");
     let mut config = rooms::Config::new(name.try_into().expect("a server name"));
     config.event_cache_bytes = TINY_CACHE_BYTES;
     config.node_cache_bytes = TINY_CACHE_BYTES;

@@ -78,7 +78,7 @@ async fn an_event_that_is_too_large_is_refused() {
 async fn a_repeated_transaction_gives_the_first_event() {
     let others = Arc::default();
     let clock = Arc::default();
-    let store = Store::in_memory(&[rooms::TABLES]).expect("a store");
+    let store = Store::in_memory(&[rooms::TABLES]).await.expect("a store");
     let world = World::on("here", Arc::clone(&others), Arc::clone(&clock), store.clone()).await;
     let alice = world.user("alice");
     let room = world.public_room(&alice).await;

@@ -255,8 +255,8 @@ async fn is_whole(world: &World, room: &RoomId) -> bool {
     head.root == head.resolved && state.len() > 1_700
 }
 
-fn open(disk: &MemoryDisk) -> Store {
-    Store::open_memory(disk, &Options::default(), &[TABLES]).expect("a store")
+async fn open(disk: &MemoryDisk) -> Store {
+    Store::open_memory(disk, &Options::default(), &[TABLES]).await.expect("a store")
 }
 
 #[tokio::test]
@@ -265,12 +265,12 @@ async fn a_great_change_that_a_crash_broke_off_is_finished_by_the_next_start() {
     let here = World::named("here", others.clone(), clock.clone()).await;
     let room = large_room(&here).await;
     let disk = MemoryDisk::new();
-    let late = World::on("late", others.clone(), clock.clone(), open(&disk)).await;
+    let late = World::on("late", others.clone(), clock.clone(), open(&disk).await).await;
     late.join_from(&here, &room, &late.user("eve")).await;
     assert!(is_whole(&late, &room).await);
     // The first batch only is waited for until it is on the disk.
     disk.lose_unsynced();
-    let store = open(&disk);
+    let store = open(&disk).await;
     let before = store.published();
     let late = World::on("late", others, clock, store).await;
     assert!(late.store.published() > before, "nothing was left to do");

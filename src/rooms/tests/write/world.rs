@@ -324,7 +324,7 @@ impl World {
 
     /// A server among others.
     pub async fn named(name: &str, others: Arc<Others>, clock: Arc<ManualClock>) -> Self {
-        let store = Store::in_memory(&[TABLES]).expect("a store");
+        let store = Store::in_memory(&[TABLES]).await.expect("a store");
         Self::on(name, others, clock, store).await
     }
 

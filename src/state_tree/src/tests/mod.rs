@@ -29,7 +29,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            store: Store::in_memory(&[&[TableInfo::of::<Nodes>()]]).unwrap(),
+            store: run(Store::in_memory(&[&[TableInfo::of::<Nodes>()]])).unwrap(),
             room: RoomId::parse("!room:example.org").unwrap(),
             tree: StateTree::new(SECRET, CACHE_BYTES),
         }

@@ -2,16 +2,16 @@
 
 use std::future::Future;
 
-use store::{MemoryDisk, OpenError, Options, Store, TableInfo};
+use store::{MemoryDisk, OpenError, Options, Range, Row, Store, Table, TableInfo, View};
 
 /// Something that stores can be opened on, again and again.
 pub trait Backend {
     fn create() -> Self;
-    fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError>;
-    fn restore(&self, tables: &[&[TableInfo]]) -> Store;
+    async fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError>;
+    async fn restore(&self, tables: &[&[TableInfo]]) -> Store;
 
-    fn open(&self, tables: &[TableInfo]) -> Store {
-        self.try_open(&small(), &[tables]).unwrap()
+    async fn open(&self, tables: &[TableInfo]) -> Store {
+        self.try_open(&small(), &[tables]).await.unwrap()
     }
 }
 
@@ -20,19 +20,20 @@ pub fn small() -> Options {
     Options { memory_budget_bytes: 16 * 1024 * 1024, ..Options::default() }
 }
 
-pub struct Disk(MemoryDisk);
+/// In memory; `DISTANT` as if on other machines.
+pub struct Disk<const DISTANT: bool>(MemoryDisk);
 
-impl Backend for Disk {
-    fn create() -> Disk {
-        Disk(MemoryDisk::new())
+impl<const DISTANT: bool> Backend for Disk<DISTANT> {
+    fn create() -> Self {
+        Disk(if DISTANT { MemoryDisk::distant() } else { MemoryDisk::new() })
     }
 
-    fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        Store::open_memory(&self.0, options, tables)
+    async fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
+        Store::open_memory(&self.0, options, tables).await
     }
 
-    fn restore(&self, tables: &[&[TableInfo]]) -> Store {
-        Store::restore_memory(&self.0, &small(), tables).unwrap()
+    async fn restore(&self, tables: &[&[TableInfo]]) -> Store {
+        Store::restore_memory(&self.0, &small(), tables).await.unwrap()
     }
 }
 
@@ -43,13 +44,23 @@ impl Backend for Files {
         Files(tempfile::tempdir().unwrap())
     }
 
-    fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        Store::open_rocksdb(self.0.path(), options, tables)
+    async fn try_open(&self, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
+        Store::open_rocksdb(self.0.path(), options, tables).await
     }
 
-    fn restore(&self, tables: &[&[TableInfo]]) -> Store {
-        Store::restore(self.0.path(), &small(), tables).unwrap()
+    async fn restore(&self, tables: &[&[TableInfo]]) -> Store {
+        Store::restore(self.0.path(), &small(), tables).await.unwrap()
     }
+}
+
+/// A page of rows, read by work that reads much.
+pub async fn in_bulk<T: Table>(view: &View, range: Range<T>) -> Vec<Row<T>>
+where
+    T::Key: Send,
+    T::Value: Send,
+{
+    let read = |view: View| async move { view.scan(range).await.map(|page| page.rows) };
+    view.bulk(read).await.unwrap().unwrap()
 }
 
 /// Runs a test's asynchronous part.

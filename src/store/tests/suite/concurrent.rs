@@ -107,7 +107,7 @@ async fn follow(store: Store) -> Vec<Position> {
 pub fn no_update_is_lost_and_no_view_is_torn(backend: &impl Backend) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let follower = tokio::spawn(follow(store.clone()));
         let readers = [tokio::spawn(read(store.clone())), tokio::spawn(read(store.clone()))];
         let mut tasks = Vec::new();

@@ -122,8 +122,8 @@ struct World<'a, B> {
 }
 
 impl<'a, B: Backend> World<'a, B> {
-    fn new(backend: &'a B) -> Self {
-        let (store, troubles) = (backend.open(TABLES), Arc::default());
+    async fn new(backend: &'a B) -> Self {
+        let (store, troubles) = (backend.open(TABLES).await, Arc::default());
         World { backend, store, troubles, following: None, rows: 0 }
     }
 
@@ -161,7 +161,7 @@ impl<'a, B: Backend> World<'a, B> {
             Step::Reopen => {
                 self.stop().await;
                 self.store.close().await;
-                self.store = self.backend.open(TABLES);
+                self.store = self.backend.open(TABLES).await;
             }
         }
     }
@@ -204,7 +204,7 @@ pub fn what_is_counted_is_counted_once_whatever_fails<B: Backend>(_: &B) {
         .run(&proptest::collection::vec(step(), 1..32), |steps| {
             run(async {
                 let backend = B::create();
-                let mut world = World::new(&backend);
+                let mut world = World::new(&backend).await;
                 // What was there before the follower is counted, too.
                 world.write(1).await;
                 for step in &steps {
@@ -222,7 +222,7 @@ pub fn what_is_counted_is_counted_once_whatever_fails<B: Backend>(_: &B) {
 
 pub fn after_each_failure_it_waits_longer(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let mut follower = store.follower("waiting");
         assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
         follower.done();
@@ -251,7 +251,7 @@ pub fn after_each_failure_it_waits_longer(backend: &impl Backend) {
 
 pub fn what_is_not_done_is_given_again(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let mut follower = store.follower("forgetful");
         let first = note(&store, "before it begins").await;
         // Who is broken off rebuilds as of now, and gets what it had not done.
@@ -273,7 +273,7 @@ pub fn what_is_not_done_is_given_again(backend: &impl Backend) {
 
 pub fn what_cannot_be_used_is_made_anew(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let mut follower = store.follower("particular");
         assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
         follower.done();
@@ -308,7 +308,7 @@ impl Follow for Idle {
 
 pub fn a_cursor_is_moved_now_and_then_where_nothing_follows(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let begun = note(&store, "one").await;
         let following = store.run_follower(Idle);
         following.reached(begun).await.unwrap();
@@ -331,7 +331,7 @@ pub fn a_cursor_is_moved_now_and_then_where_nothing_follows(backend: &impl Backe
 
 pub fn a_follower_ends_with_its_owner_and_with_the_store(backend: &impl Backend) {
     run(async {
-        let mut world = World::new(backend);
+        let mut world = World::new(backend).await;
         world.start();
         world.write(1).await;
         world.reached().await;
@@ -369,7 +369,7 @@ impl Follow for Slow {
 
 pub fn followers_are_listed_with_their_lag(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let begun = note(&store, "one").await;
         let permits = Arc::new(Semaphore::new(0));
         let following = store.run_follower(Slow(permits.clone()));

@@ -15,11 +15,11 @@ pub async fn note(store: &Store, text: &str) -> Position {
 
 pub fn stored_records_are_read_then_live_ones(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let first = note(&store, "before the restart").await;
         store.close().await;
 
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let mut reader = store.read_log(Position::ZERO);
         let records = reader.next().await.unwrap();
         assert_eq!(records[0].position, first);
@@ -37,7 +37,7 @@ pub fn stored_records_are_read_then_live_ones(backend: &impl Backend) {
 
 pub fn who_is_behind_the_tail_reads_from_the_disk(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         // More than the tail in memory holds.
         let text = "x".repeat(64 * 1024);
         let mut positions = Vec::new();
@@ -57,14 +57,14 @@ pub fn who_is_behind_the_tail_reads_from_the_disk(backend: &impl Backend) {
 
 pub fn who_is_behind_a_trimmed_log_is_told(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let first = note(&store, "one").await;
         let second = note(&store, "two").await;
         let third = note(&store, "three").await;
         store.trim_log(third).await.unwrap();
         store.close().await;
 
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         for behind in [Position::ZERO, first] {
             match store.read_log(behind).next().await {
                 Err(FollowError::TooOld { oldest }) => assert_eq!(oldest, third),
@@ -86,7 +86,7 @@ pub fn who_is_behind_a_trimmed_log_is_told(backend: &impl Backend) {
 
 pub fn reading_ends_when_the_store_closes(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let mut reader = store.read_log(store.published());
         let waiting = tokio::spawn(async move { reader.next().await });
         tokio::task::yield_now().await;
@@ -97,7 +97,7 @@ pub fn reading_ends_when_the_store_closes(backend: &impl Backend) {
 
 pub fn cursor_moves_with_the_batch(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         assert_eq!(store.cursor("push").await.unwrap(), None);
         let position = note(&store, "one").await;
         let mut batch = Batch::new();
@@ -106,7 +106,7 @@ pub fn cursor_moves_with_the_batch(backend: &impl Backend) {
         assert_eq!(store.commit(batch).await.unwrap(), position, "moving a cursor takes no position");
         store.close().await;
 
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         assert_eq!(store.cursor("push").await.unwrap(), Some(position));
         assert_eq!(store.cursor("search").await.unwrap(), None);
         store.close().await;

@@ -20,7 +20,15 @@ macro_rules! on_every_engine {
             $(
                 #[test]
                 fn $name() {
-                    super::$module::$name(&<super::Disk as super::Backend>::create());
+                    super::$module::$name(&<super::Disk<false> as super::Backend>::create());
+                }
+            )+
+        }
+        mod distant {
+            $(
+                #[test]
+                fn $name() {
+                    super::$module::$name(&<super::Disk<true> as super::Backend>::create());
                 }
             )+
         }
@@ -64,6 +72,7 @@ on_every_engine!(
     values::all_forms_are_kept,
     values::large_scans_are_paged,
     values::pages_of_large_rows_go_on,
+    values::bulk_work_reads_its_view_and_gives_what_it_made,
     values::values_without_content_are_there,
     values::refused_batches_write_nothing,
     values::pipelined_batches_see_each_other,

@@ -6,7 +6,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use store::{Batch, CommitError, LogRecord, Pending, Position, Range, Store, TableInfo, View};
 
 use crate::{
-    backend::{Backend, run},
+    backend::{Backend, in_bulk, run},
     projection::Applied,
 };
 
@@ -317,7 +317,7 @@ impl<B: Backend> World<'_, B> {
         assert_eq!(view.scan(range).await.unwrap().rows, page(&|key| *key >= low && *key <= high));
         let expected = page(&|key| *key.0 > *low.0 && *key < high);
         assert_eq!(view.scan(exclusive.clone()).await.unwrap().rows, expected);
-        assert_eq!(view.scan_blocking(exclusive).unwrap().rows, expected);
+        assert_eq!(in_bulk(&view, exclusive).await, expected);
     }
 
     async fn follow(&mut self) {
@@ -344,7 +344,7 @@ impl<B: Backend> World<'_, B> {
         self.check_held().await;
         self.projections.clear();
         self.store.close().await;
-        self.store = self.backend.open(TABLES);
+        self.store = self.backend.open(TABLES).await;
         self.projections.push(Applied::begin(&self.store).await);
         self.model.check(&self.store.view().await.unwrap()).await;
     }
@@ -363,7 +363,7 @@ pub fn agrees_with_a_model<B: Backend>(_: &B) {
         .run(&steps, |steps| {
             run(async {
                 let backend = &B::create();
-                let store = backend.open(TABLES);
+                let store = backend.open(TABLES).await;
                 let mut world = World {
                     backend,
                     store,

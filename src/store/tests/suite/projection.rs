@@ -38,7 +38,7 @@ impl Applied {
 
 pub fn what_is_dropped_is_told_nothing_more(backend: &impl Backend) {
     run(async {
-        let store = backend.open(&[]);
+        let store = backend.open(&[]).await;
         let (dropped, kept) = (Applied::begin(&store).await, Applied::begin(&store).await);
         let first = note(&store, "to both").await;
         assert_eq!(dropped.notes(), kept.notes());

@@ -34,7 +34,7 @@ async fn next_batch(view: &View) -> Result<(Batch, u64), Refused> {
 
 pub fn who_was_slower_decides_again(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let (seen, others) = (Cell::new(0), Cell::new(3));
         let count = |view: View| {
             let (store, seen, others) = (&store, &seen, &others);
@@ -61,7 +61,7 @@ pub fn who_was_slower_decides_again(backend: &impl Backend) {
 
 pub fn a_refusal_ends_at_once_and_an_empty_batch_writes_nothing(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let refused = store.retry(|_: View| async { Err::<(Batch, ()), _>(Refused::Enough) }).await;
         assert!(matches!(refused, Err(Refused::Enough)));
         let before = store.published();

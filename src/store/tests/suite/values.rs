@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use store::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch, Bytes, CommitError, DecodeError, Json, NoPrevious, Position, Range,
-    Record, SCAN_BYTES_MAX, SCAN_LIMIT, StoreError, TableInfo, Text, Value, Versioned, encode_value_to_vec,
+    Record, SCAN_BYTES_MAX, SCAN_LIMIT, StoreError, TableInfo, Text, Value, Versioned, View, encode_value_to_vec,
 };
 
 use crate::{
-    backend::{Backend, run},
+    backend::{Backend, in_bulk, run},
     model::Note,
 };
 
@@ -69,7 +69,7 @@ const TABLES: &[TableInfo] = &[
 
 pub fn all_forms_are_kept(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let body = Bytes::from(vec![7; 100_000]);
         let json = Json(serde_json::json!({ "a": [1, null] }));
         let profile = Record(Profile { names: vec!["a".to_owned()] });
@@ -82,7 +82,7 @@ pub fn all_forms_are_kept(backend: &impl Backend) {
         let position = store.commit(batch).await.unwrap();
         store.close().await;
 
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let view = store.view().await.unwrap();
         assert_eq!(view.get::<Bodies>(&1).await.unwrap(), Some(body));
         assert_eq!(view.get::<Documents>(&"127.0.0.1").await.unwrap(), Some(json));
@@ -111,7 +111,7 @@ fn records_are_upgraded_and_newer_ones_refused() {
 pub fn large_scans_are_paged(backend: &impl Backend) {
     const ROWS: u64 = 12_000;
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         for start in (0..ROWS).step_by(1000) {
             let mut batch = Batch::new();
             batch.relaxed();
@@ -153,7 +153,7 @@ pub fn pages_of_large_rows_go_on(backend: &impl Backend) {
     const ROWS: u64 = 120;
     const ROW_BYTES: usize = 300_000;
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         for number in 0..ROWS {
             let mut batch = Batch::new();
             batch.relaxed();
@@ -170,11 +170,8 @@ pub fn pages_of_large_rows_go_on(backend: &impl Backend) {
                 let mut next = Some(range.clone());
                 let (mut found, mut pages) = (Vec::new(), 0);
                 while let Some(rest) = next {
-                    assert_eq!(
-                        view.scan_blocking(rest.clone()).unwrap().rows,
-                        view.scan(rest.clone()).await.unwrap().rows
-                    );
-                    let page = view.scan(rest).await.unwrap();
+                    let page = view.scan(rest.clone()).await.unwrap();
+                    assert_eq!(in_bulk(&view, rest).await, page.rows);
                     let bytes: usize = page.rows.iter().map(|(_, body)| body.len()).sum();
                     assert!(page.rows.len() <= limit && bytes < SCAN_BYTES_MAX + ROW_BYTES);
                     assert!(page.next.is_none() || !page.rows.is_empty());
@@ -198,7 +195,7 @@ pub fn pages_of_large_rows_go_on(backend: &impl Backend) {
 /// What a table may hold says nothing about whether a row is there.
 pub fn values_without_content_are_there(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let mut batch = Batch::new();
         let stamp = batch.log(&Note(Vec::new()));
         batch.put::<Marks>(&(stamp,), &());
@@ -207,7 +204,7 @@ pub fn values_without_content_are_there(backend: &impl Backend) {
         let position = store.commit(batch).await.unwrap();
         store.close().await;
 
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let view = store.view().await.unwrap();
         assert_eq!(view.get::<Marks>(&(position,)).await.unwrap(), Some(()));
         assert_eq!(view.get_many::<Bodies>(&[1, 2]).await.unwrap(), [Some(Bytes::new()), None]);
@@ -225,7 +222,7 @@ pub fn values_without_content_are_there(backend: &impl Backend) {
 
 pub fn refused_batches_write_nothing(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let mut large = Batch::new();
         large.put::<Numbers>(&(1, 1), &1);
         large.put::<Bodies>(&1, &Bytes::from(vec![0; BATCH_BYTES_MAX]));
@@ -271,7 +268,7 @@ impl store::Table for Wrong {
 
 pub fn pipelined_batches_see_each_other(backend: &impl Backend) {
     run(async {
-        let store = backend.open(TABLES);
+        let store = backend.open(TABLES).await;
         let mut pending = Vec::new();
         for number in 0..200_u64 {
             let mut batch = Batch::new();
@@ -300,15 +297,52 @@ pub fn pipelined_batches_see_each_other(backend: &impl Backend) {
     });
 }
 
+async fn breaks(_: View) {
+    std::panic::resume_unwind(Box::new("broken"));
+}
+
+/// What work that reads much gives, and its panic, come to who waits for it.
+pub fn bulk_work_reads_its_view_and_gives_what_it_made(backend: &impl Backend) {
+    run(async {
+        let store = backend.open(TABLES).await;
+        let write = |value: u64| {
+            let mut batch = Batch::new();
+            batch.put::<Numbers>(&(1, 0), &value);
+            store.commit(batch)
+        };
+        write(1).await.unwrap();
+        let view = store.view().await.unwrap();
+        write(2).await.unwrap();
+        let position = view.position();
+        let read = |view: View| async move { (view.position(), view.get::<Numbers>(&(1, 0)).await.unwrap()) };
+        assert_eq!(view.bulk(read).await.unwrap(), (position, Some(1)));
+        // More at once than are done at the same time; each has a turn.
+        let begin = |number: u64| {
+            let view = view.clone();
+            tokio::spawn(async move { view.bulk(move |_| async move { number }).await.unwrap() })
+        };
+        let begun: Vec<_> = (0..100).map(begin).collect();
+        for (number, work) in begun.into_iter().enumerate() {
+            assert_eq!(work.await.unwrap(), number as u64);
+        }
+        let panicking = view.clone();
+        let outcome = tokio::spawn(async move { panicking.bulk(breaks).await });
+        assert_eq!(*outcome.await.unwrap_err().into_panic().downcast::<&str>().unwrap(), "broken");
+        drop(view);
+        store.close().await;
+    });
+}
+
 /// Futures of the store can be spawned.
 #[test]
 fn futures_are_send() {
     fn send<T: Send>(value: T) -> T {
         value
     }
-    let store = store::Store::in_memory(&[TABLES]).unwrap();
     run(async {
+        let store = send(store::Store::in_memory(&[TABLES])).await.unwrap();
         let view = send(store.view()).await.unwrap();
+        send(view.bulk(|view| async move { view.contains::<Documents>(&"::1").await })).await.unwrap().unwrap();
         send(view.get::<Documents>(&"::1")).await.unwrap();
         send(view.get_many::<Numbers>(&[(1, 1)])).await.unwrap();
         assert!(send(view.scan(Range::<Numbers>::all())).await.unwrap().rows.is_empty());

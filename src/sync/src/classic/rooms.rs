@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use reading::ClientEvent;
 use ruma::{OwnedRoomId, RoomId};
+use store::View;
 
 use super::{
     Answer, Wishes,
@@ -30,16 +31,16 @@ pub(super) struct Item {
     pub(super) account_data: Vec<ClientEvent>,
 }
 
-/// All that an answer is made from, for threads of their own.
+/// All that the parts of an answer are made from.
 struct Basis {
     span: OwnedSpan,
     wishes: Wishes,
 }
 
 impl Basis {
-    async fn rooms(self: Arc<Self>, items: Vec<Item>) -> Result<RoomUpdates, SyncError> {
+    async fn rooms(self: Arc<Self>, view: View, items: Vec<Item>) -> Result<RoomUpdates, SyncError> {
         // Whoever has parts made has leave.
-        let answer = Answer { span: self.span.span(), wishes: &self.wishes, large: &Given };
+        let answer = Answer { span: self.span.span(&view), wishes: &self.wishes, large: &Given };
         answer.few_rooms(items).await
     }
 }
@@ -52,8 +53,8 @@ impl Answer<'_> {
         }
         self.large.begin().await?;
         let basis = Basis { span: OwnedSpan::new(&self.span), wishes: self.wishes.clone() };
-        let turns = &self.span.inner.builders;
-        let parts = side_by_side(turns, basis, items, |basis, items| basis.rooms(items).boxed()).await?;
+        let view = self.span.reader.view;
+        let parts = side_by_side(view, basis, items, |view, basis, items| basis.rooms(view, items).boxed()).await?;
         let mut updates = RoomUpdates::default();
         for RoomUpdates { join, invite, knock, leave } in parts {
             updates.join.extend(join);

@@ -31,7 +31,7 @@ impl Span<'_> {
     }
 }
 
-/// A [`Span`] that a thread of its own reads.
+/// A [`Span`] for work that outlives who asks for it. It has no view: the work is given one.
 pub(crate) struct OwnedSpan {
     inner: Arc<Inner>,
     user: OwnedUserId,
@@ -39,7 +39,6 @@ pub(crate) struct OwnedSpan {
     number: u32,
     since: Option<Token>,
     wanted: StreamSet,
-    view: View,
     memo: Arc<Memo>,
     ignored: HashSet<OwnedUserId>,
     erased: HashSet<OwnedUserId>,
@@ -47,7 +46,7 @@ pub(crate) struct OwnedSpan {
 
 impl OwnedSpan {
     pub(crate) fn new(span: &Span<'_>) -> Self {
-        let Span { inner, reader: Reader { view, memo, viewer, .. }, device, number, since, wanted } = *span;
+        let Span { inner, reader: Reader { memo, viewer, .. }, device, number, since, wanted } = *span;
         Self {
             inner: Arc::clone(inner),
             user: viewer.user.to_owned(),
@@ -55,14 +54,13 @@ impl OwnedSpan {
             number,
             since,
             wanted,
-            view: view.on_this_thread(),
             memo: Arc::clone(memo),
             ignored: viewer.ignored.clone(),
             erased: viewer.erased.clone(),
         }
     }
 
-    pub(crate) fn span(&self) -> Span<'_> {
+    pub(crate) fn span<'a>(&'a self, view: &'a View) -> Span<'a> {
         let viewer = Viewer {
             user: &self.user,
             device: Some(&self.device),
@@ -71,7 +69,7 @@ impl OwnedSpan {
             joined_in: None,
         };
         let Inner { rooms, reading, .. } = &*self.inner;
-        let reader = Reader { rooms, reading, view: &self.view, memo: &self.memo, viewer };
+        let reader = Reader { rooms, reading, view, memo: &self.memo, viewer };
         let Self { ref inner, ref device, number, since, wanted, .. } = *self;
         Span { inner, reader, device, number, since, wanted }
     }

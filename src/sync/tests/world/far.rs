@@ -146,7 +146,7 @@ pub struct Far {
 impl Far {
     pub async fn new(servers: &Arc<Servers>, clock: &Arc<ManualClock>, seed: u64) -> Self {
         let name: OwnedServerName = "far.test".try_into().unwrap();
-        let store = Store::in_memory(&[rooms::TABLES]).unwrap();
+        let store = Store::in_memory(&[rooms::TABLES]).await.unwrap();
         let ports = servers.ports(&name);
         let random = Arc::new(SeededRandom::new(!seed));
         let rooms = Rooms::open(Config::new(name), store.clone(), clock.clone(), random, ports);

@@ -54,23 +54,23 @@ impl Disk {
         Self::Files(tempfile::tempdir().unwrap())
     }
 
-    fn try_open(&self, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
+    async fn try_open(&self, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
         let options = Options { memory_budget_bytes: MEMORY_BUDGET_BYTES_MIN, ..Options::default() };
         match self {
-            Self::Simulated(disk) => Store::open_memory(disk, &Options::default(), tables),
-            Self::Files(directory) => Store::open_rocksdb(directory.path(), &options, tables),
+            Self::Simulated(disk) => Store::open_memory(disk, &Options::default(), tables).await,
+            Self::Files(directory) => Store::open_rocksdb(directory.path(), &options, tables).await,
         }
     }
 
     async fn open(&self) -> Store {
         let tables = [rooms::TABLES, reading::TABLES, users::TABLES];
         for _ in 0..OPENED_AGAIN_MAX {
-            if let Ok(store) = self.try_open(&tables) {
+            if let Ok(store) = self.try_open(&tables).await {
                 return store;
             }
             tokio::task::yield_now().await;
         }
-        self.try_open(&tables).unwrap()
+        self.try_open(&tables).await.unwrap()
     }
 }
 

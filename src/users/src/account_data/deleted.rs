@@ -99,7 +99,7 @@ mod tests {
     }
 
     async fn users() -> (Store, Users) {
-        let store = Store::in_memory(&[crate::TABLES]).unwrap();
+        let store = Store::in_memory(&[crate::TABLES]).await.unwrap();
         let users = Users::open(Config::default(), store.clone(), Arc::new(SystemClock), Arc::new(SystemRandom)).await;
         (store, users.unwrap())
     }

@@ -74,7 +74,7 @@ async fn versions_are_numbered_and_never_given_twice() {
 async fn a_restored_store_gives_no_version_or_etag_again() {
     let disk = MemoryDisk::new();
     let mut world = world().await;
-    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).await.unwrap();
     world.users = another(&world.store, &world.clock, config()).await;
     let alice = world.register("alice").await;
     let version = create(&world, &alice).await;
@@ -82,7 +82,7 @@ async fn a_restored_store_gives_no_version_or_etag_again() {
     let before = contents(&world, &alice, version).await;
     world.store.close().await;
 
-    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).await.unwrap();
     world.users = another(&world.store, &world.clock, config()).await;
     assert_eq!(contents(&world, &alice, version).await, before);
     let keys = [key("!a:x", "2", (1, 0, false), "{}")];

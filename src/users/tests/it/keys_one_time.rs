@@ -280,9 +280,9 @@ async fn one_claim_is_of_many_devices() {
 #[tokio::test]
 async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
     let disk = MemoryDisk::new();
-    let open = || Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    let open = async || Store::open_memory(&disk, &Options::default(), &[users::TABLES]).await.unwrap();
     let mut world = world().await;
-    world.store = open();
+    world.store = open().await;
     world.users = another(&world.store, &world.clock, config()).await;
     let mut phone = phone(&world).await;
     let keys = phone.one_time_keys(3);
@@ -291,7 +291,7 @@ async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
     while let Some(key) = claim(&world, &phone).await {
         assert!(got.insert(key.id));
         disk.lose_unsynced();
-        world.store = open();
+        world.store = open().await;
         world.users = another(&world.store, &world.clock, config()).await;
     }
     assert_eq!(got.len(), keys.len());
@@ -301,7 +301,7 @@ async fn a_key_that_was_handed_out_is_gone_also_after_a_loss_of_power() {
 async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
     let disk = MemoryDisk::new();
     let mut world = world().await;
-    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.store = Store::open_memory(&disk, &Options::default(), &[users::TABLES]).await.unwrap();
     world.users = another(&world.store, &world.clock, config()).await;
     let mut phone = phone(&world).await;
     let (keys, last) = (phone.one_time_keys(3), phone.fallback_key());
@@ -311,7 +311,7 @@ async fn a_restored_store_hands_out_none_of_the_keys_that_it_had() {
     world.store.close().await;
 
     // Any of them may have been handed out after the copy was made.
-    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).unwrap();
+    world.store = Store::restore_memory(&disk, &Options::default(), &[users::TABLES]).await.unwrap();
     world.users = another(&world.store, &world.clock, config()).await;
     assert!(claim(&world, &phone).await.is_none());
     assert_eq!(counts(&world, &phone).await, (0, false));

@@ -52,7 +52,7 @@ pub async fn world() -> World {
 }
 
 pub async fn world_with(config: Config) -> World {
-    let store = Store::in_memory(&[users::TABLES]).unwrap();
+    let store = Store::in_memory(&[users::TABLES]).await.unwrap();
     let clock = Arc::new(ManualClock(AtomicU64::new(START_MS)));
     let users = another(&store, &clock, config).await;
     World { store, users, clock }

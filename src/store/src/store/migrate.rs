@@ -1,14 +1,17 @@
 //! Migrations: numbered changes of stored data, run when the store is opened.
 
+use std::{future::Future, pin::Pin};
+
 use crate::{
     batch::Batch,
     codec::{decode_all, encode_to_vec},
-    committer::Committer,
     error::OpenError,
-    open::{SCHEMA_VERSION, meta_number, put_meta_number},
-    shared::Shared,
+    store::{
+        Store,
+        open::{SCHEMA_VERSION, meta_number, put_meta_number},
+        view::View,
+    },
     table::Meta,
-    view::View,
 };
 
 /// Where the progress of an unfinished migration is kept in [`Meta`].
@@ -21,11 +24,14 @@ pub struct Migration {
     pub number: u32,
     /// What it does, for the log.
     pub name: &'static str,
-    /// Does a bounded part of the work: reads with the view's blocking methods and returns what to write.
-    /// Gets what the step before it returned as [`Step::resume_at`], `None` for the first. An `Err` says
+    /// Does a bounded part of the work: reads from the view and gives what to write.
+    /// Gets what the step before it gave as [`Step::resume_at`], `None` for the first. An `Err` says
     /// why it can't go on.
-    pub step: fn(&View, Option<&[u8]>) -> Result<Step, String>,
+    pub step: fn(View, Option<Vec<u8>>) -> StepFuture,
 }
+
+/// A step of a migration, under way.
+pub type StepFuture = Pin<Box<dyn Future<Output = Result<Step, String>> + Send>>;
 
 /// A part of a migration.
 pub struct Step {
@@ -48,24 +54,24 @@ pub(crate) fn newest_schema(migrations: &[Migration]) -> Result<u32, OpenError> 
 }
 
 /// Runs the migrations that the store has not seen.
-pub(crate) fn run(committer: &mut Committer, shared: &Shared, migrations: &[Migration]) -> Result<(), OpenError> {
+pub(crate) async fn run(store: &Store, migrations: &[Migration]) -> Result<(), OpenError> {
     let known = newest_schema(migrations)?;
-    let stored = meta_number(&shared.view(), SCHEMA_VERSION)?.unwrap_or(0);
+    let stored = meta_number(&store.view().await?, SCHEMA_VERSION).await?.unwrap_or(0);
     let stored = u32::try_from(stored).unwrap_or(u32::MAX);
     if stored > known {
         return Err(OpenError::SchemaTooNew { stored, known });
     }
     for migration in migrations.iter().filter(|migration| migration.number > stored) {
         tracing::info!(number = migration.number, name = migration.name, "migrating the store");
-        run_one(committer, shared, migration)?;
+        run_one(store, migration).await?;
     }
     Ok(())
 }
 
-fn run_one(committer: &mut Committer, shared: &Shared, migration: &Migration) -> Result<(), OpenError> {
+async fn run_one(store: &Store, migration: &Migration) -> Result<(), OpenError> {
     let number = migration.number;
     let failed = |reason: String| OpenError::Migration { number, reason };
-    let mut at = match shared.view().get_blocking::<Meta>(&PROGRESS)? {
+    let mut at = match store.view().await?.get::<Meta>(&PROGRESS).await? {
         None => None,
         Some(stored) => {
             let (of, at): (u32, Vec<u8>) = decode_all(&stored).map_err(|error| failed(error.to_string()))?;
@@ -73,7 +79,7 @@ fn run_one(committer: &mut Committer, shared: &Shared, migration: &Migration) ->
         }
     };
     loop {
-        let Step { mut batch, resume_at } = (migration.step)(&shared.view(), at.as_deref()).map_err(failed)?;
+        let Step { mut batch, resume_at } = (migration.step)(store.view().await?, at).await.map_err(failed)?;
         match &resume_at {
             Some(next) => {
                 let progress = encode_to_vec::<(u32, Vec<u8>)>(&(number, next));
@@ -84,7 +90,7 @@ fn run_one(committer: &mut Committer, shared: &Shared, migration: &Migration) ->
                 put_meta_number(&mut batch, SCHEMA_VERSION, u64::from(number));
             }
         }
-        committer.commit_now(batch)?;
+        store.commit(batch).await?;
         if resume_at.is_none() {
             return Ok(());
         }

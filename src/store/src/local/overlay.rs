@@ -1,11 +1,11 @@
-//! What the earlier batches of a group write, before it is in the engine.
+//! What the earlier batches of a group write, before it is on the disk.
 
 use std::collections::HashMap;
 
 use crate::{
-    batch::{Batch, Expectation},
-    engine::{Reach, Snapshot, Tier, WriteOp},
+    batch::{Batch, Expectation, WriteOp},
     error::{CommitError, EngineError},
+    local::disk::{DiskSnapshot, Reach, Tier},
     table::Family,
 };
 
@@ -38,7 +38,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Whether everything that `batch` expects holds on top of `snapshot`.
-    pub(crate) fn check(&self, batch: &Batch, snapshot: &dyn Snapshot) -> Result<(), CommitError> {
+    pub(crate) fn check(&self, batch: &Batch, snapshot: &dyn DiskSnapshot) -> Result<(), CommitError> {
         for expectation in batch.expectations() {
             let holds = match self.find(&expectation) {
                 Some(value) => value == expectation.value,
@@ -66,7 +66,7 @@ impl<'a> Overlay<'a> {
     }
 }
 
-fn stored_holds(expectation: &Expectation<'_>, snapshot: &dyn Snapshot) -> Result<bool, EngineError> {
+fn stored_holds(expectation: &Expectation<'_>, snapshot: &dyn DiskSnapshot) -> Result<bool, EngineError> {
     let mut holds = false;
     let reach = snapshot.get(expectation.family, expectation.key, Tier::Disk, &mut |value| {
         holds = value == expectation.value;

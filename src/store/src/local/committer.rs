@@ -1,21 +1,25 @@
 //! The one writer: takes all waiting batches, writes them together, publishes, answers.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::{
-    batch::{BATCH_BYTES_MAX, Batch},
-    engine::{Durability, Engine, Snapshot, WriteOp},
-    error::{CommitError, EngineError},
+    batch::{BATCH_BYTES_MAX, Batch, WriteOp},
+    codec::{decode_all, encode_to_vec},
+    engine::ScanSpan,
+    error::{CommitError, EngineError, StoreError},
+    local::{
+        disk::{Disk, DiskSnapshot, Durability, Tier},
+        overlay::Overlay,
+        shared::{Senders, Shared},
+    },
     log::{FOLLOW_RECORDS_MAX, LogRecord},
-    overlay::Overlay,
     position::Position,
     range::Range,
-    shared::{Senders, Shared},
-    table::{Log, Meta},
-    view::{Published, View},
+    table::{Log, Meta, Table, decode_error, decode_row, stored_key},
+    value::read_stored,
 };
 
 /// The most bytes that are written together.
@@ -32,12 +36,12 @@ const RECOVERY_DELAY_MAX: Duration = Duration::from_secs(2);
 const RESUME_ATTEMPTS: u32 = 5;
 
 /// Where the end of the reserved positions is kept in [`Meta`].
-pub(crate) const POSITION_CEILING: &str = "position_ceiling";
+const POSITION_CEILING: &str = "position_ceiling";
 
 /// What is sent to the committer.
 pub(crate) enum Request {
     Commit(Submission),
-    /// Everything sent before is to be written, then the engine closed.
+    /// Everything sent before is to be written, then the disk closed.
     Close(oneshot::Sender<()>),
 }
 
@@ -46,15 +50,15 @@ pub(crate) struct Submission {
     pub(crate) batch: Batch,
     pub(crate) answer: oneshot::Sender<Result<Position, CommitError>>,
     /// Its room in the queue, given back when it is answered.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    pub(crate) room: OwnedSemaphorePermit,
 }
 
 /// The outcome of writing one group: the error that failed it.
 type Written = Result<(), EngineError>;
 
-/// Owns the engine and all writing.
+/// Owns the disk and all writing.
 pub(crate) struct Committer {
-    engine: Box<dyn Engine>,
+    disk: Box<dyn Disk>,
     shared: Arc<Shared>,
     senders: Senders,
     /// The last position that was given, whether or not its group was written.
@@ -67,19 +71,8 @@ pub(crate) struct Committer {
 
 impl Committer {
     /// A committer that gives positions after `last`, none of which is reserved yet.
-    pub(crate) fn new(engine: Box<dyn Engine>, shared: Arc<Shared>, senders: Senders, last: Position) -> Committer {
-        Committer { engine, shared, senders, last, ceiling: last, records: Vec::new() }
-    }
-
-    /// Writes one batch at once, before the committer runs.
-    pub(crate) fn commit_now(&mut self, batch: Batch) -> Result<Position, CommitError> {
-        batch.validate()?;
-        let (answer, mut outcome) = oneshot::channel();
-        let submission = Submission { batch, answer, room: None };
-        if let Err(error) = self.commit_group(&mut vec![submission]) {
-            return Err(CommitError::Failed(error.to_string().into()));
-        }
-        outcome.try_recv().unwrap_or(Err(CommitError::Closed))
+    pub(crate) fn new(disk: Box<dyn Disk>, shared: Arc<Shared>, senders: Senders, last: Position) -> Committer {
+        Committer { disk, shared, senders, last, ceiling: last, records: Vec::new() }
     }
 
     /// Serves requests until it is told to close or nobody can send any more.
@@ -106,13 +99,13 @@ impl Committer {
     }
 
     fn close(self) {
-        let Committer { mut engine, shared, senders, .. } = self;
-        if let Err(error) = engine.flush() {
+        let Committer { mut disk, shared, senders, .. } = self;
+        if let Err(error) = disk.flush() {
             error!(%error, "the store could not be flushed before closing");
         }
         shared.withdraw_snapshot();
         drop(senders);
-        drop(engine);
+        drop(disk);
     }
 
     /// Decides on, writes, applies to the projections, publishes and answers a group. On an error all of it is answered as failed.
@@ -123,7 +116,7 @@ impl Committer {
             fail(group.drain(..), &error);
             return Err(error);
         }
-        let snapshot = match self.engine.snapshot() {
+        let snapshot = match self.disk.snapshot() {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 fail(group.drain(..), &error);
@@ -196,12 +189,12 @@ impl Committer {
         let mut ceiling = self.ceiling;
         if self.last.get() + POSITIONS_RESERVED / 2 > ceiling.get() {
             ceiling = Position::from_u64(self.last.get() + POSITIONS_RESERVED);
-            let stored = crate::codec::encode_to_vec::<Position>(&ceiling);
+            let stored = encode_to_vec::<Position>(&ceiling);
             ceiling_batch.put::<Meta>(&POSITION_CEILING, &stored);
             durability = Durability::Synced;
         }
         ops.extend(ceiling_batch.ops());
-        self.engine.write(&ops, durability)?;
+        self.disk.write(&ops, durability)?;
         self.ceiling = ceiling;
         Ok(())
     }
@@ -257,14 +250,14 @@ impl Committer {
         // While the disk is full opening would fail, too, and reading would stop.
         let full = matches!(error, EngineError::NoSpace(_));
         if attempt <= RESUME_ATTEMPTS || full {
-            self.engine.resume()?;
+            self.disk.resume()?;
         } else {
             self.shared.withdraw_snapshot();
-            self.engine.reopen()?;
+            self.disk.reopen()?;
         }
-        let snapshot = self.engine.snapshot()?;
+        let snapshot = self.disk.snapshot()?;
         // What the failed group was about to write may be there or not: look.
-        let records = stored_after_published(&self.shared, &snapshot)?;
+        let records = stored_after_published(&self.shared, &*snapshot)?;
         self.last = records.last().map_or(self.last, |record| self.last.max(record.position));
         let applied = self.shared.projections.apply(&records);
         self.shared.tail.reset(self.last);
@@ -275,22 +268,38 @@ impl Committer {
     }
 }
 
+/// The position up to which positions may have been given; everything stored is at or below it.
+pub(crate) fn stored_ceiling(snapshot: &dyn DiskSnapshot) -> Result<Position, StoreError> {
+    let mut stored = None;
+    snapshot.get(Meta::FAMILY, &stored_key::<Meta>(&POSITION_CEILING), Tier::Disk, &mut |value| {
+        stored = value.map(<[u8]>::to_vec);
+    })?;
+    let Some(stored) = stored else { return Ok(Position::ZERO) };
+    let value = read_stored::<<Meta as Table>::Value>(&stored).and_then(|value| decode_all::<Position>(&value));
+    value.map_err(decode_error::<Meta>)
+}
+
 /// The log entries of a snapshot that were not published: those of one group at most.
-fn stored_after_published(shared: &Shared, snapshot: &Arc<dyn Snapshot>) -> Result<Vec<LogRecord>, EngineError> {
-    let published = shared.published.load_full();
-    let (position, limits) = (published.position, Arc::clone(&published.limits));
-    let view = View::new(Arc::new(Published { position, snapshot: Arc::clone(snapshot), limits }));
-    let mut records = Vec::new();
-    let mut next = Some(Range::<Log>::all().after(&(position,)));
-    while let Some(range) = next {
-        let page = view.scan_blocking(range).map_err(|error| EngineError::Failed(error.to_string()))?;
-        for (position, value) in page.rows {
-            let record = LogRecord::from_value(position, value);
-            records.push(record.map_err(|error| EngineError::Failed(error.to_string()))?);
+fn stored_after_published(shared: &Shared, snapshot: &dyn DiskSnapshot) -> Result<Vec<LogRecord>, EngineError> {
+    let position = shared.published.load().position;
+    let Range { lower, upper, .. } = Range::<Log>::all().after(&(position,));
+    let span = ScanSpan { family: Log::FAMILY, lower, upper, reverse: false };
+    let mut records = Ok(Vec::new());
+    snapshot.scan(&span, Tier::Disk, &mut |key, value| {
+        let record = decode_row::<Log>(key, value).and_then(|(position, value)| LogRecord::from_value(position, value));
+        match (record, &mut records) {
+            (Ok(record), Ok(records)) => {
+                records.push(record);
+                ControlFlow::Continue(())
+            }
+            (Ok(_), Err(_)) => ControlFlow::Break(()),
+            (Err(error), _) => {
+                records = Err(EngineError::Failed(error.to_string()));
+                ControlFlow::Break(())
+            }
         }
-        next = page.next;
-    }
-    Ok(records)
+    })?;
+    records
 }
 
 /// Adds `first` and what else waits to the group, within its limits. Returns whom to tell if the store

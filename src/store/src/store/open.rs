@@ -1,25 +1,17 @@
 //! Opening a store: its own numbers, the catalogue of tables, restoring, migrations.
 
-use std::{sync::Arc, thread};
-
-use tokio::sync::mpsc;
+use std::sync::Arc;
 
 use crate::{
     batch::Batch,
     budget::Budget,
     codec::{decode_all, encode_to_vec},
-    committer::{Committer, POSITION_CEILING},
     engine::Engine,
     error::{OpenError, StoreError},
-    held::Holdings,
-    migrate,
-    options::Options,
     position::Position,
     range::Range,
-    shared::Shared,
-    store::Store,
-    table::{self, Catalog, Counters, Meta, Table, TableInfo},
-    view::View,
+    store::{Store, migrate, options::Options, view::View},
+    table::{self, Catalog, Counters, Meta, TableInfo, decode_error},
 };
 
 /// Where the number of starts is kept in [`Meta`].
@@ -43,9 +35,23 @@ pub(crate) enum Purpose {
     Restore,
 }
 
-/// Prepares the data behind `engine` and starts the committer.
-pub(crate) fn open(
-    mut engine: Box<dyn Engine>,
+/// Prepares what is stored in `engine`, which is closed if that fails. To restore, the engine has to give positions from
+/// [`RESTORE_JUMP`] further on.
+pub(crate) async fn open(
+    engine: Arc<dyn Engine>,
+    options: &Options,
+    tables: &[&[TableInfo]],
+    purpose: Purpose,
+) -> Result<Store, OpenError> {
+    let prepared = prepare(&engine, options, tables, purpose).await;
+    if prepared.is_err() {
+        engine.close().await;
+    }
+    prepared
+}
+
+async fn prepare(
+    engine: &Arc<dyn Engine>,
     options: &Options,
     tables: &[&[TableInfo]],
     purpose: Purpose,
@@ -53,21 +59,15 @@ pub(crate) fn open(
     let tables: Vec<TableInfo> = table::TABLES.iter().chain(tables.iter().copied().flatten()).copied().collect();
     check_distinct(&tables)?;
     let newest_schema = migrate::newest_schema(&options.migrations)?;
-    let budget = Budget::of(options.memory_budget_bytes);
 
-    let holdings = Holdings::new(budget.block_cache_bytes, engine.set_cache());
-    let snapshot = engine.snapshot()?;
-    let (shared, senders) = Shared::new(Position::ZERO, snapshot, budget.log_tail_bytes);
-    let view = shared.view();
-    let mut last = Position::from_u64(meta_number(&view, POSITION_CEILING)?.unwrap_or(0));
-    let mut epoch = meta_number(&view, EPOCH)?.unwrap_or(1);
-    let boot = meta_number(&view, BOOT_ID)?;
+    let view = View::new(engine.snapshot().wait().await?);
+    let mut epoch = meta_number(&view, EPOCH).await?.unwrap_or(1);
+    let boot = meta_number(&view, BOOT_ID).await?;
 
     let mut batch = Batch::new();
     if purpose == Purpose::Restore {
-        last = Position::from_u64(last.get() + RESTORE_JUMP);
         epoch += 1;
-        forget(&view, &tables, &mut batch)?;
+        forget(&view, &tables, &mut batch).await?;
     }
     put_meta_number(&mut batch, EPOCH, epoch);
     let boot_id = boot.unwrap_or(0) + 1;
@@ -75,19 +75,13 @@ pub(crate) fn open(
     if boot.is_none() {
         put_meta_number(&mut batch, SCHEMA_VERSION, u64::from(newest_schema));
     }
-    declare(&view, &tables, &mut batch)?;
+    declare(&view, &tables, &mut batch).await?;
     drop(view);
 
-    // Everything stored is at or below the old ceiling.
-    shared.tail.reset(last);
-    let mut committer = Committer::new(engine, Arc::clone(&shared), senders, last);
-    committer.commit_now(batch)?;
-    migrate::run(&mut committer, &shared, &options.migrations)?;
-
-    let (requests, received) = mpsc::unbounded_channel();
-    let thread = thread::Builder::new().name("store-commit".to_owned());
-    thread.spawn(move || committer.run(received)).map_err(|error| OpenError::Thread(error.to_string()))?;
-    Ok(Store::new(shared, requests, (budget, holdings), epoch, boot_id))
+    let store = Store::new(Arc::clone(engine), Budget::of(options.memory_budget_bytes), epoch, boot_id);
+    store.commit(batch).await?;
+    migrate::run(&store, &options.migrations).await?;
+    Ok(store)
 }
 
 /// Refuses two tables with one number or one name.
@@ -103,10 +97,10 @@ fn check_distinct(tables: &[TableInfo]) -> Result<(), OpenError> {
 }
 
 /// Compares the declared tables with those that were ever opened, and adds the new ones.
-fn declare(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), OpenError> {
+async fn declare(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), OpenError> {
     for table in tables {
         let declared = table.declaration();
-        match view.get_blocking::<Catalog>(&table.id)? {
+        match view.get::<Catalog>(&table.id).await? {
             None => batch.put::<Catalog>(&table.id, &declared),
             Some(stored) if stored == declared => {}
             Some(stored) => return Err(OpenError::TableChanged { id: table.id, declared, stored }),
@@ -116,13 +110,13 @@ fn declare(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), O
 }
 
 /// Empties the tables that a restored store must not know, and moves counters far ahead.
-fn forget(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), OpenError> {
+async fn forget(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), OpenError> {
     for table in tables.iter().filter(|table| table.forget_on_restore) {
         batch.clear_table(table);
     }
     let mut next = Some(Range::<Counters>::all());
     while let Some(range) = next {
-        let page = view.scan_blocking(range)?;
+        let page = view.scan(range).await?;
         for (name, end) in page.rows {
             batch.put::<Counters>(&name, &(end + RESTORE_JUMP));
         }
@@ -132,8 +126,8 @@ fn forget(view: &View, tables: &[TableInfo], batch: &mut Batch) -> Result<(), Op
 }
 
 /// A number that the store keeps about itself.
-pub(crate) fn meta_number(view: &View, name: &str) -> Result<Option<u64>, StoreError> {
-    let stored = view.get_blocking::<Meta>(&name)?;
+pub(crate) async fn meta_number(view: &View, name: &str) -> Result<Option<u64>, StoreError> {
+    let stored = view.get::<Meta>(&name).await?;
     stored.map(|bytes| decode_number(&bytes)).transpose()
 }
 
@@ -149,5 +143,5 @@ pub(crate) async fn log_oldest(view: &View) -> Result<Position, StoreError> {
 }
 
 fn decode_number(bytes: &[u8]) -> Result<u64, StoreError> {
-    decode_all(bytes).map_err(|error| StoreError::Decode { table: Meta::NAME, error })
+    decode_all(bytes).map_err(decode_error::<Meta>)
 }

@@ -1,4 +1,4 @@
-//! An engine in memory, with a simulated disk that can lose what was not synced.
+//! A disk in memory, which can lose what was not synced.
 
 use std::{
     ops::{Bound, ControlFlow},
@@ -10,8 +10,10 @@ use bytes::Bytes;
 use imbl::OrdMap;
 
 use crate::{
-    engine::{Durability, Engine, Reach, RowVisitor, ScanSpan, Snapshot, Tier, WriteOp},
+    batch::WriteOp,
+    engine::ScanSpan,
     error::EngineError,
+    local::disk::{Disk, DiskSnapshot, Durability, Reach, RowVisitor, Tier},
     table::Family,
 };
 
@@ -49,7 +51,7 @@ impl Maps {
 }
 
 #[derive(Default)]
-struct Disk {
+struct Contents {
     written: Maps,
     synced: Maps,
 }
@@ -57,12 +59,24 @@ struct Disk {
 /// A simulated disk for stores in memory: a store can be closed and opened again on it, and a crash of
 /// the machine can be played.
 #[derive(Clone, Default)]
-pub struct MemoryDisk(Arc<Mutex<Disk>>);
+pub struct MemoryDisk {
+    contents: Arc<Mutex<Contents>>,
+    distant: bool,
+}
 
 impl MemoryDisk {
     /// An empty disk.
     pub fn new() -> MemoryDisk {
         MemoryDisk::default()
+    }
+
+    /// An empty disk that a store reaches as if it were on other machines: nothing of it is at hand.
+    pub fn distant() -> MemoryDisk {
+        MemoryDisk { distant: true, ..MemoryDisk::default() }
+    }
+
+    pub(crate) fn is_distant(&self) -> bool {
+        self.distant
     }
 
     /// Loses everything that was not synced. Stores that are open on the disk go on as if nothing had
@@ -72,12 +86,12 @@ impl MemoryDisk {
         disk.written = disk.synced.clone();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The engine on a [`MemoryDisk`].
+/// The use of a [`MemoryDisk`] by one store.
 pub(crate) struct Memory {
     disk: MemoryDisk,
 }
@@ -88,7 +102,7 @@ impl Memory {
     }
 }
 
-impl Engine for Memory {
+impl Disk for Memory {
     fn write(&mut self, ops: &[WriteOp<'_>], durability: Durability) -> Result<(), EngineError> {
         let mut disk = self.disk.lock();
         for op in ops {
@@ -100,7 +114,7 @@ impl Engine for Memory {
         Ok(())
     }
 
-    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, EngineError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn DiskSnapshot>, EngineError> {
         Ok(Arc::new(self.disk.lock().written.clone()))
     }
 
@@ -117,7 +131,7 @@ impl Engine for Memory {
     }
 }
 
-impl Snapshot for Maps {
+impl DiskSnapshot for Maps {
     fn get(
         &self,
         family: Family,

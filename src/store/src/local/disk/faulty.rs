@@ -1,4 +1,4 @@
-//! An engine for tests whose writes fail when told to.
+//! A disk for tests whose writes fail when told to.
 
 use std::{
     path::Path,
@@ -6,11 +6,13 @@ use std::{
 };
 
 use crate::{
-    engine::{
-        Durability, Engine, Reach, RowVisitor, ScanSpan, Snapshot, Tier, WriteOp,
+    batch::WriteOp,
+    engine::ScanSpan,
+    error::EngineError,
+    local::disk::{
+        Disk, DiskSnapshot, Durability, Reach, RowVisitor, Tier,
         memory::{Memory, MemoryDisk},
     },
-    error::EngineError,
     table::Family,
 };
 
@@ -23,7 +25,7 @@ pub(crate) enum Fault {
     Stored,
 }
 
-/// What the engine is to do, and what it was asked for.
+/// What the disk is to do, and what it was asked for.
 #[derive(Default)]
 pub(crate) struct Script {
     pub(crate) next_write: Option<Fault>,
@@ -48,7 +50,7 @@ impl Faults {
     }
 }
 
-/// The engine in memory, with [`Faults`].
+/// The disk in memory, with [`Faults`].
 pub(crate) struct Faulty {
     memory: Memory,
     faults: Faults,
@@ -60,7 +62,7 @@ impl Faulty {
     }
 }
 
-impl Engine for Faulty {
+impl Disk for Faulty {
     fn write(&mut self, ops: &[WriteOp<'_>], durability: Durability) -> Result<(), EngineError> {
         let mut script = self.faults.script();
         assert!(!script.broken, "written without having recovered");
@@ -76,7 +78,7 @@ impl Engine for Faulty {
         Ok(())
     }
 
-    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, EngineError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn DiskSnapshot>, EngineError> {
         let (snapshot, faults) = (self.memory.snapshot()?, self.faults.clone());
         Ok(Arc::new(FaultySnapshot { snapshot, faults }))
     }
@@ -107,17 +109,17 @@ impl Engine for Faulty {
 }
 
 struct FaultySnapshot {
-    snapshot: Arc<dyn Snapshot>,
+    snapshot: Arc<dyn DiskSnapshot>,
     faults: Faults,
 }
 
 impl FaultySnapshot {
-    fn read(&self) -> Result<&dyn Snapshot, EngineError> {
+    fn read(&self) -> Result<&dyn DiskSnapshot, EngineError> {
         self.faults.script().read_failures.pop().map_or(Ok(&*self.snapshot), Err)
     }
 }
 
-impl Snapshot for FaultySnapshot {
+impl DiskSnapshot for FaultySnapshot {
     fn get(
         &self,
         family: Family,

@@ -1,4 +1,4 @@
-//! The RocksDB engine: one column family for each [`Family`], one memory budget for all of them.
+//! RocksDB: one column family for each [`Family`], one memory budget for all of them.
 
 use std::{
     ops::ControlFlow,
@@ -14,9 +14,11 @@ use rocksdb::{
 use self_cell::self_cell;
 
 use crate::{
+    batch::WriteOp,
     budget::Budget,
-    engine::{Durability, Engine, Reach, Resources, RowVisitor, ScanSpan, SetCache, Snapshot, Tier, WriteOp},
+    engine::{ScanSpan, SetCache},
     error::EngineError,
+    local::disk::{Disk, DiskSnapshot, Durability, Reach, Resources, RowVisitor, Tier},
     table::Family,
 };
 
@@ -78,7 +80,7 @@ impl Rocks {
     }
 }
 
-impl Engine for Rocks {
+impl Disk for Rocks {
     fn write(&mut self, ops: &[WriteOp<'_>], durability: Durability) -> Result<(), EngineError> {
         let db = self.db()?;
         let families = families(db)?;
@@ -100,7 +102,7 @@ impl Engine for Rocks {
         db.write_opt(batch, &write_options(durability)).map_err(engine_error)
     }
 
-    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, EngineError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn DiskSnapshot>, EngineError> {
         let db = Arc::clone(self.db()?);
         let snapshot = RocksSnapshot::try_new(db, |db| State::of(db))?;
         Ok(Arc::new(snapshot))
@@ -136,7 +138,7 @@ impl Engine for Rocks {
 
     fn set_cache(&self) -> SetCache {
         let cache = self.cache.clone();
-        Box::new(move |bytes| cache.clone().set_capacity(bytes))
+        Arc::new(move |bytes| cache.clone().set_capacity(bytes))
     }
 }
 
@@ -188,7 +190,7 @@ impl<'db> State<'db> {
     ) -> Result<Reach, EngineError> {
         let options = match tier {
             Tier::Cached => &self.cached,
-            Tier::Disk => &self.disk,
+            Tier::Disk | Tier::DiskUncached => &self.disk,
         };
         match self.db.get_pinned_cf_opt(self.families[family.index()], key, options) {
             Ok(Some(value)) if tier == Tier::Cached && may_exist(&value) => return Ok(Reach::NotCached),
@@ -246,7 +248,7 @@ self_cell!(
     }
 );
 
-impl Snapshot for RocksSnapshot {
+impl DiskSnapshot for RocksSnapshot {
     fn get(
         &self,
         family: Family,
@@ -268,7 +270,7 @@ impl Snapshot for RocksSnapshot {
         let state = self.borrow_dependent();
         match tier {
             Tier::Cached => state.get_each(family, keys, found),
-            Tier::Disk => state.get_together(family, keys, found),
+            Tier::Disk | Tier::DiskUncached => state.get_together(family, keys, found),
         }
     }
 
@@ -278,7 +280,7 @@ impl Snapshot for RocksSnapshot {
         options.set_snapshot(&state.snapshot);
         options.set_iterate_lower_bound(span.lower.as_slice());
         options.set_iterate_upper_bound(span.upper.as_slice());
-        options.fill_cache(span.fill_cache);
+        options.fill_cache(tier != Tier::DiskUncached);
         if tier == Tier::Cached {
             options.set_read_tier(ReadTier::BlockCache);
         }

@@ -76,7 +76,7 @@ mod tests {
         const CACHE: usize = 100 * STEP_BYTES;
         let cache = Arc::new(AtomicUsize::new(CACHE));
         let set = cache.clone();
-        let holdings = Holdings::new(CACHE, Box::new(move |bytes| set.store(bytes, Ordering::Relaxed)));
+        let holdings = Holdings::new(CACHE, Arc::new(move |bytes| set.store(bytes, Ordering::Relaxed)));
         let (mut one, mut other) = (Held::new(holdings.clone()), Held::new(holdings.clone()));
         one.set(10 * STEP_BYTES);
         other.set(20 * STEP_BYTES);

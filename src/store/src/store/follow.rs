@@ -22,12 +22,10 @@ use tracing::warn;
 use crate::{
     batch::Batch,
     error::{CommitError, EngineError, FollowError, StoreError},
-    log::{LogReader, LogRecord},
+    log::LogRecord,
     position::Position,
-    shared::Shared,
-    store::Store,
+    store::{Store, log_reader::LogReader, view::View},
     table::Cursors,
-    view::View,
 };
 
 /// How long a follower waits after its first failure; it doubles with each that follows.
@@ -144,7 +142,6 @@ enum Place {
 /// [`Follower::start_over`]). What nobody says that it was done is given again.
 pub struct Follower {
     log: LogReader,
-    shared: Arc<Shared>,
     status: Arc<Status>,
     place: Place,
     /// The position that is reached when what was given last is done.
@@ -158,14 +155,13 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn in_memory(shared: Arc<Shared>, name: &'static str) -> Follower {
-        Follower::new(shared, name, Place::Lost)
+    pub(crate) fn in_memory(log: LogReader, followers: &Followers, name: &'static str) -> Follower {
+        Follower::new(log, followers, name, Place::Lost)
     }
 
-    fn new(shared: Arc<Shared>, name: &'static str, place: Place) -> Follower {
-        let status = shared.followers.add(name);
-        let log = LogReader::new(Arc::clone(&shared), Position::ZERO);
-        Follower { log, shared, status, place, given: Position::ZERO, failures: 0, unread: 0, resume_at: None }
+    fn new(log: LogReader, followers: &Followers, name: &'static str, place: Place) -> Follower {
+        let status = followers.add(name);
+        Follower { log, status, place, given: Position::ZERO, failures: 0, unread: 0, resume_at: None }
     }
 
     /// Up to here all is done; [`Position::ZERO`] where that is to be made anew.
@@ -196,7 +192,7 @@ impl Follower {
     /// The log can't be read.
     pub async fn try_next(&mut self) -> Result<Option<News>, StoreError> {
         if self.place == Place::AtCursor {
-            match self.shared.view().get::<Cursors>(&self.status.name).await? {
+            match self.log.view().await?.get::<Cursors>(&self.status.name).await? {
                 Some(position) => self.go_to(Place::InLog, position),
                 None => self.place = Place::Lost,
             }
@@ -213,7 +209,7 @@ impl Follower {
                 Err(FollowError::Closed) => return Err(StoreError::Closed),
             }
         }
-        let view = self.shared.view();
+        let view = self.log.view().await?;
         self.given = view.position();
         Ok(Some(News::Rebuild(view)))
     }
@@ -276,12 +272,12 @@ pub struct Following {
 }
 
 impl Following {
-    pub(crate) fn start<F: Follow>(store: Store, shared: Arc<Shared>, follow: F) -> Following {
+    pub(crate) fn start<F: Follow>(store: Store, followers: &Followers, follow: F) -> Following {
         let place = match F::CURSOR {
             Cursor::Memory => Place::Lost,
             Cursor::Stored => Place::AtCursor,
         };
-        let follower = Follower::new(shared, F::NAME, place);
+        let follower = Follower::new(store.read_log(Position::ZERO), followers, F::NAME, place);
         let position = follower.status.position.subscribe();
         let (owner, gone) = oneshot::channel();
         tokio::spawn(Runner { store, follower, follow, unmoved: 0 }.run(gone));

@@ -1,12 +1,12 @@
 //! How a store is opened.
 
-use crate::{budget::Budget, engine::Resources, migrate::Migration};
+use crate::store::migrate::Migration;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Memory for the block cache, the tables that are being written, the tail of the log and the
-    /// caches of those who use the store, together. See [`Budget`].
+    /// caches of those who use the store, together. See [`Budget`](crate::Budget).
     pub memory_budget_bytes: usize,
     /// The migrations of all crates, ascending.
     pub migrations: Vec<Migration>,
@@ -14,17 +14,6 @@ pub struct Options {
     pub background_jobs: u16,
     /// Files of tables that stay open. Others are opened when they are read, which takes a file descriptor for a moment.
     pub open_files_max: u32,
-}
-
-impl Options {
-    /// What the engine may use of the machine.
-    pub(crate) fn resources(&self) -> Resources {
-        Resources {
-            budget: Budget::of(self.memory_budget_bytes),
-            background_jobs: self.background_jobs,
-            open_files_max: self.open_files_max,
-        }
-    }
 }
 
 impl Default for Options {

@@ -1,40 +1,55 @@
-//! The store as its users see it.
+//! The store as its users see it: typed tables, followers, counters, over any [`Engine`](crate::engine::Engine).
+
+mod counter;
+mod follow;
+mod held;
+mod log_reader;
+mod migrate;
+mod open;
+mod options;
+mod view;
 
 use std::{
-    future::Future,
     path::Path,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{Arc, Weak},
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use self::follow::READ_FAILURES_MAX;
+pub(crate) use self::open::{Purpose, open};
+use self::{
+    counter::Registry,
+    follow::Followers,
+    held::Holdings,
+    open::{LOG_OLDEST, log_oldest, put_meta_number},
+};
+pub use self::{
+    counter::{COUNTER_BLOCK, Counter},
+    follow::{
+        CURSOR_RECORDS_MAX, Cursor, FOLLOW_DELAY_FIRST, FOLLOW_DELAY_MAX, Follow, Follower, FollowerStatus, Following,
+        News,
+    },
+    held::Held,
+    log_reader::LogReader,
+    migrate::{Migration, Step, StepFuture},
+    open::RESTORE_JUMP,
+    options::Options,
+    view::{Page, Row, View},
+};
 use crate::{
     batch::Batch,
     budget::Budget,
-    committer::{Request, Submission},
-    counter::{Counter, Registry},
-    engine::memory::{Memory, MemoryDisk},
+    engine::{Engine, Pending},
     error::{CommitError, OpenError, StoreError},
-    follow::{Follow, Follower, FollowerStatus, Following},
-    held::{Held, Holdings},
-    log::LogReader,
-    open::{self, LOG_OLDEST, Purpose, log_oldest, put_meta_number},
-    options::Options,
     position::Position,
     projection::Projection,
-    shared::Shared,
-    table::{Cursors, Identities, Log, Meta, TableInfo},
-    view::View,
+    table::{Cursors, Identities, Log, Meta},
 };
 
-/// The most bytes that wait for the committer; who comes then waits for room.
-pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often [`Store::retry`] tries.
 pub const RETRY_ATTEMPTS_MAX: u32 = 16;
-/// What a waiting batch counts for besides its bytes.
-const SUBMISSION_OVERHEAD_BYTES: usize = 512;
 
 /// Ordered typed tables and one log, written by atomic batches. A handle, cheap to clone.
 ///
@@ -46,10 +61,8 @@ pub struct Store {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
-    requests: mpsc::UnboundedSender<Request>,
-    /// Bounds the bytes in `requests`. Closed with the store.
-    room: Arc<Semaphore>,
+    engine: Arc<dyn Engine>,
+    followers: Followers,
     counters: Registry,
     budget: Budget,
     holdings: Arc<Holdings>,
@@ -57,46 +70,18 @@ struct Inner {
     boot_id: u64,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Who reads the log has the engine as well, but needn't be waited for.
+        drop(self.engine.close());
+    }
+}
+
 impl Store {
-    /// Opens the RocksDB store in the directory `path`, which is made if it isn't there.
-    pub fn open_rocksdb(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        let engine = crate::engine::rocksdb::Rocks::open(path, options.resources())?;
-        open::open(Box::new(engine), options, tables, Purpose::Use)
-    }
-
-    /// A store in memory, for tests and simulation.
-    pub fn in_memory(tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        Store::open_memory(&MemoryDisk::new(), &Options::default(), tables)
-    }
-
-    /// A store on a simulated disk, which can be opened again after it was closed.
-    pub fn open_memory(disk: &MemoryDisk, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Use)
-    }
-
-    /// Opens a store whose files were put back from a backup, so that it never says twice what it said
-    /// before with another meaning: a new epoch begins, positions and counters jump ahead by
-    /// [`RESTORE_JUMP`](crate::RESTORE_JUMP), and tables declared `forget_on_restore` are emptied.
-    pub fn restore(path: &Path, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        let engine = crate::engine::rocksdb::Rocks::open(path, options.resources())?;
-        open::open(Box::new(engine), options, tables, Purpose::Restore)
-    }
-
-    /// [`Store::restore`] for a simulated disk.
-    pub fn restore_memory(disk: &MemoryDisk, options: &Options, tables: &[&[TableInfo]]) -> Result<Store, OpenError> {
-        open::open(Box::new(Memory::new(disk)), options, tables, Purpose::Restore)
-    }
-
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        requests: mpsc::UnboundedSender<Request>,
-        (budget, holdings): (Budget, Arc<Holdings>),
-        epoch: u64,
-        boot_id: u64,
-    ) -> Store {
-        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        let counters = Registry::default();
-        Store { inner: Arc::new(Inner { shared, requests, room, counters, budget, holdings, epoch, boot_id }) }
+    pub(crate) fn new(engine: Arc<dyn Engine>, budget: Budget, epoch: u64, boot_id: u64) -> Store {
+        let holdings = Holdings::new(budget.block_cache_bytes, engine.set_cache());
+        let (followers, counters) = (Followers::default(), Registry::default());
+        Store { inner: Arc::new(Inner { engine, followers, counters, budget, holdings, epoch, boot_id }) }
     }
 
     /// The tables at the published position.
@@ -104,17 +89,17 @@ impl Store {
     /// # Errors
     /// The engine can't tell what is published now.
     pub async fn view(&self) -> Result<View, StoreError> {
-        Ok(self.inner.shared.view())
+        Ok(View::new(self.inner.engine.snapshot().wait().await?))
     }
 
     /// The position up to which everything is visible in new views.
     pub fn published(&self) -> Position {
-        self.inner.shared.published.load().position
+        self.inner.engine.published()
     }
 
     /// Follows the published position. Ends when the store is closed.
     pub fn subscribe(&self) -> watch::Receiver<Position> {
-        self.inner.shared.positions.clone()
+        self.inner.engine.positions()
     }
 
     /// Waits until everything up to `position` is visible.
@@ -122,12 +107,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`] if the store is closed before.
     pub async fn reached(&self, position: Position) -> Result<(), StoreError> {
-        self.inner.shared.reached(position).await.map_err(|_closed| StoreError::Closed)
+        if self.published() >= position {
+            return Ok(());
+        }
+        let reached = self.subscribe().wait_for(|published| *published >= position).await.map(drop);
+        reached.map_err(|_closed| StoreError::Closed)
     }
 
     /// Whether batches are taken: not from a failed write on until the store has recovered, nor once it is closed.
     pub fn is_writable(&self) -> bool {
-        !self.inner.shared.is_failing() && !self.inner.room.is_closed()
+        self.inner.engine.is_writable()
     }
 
     /// Waits, after a failed write, until batches are taken again.
@@ -135,7 +124,7 @@ impl Store {
     /// # Errors
     /// [`CommitError::Closed`] if the store is closed before it has recovered.
     pub async fn recovered(&self) -> Result<(), CommitError> {
-        self.inner.shared.recovered().await.map_err(|_closed| CommitError::Closed)
+        self.inner.engine.recovered().await
     }
 
     /// Queues a batch, waiting for room in the queue. Batches that one task submits one after another
@@ -143,20 +132,9 @@ impl Store {
     pub async fn submit(&self, batch: Batch) -> Result<Pending, CommitError> {
         batch.validate()?;
         if batch.is_empty() {
-            return Ok(Pending { state: PendingState::Done(self.published()) });
+            return Ok(Pending::done(self.published()));
         }
-        if self.inner.shared.is_failing() {
-            return Err(CommitError::Failed("the store has not recovered yet".into()));
-        }
-        let bytes = batch.bytes() + SUBMISSION_OVERHEAD_BYTES;
-        let bytes = u32::try_from(bytes).map_err(|_| CommitError::TooLarge)?;
-        let room = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
-        let room = room.map_err(|_| CommitError::Closed)?;
-        let (answer, outcome) = oneshot::channel();
-        let submission = Submission { batch, answer, room: Some(room) };
-        let sent = self.inner.requests.send(Request::Commit(submission));
-        sent.map_err(|_| CommitError::Closed)?;
-        Ok(Pending { state: PendingState::Waiting(outcome) })
+        self.inner.engine.submit(batch).wait().await
     }
 
     /// Writes a batch and waits until it is on the disk (see [`Batch::relaxed`] for the exception) and
@@ -192,30 +170,38 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::view`].
-    pub async fn project<P: Projection>(&self, make: impl FnOnce(View) -> Arc<P>) -> Result<Arc<P>, StoreError> {
-        Ok(self.inner.shared.projections.add(|| make(self.inner.shared.view())))
+    pub async fn project<P: Projection>(&self, make: impl FnOnce(View) -> Arc<P> + Send) -> Result<Arc<P>, StoreError> {
+        let mut made = None;
+        let make = |snapshot| {
+            let projection = make(View::new(snapshot));
+            let weak: Weak<P> = Arc::downgrade(&projection);
+            made = Some(projection);
+            weak as Weak<dyn Projection>
+        };
+        self.inner.engine.project(Box::new(make)).wait().await?;
+        made.ok_or(StoreError::Closed)
     }
 
     /// A follower of the log, to be driven by the caller, with its cursor in memory: it begins with [`News::Rebuild`](crate::News::Rebuild).
     /// `name` is for [`Store::followers`] and the log of the process.
     pub fn follower(&self, name: &'static str) -> Follower {
-        Follower::in_memory(Arc::clone(&self.inner.shared), name)
+        Follower::in_memory(self.read_log(Position::ZERO), &self.inner.followers, name)
     }
 
     /// Lets `follow` follow the log in a task of its own, until the store is closed or what this gives is dropped. To be called inside a
     /// tokio runtime.
     pub fn run_follower<F: Follow>(&self, follow: F) -> Following {
-        Following::start(self.clone(), Arc::clone(&self.inner.shared), follow)
+        Following::start(self.clone(), &self.inner.followers, follow)
     }
 
     /// The followers of the log, and how far they are.
     pub fn followers(&self) -> Vec<FollowerStatus> {
-        self.inner.shared.followers.list(self.published())
+        self.inner.followers.list(self.published())
     }
 
     /// Reads the log after `from`, and then what comes.
     pub fn read_log(&self, from: Position) -> LogReader {
-        LogReader::new(Arc::clone(&self.inner.shared), from)
+        LogReader::new(Arc::clone(&self.inner.engine), from)
     }
 
     /// How far the follower with this name is, as written by [`Batch::move_cursor`]. `None` if it never
@@ -301,42 +287,12 @@ impl Store {
     /// must not exist and should be on the same file system (files are linked, not copied). Opening the
     /// copy is a [restore](Store::restore).
     pub async fn backup(&self, path: &Path) -> Result<(), StoreError> {
-        self.view().await?.backup(path.to_owned()).await
+        self.inner.engine.backup(path.to_owned()).await
     }
 
     /// Accepts nothing more, writes what was submitted and closes the engine. Its files stay open
     /// until the last view is dropped.
     pub async fn close(&self) {
-        self.inner.room.close();
-        let (done, closed) = oneshot::channel();
-        if self.inner.requests.send(Request::Close(done)).is_ok() {
-            // An error means that the committer has stopped, too.
-            closed.await.ok();
-        }
-    }
-}
-
-/// A batch that was queued. Resolves when it is committed; dropping it doesn't take the batch back.
-#[must_use = "the outcome of the batch is only known here"]
-pub struct Pending {
-    state: PendingState,
-}
-
-enum PendingState {
-    Done(Position),
-    Waiting(oneshot::Receiver<Result<Position, CommitError>>),
-}
-
-impl Future for Pending {
-    type Output = Result<Position, CommitError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            PendingState::Done(position) => Poll::Ready(Ok(*position)),
-            PendingState::Waiting(outcome) => {
-                let answer = ready!(Pin::new(outcome).poll(cx));
-                Poll::Ready(answer.unwrap_or(Err(CommitError::Closed)))
-            }
-        }
+        self.inner.engine.close().await;
     }
 }

@@ -1,14 +1,22 @@
-//! The rows of a scan while they are collected.
+//! A span of keys to scan, and the rows of one page of it.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
-use crate::{
-    engine::{Reach, ScanSpan, Snapshot, Tier},
-    error::EngineError,
-    view::SCAN_BYTES_MAX,
-};
+use crate::table::Family;
 
-/// Keys and values in one buffer.
+/// The bytes, keys and values, with which a page ends, whatever its limit.
+pub const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Keys to visit: `lower` inclusive, `upper` exclusive.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanSpan {
+    pub(crate) family: Family,
+    pub(crate) lower: Vec<u8>,
+    pub(crate) upper: Vec<u8>,
+    pub(crate) reverse: bool,
+}
+
+/// Keys and values in one buffer, at most as many as a page may have.
 pub(crate) struct Rows {
     bytes: Vec<u8>,
     /// Where the key and the value of each row end.
@@ -21,23 +29,13 @@ impl Rows {
         Rows { bytes: Vec::new(), ends: Vec::new(), rows_max }
     }
 
-    /// Collects rows of `span` until there are as many as wanted.
-    pub(crate) fn fill(
-        &mut self,
-        snapshot: &Arc<dyn Snapshot>,
-        span: &ScanSpan,
-        tier: Tier,
-    ) -> Result<Reach, EngineError> {
-        if self.is_full() || span.lower >= span.upper {
-            return Ok(Reach::Complete);
-        }
-        snapshot.scan(span, tier, &mut |key, value| {
-            self.bytes.extend_from_slice(key);
-            let key_end = self.bytes.len();
-            self.bytes.extend_from_slice(value);
-            self.ends.push((key_end, self.bytes.len()));
-            if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
+    /// Adds a row, and says whether there may be another.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len()));
+        if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Raises the number of rows wanted and narrows `span` to what was not visited yet.
@@ -59,12 +57,12 @@ impl Rows {
 
     /// Whether there are as many rows as wanted, or as many bytes as a page may have.
     pub(crate) fn is_full(&self) -> bool {
-        self.ends.len() >= self.rows_max || self.is_heavy()
+        self.ends.len() >= self.rows_max || self.bytes.len() >= SCAN_BYTES_MAX
     }
 
-    /// Whether there are as many bytes as a page may have.
-    pub(crate) fn is_heavy(&self) -> bool {
-        self.bytes.len() >= SCAN_BYTES_MAX
+    /// Whether these are all the rows that a page with this limit may have.
+    pub(crate) fn is_page(&self, limit: usize) -> bool {
+        self.ends.len() >= limit || self.bytes.len() >= SCAN_BYTES_MAX
     }
 
     pub(crate) fn len(&self) -> usize {

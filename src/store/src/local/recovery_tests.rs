@@ -10,13 +10,15 @@ use tokio::sync::mpsc;
 use crate::{
     Batch, CommitError, Cursor, EngineError, Follow, LogEntry, LogRecord, MemoryDisk, News, Options, Position,
     Projection, Store, StoreError, View, Writer,
-    engine::{
-        Durability,
-        faulty::{Fault, Faults, Faulty},
-    },
     error::DecodeError,
-    follow::READ_FAILURES_MAX,
-    open::{self, Purpose},
+    local::{
+        disk::{
+            Durability,
+            faulty::{Fault, Faults, Faulty},
+        },
+        open::start,
+    },
+    store::{Purpose, READ_FAILURES_MAX},
     table::TableInfo,
 };
 
@@ -41,9 +43,10 @@ impl LogEntry for Wrote {
     }
 }
 
-fn open(disk: &MemoryDisk, faults: &Faults) -> Store {
-    let engine = Box::new(Faulty::new(disk, faults));
-    open::open(engine, &Options::default(), &[TABLES], Purpose::Use).unwrap()
+async fn open(disk: &MemoryDisk, faults: &Faults) -> Store {
+    let options = Options::default();
+    let engine = start(Box::new(Faulty::new(disk, faults)), &options, Purpose::Use).unwrap();
+    crate::store::open(Arc::new(engine), &options, &[TABLES], Purpose::Use).await.unwrap()
 }
 
 fn row(number: u64) -> Batch {
@@ -97,7 +100,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 fn lost_write_is_reported_and_its_positions_are_skipped() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         let first = store.commit(row(1)).await.unwrap();
         faults.script().next_write = Some(Fault::Lost);
         assert!(matches!(store.commit(row(2)).await, Err(CommitError::Failed(_))));
@@ -113,7 +116,7 @@ fn lost_write_is_reported_and_its_positions_are_skipped() {
 fn write_that_failed_but_was_stored_is_seen_by_everyone() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         let first = store.commit(row(1)).await.unwrap();
         let mut follower = store.read_log(first);
         faults.script().next_write = Some(Fault::Stored);
@@ -135,7 +138,7 @@ fn write_that_failed_but_was_stored_is_seen_by_everyone() {
 fn everything_behind_a_failed_write_fails() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         faults.script().next_write = Some(Fault::Lost);
         faults.script().resume_failures = vec![EngineError::Failed("not yet".to_owned())];
         let mut pending = Vec::new();
@@ -160,7 +163,7 @@ fn everything_behind_a_failed_write_fails() {
 fn engine_is_reopened_when_it_does_not_recover() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         store.commit(row(1)).await.unwrap();
         faults.script().resume_failures = vec![EngineError::Failed("stuck".to_owned()); 5];
         faults.script().reopen_failures = vec![EngineError::Failed("views are still in use".to_owned())];
@@ -182,7 +185,7 @@ fn engine_is_reopened_when_it_does_not_recover() {
 /// A write fails that was stored or lost, and the engine goes on as it is or is opened again. Whatever is visible meanwhile was applied.
 async fn fail_and_recover(fault: Fault, resume_failures: usize) {
     let faults = Faults::default();
-    let store = open(&MemoryDisk::new(), &faults);
+    let store = open(&MemoryDisk::new(), &faults).await;
     let applied = store.project(|_| Arc::<Applied>::default()).await.unwrap();
     let first = store.commit(row(1)).await.unwrap();
     faults.script().resume_failures = vec![EngineError::Failed("stuck".to_owned()); resume_failures];
@@ -224,7 +227,7 @@ fn a_log_that_cannot_be_read_is_given_up_after_a_while() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         let mut follower = store.follower("reading");
         assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
         follower.done();
@@ -284,7 +287,7 @@ fn who_rebuilds_has_no_cursor_until_that_is_done() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         let (cursors, mut told) = mpsc::unbounded_channel();
         let following = store.run_follower(Rebuilding { store: store.clone(), cursors });
         assert_eq!(told.recv().await, Some(None));
@@ -306,7 +309,7 @@ fn who_rebuilds_has_no_cursor_until_that_is_done() {
 fn positions_that_are_skipped_are_news() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         let mut follower = store.follower("waiting");
         assert!(matches!(follower.next().await, Some(News::Rebuild(_))));
         follower.done();
@@ -321,7 +324,7 @@ fn positions_that_are_skipped_are_news() {
 fn reads_go_on_while_the_disk_is_full() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         store.commit(row(1)).await.unwrap();
         faults.script().resume_failures = vec![EngineError::NoSpace("full".to_owned()); 7];
         faults.script().next_write = Some(Fault::Lost);
@@ -339,7 +342,7 @@ fn reads_go_on_while_the_disk_is_full() {
 fn failing_store_can_be_closed() {
     run(async {
         let faults = Faults::default();
-        let store = open(&MemoryDisk::new(), &faults);
+        let store = open(&MemoryDisk::new(), &faults).await;
         faults.script().resume_failures = vec![EngineError::NoSpace("full".to_owned()); 1000];
         faults.script().next_write = Some(Fault::Lost);
         assert!(store.commit(row(1)).await.is_err());
@@ -353,7 +356,7 @@ fn only_groups_of_relaxed_batches_are_not_synced() {
     run(async {
         let faults = Faults::default();
         let disk = MemoryDisk::new();
-        let store = open(&disk, &faults);
+        let store = open(&disk, &faults).await;
         let durable = store.commit(row(1)).await.unwrap();
         faults.script().writes.clear();
         let mut batch = row(2);
@@ -364,7 +367,7 @@ fn only_groups_of_relaxed_batches_are_not_synced() {
 
         // The machine stops before anything else is written.
         disk.lose_unsynced();
-        let store = open(&disk, &Faults::default());
+        let store = open(&disk, &Faults::default()).await;
         assert_eq!(store.view().await.unwrap().get::<Rows>(&1).await.unwrap(), Some(1));
         assert_eq!(store.view().await.unwrap().get::<Rows>(&2).await.unwrap(), None);
         let next = store.commit(row(3)).await.unwrap();
