@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 type Module = Vec<String>;
 
 /// Crates with folders of which one stands on another, the lowest first. Files beside the folders are below them all.
-const FOLDERS: [(&str, &[&str]); 1] = [("rooms", &["engine", "remote"])];
+const FOLDERS: [(&str, &[&str]); 2] = [("rooms", &["engine", "remote"]), ("store", &["engine", "store", "local"])];
 
 /// The crates that each crate of the workspace depends on, by its manifest; the root package is `haima`.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {

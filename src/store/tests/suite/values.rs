@@ -1,5 +1,10 @@
 //! The forms of values, pages, limits, and batches on their way together.
 
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
 use serde::{Deserialize, Serialize};
 use store::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Batch, Bytes, CommitError, DecodeError, Json, NoPrevious, Position, Range,
@@ -7,7 +12,7 @@ use store::{
 };
 
 use crate::{
-    backend::{Backend, in_bulk, run},
+    backend::{Backend, Disk, Files, in_bulk, run},
     model::Note,
 };
 
@@ -295,6 +300,43 @@ pub fn pipelined_batches_see_each_other(backend: &impl Backend) {
         assert_eq!(store.commit(holds).await.unwrap(), last);
         store.close().await;
     });
+}
+
+/// What a future gives without being waited for.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// How many of five reads of what is in memory are answered without waiting.
+fn answered_at_once(backend: &impl Backend) -> usize {
+    run(async {
+        let store = backend.open(TABLES).await;
+        let mut batch = Batch::new();
+        batch.put::<Numbers>(&(1, 0), &7);
+        store.commit(batch).await.unwrap();
+        let view = store.view().await.unwrap();
+        let answered = [
+            at_once(store.view()).is_some(),
+            at_once(view.get::<Numbers>(&(1, 0))).is_some_and(|value| value.unwrap() == Some(7)),
+            at_once(view.contains::<Numbers>(&(1, 1))).is_some_and(|found| !found.unwrap()),
+            at_once(view.get_many::<Numbers>(&[(1, 1), (1, 0)]))
+                .is_some_and(|values| values.unwrap() == [None, Some(7)]),
+            at_once(view.scan(Range::<Numbers>::all())).is_some_and(|page| page.unwrap().rows.len() == 1),
+        ];
+        drop(view);
+        store.close().await;
+        answered.into_iter().filter(|answered| *answered).count()
+    })
+}
+
+#[test]
+fn what_is_at_hand_is_given_at_once() {
+    assert_eq!(answered_at_once(&Disk::<false>::create()), 5);
+    assert_eq!(answered_at_once(&Files::create()), 5);
+    assert_eq!(answered_at_once(&Disk::<true>::create()), 0);
 }
 
 async fn breaks(_: View) {
