@@ -57,7 +57,7 @@ impl Rows {
 
     /// Whether there are as many rows as wanted, or as many bytes as a page may have.
     pub(crate) fn is_full(&self) -> bool {
-        self.ends.len() >= self.rows_max || self.bytes.len() >= SCAN_BYTES_MAX
+        self.is_page(self.rows_max)
     }
 
     /// Whether these are all the rows that a page with this limit may have.

@@ -32,7 +32,7 @@ const POSITIONS_RESERVED: u64 = 1 << 20;
 const RECOVERY_DELAY_FIRST: Duration = Duration::from_millis(20);
 /// The longest wait between two attempts.
 const RECOVERY_DELAY_MAX: Duration = Duration::from_secs(2);
-/// Attempts to go on with the engine as it is before it is closed and opened again.
+/// Attempts to go on with the disk as it is before it is closed and opened again.
 const RESUME_ATTEMPTS: u32 = 5;
 
 /// Where the end of the reserved positions is kept in [`Meta`].
@@ -208,7 +208,7 @@ impl Committer {
         });
     }
 
-    /// After a failed write: fails what waits, and tries until the engine writes again. Returns early,
+    /// After a failed write: fails what waits, and tries until the disk can be written again. Returns early,
     /// with whom to tell, when the store is to be closed.
     fn recover(
         &mut self,
@@ -284,22 +284,21 @@ fn stored_after_published(shared: &Shared, snapshot: &dyn DiskSnapshot) -> Resul
     let position = shared.published.load().position;
     let Range { lower, upper, .. } = Range::<Log>::all().after(&(position,));
     let span = ScanSpan { family: Log::FAMILY, lower, upper, reverse: false };
-    let mut records = Ok(Vec::new());
+    let (mut records, mut unreadable) = (Vec::new(), None);
     snapshot.scan(&span, Tier::Disk, &mut |key, value| {
-        let record = decode_row::<Log>(key, value).and_then(|(position, value)| LogRecord::from_value(position, value));
-        match (record, &mut records) {
-            (Ok(record), Ok(records)) => {
+        let row = decode_row::<Log>(key, value);
+        match row.and_then(|(position, value)| LogRecord::from_value(position, value)) {
+            Ok(record) => {
                 records.push(record);
                 ControlFlow::Continue(())
             }
-            (Ok(_), Err(_)) => ControlFlow::Break(()),
-            (Err(error), _) => {
-                records = Err(EngineError::Failed(error.to_string()));
+            Err(error) => {
+                unreadable = Some(EngineError::Failed(error.to_string()));
                 ControlFlow::Break(())
             }
         }
     })?;
-    records
+    unreadable.map_or(Ok(records), Err)
 }
 
 /// Adds `first` and what else waits to the group, within its limits. Returns whom to tell if the store

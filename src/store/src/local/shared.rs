@@ -56,7 +56,7 @@ impl Shared {
         self.published.store(Arc::new(next));
     }
 
-    /// Takes the snapshot back, so that the engine can be closed: from now on reads fail. The position stays, as nothing new can be read.
+    /// Takes the snapshot back, so that the disk can be closed: from now on reads fail. The position stays, as nothing new can be read.
     pub(crate) fn withdraw_snapshot(&self) {
         let position = self.published.load().position;
         self.publish(position, Arc::new(NoSnapshot));
