@@ -69,7 +69,7 @@ pub(crate) struct Walk {
 impl RoomReader<'_> {
     /// A page of a room's events, as the viewer may see them.
     ///
-    /// A page ends at a hole in the timeline; the page after it starts by asking other servers for what is
+    /// A page ends at a gap in the timeline; the page after it starts by asking other servers for what is
     /// missing. Fails with [`RoomsError::NotJoined`] for those who never were in the room, unless it is world
     /// readable.
     pub async fn messages(&self, query: &MessagesQuery) -> Result<MessagesPage, RoomsError> {
@@ -111,12 +111,12 @@ impl RoomReader<'_> {
         Ok(MessagesPage { chunk, start, end, state })
     }
 
-    /// A point after which nothing is visible to a user: now, or the end of their last stay if the history visibility is
+    /// A point after which nothing is visible to a user: now, or when they left if the history visibility is
     /// still the same and shows nothing to strangers. So those who left long ago don't page through what they can't see.
     async fn newest_visible(&self) -> Result<TimelineToken, RoomsError> {
         let now = TimelineToken::at(self.view.position());
         let current = self.rooms().current_state(self.view, self.room).await?;
-        let Some((end, then)) = self.end_of_stay().await? else { return Ok(now) };
+        let Some((end, then)) = self.left_at().await? else { return Ok(now) };
         if current.history_visibility().await? == HistoryVisibility::WorldReadable {
             return Ok(now);
         }
@@ -127,14 +127,14 @@ impl RoomReader<'_> {
         Ok(TimelineToken::after(end))
     }
 
-    /// If a backward page starts at a hole, asks other servers for what is missing. The view in which the
+    /// If a backward page starts at a gap, asks other servers for what is missing. The view in which the
     /// events are, if any came.
     async fn fill_before(&self, direction: Direction, start: TimelineToken) -> Result<Option<View>, RoomsError> {
         if direction != Direction::Backward {
             return Ok(None);
         }
-        let Some(hole) = self.rooms().gap_at(self.view, self.room, start.upper()).await? else { return Ok(None) };
-        if !self.rooms().fill_hole(self.room, &hole).await? {
+        let Some(gap) = self.rooms().gap_at(self.view, self.room, start.upper()).await? else { return Ok(None) };
+        if !self.rooms().backfill(self.room, &gap).await? {
             return Ok(None);
         }
         Ok(Some(self.reading.inner.store.view().await?))

@@ -8,7 +8,7 @@
 //! read at all: an index says which events notify everybody (`notable`).
 //!
 //! What is counted doesn't depend on when it is: an event is judged by what the room was at it (the user's name, the power
-//! levels, the number of members), an event that was redacted counts for nobody, and one that came late to fill a hole
+//! levels, the number of members), an event that was redacted counts for nobody, and one that came late to fill a gap
 //! notifies nobody. Push rules and ignored users are those of the time at which the event came, because all is counted
 //! and stored before they change ([`crate::Reading::settle_unread`]).
 
@@ -70,7 +70,7 @@ impl UnreadCounts {
 /// A tally as it is stored. Indices are era, major and minor.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StoredCounts {
-    /// Where the user's stay began.
+    /// Where the user joined.
     pub(crate) start: (u8, u64, u32),
     /// The index up to which events were looked at.
     pub(crate) counted_to: (u8, u64, u32),

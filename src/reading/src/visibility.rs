@@ -45,11 +45,11 @@ type Memo = Vec<(Root, Facts)>;
 
 /// Until when the viewer was in the room, as far as it has been found out.
 #[derive(Copy, Clone)]
-enum Stay {
+enum LastJoin {
     Unknown,
     /// Joined now.
     Lasting,
-    /// The last stay ended with the event at this index, which left this state behind.
+    /// The user left with the event at this index, which left this state behind.
     EndedAt(TimelineIndex, Root),
     Never,
 }
@@ -58,7 +58,7 @@ impl RoomReader<'_> {
     /// How the viewer sees each of these events of a room.
     pub async fn sights(&self, events: &[(Arc<StoredEvent>, EventMeta)]) -> Result<Vec<Sight>, RoomsError> {
         let mut memo = Memo::new();
-        let mut stay = Stay::Unknown;
+        let mut last_join = LastJoin::Unknown;
         let mut sights = Vec::with_capacity(events.len());
         for (event, meta) in events {
             if event.pdu.room_id() != self.room {
@@ -75,7 +75,7 @@ impl RoomReader<'_> {
             if meta.status == EventStatus::Accepted {
                 let joined_later = (facts.history == HistoryVisibility::Shared || sets_shared(event))
                     && facts.membership != Membership::Join
-                    && self.joined_after(meta.index, &mut stay).await?;
+                    && self.joined_after(meta.index, &mut last_join).await?;
                 let sender = event.pdu.sender();
                 seen = for_user(
                     event.pdu.as_received(),
@@ -95,45 +95,45 @@ impl RoomReader<'_> {
     }
 
     /// Whether the user was in the room at some time after the event with this index.
-    async fn joined_after(&self, index: Option<TimelineIndex>, stay: &mut Stay) -> Result<bool, RoomsError> {
-        if matches!(stay, Stay::Unknown) {
-            *stay = self.stay().await?;
+    async fn joined_after(&self, index: Option<TimelineIndex>, last_join: &mut LastJoin) -> Result<bool, RoomsError> {
+        if matches!(last_join, LastJoin::Unknown) {
+            *last_join = self.last_join().await?;
         }
-        Ok(match stay {
-            Stay::Lasting => true,
-            Stay::EndedAt(end, _) => index.is_some_and(|index| index < *end),
-            Stay::Unknown | Stay::Never => false,
+        Ok(match last_join {
+            LastJoin::Lasting => true,
+            LastJoin::EndedAt(end, _) => index.is_some_and(|index| index < *end),
+            LastJoin::Unknown | LastJoin::Never => false,
         })
     }
 
-    /// The index of the event that ended a user's last stay, and the state after it; `None` if they are in the room or
+    /// The index of the event that ended the time that a user was last in the room, and the state after it; `None` if they are in the room or
     /// never were.
-    pub(crate) async fn end_of_stay(&self) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
-        match self.stay().await? {
-            Stay::EndedAt(end, root) => Ok(Some((end, root))),
-            Stay::Lasting | Stay::Never | Stay::Unknown => Ok(None),
+    pub(crate) async fn left_at(&self) -> Result<Option<(TimelineIndex, Root)>, RoomsError> {
+        match self.last_join().await? {
+            LastJoin::EndedAt(end, root) => Ok(Some((end, root))),
+            LastJoin::Lasting | LastJoin::Never | LastJoin::Unknown => Ok(None),
         }
     }
 
-    /// Finds the end of the user's last stay by going back through their member events.
-    async fn stay(&self) -> Result<Stay, RoomsError> {
+    /// Finds out until when the user was in the room by going back through their member events.
+    async fn last_join(&self) -> Result<LastJoin, RoomsError> {
         let Some(row) = self.rooms().membership(self.view, self.viewer.user, self.room).await? else {
-            return Ok(Stay::Never);
+            return Ok(LastJoin::Never);
         };
         if row.membership == Membership::Join {
-            return Ok(Stay::Lasting);
+            return Ok(LastJoin::Lasting);
         }
         let mut num = row.event;
         for _ in 0..MEMBERSHIPS_LOOKED_AT_MAX {
-            let Some(end) = num else { return Ok(Stay::Never) };
+            let Some(end) = num else { return Ok(LastJoin::Never) };
             let meta = self.rooms().meta(self.view, end).await?;
             let before = self.state(meta.before).member(self.viewer.user).await?;
             if membership_of(before.as_deref()) == Membership::Join {
-                return Ok(meta.index.map_or(Stay::Never, |index| Stay::EndedAt(index, meta.after)));
+                return Ok(meta.index.map_or(LastJoin::Never, |index| LastJoin::EndedAt(index, meta.after)));
             }
             num = before.map(|event| event.num);
         }
-        Ok(Stay::Never)
+        Ok(LastJoin::Never)
     }
 
     /// What visibility depends on in the state `root`.

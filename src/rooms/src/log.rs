@@ -49,9 +49,9 @@ pub struct LoggedEvent {
     /// What it is and whom it concerns by the default push rules: bits of [`crate::notable`], of what a redaction left of it if one came
     /// before it.
     pub flags: u8,
-    /// Whether events before it are missing here: there is a hole in the timeline.
+    /// Whether events before it are missing here: there is a gap in the timeline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub after_hole: bool,
+    pub after_gap: bool,
 }
 
 impl LoggedEvent {

@@ -30,7 +30,7 @@ table! {
     pub Timeline = 21, Ranges: (Room, TimelineIndex) => EventNum
 }
 table! {
-    /// Holes: the event at this index has prev events that we don't hold.
+    /// Gaps: the event at this index has prev events that we don't hold.
     pub(crate) Gaps = 22, Ranges: (Room, TimelineIndex) => Json<Vec<OwnedEventId>>
 }
 table! {
@@ -156,12 +156,12 @@ table! {
 table! {
     /// Events just before the one with which this server entered a room, and that it doesn't hold: when they come, they are history
     /// and not news.
-    pub(crate) Holes = 60, Points: EventNum => ()
+    pub(crate) BackwardExtremities = 60, Points: EventNum => ()
 }
 
 table! {
-    /// When a local user's present stay in a room began: the position of the change that made them a member.
-    pub Stays = 53, Points: (User, Room) => Position
+    /// Since when a local user is in a room: the position of the change that made them a member.
+    pub JoinedSince = 53, Points: (User, Room) => Position
 }
 table! {
     /// How many are joined to a room from a position on, for every change of that number.
@@ -221,11 +221,11 @@ pub const TABLES: &[TableInfo] = &[
     TableInfo::of::<Quarantine>(),
     TableInfo::of::<Edges>(),
     TableInfo::of::<SidelinedExtremities>(),
-    TableInfo::of::<Holes>(),
+    TableInfo::of::<BackwardExtremities>(),
     TableInfo::of::<ThreadReplies>(),
     TableInfo::of::<Notable>(),
     TableInfo::of::<Annotations>(),
-    TableInfo::of::<Stays>(),
+    TableInfo::of::<JoinedSince>(),
     TableInfo::of::<JoinedCounts>(),
     TableInfo::of::<StateRedactions>(),
     TableInfo::of::<Behind>(),

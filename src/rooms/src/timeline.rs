@@ -1,4 +1,4 @@
-//! A room's timeline as clients page through it: tokens, ranges, and the holes in it.
+//! A room's timeline as clients page through it: tokens, ranges, and the gaps in it.
 //!
 //! Specification: client-server API, "Syncing" and "Getting events for a room".
 
@@ -68,21 +68,21 @@ pub struct TimelineRange {
     pub limit: usize,
 }
 
-/// A hole in the timeline: events before `index` exist that this server doesn't hold.
+/// A gap in the timeline: events before `index` exist that this server doesn't hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gap {
-    /// The event after the hole.
+    /// The event after the gap.
     pub index: TimelineIndex,
     /// Its predecessors that are missing.
     pub missing: Vec<OwnedEventId>,
 }
 
-/// A stretch of a timeline without holes inside.
+/// A stretch of a timeline without gaps inside.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TimelinePage {
     /// The events in the direction asked for.
     pub events: Vec<(TimelineIndex, EventNum)>,
-    /// The hole at which the page ends, if one ended it. Reading backward, its index is that of the
+    /// The gap at which the page ends, if one ended it. Reading backward, its index is that of the
     /// last event of the page; reading forward, that of the event that would come next.
     pub gap: Option<Gap>,
     /// Whether the range holds more events beyond this page.
@@ -90,9 +90,9 @@ pub struct TimelinePage {
 }
 
 impl Rooms {
-    /// Reads a stretch of a room's timeline, all of it or up to the first hole.
+    /// Reads a stretch of a room's timeline, all of it or up to the first gap.
     ///
-    /// Visibility is not applied here. A hole at the event that a forward page starts with lies before
+    /// Visibility is not applied here. A gap at the event that a forward page starts with lies before
     /// the page and doesn't end it.
     pub async fn timeline(&self, view: &View, room: &RoomId, range: TimelineRange) -> Result<TimelinePage, RoomsError> {
         let limit = range.limit.min(TIMELINE_PAGE_EVENTS_MAX);
@@ -112,7 +112,7 @@ impl Rooms {
         Ok(page)
     }
 
-    /// Ends the page at the first hole in it.
+    /// Ends the page at the first gap in it.
     async fn cut_at_gap(
         &self,
         view: &View,
@@ -142,7 +142,7 @@ impl Rooms {
         Ok(())
     }
 
-    /// The hole before the event at an index, if there is one.
+    /// The gap before the event at an index, if there is one.
     pub async fn gap_at(&self, view: &View, room: &RoomId, index: TimelineIndex) -> Result<Option<Gap>, RoomsError> {
         let missing = view.get::<Gaps>(&(room, index)).await?;
         Ok(missing.map(|missing| Gap { index, missing: missing.0 }))

@@ -18,8 +18,8 @@ pub const REDACTION: &str = "m.room.redaction";
 
 /// Where an event stands in its room's timeline on this server: the order of `/sync` and `/messages`.
 ///
-/// Live events take the position of their log entry as `major`; events fetched later for a hole sort
-/// just before the event after the hole (same `major`, smaller `minor`: live events have [`TimelineIndex::LIVE_MINOR`]),
+/// Live events take the position of their log entry as `major`; events fetched later for a gap sort
+/// just before the event after the gap (same `major`, smaller `minor`: live events have [`TimelineIndex::LIVE_MINOR`]),
 /// and history from before our first event has `era` 0.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Key)]
 pub struct TimelineIndex {
@@ -32,7 +32,7 @@ pub struct TimelineIndex {
 }
 
 impl TimelineIndex {
-    /// The minor of a live event: the events that fill the hole before it count down from here.
+    /// The minor of a live event: the events that fill the gap before it count down from here.
     pub const LIVE_MINOR: u32 = 1 << 31;
     /// Majors of era 0 count down from here.
     pub const HISTORY_START: u64 = 1 << 62;
@@ -116,8 +116,8 @@ pub struct EventMeta {
     pub redacted_by: Option<EventNum>,
     /// Whether other events relate to it (so that most events cost no look-up for bundled aggregations).
     pub has_relations: bool,
-    /// Whether another server told the state before it, which may owe nothing then to the events that it names.
-    pub told: bool,
+    /// Whether the state before it was fetched from another server, which may owe nothing then to the events that it names.
+    pub state_fetched: bool,
 }
 
 impl Extremity {
@@ -153,18 +153,18 @@ impl EventMeta {
             index: None,
             redacted_by: None,
             has_relations: false,
-            told: false,
+            state_fetched: false,
         }
     }
 
-    /// Whether the event was judged for good. One without a place in the timeline that was judged by a state which another server
-    /// told is judged again when it comes: nobody must be able to spoil an event of others by being faster and lying about what
+    /// Whether the event was judged for good. One without a place in the timeline that was judged by a state that was fetched from
+    /// another server is judged again when it comes: nobody must be able to spoil an event of others by being faster and lying about what
     /// comes before it.
     pub(crate) fn is_settled(&self) -> bool {
         match self.status {
             EventStatus::Missing | EventStatus::Outlier => false,
             EventStatus::Accepted | EventStatus::SoftFailed | EventStatus::Rejected(_) => {
-                self.index.is_some() || !self.told
+                self.index.is_some() || !self.state_fetched
             }
         }
     }
@@ -172,7 +172,7 @@ impl EventMeta {
     /// Whether it is known what the state after the event is. What was told to be before an event that doesn't fit there is not
     /// worth to build on.
     pub(crate) fn has_state(&self) -> bool {
-        let is_doubtful = self.told && matches!(self.status, EventStatus::Rejected(_));
+        let is_doubtful = self.state_fetched && matches!(self.status, EventStatus::Rejected(_));
         !self.after.is_empty() && !is_doubtful
     }
 }
@@ -381,7 +381,7 @@ impl EncodeValue<EventMeta> for EventMeta {
         Encode::<Option<TimelineIndex>>::encode(&self.index, w);
         Encode::<Option<EventNum>>::encode(&self.redacted_by, w);
         Encode::<bool>::encode(&self.has_relations, w);
-        Encode::<bool>::encode(&self.told, w);
+        Encode::<bool>::encode(&self.state_fetched, w);
     }
 }
 
@@ -396,7 +396,7 @@ impl Value for EventMeta {
             index: Option::decode(r)?,
             redacted_by: Option::decode(r)?,
             has_relations: bool::decode(r)?,
-            told: bool::decode(r)?,
+            state_fetched: bool::decode(r)?,
         };
         r.finish()?;
         Ok(meta)

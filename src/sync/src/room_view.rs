@@ -57,7 +57,7 @@ impl RoomRange {
         Ok(Self { roots: Roots { known, end }, since, until, tail, is_joined: true })
     }
 
-    /// From a position, or the start of all, to where the user's stay in the room ended. `full`: the whole state is wanted.
+    /// From a position, or the start of all, to where the user left the room. `full`: the whole state is wanted.
     pub(crate) async fn up_to_end(
         span: &Span<'_>,
         room: &RoomId,
@@ -75,7 +75,7 @@ impl RoomRange {
     /// Who else is told the same: the position of the first of some new events, if all else of the room is as it was and `user`, who has
     /// been in it all the time, sent none of them.
     pub(crate) fn shared(&self, user: u32) -> Option<Position> {
-        let tail = self.tail.as_ref().filter(|tail| self.roots.known == Some(self.roots.end) && !tail.holes)?;
+        let tail = self.tail.as_ref().filter(|tail| self.roots.known == Some(self.roots.end) && !tail.gaps)?;
         let concerns_all = |event: &NewEvent| {
             event.sender != Some(user) && event.flags & notable::SENT != 0 && event.flags & notable::REDACTS == 0
         };

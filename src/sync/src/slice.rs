@@ -19,7 +19,7 @@ const SCANNED_EVENTS_MAX: usize = 1_000;
 /// Events that are read at once where a filter may refuse many.
 const FILTERED_PAGE_EVENTS: usize = 50;
 
-/// The newest events of a range, without holes between them.
+/// The newest events of a range, without gaps between them.
 #[derive(Debug)]
 pub(crate) struct Slice {
     /// Oldest first.
@@ -56,8 +56,8 @@ struct Page {
     events: Vec<(TimelineIndex, EventNum)>,
     /// Whether the range goes on before these.
     more: bool,
-    /// Whether there is a hole before these.
-    hole: bool,
+    /// Whether there is a gap before these.
+    gap: bool,
 }
 
 impl Slice {
@@ -94,7 +94,7 @@ impl Reader<'_> {
         loop {
             let page = self.page(&range, before).await?;
             let Some((oldest, _)) = page.events.last() else {
-                slice.limited |= page.hole;
+                slice.limited |= page.gap;
                 break;
             };
             before = *oldest;
@@ -106,7 +106,7 @@ impl Reader<'_> {
             let room_left = range.limit - slice.events.len();
             let full = seen.len() > room_left || (seen.len() == room_left && page.more);
             slice.events.extend(seen.into_iter().take(room_left));
-            slice.limited |= full || page.hole || (page.more && scanned >= SCANNED_EVENTS_MAX);
+            slice.limited |= full || page.gap || (page.more && scanned >= SCANNED_EVENTS_MAX);
             if slice.limited || !page.more {
                 break;
             }
@@ -121,11 +121,11 @@ impl Reader<'_> {
     /// The events just before an index.
     async fn page(&self, range: &SliceRange<'_>, before: TimelineIndex) -> Result<Page, SyncError> {
         if let Some(tail) = range.tail
-            && !tail.holes
+            && !tail.gaps
         {
             let live = |(position, event): &(Position, NewEvent)| (TimelineIndex::live(*position), event.num);
             let events: Vec<_> = tail.events.iter().rev().map(live).collect();
-            return Ok(Page { events, more: false, hole: false });
+            return Ok(Page { events, more: false, gap: false });
         }
         let plain = *range.filter == RoomEventFilter { limit: range.filter.limit, ..RoomEventFilter::default() };
         let limit = if plain { range.limit + 1 } else { range.limit.max(FILTERED_PAGE_EVENTS) };
@@ -136,6 +136,6 @@ impl Reader<'_> {
             limit,
         };
         let page = self.rooms.timeline(self.view, range.room, rows).await?;
-        Ok(Page { events: page.events, more: page.more, hole: page.gap.is_some() })
+        Ok(Page { events: page.events, more: page.more, gap: page.gap.is_some() })
     }
 }

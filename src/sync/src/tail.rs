@@ -28,8 +28,8 @@ pub(crate) struct NewEvent {
     pub(crate) sender: Option<u32>,
     /// What it is ([`rooms::LoggedEvent::flags`]).
     pub(crate) flags: u8,
-    /// Whether there was a hole before it.
-    pub(crate) after_hole: bool,
+    /// Whether there was a gap before it.
+    pub(crate) after_gap: bool,
 }
 
 /// Every advance of a room after a floor.
@@ -50,8 +50,8 @@ pub(crate) struct TailRange {
     pub(crate) after: Root,
     /// The events in between, oldest first.
     pub(crate) events: Vec<(Position, NewEvent)>,
-    /// Whether there may be holes before or between the events.
-    pub(crate) holes: bool,
+    /// Whether there may be gaps before or between the events.
+    pub(crate) gaps: bool,
 }
 
 impl Tail {
@@ -76,7 +76,7 @@ impl Tail {
         if since < self.floor {
             return None;
         }
-        let mut range = TailRange { before: self.base, after: self.base, events: Vec::new(), holes: false };
+        let mut range = TailRange { before: self.base, after: self.base, events: Vec::new(), gaps: false };
         for advance in &self.advances {
             if advance.position > until {
                 break;
@@ -86,7 +86,7 @@ impl Tail {
                 range.before = advance.root;
             } else if let Some(event) = advance.event {
                 range.events.push((advance.position, event));
-                range.holes |= event.after_hole;
+                range.gaps |= event.after_gap;
             }
         }
         Some(range)
@@ -115,9 +115,9 @@ mod tests {
             let mut at = 5;
             let mut tail = Tail::new(Position::from_u64(at), root(0));
             let mut advances = Vec::new();
-            for (number, (step, has_event, after_hole, state)) in history.into_iter().enumerate() {
+            for (number, (step, has_event, after_gap, state)) in history.into_iter().enumerate() {
                 at += step;
-                let event = NewEvent { num: EventNum(number as u64), sender: None, flags: state, after_hole };
+                let event = NewEvent { num: EventNum(number as u64), sender: None, flags: state, after_gap };
                 let event = has_event.then_some(event);
                 let advance = Advance { position: Position::from_u64(at), event, root: root(state) };
                 tail.push(advance);
@@ -134,15 +134,15 @@ mod tests {
             };
             prop_assert_eq!((range.before, range.after), (root_at(since), root_at(until)));
             let mut events = Vec::new();
-            let mut holes = false;
+            let mut gaps = false;
             for advance in advances.iter().filter(|advance| advance.position > since && advance.position <= until) {
                 if let Some(event) = advance.event {
                     events.push((advance.position, event));
-                    holes |= event.after_hole;
+                    gaps |= event.after_gap;
                 }
             }
             prop_assert_eq!(range.events, events);
-            prop_assert_eq!(range.holes, holes);
+            prop_assert_eq!(range.gaps, gaps);
         }
     }
 }

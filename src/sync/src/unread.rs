@@ -37,6 +37,6 @@ impl Span<'_> {
         let hub = &self.inner.hub;
         let unmoved = hub.unmoved_since(self.number, number, &[memberships::MOVED, receipts::OWN_MOVED])?;
         let tail = hub.tail(number, counted, self.reader.now())?;
-        (unmoved <= counted && !tail.holes).then_some((counted, tail))
+        (unmoved <= counted && !tail.gaps).then_some((counted, tail))
     }
 }

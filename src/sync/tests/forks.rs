@@ -204,8 +204,8 @@ async fn a_timeline_with_a_hole_is_limited_to_what_is_after_it() {
     let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
     assert_eq!(timeline["limited"], true, "{timeline}");
     let shown = list(&timeline["events"]).len();
-    assert!(shown < sent.len(), "{shown} events, so there was no hole");
-    // A first sync stops at the hole as well.
+    assert!(shown < sent.len(), "{shown} events, so there was no gap");
+    // A first sync stops at the gap as well.
     let body = Client::new(&alice, "B").with_filter(client.filter.clone()).ask(&world, 0, false).await;
     let timeline = &body["rooms"]["join"][room.as_str()]["timeline"];
     assert_eq!((list(&timeline["events"]).len(), &timeline["limited"]), (shown, &json!(true)));

@@ -10,7 +10,7 @@ use rooms::{
     EventMeta, MEMBER, Membership, Receipt, RoomsError, StoredEvent, TimelineIndex,
     notable::{self, HIGHLIGHTS, MENTIONS, NOTIFIES, Notability, REDACTS, RELATES, SENT},
     rows::NotableRow,
-    tables::{JoinedCounts, Notable, Stays, Timeline},
+    tables::{JoinedCounts, JoinedSince, Notable, Timeline},
 };
 use ruma::OwnedEventId;
 use serde::Deserialize;
@@ -41,7 +41,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Where it isn't judged by the default rules, each user's own decide. `None` for events that came late and fill a hole:
+    /// Where it isn't judged by the default rules, each user's own decide. `None` for events that came late and fill a gap:
     /// nobody is told of them as of news.
     fn of(event: &StoredEvent, meta: &EventMeta, by_default: bool) -> Option<Self> {
         let at = live_position(meta.index?)?;
@@ -135,14 +135,14 @@ impl RoomReader<'_> {
         };
         if let Some(tally) = &known
             && row.position > tally.counted_to.major
-            && self.stay_began().await? > tally.counted_to
+            && self.joined_since().await? > tally.counted_to
         {
             // Of an earlier stay: what was unread then doesn't matter any more.
             known = None;
         }
         let mut tally = match known {
             Some(tally) => tally,
-            None => Tally::new(self.stay_began().await?),
+            None => Tally::new(self.joined_since().await?),
         };
         let newest_receipt = receipts.iter().map(|receipt| receipt.position).max().unwrap_or_default();
         if tally.marks.as_of != newest_receipt {
@@ -377,9 +377,9 @@ impl RoomReader<'_> {
         if since <= at { Ok(count) } else { Box::pin(self.joined_count_at(at, asked)).await }
     }
 
-    /// The index of the change with which the user's present stay began: earlier events aren't counted.
-    async fn stay_began(&self) -> Result<TimelineIndex, RoomsError> {
-        let began = self.view.get::<Stays>(&(self.viewer.user, self.room)).await?;
+    /// The index of the change with which the user joined: earlier events aren't counted.
+    async fn joined_since(&self) -> Result<TimelineIndex, RoomsError> {
+        let began = self.view.get::<JoinedSince>(&(self.viewer.user, self.room)).await?;
         Ok(began.map_or(TimelineIndex::MIN, TimelineIndex::live))
     }
 

@@ -101,7 +101,7 @@ impl Marks {
 /// The unread events of one user in one room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tally {
-    /// Where the user's stay began: earlier events are out of the question.
+    /// Where the user joined: earlier events are out of the question.
     pub(super) start: TimelineIndex,
     /// Events up to this index were looked at.
     pub(super) counted_to: TimelineIndex,

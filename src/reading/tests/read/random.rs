@@ -74,7 +74,7 @@ impl Story {
                 self.membership = "leave";
             }
             (4, "join") => {
-                // A change of the profile is no change of the stay.
+                // A change of the profile is no join.
                 let content = json!({ "membership": "join", "displayname": self.said.len().to_string() });
                 world.set(bob(), room, ("m.room.member", bob().as_str()), content).await;
             }

@@ -116,10 +116,10 @@ async fn one_sees_ones_own_leaving_and_joining_again() {
     let room = world.room(&[alice()]).await;
     world.set_history(alice(), &room, "shared").await;
     world.join(bob(), &room).await;
-    world.say(alice(), &room, "first stay").await;
+    world.say(alice(), &room, "first time").await;
     world.leave(bob(), &room).await;
     world.say(alice(), &room, "away").await;
-    assert_eq!(world.heard(bob(), &room).await, ["first stay"]);
+    assert_eq!(world.heard(bob(), &room).await, ["first time"]);
     let page = world.page(bob(), &room, &MessagesQuery { limit: 1, ..Default::default() }).await;
     let leaving = value(&page.chunk[0]);
     assert_eq!(leaving["content"]["membership"], "leave");
@@ -128,9 +128,9 @@ async fn one_sees_ones_own_leaving_and_joining_again() {
     world.rooms.invite(alice(), &room, bob(), None).await.expect("invited");
     world.leave(bob(), &room).await;
     // Refusing an invite doesn't show what was said since.
-    assert_eq!(world.heard(bob(), &room).await, ["first stay"]);
+    assert_eq!(world.heard(bob(), &room).await, ["first time"]);
     world.join(bob(), &room).await;
-    assert_eq!(world.heard(bob(), &room).await, ["first stay", "away"]);
+    assert_eq!(world.heard(bob(), &room).await, ["first time", "away"]);
 }
 
 #[tokio::test]

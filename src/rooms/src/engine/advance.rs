@@ -18,8 +18,8 @@ use crate::{
     notable,
     rows::{LoggedMembership, MembershipLogKey},
     tables::{
-        Behind, Gaps, Holes, JoinedCounts, JoinedServers, LocalMembers, MembershipLog, Memberships, Metas, Roots,
-        Stays, StrippedStates, Timeline,
+        BackwardExtremities, Behind, Gaps, JoinedCounts, JoinedServers, JoinedSince, LocalMembers, MembershipLog,
+        Memberships, Metas, Roots, StrippedStates, Timeline,
     },
     types::{EventMeta, EventStatus, MEMBER, MemberChange, Membership, MembershipRow, StoredEvent, TimelineIndex},
 };
@@ -69,7 +69,7 @@ pub(crate) struct Placed {
     pub(crate) had: Option<Option<EventMeta>>,
     /// A redaction that came before it and applies to it.
     pub(crate) redacted_by: Option<EventNum>,
-    /// Events before it of which only the state is known: a hole in the timeline.
+    /// Events before it of which only the state is known: a gap in the timeline.
     pub(crate) gap: Vec<OwnedEventId>,
     pub(crate) follows: Follows,
 }
@@ -84,7 +84,7 @@ impl Placed {
             sender: pdu.sender().to_owned(),
             event_type: pdu.event_type().to_owned(),
             flags: if self.redacted_by.is_some() { notable::of_redacted(flags) } else { flags },
-            after_hole: !self.gap.is_empty(),
+            after_gap: !self.gap.is_empty(),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Turn {
             index: Some(index),
             redacted_by: placed.redacted_by,
             has_relations: placed.had.iter().flatten().any(|meta| meta.has_relations),
-            told: placed.follows == Follows::Nothing,
+            state_fetched: placed.follows == Follows::Nothing,
         };
         if let Some(had) = &placed.had {
             self.batch.expect::<Metas>(&event.num, had.as_ref());
@@ -163,7 +163,7 @@ impl Turn {
             self.batch.put::<Gaps>(&(&self.room, index), &Json(placed.gap.clone()));
             for (num, meta) in event.prev.iter().zip(self.rooms.metas(&self.view, &event.prev).await?) {
                 if placed.follows == Follows::Named && meta.after.is_empty() {
-                    self.batch.put::<Holes>(num, &());
+                    self.batch.put::<BackwardExtremities>(num, &());
                 }
             }
         }
@@ -281,7 +281,7 @@ impl Turn {
             }
             let member = (&self.room, user);
             if membership == Membership::Join {
-                self.batch.put::<Stays>(&key, &stamp);
+                self.batch.put::<JoinedSince>(&key, &stamp);
                 self.batch.put::<LocalMembers>(&member, &membership);
             } else if old == Membership::Join {
                 self.batch.delete::<LocalMembers>(&member);

@@ -29,7 +29,7 @@ impl Turn {
             return Ok(());
         }
         self.relate(event, index).await?;
-        // What came late to fill a hole notifies nobody.
+        // What came late to fill a gap notifies nobody.
         if index.is_live() {
             notable::prepare(&mut self.batch, event, index, self.rooms.is_local(event.pdu.sender()));
         }

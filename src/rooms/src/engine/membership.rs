@@ -387,7 +387,7 @@ pub(crate) fn moved_membership(
     batch.expect::<Memberships>(&key, old.as_ref());
     let entry = MembershipMoved { user: user.to_owned(), room: room.to_owned(), membership, forgotten };
     let stamp = batch.log(&entry);
-    // The row keeps the last event that is held, which tells of the user's last stay. To sync, the event of another membership is
+    // The row keeps the last event that is held, which tells when the user was in the room. To sync, the event of another membership is
     // none of this one.
     let event = old.and_then(|row| row.event);
     let event_of_this = old.filter(|row| row.membership == membership).and_then(|row| row.event);

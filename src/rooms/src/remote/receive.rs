@@ -43,7 +43,7 @@ use crate::{
     ports::{Reach, RemoteError, RemoteRooms},
     remote::handshake::{Entrance, ROOM_EVENTS_MAX, RoomState},
     state::source,
-    tables::{Holes, JoinedServers},
+    tables::{BackwardExtremities, JoinedServers},
     types::{EventMeta, EventStatus, MEMBER, Membership, StoredEvent},
 };
 
@@ -52,7 +52,7 @@ use crate::{
 enum Gap {
     /// They may.
     Fill,
-    /// They were: what is still missing is bridged by asking for the state.
+    /// They were: for what is still missing the state is asked for.
     Bridge,
 }
 
@@ -83,9 +83,9 @@ struct Intake<'a> {
     questions: AtomicUsize,
     /// Those of them that others than `origin` were asked.
     elsewhere: Arc<AtomicUsize>,
-    /// Bytes of events that were told beside the one to be taken in, and how many there may be.
-    told_bytes: AtomicUsize,
-    told_bytes_max: usize,
+    /// Bytes of events that were given beside the one to be taken in, and how many there may be.
+    fetched_bytes: AtomicUsize,
+    fetched_bytes_max: usize,
 }
 
 impl<'a> Intake<'a> {
@@ -104,8 +104,8 @@ impl<'a> Intake<'a> {
             reach,
             questions: AtomicUsize::new(0),
             elsewhere: Arc::default(),
-            told_bytes: AtomicUsize::new(0),
-            told_bytes_max: EVENT_BYTES_MAX,
+            fetched_bytes: AtomicUsize::new(0),
+            fetched_bytes_max: EVENT_BYTES_MAX,
         }
     }
 
@@ -123,9 +123,9 @@ impl<'a> Intake<'a> {
         Ok(&*self.rooms.inner.ports.remote)
     }
 
-    /// Counts events that were told beside the one to be taken in. Fails with [`RoomsError::TooLarge`] if they are too many.
+    /// Counts events that were given beside the one to be taken in. Fails with [`RoomsError::TooLarge`] if they are too many.
     fn count_told(&self, bytes: usize) -> Result<(), RoomsError> {
-        match self.told_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.told_bytes_max {
+        match self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.fetched_bytes_max {
             true => Err(RoomsError::TooLarge("what is told for one event".to_owned())),
             false => Ok(()),
         }
@@ -245,7 +245,7 @@ impl Rooms {
         answer: &RoomState,
     ) -> Result<Entrance, RoomsError> {
         let mut intake = Intake::new(self, room, rules, origin, Reach::Network);
-        intake.told_bytes_max = ROOM_BYTES_MAX;
+        intake.fetched_bytes_max = ROOM_BYTES_MAX;
         let join = intake.verify(&answer.event).await?.map_err(RemoteError::BadAnswer)?;
         let is_ours = join.is_state(MEMBER, join.sender().as_str())
             && Membership::of(&join) == Membership::Join
@@ -254,11 +254,11 @@ impl Rooms {
             return Err(RemoteError::BadAnswer("it is no join of a user of ours".to_owned()).into());
         }
         // One bad event among thousands is no reason to stay outside, nor is a server that nobody can ask for its keys any more.
-        let told = intake.told(&answer.state, ROOM_EVENTS_MAX).await;
-        let mut state: Vec<OwnedEventId> = told.keys().cloned().collect();
+        let state_events = intake.events_of(&answer.state, ROOM_EVENTS_MAX).await;
+        let mut state: Vec<OwnedEventId> = state_events.keys().cloned().collect();
         state.sort();
-        let mut all = intake.told(&answer.auth_chain, ROOM_EVENTS_MAX).await;
-        all.extend(told);
+        let mut all = intake.events_of(&answer.auth_chain, ROOM_EVENTS_MAX).await;
+        all.extend(state_events);
         let authority = join.all_auth_events(rules);
         let wanted = state.iter().chain(&authority).cloned().collect();
         let lost = intake.fetch_and_keep(intake.not_held(&intake.view().await?, wanted).await?, all).await?;
@@ -317,10 +317,10 @@ impl Intake<'_> {
         }
         self.fetch_authority(&pdu).await?;
         let by_own = self.check_by_auth_events(&self.view().await?, &pdu).await?;
-        let bridged = match self.fill_gap(&pdu, gap).await {
-            Ok(bridged) => bridged,
+        let filled = match self.fill_gap(&pdu, gap).await {
+            Ok(filled) => filled,
             // It will be rejected anyway, with or without the events before it.
-            Err(RoomsError::Remote(_)) if by_own.is_err() => gap::Bridged::default(),
+            Err(RoomsError::Remote(_)) if by_own.is_err() => gap::FilledGap::default(),
             Err(error) => return Err(error),
         };
         if let Some(status) = self.decided(pdu.event_id()).await? {
@@ -329,7 +329,7 @@ impl Intake<'_> {
         let event = self.name_event(pdu).await?;
         let mut overlay = Overlay::new();
         let view = self.view().await?;
-        let (known, follows) = match bridged.before {
+        let (known, follows) = match filled.before {
             Some(before) => {
                 overlay = before.overlay;
                 (Some(before.root), Follows::Nothing)
@@ -353,8 +353,8 @@ impl Intake<'_> {
         }
         let after = self.apply(&view, before, &event, &mut overlay).await?;
         if place == Place::History || self.is_history(&view, &event).await? {
-            let told = follows == Follows::Nothing;
-            let kept = EventMeta { before, after, told, ..EventMeta::outlier(EventStatus::Accepted) };
+            let state_fetched = follows == Follows::Nothing;
+            let kept = EventMeta { before, after, state_fetched, ..EventMeta::outlier(EventStatus::Accepted) };
             return self.store_behind(event, kept, overlay, inbox).await;
         }
         self.merge(Prepared {
@@ -362,7 +362,7 @@ impl Intake<'_> {
             before,
             after,
             overlay,
-            gap: bridged.missing,
+            gap: filled.missing,
             inbox,
             follows,
             answers: None,
@@ -381,7 +381,7 @@ impl Intake<'_> {
 
     /// Whether an event comes before others that the room has already.
     async fn is_history(&self, view: &View, event: &StoredEvent) -> Result<bool, RoomsError> {
-        Ok(event.prev.is_empty() || view.contains::<Holes>(&event.num).await?)
+        Ok(event.prev.is_empty() || view.contains::<BackwardExtremities>(&event.num).await?)
     }
 
     /// The state before an event: the resolution of the states after those before it. `None` if one of these is unknown.

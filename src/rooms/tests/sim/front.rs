@@ -29,7 +29,7 @@ pub async fn check_events(seed: u64, world: &World, room: &RoomId, events: impl 
     for id in events {
         let Some(num) = world.rooms.num(&view, id).await.expect("a read") else { continue };
         let meta = world.rooms.meta(&view, num).await.expect("a read");
-        // One without an index was bridged: it never was at the head.
+        // One without an index was kept without a place: it never was at the head.
         if meta.status == EventStatus::Accepted && meta.index.is_some() && !reached.contains(&num) {
             outside.insert(num);
         }
@@ -77,7 +77,7 @@ async fn somebody_speaks(world: &World, room: &RoomId, users: &[&UserId]) -> Opt
     None
 }
 
-/// Adds what comes before the events, as far as the room followed them: an event whose state another server told, that filled a hole later or
+/// Adds what comes before the events, as far as the room followed them: an event whose state another server told, that filled a gap later or
 /// whose place nobody knows takes no extremity's place, nor does anything take that of an event that was let in only after it.
 async fn walk_back(world: &World, reached: &mut HashSet<EventNum>) {
     let view = world.view().await;
@@ -90,7 +90,7 @@ async fn walk_back(world: &World, reached: &mut HashSet<EventNum>) {
             EventStatus::SoftFailed | EventStatus::Rejected(_) => true,
             EventStatus::Missing | EventStatus::Outlier => false,
         };
-        if meta.told || !passes_on {
+        if meta.state_fetched || !passes_on {
             continue;
         }
         let Some(event) = world.rooms.event(&view, num).await.expect("a read") else { continue };

@@ -23,7 +23,10 @@ pub async fn check(seed: u64, world: &World, room: &RoomId, events: impl Iterato
     for id in events {
         let Some(event) = world.rooms.event_by_id(&view, id).await.expect("a read") else { continue };
         let meta = world.rooms.meta(&view, event.num).await.expect("a read");
-        if meta.told || meta.before.is_empty() || matches!(meta.status, EventStatus::Missing | EventStatus::Outlier) {
+        if meta.state_fetched
+            || meta.before.is_empty()
+            || matches!(meta.status, EventStatus::Missing | EventStatus::Outlier)
+        {
             continue;
         }
         let prevs = world.rooms.metas(&view, &event.prev).await.expect("a read");

@@ -43,7 +43,7 @@ async fn read_back(world: &World, room: &RoomId) {
         let Some((last, _)) = page.events.last() else { return };
         before = Some(*last);
         if let Some(gap) = &page.gap {
-            world.rooms.fill_hole(room, gap).await.expect("asked");
+            world.rooms.backfill(room, gap).await.expect("asked");
         }
     }
 }

@@ -65,7 +65,7 @@ async fn an_advance_tells_what_its_event_is() {
         let RoomAdvanced { event, old_root, members, .. } = logged(&world, &room, event).await;
         let event = event.expect("an event");
         assert_eq!((&*event.event_type, event.flags, &event.sender), (*event_type, *flags, &alice));
-        assert!(!event.is_state() && !event.after_hole);
+        assert!(!event.is_state() && !event.after_gap);
         assert!(old_root.is_none() && members.is_empty(), "{event_type} is no state");
     }
     let topic = world.set(&alice, &room, ("m.room.topic", ""), json!({ "topic": "x" })).await.expect("set");
@@ -99,7 +99,7 @@ async fn the_entry_of_a_message_is_small() {
 }
 
 #[tokio::test]
-async fn an_advance_tells_of_the_hole_before_its_event() {
+async fn an_advance_tells_of_the_gap_before_its_event() {
     let (here, there) = two().await;
     let room = shared(&here, &there, &RoomVersionId::V12).await;
     let alice = here.user("alice");
@@ -113,13 +113,13 @@ async fn an_advance_tells_of_the_hole_before_its_event() {
     here.deliver(&there, &room, &[&late]).await;
     let next = here.say(&alice, &room, "four").await.expect("sent");
     here.deliver(&there, &room, &[&next]).await;
-    for (event, after_hole) in [(&late, true), (&next, false)] {
+    for (event, after_gap) in [(&late, true), (&next, false)] {
         let entry = logged(&there, &room, event).await;
         let event = entry.event.expect("an event");
-        assert_eq!((event.after_hole, &event.sender), (after_hole, &alice));
+        assert_eq!((event.after_gap, &event.sender), (after_gap, &alice));
         // The timeline says the same.
         let index = there.rooms.meta(&there.view().await, event.num).await.expect("a read").index.expect("an index");
         let gap = there.rooms.gap_at(&there.view().await, &room, index).await.expect("a read");
-        assert_eq!(gap.is_some(), after_hole);
+        assert_eq!(gap.is_some(), after_gap);
     }
 }

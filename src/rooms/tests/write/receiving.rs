@@ -68,7 +68,7 @@ async fn events_go_both_ways_and_gaps_are_filled() {
 }
 
 #[tokio::test]
-async fn a_gap_too_long_to_fill_is_bridged() {
+async fn a_gap_too_long_to_fill_is_replaced_by_a_state() {
     let (here, there) = two().await;
     let room = shared(&here, &there, &RoomVersionId::V11).await;
     let alice = here.user("alice");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Answer<'_> {
-    /// What to say about a room that the user was in up to an end; of which the client knows nothing, if the stay is fresh.
+    /// What to say about a room that the user was in up to an end; of which the client knows nothing, if they joined since.
     pub(super) async fn left(
         &self,
         room: &RoomId,

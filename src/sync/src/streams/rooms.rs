@@ -25,11 +25,11 @@ impl Stream for Rooms {
         let RoomAdvanced { room, event, old_root, root, members, servers: _, encrypted } = entry;
         let (position, residents) = (record.position, &router.hub.residents);
         let room = residents.room(&room);
-        let event = event.map(|LoggedEvent { num, sender, flags, after_hole, .. }| NewEvent {
+        let event = event.map(|LoggedEvent { num, sender, flags, after_gap, .. }| NewEvent {
             num,
             sender: residents.known_user(&sender),
             flags,
-            after_hole,
+            after_gap,
         });
         let advance = Advance { position, event, root };
         router.advance(RoomMove { room, advance, old_root: old_root.unwrap_or(root), encrypted });

@@ -28,11 +28,11 @@ pub(crate) enum Section {
     Knocked(Step),
     /// The user was in the room during the range and is no more.
     Left {
-        /// The end of the last stay.
+        /// Where the user left last.
         end: Position,
         /// The client knew nothing of the room at the start.
         fresh: bool,
-        /// The last change, which may come after the end of the stay (a ban after a leave).
+        /// The last change, which may come after that (a ban after a leave).
         last: Step,
     },
     /// The user isn't in the room and wasn't during the range; what ended (an invite, a knock, the hope to come back) is told

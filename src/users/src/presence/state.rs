@@ -45,7 +45,7 @@ struct Entry {
     /// The number of the last change of `shown`, or of when the entry was made.
     sequence: u64,
     /// Whether `shown` ever changed.
-    told: bool,
+    announced: bool,
     timer: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ impl State {
     pub(super) fn changed_since(&self, sequence: u64) -> Vec<(u64, OwnedUserId)> {
         let mut changed = Vec::new();
         for (sequence, user) in self.changes.range(sequence.saturating_add(1)..) {
-            if self.users.get(user).is_some_and(|entry| entry.told) {
+            if self.users.get(user).is_some_and(|entry| entry.announced) {
                 changed.push((*sequence, user.clone()));
             }
         }
@@ -232,7 +232,7 @@ impl State {
             last_active_ago_ms: entry.last_active_ms.map(|at| now.saturating_sub(at)),
             currently_active: entry.shown.currently_active,
             status_msg: entry.shown.status_msg.clone(),
-            sequence: if entry.told { entry.sequence } else { 0 },
+            sequence: if entry.announced { entry.sequence } else { 0 },
         })
     }
 
@@ -280,7 +280,7 @@ impl State {
             self.changes.insert(self.sequence, user.to_owned());
             entry.sequence = self.sequence;
             entry.shown = shown;
-            entry.told = true;
+            entry.announced = true;
         }
         entry.devices.retain(|_, device| !device.is_gone(self.timeouts, now));
         if entry.timer != next {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Intake,
-    verify::{CHECKED_AT_ONCE_MAX, Checked, Told},
+    verify::{AnswerEvents, CHECKED_AT_ONCE_MAX, Checked},
 };
 use crate::{
     RoomsError,
@@ -82,17 +82,21 @@ impl Intake<'_> {
         }
         // The whole chain in one answer, if the server gives it.
         let chain = self.remote()?.event_auth(self.origin, self.room, pdu.event_id()).await.unwrap_or_default();
-        let told = self.told(&chain, AUTH_EVENTS_MAX).await;
-        let lost = self.fetch_and_keep(missing, told).await?;
+        let answered = self.events_of(&chain, AUTH_EVENTS_MAX).await;
+        let lost = self.fetch_and_keep(missing, answered).await?;
         match self.not_held(&self.view().await?, pdu.all_auth_events(self.rules)).await?.pop() {
             None => Ok(()),
             Some(id) => Err(lost.reason_for(&id).into()),
         }
     }
 
-    /// Gets events and the events that authorise them, from what was told and else one by one, and keeps them as outliers. What can't
+    /// Gets events and the events that authorise them, from an answer and else one by one, and keeps them as outliers. What can't
     /// be had or checked is left out, with all that it authorises; so is what an answer holds beside that.
-    pub(super) async fn fetch_and_keep(&self, wanted: Vec<OwnedEventId>, told: Told<'_>) -> Result<Lost, RoomsError> {
+    pub(super) async fn fetch_and_keep(
+        &self,
+        wanted: Vec<OwnedEventId>,
+        answered: AnswerEvents<'_>,
+    ) -> Result<Lost, RoomsError> {
         let view = self.view().await?;
         let mut gathered = Gathered::default();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
@@ -103,9 +107,9 @@ impl Intake<'_> {
             if open.is_empty() {
                 break;
             }
-            let (here, absent): (Vec<_>, Vec<_>) = open.drain(..).partition(|id| told.contains_key(id));
+            let (here, absent): (Vec<_>, Vec<_>) = open.drain(..).partition(|id| answered.contains_key(id));
             for ids in here.chunks(CHECKED_AT_ONCE_MAX) {
-                let texts = ids.iter().filter_map(|id| told.get(id));
+                let texts = ids.iter().filter_map(|id| answered.get(id));
                 let received = texts.filter_map(|json| self.parse(json).ok()).collect();
                 self.gather(received, &mut gathered).await?;
             }

@@ -1,4 +1,4 @@
-//! The events before an event: asked for where they are missing, and bridged by a state where they can't be had.
+//! The events before an event: asked for where they are missing, and replaced by a state where they can't be had.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,34 +20,34 @@ use crate::{
     events::put_body,
     ports::{MissingEvents, RemoteError, StateEvents},
     state::source,
-    tables::{Holes, Inbox, Metas},
+    tables::{BackwardExtremities, Inbox, Metas},
     types::{EventMeta, EventStatus, StoredEvent},
 };
 
 /// Events asked for at once between what we have and a new event.
 const GAP_EVENTS_MAX: usize = 50;
 
-/// Events before an event that are bridged one by one.
-const BRIDGED_MAX: usize = 5;
+/// Events before an event that are kept one by one, each with the state before it.
+const UNPLACED_MAX: usize = 5;
 
-/// State events of a room that are fetched to bridge a gap.
+/// State events of a room that are fetched for the end of a gap.
 const STATE_EVENTS_MAX: usize = 200_000;
 
 /// Events of a state that are asked for one by one; if more are missing, all of it is asked for at once.
 const FETCHED_SINGLY_MAX: usize = 20;
 
-/// Events of a told state that may not be given, beside a tenth of it.
+/// Events of a fetched state that may be missing, beside a tenth of it.
 const LOST_MAX: usize = 10;
 
 /// Events read at once.
 const READ_AT_ONCE_MAX: usize = 1_000;
 
-/// How a gap before an event was bridged.
+/// What became of a gap before an event.
 #[derive(Default)]
-pub(super) struct Bridged {
+pub(super) struct FilledGap {
     /// Events before it of which at most the state is known: between them and what the room has otherwise, events may be missing.
     pub(super) missing: Vec<OwnedEventId>,
-    /// The state before the event, where it was told and doesn't follow from the events before it.
+    /// The state before the event, where it was fetched and doesn't follow from the events before it.
     pub(super) before: Option<Before>,
 }
 
@@ -56,32 +56,32 @@ pub(super) struct Before {
     pub(super) root: Root,
     /// Nodes of it, as far as they may not be stored yet.
     pub(super) overlay: Overlay,
-    /// Whether another server told it.
-    pub(super) told: bool,
+    /// Whether it was fetched from another server.
+    pub(super) fetched: bool,
 }
 
 impl Before {
     /// A state that follows from the events before it.
     pub(super) fn computed(root: Root, overlay: Overlay) -> Self {
-        Self { root, overlay, told: false }
+        Self { root, overlay, fetched: false }
     }
 }
 
 impl Intake<'_> {
     /// Makes sure that the state after each event before `pdu` is known, or else the state before `pdu`.
-    pub(super) async fn fill_gap(&self, pdu: &Pdu, gap: Gap) -> Result<Bridged, RoomsError> {
+    pub(super) async fn fill_gap(&self, pdu: &Pdu, gap: Gap) -> Result<FilledGap, RoomsError> {
         let mut missing = self.without_state(pdu).await?;
         if missing.is_empty() {
-            return Ok(Bridged::default());
+            return Ok(FilledGap::default());
         }
         if gap == Gap::Fill {
             self.ask_for_missing(pdu).await?;
             missing = self.without_state(pdu).await?;
         }
-        if missing.len() > BRIDGED_MAX {
+        if missing.len() > UNPLACED_MAX {
             // One question for what comes before it instead of many for each of those.
             let before = self.told_state(pdu.event_id()).await?;
-            return Ok(Bridged { missing, before: Some(before) });
+            return Ok(FilledGap { missing, before: Some(before) });
         }
         for id in &missing {
             let error = match self.bridge(id).await {
@@ -89,14 +89,14 @@ impl Intake<'_> {
                 Err(error @ RoomsError::Remote(_)) => error,
                 Err(error) => return Err(error),
             };
-            // The other server may have a hole there itself, and know only what it was told for the event after it.
+            // The other server may have a gap there itself, and know only what it was told for the event after it.
             return match self.told_state(pdu.event_id()).await {
-                Ok(before) => Ok(Bridged { missing, before: Some(before) }),
+                Ok(before) => Ok(FilledGap { missing, before: Some(before) }),
                 Err(RoomsError::Remote(_)) => Err(error),
                 Err(error) => Err(error),
             };
         }
-        Ok(Bridged { missing, before: None })
+        Ok(FilledGap { missing, before: None })
     }
 
     /// The events before `pdu` after which the state isn't known.
@@ -128,13 +128,13 @@ impl Intake<'_> {
             // The state may be had all the same.
             return Ok(());
         };
-        let mut told = self.parse_all(&answer, GAP_EVENTS_MAX);
-        told.remove(pdu.event_id());
+        let mut answered = self.parse_all(&answer, GAP_EVENTS_MAX);
+        answered.remove(pdu.event_id());
         // Nothing is checked, and no server asked for its keys, for what doesn't lead to the event.
         let prev = |pdu: &Pdu| pdu.prev_events().map(ToOwned::to_owned).collect::<Vec<_>>();
-        let leading = reachable(prev(pdu), GAP_EVENTS_MAX, |id| told.get(id).map(|event| prev(event.unverified())));
-        told.retain(|id, _| leading.contains(id));
-        let checked = self.verify_all(told.into_values().collect()).await?;
+        let leading = reachable(prev(pdu), GAP_EVENTS_MAX, |id| answered.get(id).map(|event| prev(event.unverified())));
+        answered.retain(|id, _| leading.contains(id));
+        let checked = self.verify_all(answered.into_values().collect()).await?;
         let events = self.right_ones(self.made_whole(checked).await?);
         let history = self.history_of(&events).await?;
         for event in sorted(events, prev) {
@@ -142,7 +142,7 @@ impl Intake<'_> {
             let place = if history.contains(&id) { Place::History } else { Place::Head };
             match Box::pin(self.take(event, Gap::Bridge, place, None)).await {
                 Ok(_) => {}
-                // What follows it is bridged.
+                // What follows it gets its state by request.
                 Err(error) => {
                     let outcome = unless_store_failed(error)?;
                     tracing::debug!(room.id = %self.room, event.id = %id, "left out: {outcome:?}");
@@ -152,13 +152,13 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Those of the events that come before events which the room has: what fills a hole, and all that this leads back to.
+    /// Those of the events that come before events which the room has: what fills a gap, and all that this leads back to.
     async fn history_of(&self, events: &HashMap<OwnedEventId, Pdu>) -> Result<HashSet<OwnedEventId>, RoomsError> {
         let view = self.view().await?;
         let mut open = Vec::new();
         for id in events.keys() {
             if let Some(num) = self.rooms.num(&view, id).await?
-                && view.contains::<Holes>(&num).await?
+                && view.contains::<BackwardExtremities>(&num).await?
             {
                 open.push(id.clone());
             }
@@ -184,7 +184,7 @@ impl Intake<'_> {
                 pdu
             }
         };
-        self.keep_bridged(pdu, before).await
+        self.keep_unplaced(pdu, before).await
     }
 
     /// The state before an event as another server tells it, of events that are held afterwards.
@@ -201,9 +201,9 @@ impl Intake<'_> {
         {
             events = answer;
         }
-        let mut told = self.told(&events.auth_chain, STATE_EVENTS_MAX).await;
-        told.extend(self.told(&events.state, STATE_EVENTS_MAX).await);
-        let lost = self.fetch_and_keep(missing, told).await?;
+        let mut answered = self.events_of(&events.auth_chain, STATE_EVENTS_MAX).await;
+        answered.extend(self.events_of(&events.state, STATE_EVENTS_MAX).await);
+        let lost = self.fetch_and_keep(missing, answered).await?;
         if lost.not_given > LOST_MAX + ids.state.len() / 10 {
             return Err(RemoteError::BadAnswer("too much of a state isn't to be had".to_owned()).into());
         }
@@ -211,7 +211,7 @@ impl Intake<'_> {
         let root = self.state_of(&ids.state, &mut overlay).await?;
         self.rooms.store_nodes(self.room, &mut overlay).await?;
         self.check_create(root).await?;
-        Ok(Before { root, overlay, told: true })
+        Ok(Before { root, overlay, fetched: true })
     }
 
     /// A state that doesn't hold the room's create event is none of this room, whoever tells it.
@@ -255,8 +255,8 @@ impl Intake<'_> {
     }
 
     /// Keeps an event without a place in the timeline, judged by the state before it.
-    pub(super) async fn keep_bridged(&self, pdu: Pdu, before: Before) -> Result<(), RoomsError> {
-        let Before { root: before, mut overlay, told } = before;
+    pub(super) async fn keep_unplaced(&self, pdu: Pdu, before: Before) -> Result<(), RoomsError> {
+        let Before { root: before, mut overlay, fetched } = before;
         let event = self.name_event(pdu).await?;
         let view = self.view().await?;
         let by_own = self.check_by_auth_events(&view, event.pdu.as_received()).await?;
@@ -268,13 +268,13 @@ impl Intake<'_> {
             Ok(()) => (EventStatus::Accepted, self.apply(&view, before, &event, &mut overlay).await?),
             Err(reason) => (EventStatus::Rejected(reason), before),
         };
-        let kept = EventMeta { before, after, told, ..EventMeta::outlier(status) };
+        let kept = EventMeta { before, after, state_fetched: fetched, ..EventMeta::outlier(status) };
         self.store_behind(event, kept, overlay, None).await?;
         Ok(())
     }
 
     /// Keeps an event behind those that the room has: with its state, without touching the head or the timeline. What is known of
-    /// it already stays, unless that was told and this isn't, or it was rejected by what was told.
+    /// it already stays, unless that one's state was fetched and this one's wasn't, or it was rejected by a fetched state.
     pub(super) async fn store_behind(
         &self,
         event: Arc<StoredEvent>,
@@ -288,7 +288,7 @@ impl Intake<'_> {
             let read = view.get::<Metas>(&event.num).await?;
             if let Some(meta) = &read
                 && !meta.after.is_empty()
-                && (meta.is_settled() || (kept.told && meta.has_state()))
+                && (meta.is_settled() || (kept.state_fetched && meta.has_state()))
             {
                 return Ok((Batch::new(), (meta.status.clone(), false)));
             }
@@ -300,7 +300,7 @@ impl Intake<'_> {
             batch.expect::<Metas>(&event.num, read.as_ref());
             batch.put::<Metas>(&event.num, &meta);
             put_body(&mut batch, event);
-            batch.delete::<Holes>(&event.num);
+            batch.delete::<BackwardExtremities>(&event.num);
             if let Some(sequence) = inbox {
                 batch.delete::<Inbox>(&(self.room, sequence));
             }

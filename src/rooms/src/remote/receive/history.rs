@@ -1,8 +1,8 @@
-//! Holes in the timeline: the events in them are asked for when a reader comes to one.
+//! Gaps in the timeline: the events in them are asked for when a reader comes to one.
 //!
 //! Specification: server-server API, "Backfilling and retrieving missing events". Such events pass the same checks
 //! as any other, but they move no head: they only get their place among the events that clients page through,
-//! just before the event after the hole, or before the room's first event.
+//! just before the event after the gap, or before the room's first event.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,10 +27,10 @@ use crate::{
 /// Events asked for at once.
 const HISTORY_EVENTS_MAX: usize = 100;
 
-/// Servers that are asked for one hole.
+/// Servers that are asked for one gap.
 const SERVERS_ASKED_MAX: usize = 3;
 
-/// How long one server may take to fill a hole, with all that has to be asked for it.
+/// How long one server may take to fill a gap, with all that has to be asked for it.
 const FILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// States that are asked for to place the events of one answer.
@@ -40,16 +40,16 @@ const STATES_ASKED_MAX: usize = 5;
 const ATTEMPTS_MAX: usize = 4;
 
 impl Rooms {
-    /// Asks other servers for the events in a hole, and puts those that pass into the timeline. Says whether the
+    /// Asks other servers for the events in a gap, and puts those that pass into the timeline. Says whether the
     /// timeline changed.
     ///
-    /// That nobody answers is no error: the hole stays.
-    pub async fn fill_hole(&self, room: &RoomId, hole: &Gap) -> Result<bool, RoomsError> {
+    /// That nobody answers is no error: the gap stays.
+    pub async fn backfill(&self, room: &RoomId, gap: &Gap) -> Result<bool, RoomsError> {
         let Some(_filling) = self.inner.filling.start(room) else { return Ok(false) };
         let view = self.inner.store.view().await?;
         let rules = self.rules(&view, room).await?;
         let range =
-            TimelineRange { after: hole.index.predecessor(), before: None, direction: Direction::Forward, limit: 1 };
+            TimelineRange { after: gap.index.predecessor(), before: None, direction: Direction::Forward, limit: 1 };
         let page = self.timeline(&view, room, range).await?;
         let Some((_, after)) = page.events.first() else { return Ok(false) };
         let after = self.present(&view, *after).await?;
@@ -58,7 +58,7 @@ impl Rooms {
         let others = servers.iter().filter(|server| *server != self.server_name());
         for server in others.take(SERVERS_ASKED_MAX) {
             let intake = Intake::new(self, room, rules, server, Reach::Network);
-            match tokio::time::timeout(FILLED_WITHIN, intake.fill_from(hole)).await {
+            match tokio::time::timeout(FILLED_WITHIN, intake.fill_from(gap)).await {
                 Ok(Ok(true)) => return Ok(true),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
@@ -73,16 +73,16 @@ impl Rooms {
 }
 
 impl Intake<'_> {
-    async fn fill_from(&self, hole: &Gap) -> Result<bool, RoomsError> {
-        let answer = self.remote()?.backfill(self.origin, self.room, &hole.missing, HISTORY_EVENTS_MAX).await?;
-        let mut told = self.parse_all(&answer, HISTORY_EVENTS_MAX);
-        let unverified = told.iter().map(|(id, event)| (id.clone(), event.unverified().clone())).collect();
-        let leading = self.leading_to(hole, unverified).await?;
+    async fn fill_from(&self, gap: &Gap) -> Result<bool, RoomsError> {
+        let answer = self.remote()?.backfill(self.origin, self.room, &gap.missing, HISTORY_EVENTS_MAX).await?;
+        let mut answered = self.parse_all(&answer, HISTORY_EVENTS_MAX);
+        let unverified = answered.iter().map(|(id, event)| (id.clone(), event.unverified().clone())).collect();
+        let leading = self.leading_to(gap, unverified).await?;
         let ids: Vec<OwnedEventId> = leading.iter().map(Pdu::owned_event_id).collect();
         let not_held: HashSet<OwnedEventId> = self.not_held(&self.view().await?, ids).await?.into_iter().collect();
-        // Nothing is checked, and no server asked for its keys, for what doesn't lead to the hole.
-        told.retain(|id, _| not_held.contains(id));
-        let mut right = self.right_ones(self.verify_all(told.into_values().collect()).await?);
+        // Nothing is checked, and no server asked for its keys, for what doesn't lead to the gap.
+        answered.retain(|id, _| not_held.contains(id));
+        let mut right = self.right_ones(self.verify_all(answered.into_values().collect()).await?);
         // What lies behind an event that can't be checked is history all the same.
         let mut history = Vec::with_capacity(leading.len());
         for pdu in leading {
@@ -102,7 +102,7 @@ impl Intake<'_> {
             }
         }
         for _ in 0..ATTEMPTS_MAX {
-            match self.place_history(hole, &history).await {
+            match self.place_history(gap, &history).await {
                 Err(RoomsError::Commit(CommitError::Conflict)) => {}
                 other => return other,
             }
@@ -110,11 +110,11 @@ impl Intake<'_> {
         Err(RoomsError::Busy)
     }
 
-    /// The events of an answer that lead to the hole's end and aren't in the timeline yet, the earliest first. What
+    /// The events of an answer that lead to the gap's end and aren't in the timeline yet, the earliest first. What
     /// is held already needn't be in the answer.
-    async fn leading_to(&self, hole: &Gap, mut fetched: HashMap<OwnedEventId, Pdu>) -> Result<Vec<Pdu>, RoomsError> {
+    async fn leading_to(&self, gap: &Gap, mut fetched: HashMap<OwnedEventId, Pdu>) -> Result<Vec<Pdu>, RoomsError> {
         let view = self.view().await?;
-        let mut open = hole.missing.clone();
+        let mut open = gap.missing.clone();
         let mut found: HashMap<OwnedEventId, Pdu> = HashMap::new();
         while let Some(id) = open.pop() {
             if found.contains_key(&id) || found.len() >= HISTORY_EVENTS_MAX {
@@ -148,7 +148,7 @@ impl Intake<'_> {
         }
         self.fetch_authority(pdu).await?;
         if pdu.is_state("m.room.create", "") && pdu.prev_events().len() == 0 {
-            return self.keep_bridged(pdu.clone(), Before::computed(Root::EMPTY, Overlay::new())).await;
+            return self.keep_unplaced(pdu.clone(), Before::computed(Root::EMPTY, Overlay::new())).await;
         }
         if !self.without_state(pdu).await?.is_empty() {
             if *states_asked >= STATES_ASKED_MAX {
@@ -160,21 +160,21 @@ impl Intake<'_> {
         let event = self.name_event(pdu.clone()).await?;
         let mut overlay = Overlay::new();
         match self.state_before(&self.view().await?, &event, &mut overlay).await? {
-            Some(before) => self.keep_bridged(pdu.clone(), Before::computed(before, overlay)).await,
+            Some(before) => self.keep_unplaced(pdu.clone(), Before::computed(before, overlay)).await,
             None => Ok(()),
         }
     }
 
     /// Gives the accepted ones of these events, which come earliest first, their places in the timeline.
-    async fn place_history(&self, hole: &Gap, history: &[Pdu]) -> Result<bool, RoomsError> {
+    async fn place_history(&self, gap: &Gap, history: &[Pdu]) -> Result<bool, RoomsError> {
         let mut turn = self.rooms.turn(self.room).await?;
-        let key = (self.room, hole.index);
+        let key = (self.room, gap.index);
         let row = turn.view.get::<Gaps>(&key).await?;
-        if row.is_none_or(|row| row.0 != hole.missing) {
+        if row.is_none_or(|row| row.0 != gap.missing) {
             // Another reader was here first.
             return Ok(true);
         }
-        let mut places = Places::before(&turn, hole.index).await?;
+        let mut places = Places::before(&turn, gap.index).await?;
         let mut placed: HashMap<OwnedEventId, TimelineIndex> = HashMap::new();
         for pdu in history.iter().rev() {
             let Some(num) = self.rooms.num(&turn.view, pdu.event_id()).await? else { continue };
@@ -189,14 +189,14 @@ impl Intake<'_> {
             return Ok(false);
         }
         let known: HashMap<&EventId, &Pdu> = history.iter().map(|pdu| (pdu.event_id(), pdu)).collect();
-        turn.batch.expect::<Gaps>(&key, Some(&Json(hole.missing.clone())));
-        turn.note_hole(hole.index, self.still_missing(&turn, &hole.missing, &known, &placed).await?);
+        turn.batch.expect::<Gaps>(&key, Some(&Json(gap.missing.clone())));
+        turn.note_gap(gap.index, self.still_missing(&turn, &gap.missing, &known, &placed).await?);
         for (id, index) in &placed {
             let Some(pdu) = known.get(&**id) else { continue };
             let prev: Vec<OwnedEventId> = pdu.prev_events().map(EventId::to_owned).collect();
             let missing = self.still_missing(&turn, &prev, &known, &placed).await?;
             if !missing.is_empty() {
-                turn.note_hole(*index, missing);
+                turn.note_gap(*index, missing);
             }
         }
         turn.submit(false).await?.await?;
@@ -262,7 +262,7 @@ impl Places {
     fn next(&mut self) -> TimelineIndex {
         match self {
             Self::Between(last) => {
-                // Half of all numbers lie below a live event's, more than any hole has events.
+                // Half of all numbers lie below a live event's, more than any gap has events.
                 *last = TimelineIndex { minor: last.minor.saturating_sub(1), ..*last };
                 *last
             }
@@ -291,7 +291,7 @@ impl Turn {
     }
 
     /// Notes what is missing before an event, or that nothing is.
-    fn note_hole(&mut self, index: TimelineIndex, missing: Vec<OwnedEventId>) {
+    fn note_gap(&mut self, index: TimelineIndex, missing: Vec<OwnedEventId>) {
         let key = (&self.room, index);
         if missing.is_empty() {
             self.batch.delete::<Gaps>(&key);

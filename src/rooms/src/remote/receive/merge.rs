@@ -44,7 +44,7 @@ pub(crate) struct Prepared {
     pub(crate) after: Root,
     /// The nodes of the two states that may not be stored yet.
     pub(crate) overlay: Overlay,
-    /// Events before it that were bridged.
+    /// Events before it that are missing, of which at most the state is known.
     pub(crate) gap: Vec<OwnedEventId>,
     /// The inbox row that it came from.
     pub(crate) inbox: Option<u64>,
@@ -81,7 +81,7 @@ impl Intake<'_> {
     ) -> Result<EventStatus, RoomsError> {
         tracing::info!(room.id = %self.room, event.id = %event.pdu.event_id(), "rejected {reason}");
         let status = EventStatus::Rejected(reason);
-        let told = follows == Follows::Nothing;
+        let state_fetched = follows == Follows::Nothing;
         self.rooms.store_large(self.room, &mut overlay).await?;
         let (status, overlay) = (&status, &overlay);
         let decide = |view: View| async move {
@@ -92,7 +92,7 @@ impl Intake<'_> {
             {
                 return Ok((Batch::new(), meta.status.clone()));
             }
-            let mut meta = EventMeta { before, after: before, told, ..EventMeta::outlier(status.clone()) };
+            let mut meta = EventMeta { before, after: before, state_fetched, ..EventMeta::outlier(status.clone()) };
             if let Some(read) = &read {
                 (meta.redacted_by, meta.has_relations) = (read.redacted_by, read.has_relations);
             }
@@ -221,7 +221,7 @@ impl Turn {
             meta.status = EventStatus::SoftFailed;
             (meta.before, meta.after) = (prepared.before, prepared.after);
             meta.redacted_by = redacted_by;
-            meta.told = prepared.follows == Follows::Nothing;
+            meta.state_fetched = prepared.follows == Follows::Nothing;
         })
         .await
     }
@@ -274,7 +274,7 @@ impl Turn {
             }
             let meta = self.meta(num).await?;
             let passes_on = match meta.status {
-                EventStatus::SoftFailed | EventStatus::Rejected(_) => !meta.told,
+                EventStatus::SoftFailed | EventStatus::Rejected(_) => !meta.state_fetched,
                 EventStatus::Missing | EventStatus::Outlier | EventStatus::Accepted => false,
             };
             if !passes_on {

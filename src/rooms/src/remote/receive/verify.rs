@@ -23,7 +23,7 @@ const PARSED_AT_ONCE_MAX: usize = 100;
 const CHECKED_INLINE_MAX: usize = 20;
 
 /// Events of an answer, by id, as their text.
-pub(super) type Told<'j> = HashMap<OwnedEventId, &'j RawValue>;
+pub(super) type AnswerEvents<'j> = HashMap<OwnedEventId, &'j RawValue>;
 
 /// What the checks of an event's text found.
 pub(super) enum Checked {
@@ -187,18 +187,18 @@ impl Intake<'_> {
     }
 
     /// As [`Intake::parse_all`], for answers too large to be held taken apart.
-    pub(super) async fn told<'j>(&self, answer: &'j [Box<RawValue>], max: usize) -> Told<'j> {
-        let mut told = Told::new();
+    pub(super) async fn events_of<'j>(&self, answer: &'j [Box<RawValue>], max: usize) -> AnswerEvents<'j> {
+        let mut events = AnswerEvents::new();
         for chunk in answer[..answer.len().min(max)].chunks(PARSED_AT_ONCE_MAX) {
             for json in chunk {
                 if let Ok(received) = self.parse(json) {
-                    told.insert(received.unverified().owned_event_id(), json);
+                    events.insert(received.unverified().owned_event_id(), json);
                 }
             }
             // A room's whole state takes seconds.
             tokio::task::yield_now().await;
         }
-        told
+        events
     }
 
     /// Those of these events that are right, by id. What is wrong, or can't be checked now, is left out: one event of a server that

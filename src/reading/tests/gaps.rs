@@ -1,4 +1,4 @@
-//! Reading back over holes in the timeline.
+//! Reading back over gaps in the timeline.
 
 #[path = "../../rooms/tests/write/world.rs"]
 #[expect(dead_code, reason = "shared with the tests of rooms, which use more of it")]
@@ -96,7 +96,7 @@ async fn a_hole_in_the_middle_is_filled() {
 }
 
 #[tokio::test]
-async fn without_an_answer_the_hole_stays() {
+async fn without_an_answer_the_gap_stays() {
     let (here, there) = two().await;
     let (room, said) = room_with_history(&here, &RoomVersionId::V12, 5).await;
     let bob = there.user("bob");
