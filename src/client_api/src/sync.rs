@@ -62,46 +62,49 @@ fn parse<T: FromStr<Err: Display>>(name: &str, value: &str) -> std::result::Resu
 }
 
 /// `GET /_matrix/client/v3/sync`
-pub(crate) async fn sync(
+#[expect(clippy::manual_async_fn, reason = "thousands wait, and an async fn keeps twice what it was given")]
+pub(crate) fn sync(
     State(gate): State<Arc<Gate>>,
     State(users): State<Users>,
     State(sync): State<Sync>,
     waiting: Waiting<Guest>,
     query: SyncQuery,
-) -> Result<JsonBytes> {
-    let Waiting { caller, poll } = waiting;
-    let request = SyncRequest {
-        user: &caller.user,
-        device: &caller.device,
-        since: query.since.as_deref(),
-        filter: query.filter.as_deref(),
-        full_state: query.full_state,
-        set_presence: presence_state(&query.set_presence),
-        timeout_ms: query.timeout_ms,
-        use_state_after: query.use_state_after || query.msc4222_use_state_after,
-    };
-    let large = Large { gate: &gate, user: &caller.user, turn: Mutex::default() };
-    let mut session = users.watch_session(&caller.user, &caller.device, Position::from_u64(caller.known_at));
-    let mut response = tokio::select! {
-        // What is there is answered without another look at the session.
-        biased;
-        response = sync.classic_with(request, &large) => response?,
-        why = session.end() => return Err(why.into()),
-        // Nobody is to wait any more: what there is now.
-        () = poll.ended() => Box::pin(sync.classic_with(SyncRequest { timeout_ms: 0, ..request }, &large)).await?,
-    };
-    session.check_after_wait().await?;
-    let turn = large.turn.into_inner();
-    if turn.is_some() {
-        let rooms = response.rooms.join.len() + response.rooms.leave.len();
-        gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
+) -> impl Future<Output = Result<JsonBytes>> + Send {
+    async move {
+        let Waiting { caller, poll } = &waiting;
+        let request = SyncRequest {
+            user: &caller.user,
+            device: &caller.device,
+            since: query.since.as_deref(),
+            filter: query.filter.as_deref(),
+            full_state: query.full_state,
+            set_presence: presence_state(&query.set_presence),
+            timeout_ms: query.timeout_ms,
+            use_state_after: query.use_state_after || query.msc4222_use_state_after,
+        };
+        let large = Large { gate: &gate, user: &caller.user, turn: Mutex::default() };
+        let mut session = users.watch_session(&caller.user, &caller.device, Position::from_u64(caller.known_at));
+        let mut response = tokio::select! {
+            // What is there is answered without another look at the session.
+            biased;
+            response = sync.classic_with(request, &large) => response?,
+            why = session.end() => return Err(why.into()),
+            // Nobody is to wait any more: what there is now.
+            () = poll.ended() => Box::pin(sync.classic_with(SyncRequest { timeout_ms: 0, ..request }, &large)).await?,
+        };
+        session.check_after_wait().await?;
+        let turn = large.turn.into_inner();
+        if turn.is_some() {
+            let rooms = response.rooms.join.len() + response.rooms.leave.len();
+            gate.limits().charge_user(Class::Sync, &caller.user, rooms as u64);
+        }
+        if query.msc4222_use_state_after {
+            response.name_state_after_as_msc4222();
+        }
+        let json = JsonBytes::from(response.to_json()?);
+        drop(turn);
+        Ok(json)
     }
-    if query.msc4222_use_state_after {
-        response.name_state_after_as_msc4222();
-    }
-    let json = JsonBytes::from(response.to_json()?);
-    drop(turn);
-    Ok(json)
 }
 
 /// The turn of a request, taken once its answer turns out to be large.

@@ -9,7 +9,7 @@ use axum::{
     response::Response,
     routing::{MethodFilter, on},
 };
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use ruma::exports::http::{self, request::Parts};
 use tracing::{Instrument, debug, debug_span, error};
 
@@ -156,12 +156,11 @@ where
     let asked = Box::pin(read::<C, Req>(gate.clone(), class, request));
     Box::pin(async move {
         let Asked { caller, req, share, finish } = asked.await?;
-        let handled = Box::pin(async move {
-            let answer = handler(caller, req).await;
-            // What was read of the body lives as long as the handler, whatever became of the connection.
+        // What was read of the body lives as long as the handler, whatever became of the connection.
+        let handled = Box::pin(handler(caller, req).map(move |answer| {
             drop(share);
             answer
-        });
+        }));
         finish.with(&gate, &Req::METHOD, handled).await
     })
 }

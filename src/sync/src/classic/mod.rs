@@ -87,8 +87,12 @@ impl Sync {
         let SyncRequest { user, device, set_presence, timeout_ms, full_state, .. } = request;
         let inner = &self.inner;
         let mut since = inner.since(request.since)?;
-        // Boxed, as what follows, so that a waiting request is small.
-        let filter = Box::pin(inner.filter(&request)).await?;
+        let filter = match request.filter {
+            None => inner.filters.all(),
+            Some(json) if json.trim_start().starts_with('{') => inner.filters.parse(json)?,
+            // Boxed, so that a waiting request is small.
+            Some(id) => Box::pin(inner.stored_filter(user, id)).await?,
+        };
         if let Some(since) = &since {
             let up_to = since.parts.to_device.up_to;
             inner.users.acknowledge_to_device(user, device, up_to).await?;
@@ -103,14 +107,8 @@ impl Sync {
 }
 
 impl Inner {
-    async fn filter(&self, request: &SyncRequest<'_>) -> Result<Arc<Filter>, SyncError> {
-        let Some(text) = request.filter else {
-            return Ok(self.filters.all());
-        };
-        if text.trim_start().starts_with('{') {
-            return self.filters.parse(text);
-        }
-        let stored = self.users.filter(&self.store.view().await?, request.user, text).await?;
+    async fn stored_filter(&self, user: &UserId, id: &str) -> Result<Arc<Filter>, SyncError> {
+        let stored = self.users.filter(&self.store.view().await?, user, id).await?;
         self.filters.parse(stored.ok_or(SyncError::UnknownFilter)?.get())
     }
 }
