@@ -139,3 +139,34 @@ pub(crate) fn presence_state(asked: &SetPresence) -> PresenceState {
         _ => PresenceState::Online,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> std::result::Result<SyncQuery, ApiError> {
+        let request = http::Request::builder().uri(format!("/_matrix/client/v3/sync?{query}"));
+        SyncQuery::read(request.body(&[][..]).unwrap(), &[])
+    }
+
+    #[test]
+    fn a_query_is_read_and_what_it_has_besides_is_passed_over() {
+        let query =
+            read("since=s1_2&filter=%7B%22room%22%3A+%7B%7D%7D&timeout=30000&full_state=true&set_presence=offline&_=5");
+        let query = query.unwrap();
+        assert_eq!((query.since.as_deref(), query.filter.as_deref()), (Some("s1_2"), Some(r#"{"room": {}}"#)));
+        assert_eq!((query.timeout_ms, query.full_state, query.use_state_after), (30_000, true, false));
+        assert_eq!(query.set_presence, SetPresence::Offline);
+        let nothing = read("").unwrap();
+        assert_eq!((nothing.since, nothing.timeout_ms, nothing.set_presence), (None, 0, SetPresence::Online));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (query, name) in [("timeout=soon", "timeout"), ("timeout=-1", "timeout"), ("full_state=1", "full_state")] {
+            let error = read(query).unwrap_err();
+            assert_eq!(error.errcode(), "M_INVALID_PARAM");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}
