@@ -1,4 +1,4 @@
-//! The store as its users see it: typed tables, followers, counters, over any [`Engine`](crate::engine::Engine).
+//! The store as its users see it: typed tables, followers, counters, over any [`Engine`].
 
 mod counter;
 mod follow;
@@ -182,7 +182,7 @@ impl Store {
         made.ok_or(StoreError::Closed)
     }
 
-    /// A follower of the log, to be driven by the caller, with its cursor in memory: it begins with [`News::Rebuild`](crate::News::Rebuild).
+    /// A follower of the log, to be driven by the caller, with its cursor in memory: it begins with [`News::Rebuild`].
     /// `name` is for [`Store::followers`] and the log of the process.
     pub fn follower(&self, name: &'static str) -> Follower {
         Follower::in_memory(self.read_log(Position::ZERO), &self.inner.followers, name)
