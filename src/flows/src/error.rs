@@ -34,13 +34,6 @@ pub enum FlowsError {
 
 impl From<CommitError> for FlowsError {
     fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Contended => Self::Contended,
-            CommitError::Conflict
-            | CommitError::TooLarge
-            | CommitError::Invalid(_)
-            | CommitError::Failed(_)
-            | CommitError::Closed => Self::Commit(error),
-        }
+        if matches!(error, CommitError::Contended) { Self::Contended } else { Self::Commit(error) }
     }
 }

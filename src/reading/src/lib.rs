@@ -34,7 +34,7 @@ pub use self::{
     context::{CONTEXT_LIMIT_MAX, Context},
     directory::{DirectoryToken, Network, PublicRoomsPage, PublicRoomsQuery},
     filter::{RoomEventFilter, null_as_default},
-    format::{Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
+    format::{AGE_SHARED_MS, Aggregations, ClientEvent, ClientFormat, Delivered, EventForm, stripped},
     members::{JoinedMember, MembersQuery},
     messages::{MESSAGES_LIMIT_MAX, MessagesPage, MessagesQuery},
     reader::{RoomReader, Viewer},

@@ -118,14 +118,7 @@ pub enum RoomsError {
 
 impl From<CommitError> for RoomsError {
     fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Contended => Self::Busy,
-            CommitError::Conflict
-            | CommitError::TooLarge
-            | CommitError::Invalid(_)
-            | CommitError::Failed(_)
-            | CommitError::Closed => Self::Commit(error),
-        }
+        if matches!(error, CommitError::Contended) { Self::Busy } else { Self::Commit(error) }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{any::Any, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use reading::{ClientEvent, TimelineToken};
+use reading::{AGE_SHARED_MS, ClientEvent, TimelineToken};
 use rooms::{EventMeta, EventNum};
 use store::Position;
 
@@ -42,6 +42,8 @@ pub(crate) struct NewsKey {
 pub(crate) struct SharedNews {
     /// What is asked for. Kept, so that nothing else gets its address.
     pub(crate) _form: Arc<dyn Any + Send + Sync>,
+    /// When they were put together, in Unix milliseconds: events say how old they are.
+    pub(crate) at_ms: u64,
     /// The timeline's events, as clients get them.
     pub(crate) timeline: Vec<ClientEvent>,
     /// Where the timeline starts.
@@ -69,15 +71,16 @@ impl Memo {
         }
     }
 
-    /// A room's news, if they are known.
-    pub(crate) fn news(&self, key: NewsKey) -> Option<SharedNews> {
-        self.news.lock().get(&key).cloned()
+    /// A room's news, if they were put together of late.
+    pub(crate) fn news(&self, key: NewsKey, now_ms: u64) -> Option<SharedNews> {
+        let known = self.news.lock();
+        known.get(&key).filter(|news| now_ms.abs_diff(news.at_ms) <= AGE_SHARED_MS).cloned()
     }
 
     /// Keeps a room's news.
     pub(crate) fn keep_news(&self, key: NewsKey, news: SharedNews) {
         let mut known = self.news.lock();
-        if known.len() < NEWS_MAX {
+        if known.len() < NEWS_MAX || known.contains_key(&key) {
             known.insert(key, news);
         }
     }

@@ -240,43 +240,6 @@ async fn ignored_users_are_not_heard() {
 
 /// A room of which there is nothing to tell isn't told of.
 #[tokio::test]
-async fn who_asks_for_the_same_as_others_is_told_what_they_would_be_told_alone() {
-    let world = World::new().await;
-    let names = ["alice", "bob", "carol", "dave", "eve", "frank"];
-    let [alice, bob, carol, dave, eve, frank] = names.map(user);
-    let room = world.room(&alice).await;
-    let lazy = json!({"room": {"state": {"lazy_load_members": true}, "timeline": {"limit": 1}}});
-    let no_messages = json!({"room": {"timeline": {"not_types": ["m.room.message"]}}});
-    let ignore = raw(&json!({"ignored_users": {alice.as_str(): {}}}));
-    world.users.set_account_data(&dave, None, "m.ignored_user_list", &ignore).await.unwrap();
-    let mut clients = Vec::new();
-    for who in [&alice, &bob, &carol, &dave, &eve, &frank] {
-        if *who != alice {
-            world.join(who, &room).await;
-        }
-        clients.push(Client::new(who, "D").with_filter(if *who == eve { no_messages.clone() } else { lazy.clone() }));
-    }
-    for client in &mut clients {
-        client.sync(&world, 0).await;
-    }
-    world.send(&alice, &room, "hello").await;
-    let mut told = Vec::new();
-    for client in &mut clients {
-        told.push(client.sync(&world, 0).await["rooms"]["join"][room.as_str()].clone());
-    }
-    let [to_alice, to_bob, to_carol, to_dave, to_eve, to_frank] = &told[..] else { panic!("six answers") };
-    assert_eq!(bodies(&to_bob["timeline"]["events"]), ["hello"]);
-    for others in [to_carol, to_frank] {
-        assert_eq!((&others["timeline"], &others["state"]), (&to_bob["timeline"], &to_bob["state"]));
-        assert_eq!(others["unread_notifications"]["notification_count"], 1);
-    }
-    assert_eq!(to_alice["timeline"]["events"], to_bob["timeline"]["events"]);
-    assert_eq!(to_alice["unread_notifications"]["notification_count"], 0);
-    assert_eq!(to_dave["timeline"].get("events").map_or(0, |events| list(events).len()), 0, "{to_dave}");
-    assert_eq!(to_eve["timeline"].get("events").map_or(0, |events| list(events).len()), 0, "{to_eve}");
-}
-
-#[tokio::test]
 async fn what_ignored_users_say_is_no_news_of_the_room() {
     let world = World::new().await;
     let (alice, bob) = (user("alice"), user("bob"));

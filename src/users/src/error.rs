@@ -201,14 +201,7 @@ pub enum Error {
 
 impl From<CommitError> for Error {
     fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Contended => Self::Contended,
-            CommitError::Conflict
-            | CommitError::TooLarge
-            | CommitError::Invalid(_)
-            | CommitError::Failed(_)
-            | CommitError::Closed => Self::Commit(error),
-        }
+        if matches!(error, CommitError::Contended) { Self::Contended } else { Self::Commit(error) }
     }
 }
 

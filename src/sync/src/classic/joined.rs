@@ -69,7 +69,8 @@ impl Answer<'_> {
     pub(super) async fn tell(&self, room: &RoomId, range: &RoomRange, number: Option<u32>) -> Result<Told, SyncError> {
         let memo = self.span.reader.memo;
         let key = number.and_then(|number| self.news_key(number, range));
-        if let Some(news) = key.and_then(|key| memo.news(key)) {
+        let now_ms = self.span.inner.clock.now_ms();
+        if let Some(news) = key.and_then(|key| memo.news(key, now_ms)) {
             let state = StateDelta { changed: Vec::new(), members: news.members };
             let state = self.state(room, state, &[], false).await?;
             let (timeline, eventful) = (timeline(news.timeline, false, news.start), news.eventful);
@@ -93,7 +94,10 @@ impl Answer<'_> {
         let formatted = self.span.reader.timeline_events(room, &events, limited, form).await?;
         if let Some(key) = key {
             let (_form, members) = (self.wishes.filter.clone(), state.members.clone());
-            memo.keep_news(key, SharedNews { _form, timeline: formatted.clone(), start, members, eventful });
+            memo.keep_news(
+                key,
+                SharedNews { _form, at_ms: now_ms, timeline: formatted.clone(), start, members, eventful },
+            );
         }
         let state = self.state(room, state, &events, range.is_anew()).await?;
         Ok(Told { timeline: timeline(formatted, limited, start), state: self.state_update(state), summary, eventful })
